@@ -1,0 +1,95 @@
+"""What can go wrong, and what does the user read then?
+
+    ConvscopeError
+    ├── UsageError         exit 2   the command or call itself is wrong
+    ├── DataError          exit 3   pictures: nothing usable, or too many unusable
+    ├── ModelError         exit 4   network: unknown layer, unsupported operation, non-finite
+    │   └── CheckpointError         weights: unsafe, damaged, of another network
+    ├── OutputError        exit 5   the place for results holds something else
+    ├── EnvironmentFault   exit 6   disk, permission, memory, device, network
+    └── Stopped            exit 75  stopped on request; the same command goes on from there
+
+Codes are one letter (D data, C checkpoint, M model, O output, R runtime, U usage) and three
+digits, listed in docs/errors.md, and never change their meaning.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ConvscopeError(Exception):
+    """A fault that the user can understand and mend; anything else is our own bug (exit 70)."""
+
+    exit_status: ClassVar[int] = 70
+
+    def __init__(
+        self, code: str, subject: str, what: str, *, kept: str = "", next_step: str = ""
+    ) -> None:
+        """code: "D104". subject: the file, layer or option it is about. what: one clause."""
+        super().__init__(code, subject, what)
+        self.code = code
+        self.subject = subject
+        self.what = what
+        self.kept = kept
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        parts = [f"{printable(self.subject)}: {self.what}" if self.subject else self.what]
+        if self.kept:
+            parts.append(f"Kept: {self.kept}")
+        if self.next_step:
+            parts.append(f"Next: {self.next_step}")
+        return ". ".join(part.rstrip(".") for part in parts) + "."
+
+    def line(self) -> str:
+        """The one line a command prints."""
+        return f"convscope: error[{self.code}]: {self}"
+
+
+class UsageError(ConvscopeError):
+    exit_status = 2
+
+
+class DataError(ConvscopeError):
+    exit_status = 3
+
+
+class ModelError(ConvscopeError):
+    exit_status = 4
+
+
+class CheckpointError(ModelError):
+    pass
+
+
+class OutputError(ConvscopeError):
+    exit_status = 5
+
+
+class EnvironmentFault(ConvscopeError):
+    exit_status = 6
+
+
+class Stopped(ConvscopeError):
+    exit_status = 75
+
+
+def printable(text: str) -> str:
+    """Text that cannot forge a second line or hide: control and undecodable bytes escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )
+
+
+def nearest(given: str, known: Iterable[str], *, most: int = 12) -> str:
+    """What to say after "no such NAME": near matches, or else what there is."""
+    names = list(known)
+    close = difflib.get_close_matches(given, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    shown = names if len(names) <= most else [*names[: most - 1], "…", names[-1]]
+    return "it has " + ", ".join(shown) if shown else "it has none"

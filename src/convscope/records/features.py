@@ -1,0 +1,101 @@
+"""What an atlas shows of one layer: patches beside projections for every feature map?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, UInt8
+
+from convscope.records.record import Record
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFeatures(Record):
+    """Top-k patches and projections of all feature maps of one layer, at display size.
+
+    Entry (map, place) follows the TopK record; unused entries have image -1 and grey pixels.
+    `s` is the side of the receptive field, or of the display limit where that is smaller.
+    """
+
+    layer: str
+    kind: str
+    """The module's class, e.g. Conv2d."""
+    shape: tuple[int, int, int]
+    """Channels, rows, columns of the layer's output."""
+    field: tuple[int, int]
+    """Receptive field's height and width in input pixels."""
+    stride: tuple[int, int]
+    """Input pixels from one neuron to the next, down and across."""
+    value: Float32[np.ndarray, "maps k"]
+    image: Int64[np.ndarray, "maps k"]
+    row: Int32[np.ndarray, "maps k"]
+    column: Int32[np.ndarray, "maps k"]
+    box: Int32[np.ndarray, "maps k 4"]
+    """Receptive field (top, left, bottom, right) in input pixels, half-open, may reach outside."""
+    active: Int64[np.ndarray, "maps"]
+    invalid: Int64[np.ndarray, "maps"]
+    seen: int
+    patches: UInt8[np.ndarray, "maps k s s 3"]
+    projections: UInt8[np.ndarray, "maps k s s 3"]
+    low: Float32[np.ndarray, "maps"]
+    high: Float32[np.ndarray, "maps"]
+    """A projection pixel v stands for low + v / 255 · (high - low), jointly over a map's k."""
+    rewritten: int
+    rectifiers: int
+    """Coverage of the backward rule: rewritten of all rectifier calls below the layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Record):
+    """The pictures that the features refer to, small, as the network saw them."""
+
+    number: Int64[np.ndarray, "pictures"]
+    """Picture numbers in their folder, ascending."""
+    name: tuple[str, ...]
+    """Display names, e.g. roses/123.jpg."""
+    label: Int64[np.ndarray, "pictures"]
+    """Class index of the folder, -1 if unknown."""
+    classes: tuple[str, ...]
+    """The folder's class names."""
+    thumbs: UInt8[np.ndarray, "pictures t t 3"]
+    """The framed picture (what the network saw) at thumbnail size."""
+    size: tuple[int, int]
+    """Height and width of the network's input in pixels; boxes are in these."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTable(Record):
+    """The layers of a network from pixels to classes."""
+
+    name: tuple[str, ...]
+    kind: tuple[str, ...]
+    shape: tuple[tuple[int, ...], ...]
+    """Output shape without the batch axis."""
+    parameters: Int64[np.ndarray, "layers"]
+    multiply_adds: Int64[np.ndarray, "layers"]
+    """For one picture."""
+    field: Int64[np.ndarray, "layers 2"]
+    stride: Int64[np.ndarray, "layers 2"]
+    """Receptive field and stride in pixels (height, width); 0 where there are no positions."""
+    input: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCard(Record):
+    """What network is this?"""
+
+    name: str
+    """As it was asked for, e.g. zfnet or torchvision:vgg16."""
+    weights: str
+    """File name or "random"."""
+    sha256: str
+    parameters: int
+    multiply_adds: int
+    input: tuple[int, int, int]
+    classes: tuple[str, ...]
+    preprocessing: str
+    """One line, e.g. resize 256, centre crop 224, mean …, std …."""
+    top1: float = -1.0
+    top5: float = -1.0
+    """Accuracy on the pictures at hand in 0 to 1; -1 where there are no labels."""

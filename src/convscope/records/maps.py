@@ -1,0 +1,56 @@
+"""What belongs to one picture: projections, attributions, occlusion maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from convscope.records.record import Record
+
+
+@dataclass(frozen=True, eq=False)
+class Projection(Record):
+    """What in the picture excited a unit, projected down to input pixels; signed and not scaled."""
+
+    pixels: Float32[np.ndarray, "3 h w"]
+    """In the units of the network's input (after preprocessing)."""
+    unit: str
+    value: float
+    """The activation that was projected."""
+    rewritten: int = 0
+    """Number of rectifier calls that followed the backward rule …"""
+    rectifiers: int = 0
+    """… out of this many on the way from pixels to the unit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution(Record):
+    """What in the picture speaks for (positive) or against the target; raw, not scaled."""
+
+    values: Float32[np.ndarray, "h w"]
+    target: int
+
+
+@dataclass(frozen=True, eq=False)
+class Occlusion(Record):
+    """What happens when a square of the picture is hidden, for every position of the square."""
+
+    probability: Float32[np.ndarray, "rows columns"]
+    """Softmax probability of the target class with the square there."""
+    likeliest: Int32[np.ndarray, "rows columns"]
+    """Class index with the highest score with the square there."""
+    activity: Float32[np.ndarray, "rows columns"]
+    """Sum over positions of the strongest feature map of `layer`."""
+    tops: Int32[np.ndarray, "rows"]
+    lefts: Int32[np.ndarray, "columns"]
+    """Top-left corners of the square in input pixels."""
+    patch: int
+    """Side of the square in input pixels."""
+    target: int
+    base_probability: float
+    base_activity: float
+    layer: str
+    channel: int
+    """The feature map of `layer` with the largest sum of activations in the whole picture."""
