@@ -56,7 +56,7 @@ def test_modules_import_downwards_and_keep_torch_in_its_wing() -> None:
         folder = path.relative_to(SOURCE).parts[0].removesuffix(".py")
         assert folder in LEVEL, f"{path} stands in no storey"
         found += [f"{path.name}: {fault}" for fault in violations(folder, path.read_text())]
-    assert len(modules) > 10
+    assert len(modules) >= 8
     assert found == []
 
 
