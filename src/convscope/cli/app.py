@@ -1,0 +1,100 @@
+"""How do people talk to convscope from a shell?
+
+Each command reads arguments, calls one function, saves one record and prints its path. Results go
+to stdout, progress and faults to stderr; torch is imported by the commands that need it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from convscope import __version__
+from convscope.cli.atlas import atlas
+from convscope.cli.demo import demo
+from convscope.cli.flowers import flowers
+from convscope.cli.layers import layers
+from convscope.cli.train import evaluate, predict, train
+from convscope.errors import ConvscopeError, printable
+
+app = typer.Typer(
+    name="convscope",
+    help="See what a convolutional network sees, and whether to trust it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, train, predict, evaluate, layers, atlas, flowers):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if show:
+        typer.echo(f"convscope {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The `convscope` command: every fault is one line on stderr and a stable exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line; return its exit status."""
+    try:
+        status = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
+        return int(status or 0)
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as fault:
+        return _say(f"convscope: error[U200]: {_usage(fault)}", fault.exit_code)
+    except ConvscopeError as fault:
+        return _say(fault.line(), fault.exit_status)
+    except KeyboardInterrupt:
+        return _say("convscope: stopped by the keyboard", 130)
+    except BrokenPipeError:
+        # The reader of our output left (`| head`): that is its right. Keep Python from complaining.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as fault:
+        return _own_bug(fault)
+
+
+def _usage(fault: click.ClickException) -> str:
+    context = getattr(fault, "ctx", None)
+    where = f" Next: {context.command_path} --help" if context else ""
+    return printable(fault.format_message().rstrip(".")) + "." + where
+
+
+def _say(line: str, status: int) -> int:
+    print(line, file=sys.stderr)  # noqa: T201
+    return status
+
+
+def _own_bug(fault: Exception) -> int:
+    """Our own mistake: one line, and the traceback in a file that can be sent to us."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="convscope-crash-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as report:
+        report.write("".join(traceback.format_exception(fault)))
+    what = printable(f"{type(fault).__name__}: {fault}")
+    return _say(
+        f"convscope: error[X070]: a bug in convscope, not in your input: {what}. "
+        f"Next: report it with {Path(report.name)}.",
+        70,
+    )
