@@ -74,9 +74,8 @@ def run(block: Block, folder: Path) -> None:
 
 def prepare(folder: Path) -> None:
     """The names the documents use: real photographs that scikit-image carries."""
-    from skimage import data
-
     from PIL import Image
+    from skimage import data
 
     for name in ("cat", "coffee", "astronaut"):
         Image.fromarray(getattr(data, name)()).save(folder / f"{name}.jpg", quality=90)
