@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, UInt8
 
 from convscope.records.record import Record
 
@@ -54,3 +54,22 @@ class Occlusion(Record):
     layer: str
     channel: int
     """The feature map of `layer` with the largest sum of activations in the whole picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class OcclusionExample:
+    """One picture explained by occlusion, with all that a page or a printed figure shows of it."""
+
+    picture: UInt8[np.ndarray, "h w 3"]
+    """As the network saw it; the square's corners are in these pixels."""
+    name: str
+    """Display name, e.g. roses/123.jpg."""
+    label: int
+    """True class as an index into `classes`, -1 if unknown."""
+    classes: tuple[str, ...]
+    """The network's class names; empty if unknown."""
+    occlusion: Occlusion
+    projection: Projection | None = None
+    """Of the strongest activation of `occlusion.layer:channel` in this picture."""
+    fill: int = 128
+    """Grey value of the square, 0 to 255, as drawn."""

@@ -1,0 +1,204 @@
+"""What does hiding a part of one picture do: the five panels of the paper's figure 7?
+
+(a) the picture with the square, (b) the strongest feature map's activity for each place of the
+square, (c) that map's projection, (d) the target's probability, (e) the likeliest class.
+Source: Zeiler and Fergus 2014, §4.2 and figure 7. The paper draws (b), (d) and (e) in jet; here
+they are in viridis, which orders values for every reader, unless `table="jet"` is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from convscope.figures.heat import DISTINCT, heat, stretch
+from convscope.figures.pictures import INK, PAPER
+from convscope.records.maps import Occlusion, OcclusionExample, Projection
+
+LETTERS = "ABCDEFGH"
+"""Names of the areas in the likeliest-class map, so that colour is not all that tells them."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the classes that won somewhere, in the likeliest-class map."""
+
+    index: int
+    """Class index, -1 for all the rest together."""
+    count: int
+    """Number of the square's places at which it won."""
+    place: tuple[int, int]
+    """Row and column deep inside its largest area, where a letter can stand."""
+
+
+def kinds(likeliest: Int32[np.ndarray, "rows columns"]) -> list[Kind]:
+    """The classes that won somewhere, most places first (then lower index); rest as index -1."""
+    counts = sorted(Counter(likeliest.ravel().tolist()).items(), key=lambda kv: (-kv[1], kv[0]))
+    fits = len(DISTINCT)
+    named = counts if len(counts) <= fits else counts[: fits - 1]
+    found = [Kind(index, n, _deepest(likeliest == index)) for index, n in named]
+    rest = sum(n for _, n in counts[len(named) :])
+    if rest:
+        others = ~np.isin(likeliest, [index for index, _ in named])
+        found.append(Kind(-1, rest, _deepest(others)))
+    return found
+
+
+def kind_map(
+    likeliest: Int32[np.ndarray, "rows columns"], found: list[Kind]
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Each class of `kinds` in its colour: the k-th one in DISTINCT[k]; the rest in grey."""
+    colours = np.full((*likeliest.shape, 3), DISTINCT[-1], np.uint8)
+    for kind, colour in zip(found, DISTINCT, strict=False):
+        if kind.index >= 0:
+            colours[likeliest == kind.index] = colour
+    return colours
+
+
+def _deepest(inside: Bool[np.ndarray, "rows columns"]) -> tuple[int, int]:
+    """A place of the area that survives the most peeling of its edge."""
+    left = np.pad(inside, 1)
+    last = left
+    while left.any():
+        last = left
+        left = left & np.roll(left, 1, 0) & np.roll(left, -1, 0)
+        left = left & np.roll(last, 1, 1) & np.roll(last, -1, 1)
+    row, column = (int(v[0]) for v in np.nonzero(last[1:-1, 1:-1]))
+    return row, column
+
+
+def seen_through(projection: Projection) -> UInt8[np.ndarray, "h w 3"]:
+    """The projection scaled jointly over its three colours from its minimum to its maximum."""
+    pixels = np.moveaxis(projection.pixels, 0, -1)
+    return stretch(pixels, float(pixels.min(initial=0.0)), float(pixels.max(initial=0.0)))
+
+
+def placed(
+    example: OcclusionExample, colours: UInt8[np.ndarray, "rows columns 3"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A map over the pale grey picture, each value where the square's centre was."""
+    grey = np.asarray(Image.fromarray(example.picture).convert("L").convert("RGB"), np.float64)
+    canvas = Image.fromarray(np.rint(190 + grey * 0.25).astype(np.uint8))
+    left, top, width, height = reach(example.occlusion)
+    size = (max(1, round(width)), max(1, round(height)))
+    raster = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
+    canvas.paste(raster, (round(left), round(top)))
+    return np.asarray(canvas)
+
+
+def reach(occlusion: Occlusion) -> tuple[float, float, float, float]:
+    """Left, top, width and height in pixels of the map whose cells lie on the square's centres."""
+    tops, lefts = (np.asarray(v, np.float64) for v in (occlusion.tops, occlusion.lefts))
+    down, across = (float(v[1] - v[0]) if len(v) > 1 else 1.0 for v in (tops, lefts))
+    half = occlusion.patch / 2
+    return (
+        float(lefts[0]) + half - across / 2,
+        float(tops[0]) + half - down / 2,
+        across * len(lefts),
+        down * len(tops),
+    )
+
+
+def hidden(example: OcclusionExample, row: int, column: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture with the grey square at its place number (row, column)."""
+    top, left = int(example.occlusion.tops[row]), int(example.occlusion.lefts[column])
+    picture = example.picture.copy()
+    picture[top : top + example.occlusion.patch, left : left + example.occlusion.patch] = (
+        example.fill
+    )
+    return picture
+
+
+def worst(values: Float32[np.ndarray, "rows columns"]) -> tuple[int, int]:
+    """The place of the square that lowers the value most; the first of equals."""
+    row, column = np.unravel_index(int(np.nanargmin(values)), values.shape)
+    return int(row), int(column)
+
+
+def occlusion_figure(
+    example: OcclusionExample, *, side: int = 224, table: str = "viridis"
+) -> Image.Image:
+    """The five panels in a row with what they show and their ranges written under them.
+
+    side: height of a panel in pixels of the figure.
+    """
+    o = example.occlusion
+    found = kinds(o.likeliest)
+    grey = np.full_like(example.picture, 128)
+    panels = [
+        (hidden(example, *worst(o.probability)), _caption_a(example)),
+        (placed(example, _ranged(o.activity, table)), _caption_map("(b) activity", o.activity)),
+        (
+            grey if example.projection is None else seen_through(example.projection),
+            [f"(c) projection of {o.layer}:{o.channel}", "scaled jointly over its colours"],
+        ),
+        (placed(example, _ranged(o.probability, table)), _caption_map("(d) p", o.probability)),
+        (placed(example, kind_map(o.likeliest, found)), _caption_kinds(example, found)),
+    ]
+    return _row([(Image.fromarray(pixels), text) for pixels, text in panels], side, found, example)
+
+
+def class_name(classes: tuple[str, ...], index: int) -> str:
+    """The class's name, or `class 12` where names are unknown."""
+    return classes[index] if 0 <= index < len(classes) else f"class {index}"
+
+
+def _ranged(values: Float32[np.ndarray, "r c"], table: str) -> UInt8[np.ndarray, "r c 3"]:
+    return heat(values, float(np.nanmin(values)), float(np.nanmax(values)), table=table)
+
+
+def _caption_a(example: OcclusionExample) -> list[str]:
+    o = example.occlusion
+    return [
+        f"(a) {o.patch} px square, worst place",
+        f"p({class_name(example.classes, o.target)}) = {o.base_probability:.3f} uncovered",
+    ]
+
+
+def _caption_map(name: str, values: Float32[np.ndarray, "r c"]) -> list[str]:
+    return [
+        f"{name} by the square's centre",
+        f"{np.nanmin(values):.3g} (dark) to {np.nanmax(values):.3g} (light)",
+    ]
+
+
+def _caption_kinds(example: OcclusionExample, found: list[Kind]) -> list[str]:
+    lines = ["(e) likeliest class"]
+    for letter, kind in zip(LETTERS, found, strict=False):
+        name = "all others" if kind.index < 0 else class_name(example.classes, kind.index)
+        lines.append(f"{letter} {name}: {kind.count} of {example.occlusion.likeliest.size} places")
+    return lines
+
+
+def _row(
+    panels: list[tuple[Image.Image, list[str]]],
+    side: int,
+    found: list[Kind],
+    example: OcclusionExample,
+) -> Image.Image:
+    font = ImageFont.load_default(max(10, side // 18))
+    line = max(14, side // 13)
+    height, width = example.picture.shape[:2]
+    wide, gap = round(side * width / height), max(8, side // 20)
+    lines = max(len(text) for _, text in panels)
+    size = (len(panels) * (wide + gap) + gap, side + 2 * gap + lines * line + gap // 2)
+    canvas = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for place, (panel, text) in enumerate(panels):
+        left = gap + place * (wide + gap)
+        canvas.paste(panel.resize((wide, side), Image.Resampling.NEAREST), (left, gap))
+        for number, words in enumerate(text):
+            draw.text((left, side + gap + gap // 2 + number * line), words, fill=INK, font=font)
+    for letter, kind in zip(LETTERS, found, strict=False):
+        x, y = _centre(example.occlusion, kind.place)
+        at = (gap + 4 * (wide + gap) + x * wide / width, gap + y * side / height)
+        draw.text(at, letter, fill=INK, font=font, anchor="mm", stroke_width=2, stroke_fill=PAPER)
+    return canvas
+
+
+def _centre(o: Occlusion, place: tuple[int, int]) -> tuple[float, float]:
+    return float(o.lefts[place[1]]) + o.patch / 2, float(o.tops[place[0]]) + o.patch / 2
