@@ -1,0 +1,165 @@
+"""Do these weights belong to this network, and under which names?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from convscope.errors import CheckpointError
+from convscope.models.lookalike import looks_like
+
+COMPILED = "_orig_mod."
+COUNTER = "num_batches_tracked"
+"""torch itself lets it be absent: batch norm only counts with it."""
+WRAPPERS = ("module", "model", "net", "network", "backbone")
+
+
+def fit(
+    model: nn.Module, weights: Mapping[str, Tensor], *, name: str = "the weights", network: str = ""
+) -> tuple[str, ...]:
+    """Put the weights into the model, every one and no other; return what was repaired.
+
+    Names may carry what DataParallel, DDP, torch.compile and Lightning put before them. Then they
+    must agree with the model's in every name and shape; only `num_batches_tracked` may be absent.
+    name, network: the file and the model in the messages.
+
+    Raises CheckpointError C410 another network, C411 several copies of it, C412 another number
+    of classes. The model is untouched then.
+    """
+    called = network or type(model).__name__
+    wanted = model.state_dict()
+    notes: list[str] = []
+    found = _unwrapped(wanted, weights, name, notes)
+    _compare(wanted, found, name, called)
+    kinds = sorted(
+        {str(v.dtype).removeprefix("torch.") for v in found.values() if v.is_floating_point()}
+    )
+    if kinds and kinds != ["float32"]:
+        notes.append(f"the weights are {' and '.join(kinds)}; they are computed with as float32")
+    whole = {key: found.get(key, value) for key, value in wanted.items()}
+    model.load_state_dict(whole, strict=True)
+    if _untouched_batch_norm(model):
+        notes.append("all batch norm statistics are 0 and 1: this network may be untrained")
+    return tuple(notes)
+
+
+def _unwrapped(
+    wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], name: str, notes: list[str]
+) -> dict[str, Tensor]:
+    """The weights under the model's own names, if any prefix makes them so."""
+    found = dict(weights)
+    if any(COMPILED in key for key in found) and not any(COMPILED in key for key in wanted):
+        found = {key.replace(COMPILED, ""): value for key, value in found.items()}
+        notes.append(f"stripped '{COMPILED}' (torch.compile) from the names")
+    if set(found) == set(wanted):
+        return found
+    prefixes = _prefixes(wanted, found)
+    if len(prefixes) > 1:
+        parts = [prefix.rstrip(".") or "(no prefix)" for prefix in prefixes]
+        raise CheckpointError(
+            "C411",
+            name,
+            f"holds several copies of the network: {', '.join(parts)}",
+            next_step=f"choose one, as {name}#{parts[-1]}",
+        )
+    prefix = prefixes[0] if prefixes else _common_wrapper(found)
+    inside = {key.removeprefix(prefix): v for key, v in found.items() if key.startswith(prefix)}
+    if prefix:
+        notes.append(f"stripped '{prefix}' from the names")
+    left = [key for key in found if not key.startswith(prefix)]
+    if left:
+        notes.append(f"left out what lies outside '{prefix}': {', '.join(left[:4])}")
+    return inside
+
+
+def _prefixes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """All prefixes under which every name of the model is there."""
+    needed = [key for key in wanted if not key.endswith(COUNTER)]
+    if not needed:
+        return []
+    ends = [key.removesuffix(needed[0]) for key in found if key.endswith(needed[0])]
+    return [
+        prefix
+        for prefix in dict.fromkeys(ends)
+        if (not prefix or prefix.endswith(".")) and all(prefix + key in found for key in needed)
+    ]
+
+
+def _common_wrapper(found: Mapping[str, Tensor]) -> str:
+    """The wrappers' names that stand before all names, so that a difference can be shown."""
+    prefix = ""
+    while True:
+        heads = {key.removeprefix(prefix).partition(".")[0] for key in found}
+        head = heads.pop() if len(heads) == 1 else ""
+        if head not in WRAPPERS:
+            return prefix
+        prefix += head + "."
+
+
+def _compare(
+    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], name: str, network: str
+) -> None:
+    missing = [key for key in wanted if key not in found and not key.endswith(COUNTER)]
+    extra = [key for key in found if key not in wanted and not key.endswith(COUNTER)]
+    reshaped = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    if not missing and not extra and reshaped:
+        _compare_classes(wanted, found, reshaped, name)
+    if not (missing or extra or reshaped):
+        return
+    first = missing[0] if missing else reshaped[0] if reshaped else extra[0]
+    for key in wanted:  # in the network's own order, from the input on
+        if key in missing or key in reshaped:
+            first = key
+            break
+    difference = f"first difference: {first} is {_state(first, wanted, found)}"
+    raise CheckpointError(
+        "C410",
+        name,
+        f"the weights look like {looks_like(found)} ({len(found)} tensors), the model is "
+        f"{network} ({len(wanted)}); {difference}",
+        next_step="name the network that these weights were trained in",
+    )
+
+
+def _compare_classes(
+    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], reshaped: list[str], name: str
+) -> None:
+    """Raise C412 if only the number of outputs differs."""
+    counts = {(found[key].shape[:1], wanted[key].shape[:1]) for key in reshaped}
+    tails = all(found[key].shape[1:] == wanted[key].shape[1:] for key in reshaped)
+    weights = [key for key in wanted if wanted[key].ndim >= 2]
+    if len(counts) == 1 and tails and weights and weights[-1] in reshaped:
+        there, here = counts.pop()
+        layer = weights[-1].rpartition(".")[0]
+        raise CheckpointError(
+            "C412",
+            name,
+            f"{layer} is {there[0]} classes in the file, {here[0]} in the model",
+            next_step=f"pass --classes {there[0]}",
+        )
+
+
+def _state(key: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    if key not in found:
+        return "not in the file"
+    if key not in wanted:
+        return "only in the file"
+    return f"{_shape(found[key])} in the file, {_shape(wanted[key])} in the model"
+
+
+def _shape(value: Tensor) -> str:
+    return "×".join(map(str, value.shape)) or "one number"
+
+
+def _untouched_batch_norm(model: nn.Module) -> bool:
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
+    ]
+    return bool(norms) and all(
+        torch.all(module.running_mean == 0) and torch.all(module.running_var == 1)  # type: ignore[arg-type]
+        for module in norms
+    )

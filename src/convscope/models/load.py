@@ -1,0 +1,213 @@
+"""How does a network's name become a network, weights, preprocessing and class names included?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from convscope.errors import CheckpointError, ModelError, nearest
+from convscope.models import alexnet, zfnet
+from convscope.models.checkpoint import Checkpoint, open_checkpoint
+from convscope.models.fit import fit
+from convscope.models.network import Card, Draft, Network, Request
+from convscope.models.preprocess import Preprocess
+from convscope.models.spec import TOWER_OPTIONS, options
+from convscope.models.timm_models import from_timm
+from convscope.models.torchvision_models import from_torchvision
+from convscope.models.torchvision_models import names as torchvision_names
+from convscope.models.tower import Tower
+from convscope.models.user_code import from_user_code
+
+__all__ = ["Card", "Network", "load"]
+
+OURS: dict[str, tuple[Callable[..., nn.Module], int]] = {
+    "zfnet": (zfnet.zfnet, zfnet.SIZE),
+    "alexnet": (alexnet.alexnet, alexnet.SIZE),
+}
+IN_A_RUN = ("best.safetensors", "last.safetensors")
+
+
+def load(
+    spec: str | Path,
+    checkpoint: Path | str | None = None,
+    *,
+    classes: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Network:
+    """The network that `spec` names, in evaluation mode, on the CPU.
+
+    spec: `zfnet` or `alexnet` with options (`zfnet:width=0.5,head=compact`), `torchvision:NAME`,
+    `timm:NAME` (both with their own weights, or `…:weights=none`), `package.module:factory`, or
+    what training left: its folder, or a `.safetensors` in it. checkpoint: a file of weights that
+    belong to the spec. seed: for weights that come from no file. progress: bytes of a download.
+
+    Raises UsageError U210, U211; ModelError M501 nothing to look at, M502 unknown name, M503,
+    M504 the user's own code, M506 code named by a file, M522, M530 a program;
+    CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621, R622.
+    """
+    text = str(spec)
+    found = None if checkpoint is None else open_checkpoint(checkpoint)
+    if found is None and (place := _left_by_training(text)) is not None:
+        found = open_checkpoint(place)
+        text = _spec_of(found)
+    card = None if found is None else Card.of(found)
+    if classes is None and card is not None and card.classes:
+        classes = len(card.classes)
+    head, _, rest = text.partition(":")
+    request = Request(text, rest, found, classes, seed, progress)
+    draft = _source(head, request)(request)
+    return _finished(draft, request, card)
+
+
+def _left_by_training(spec: str) -> Path | None:
+    """The checkpoint meant, if the spec is a path."""
+    path = Path(spec)
+    if path.is_dir():
+        for name in IN_A_RUN:
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(
+            "C400", spec, f"this folder holds neither {IN_A_RUN[0]} nor {IN_A_RUN[1]}"
+        )
+    is_path = path.is_file() or path.suffix in (".safetensors", ".pt", ".pth", ".ckpt")
+    return path if is_path else None
+
+
+def _spec_of(checkpoint: Checkpoint) -> str:
+    card = Card.of(checkpoint)
+    if card is None:
+        raise CheckpointError(
+            "C415",
+            checkpoint.name,
+            "does not say which network it belongs to",
+            next_step="name the network, and give this file as its checkpoint",
+        )
+    head = card.spec.partition(":")[0]
+    if head not in (*OURS, "torchvision", "timm"):
+        raise ModelError(
+            "M506",
+            checkpoint.name,
+            f"was made with code of its own ({card.spec}), and a file may not choose what is run",
+            next_step="name that code yourself, and give this file as its checkpoint",
+        )
+    return card.spec
+
+
+def _source(head: str, request: Request) -> Callable[[Request], Draft]:
+    sources = {"torchvision": from_torchvision, "timm": from_timm, **dict.fromkeys(OURS, _ours)}
+    if head in sources:
+        return sources[head]
+    if ":" in request.spec:
+        return from_user_code
+    known = [*OURS, *(f"torchvision:{name}" for name in torchvision_names())]
+    given = f"torchvision:{head}" if f"torchvision:{head}" in known else head
+    raise ModelError(
+        "M502",
+        request.spec,
+        f"no such network; {nearest(given, known, most=4)}",
+        next_step="write zfnet, alexnet, torchvision:NAME, timm:NAME, package.module:factory, "
+        "or the folder of a training run",
+    )
+
+
+def _ours(request: Request) -> Draft:
+    head = request.spec.partition(":")[0]
+    maker, size = OURS[head]
+    wanted = options(request.rest, TOWER_OPTIONS)
+    _check_card(head, wanted, request)
+    init = None if request.checkpoint is not None else wanted.pop("init", "he")
+    wanted.pop("init", None)
+    model = maker(request.classes or 1000, init=init, seed=request.seed, **wanted)
+    preprocess = Preprocess.imagenet(resize=round(size * 256 / 224), crop=size)
+    if request.checkpoint is None:
+        return Draft(model, preprocess)
+    model.to_empty(device="cpu")
+    return Draft(
+        model,
+        preprocess,
+        weights=request.checkpoint.name,
+        checkpoint=request.checkpoint,
+        notes=("preprocessing is not in the file; ImageNet's was assumed",),
+    )
+
+
+def _check_card(head: str, wanted: dict[str, Any], request: Request) -> None:
+    """A file of ours knows better than a list of differing layers what it belongs to."""
+    card = None if request.checkpoint is None else Card.of(request.checkpoint)
+    if card is None or request.checkpoint is None:
+        return
+    name, _, rest = card.spec.partition(":")
+    shape = {key: value for key, value in wanted.items() if key != "init"}
+    theirs = options(rest, TOWER_OPTIONS) if name in OURS else {}
+    theirs.pop("init", None)
+    if name != head or Tower(**theirs) != Tower(**shape):
+        raise CheckpointError(
+            "C410",
+            request.checkpoint.name,
+            f"belongs to {card.spec}, not to {request.spec}",
+            next_step=f"name {card.spec}, or load the file by itself",
+        )
+
+
+def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
+    model = _python_module(draft.model, request.spec).eval()
+    preprocess, classes, notes = draft.preprocess, draft.classes, draft.notes
+    if card is not None:
+        preprocess, classes, notes = card.preprocess, card.classes, ()
+    _give_shapes(model, preprocess, request.spec)
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        raise ModelError("M501", request.spec, "has no convolution (nn.Conv2d) to look into")
+    if draft.checkpoint is not None:
+        repairs = fit(
+            model, draft.checkpoint.weights, name=draft.checkpoint.name, network=request.spec
+        )
+        notes = (*draft.checkpoint.notes, *repairs, *notes)
+    if draft.finish is not None:
+        draft.finish(model)
+    if not draft.weights:
+        notes = (f"the weights are random (seed {request.seed}): nothing was learned", *notes)
+    return Network(
+        model,
+        preprocess,
+        classes,
+        request.spec,
+        draft.weights or f"random, seed {request.seed}",
+        draft.checkpoint.sha256 if draft.checkpoint is not None else "",
+        notes,
+    )
+
+
+def _python_module(model: object, spec: str) -> nn.Module:
+    """The module itself, out of what DataParallel, DDP and torch.compile put around it."""
+    if not isinstance(model, nn.Module):
+        raise ModelError("M504", spec, f"gave a {type(model).__name__}, not an nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "M530",
+            spec,
+            "is scripted or traced; its layers cannot be looked into",
+            next_step="give the Python module it was made from",
+        )
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
+    return model if inner is None else _python_module(inner, spec)
+
+
+def _give_shapes(model: nn.Module, preprocess: Preprocess, spec: str) -> None:
+    """Lazy layers learn their shapes from a first picture."""
+    if not any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+        return
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, *preprocess.size))
+    except (RuntimeError, ValueError, TypeError) as fault:
+        height, width = preprocess.size
+        raise ModelError(
+            "M522", spec, f"does not take a picture of {height} × {width} ({fault})"
+        ) from fault

@@ -1,0 +1,99 @@
+"""What is a network, with all that must travel with it?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from convscope.errors import CheckpointError
+from convscope.models.checkpoint import Checkpoint
+from convscope.models.preprocess import Preprocess
+
+KEY = "convscope"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A model in evaluation mode, how pictures are made ready for it, and where it came from."""
+
+    model: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    """Names in the order of the outputs; empty if unknown."""
+    spec: str
+    """What `load` builds the same architecture from."""
+    weights: str
+    """Where the weights came from: a file, weights of torchvision, or random numbers."""
+    sha256: str
+    """Of the weights' file; empty if they came from none."""
+    notes: tuple[str, ...] = ()
+    """What was repaired or assumed; for every report."""
+
+
+@dataclass(frozen=True, eq=False)
+class Card:
+    """What a checkpoint of ours says about itself, in its safetensors metadata."""
+
+    spec: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else its maker wrote: recipe, epoch, …; plain JSON."""
+
+    def metadata(self) -> dict[str, str]:
+        """For `save_weights`."""
+        plain = {
+            **self.more,
+            "spec": self.spec,
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.to_json(),
+        }
+        return {KEY: json.dumps(plain)}
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Card | None:
+        """The card in the file, if it has one. Raises CheckpointError C414 on a damaged one."""
+        if KEY not in checkpoint.metadata:
+            return None
+        try:
+            plain = json.loads(checkpoint.metadata[KEY])
+            preprocess = Preprocess.from_json(plain.pop("preprocess"))
+            spec, classes = str(plain.pop("spec")), tuple(map(str, plain.pop("classes")))
+            return cls(spec, classes, preprocess, plain)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
+            raise CheckpointError(
+                "C414", checkpoint.name, f"its convscope metadata are damaged ({fault})"
+            ) from fault
+        except CheckpointError as fault:
+            raise CheckpointError("C414", checkpoint.name, fault.what) from fault
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What was asked of `load`, split up for the one source that answers."""
+
+    spec: str
+    rest: str
+    """The spec after its first colon."""
+    checkpoint: Checkpoint | None
+    classes: int | None
+    seed: int
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A source's answer: the model built, its weights not yet in it if `checkpoint` is set."""
+
+    model: object
+    preprocess: Preprocess
+    classes: tuple[str, ...] = ()
+    weights: str = ""
+    checkpoint: Checkpoint | None = None
+    notes: tuple[str, ...] = ()
+    finish: Callable[[nn.Module], None] | None = None
+    """What is left to do once the weights are in."""

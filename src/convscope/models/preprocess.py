@@ -1,0 +1,155 @@
+"""How does a picture become what a network takes, and how does it come back?"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from convscope.errors import CheckpointError, UsageError
+from convscope.images.framing import Framing
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+Numbers = Sequence[float] | np.ndarray
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocess:
+    """(pixel × scale − mean) / std, after the framing; it travels with the weights.
+
+    mean is one number a colour, or one a pixel and colour (3, h, w), as the paper subtracts it.
+    Raises UsageError U212 for numbers that cannot be meant.
+    """
+
+    framing: Framing
+    mean: Numbers
+    std: Numbers
+    scale: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", _numbers("mean", self.mean, self.size))
+        object.__setattr__(self, "std", _numbers("std", self.std, self.size))
+        if not self.scale > 0 or not (np.asarray(self.std) > 0).all():
+            raise UsageError("U212", "std", "std and scale must be above 0")
+
+    @classmethod
+    def imagenet(
+        cls,
+        resize: int | None = 256,
+        crop: int | tuple[int, int] = 224,
+        interpolation: Interpolation = "bilinear",
+    ) -> Self:
+        """As most networks trained on ImageNet want it. resize, crop: in pixels."""
+        size = (crop, crop) if isinstance(crop, int) else crop
+        return cls(Framing(resize, size, interpolation), IMAGENET_MEAN, IMAGENET_STD)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of what the network takes."""
+        return self.framing.crop
+
+    def tensor(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 h w"]:
+        """What the network takes for these pixels, which are framed already."""
+        return self.batch([pixels])[0]
+
+    def batch(self, pixels: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Float[Tensor, "b 3 h w"]:
+        """`tensor` of each, stacked."""
+        stack = np.stack(pixels).transpose(0, 3, 1, 2)
+        values = torch.from_numpy(np.ascontiguousarray(stack)).to(torch.float32)
+        return values.mul_(self.scale).sub_(_column(self.mean)).div_(_column(self.std))
+
+    def pixels(self, tensor: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture that `tensor` came from, exactly; other values to the nearest pixel."""
+        values = tensor.detach().to("cpu", torch.float64)
+        values = values * _column(self.std).double() + _column(self.mean).double()
+        bytes_ = (values / self.scale).round().clamp(0, 255).to(torch.uint8)
+        return bytes_.permute(1, 2, 0).contiguous().numpy()
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads, of plain JSON types."""
+        return {
+            "framing": asdict(self.framing),
+            "mean": _pack(self.mean),
+            "std": _pack(self.std),
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote. Raises CheckpointError C414 on anything else."""
+        try:
+            framing = dict(plain["framing"])
+            framing["crop"] = tuple(framing["crop"])
+            mean, std = _unpack(plain["mean"]), _unpack(plain["std"])
+            return cls(Framing(**framing), mean, std, float(plain["scale"]))
+        except (KeyError, TypeError, ValueError, AttributeError, zlib.error, UsageError) as fault:
+            raise CheckpointError(
+                "C414", "preprocess", f"the preprocessing is not understood ({fault})"
+            ) from fault
+
+    def describe(self) -> str:
+        """One line for a report."""
+        height, width = self.size
+        way = self.framing.interpolation
+        if self.framing.resize is None:
+            framed = f"stretched to {height} × {width} ({way})"
+        else:
+            side = f"shorter side to {self.framing.resize} ({way})"
+            framed = f"{side}, centre {height} × {width}"
+        unit = "0 to 1" if self.scale == 1 / 255 else f"pixels × {self.scale:.6g}"
+        return f"{framed}; {unit}, minus {_said(self.mean)}, divided by {_said(self.std)}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Preprocess) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.framing, self.scale))
+
+
+def _numbers(name: str, given: Numbers, size: tuple[int, int]) -> Numbers:
+    """Three plain numbers, or a read-only array of one a pixel."""
+    values = np.array(given, dtype=np.float32)
+    if values.shape not in ((3,), (3, *size)) or not np.isfinite(values).all():
+        raise UsageError(
+            "U212", name, f"{name} is 3 finite numbers or an array of 3 × {size[0]} × {size[1]}"
+        )
+    if values.shape == (3,):
+        return tuple(float(number) for number in given)
+    values.flags.writeable = False
+    return values
+
+
+def _column(numbers: Numbers) -> Float[Tensor, "3 _ _"]:
+    values = torch.tensor(np.asarray(numbers, dtype=np.float32))
+    return values.reshape(3, 1, 1) if values.ndim == 1 else values
+
+
+def _pack(numbers: Numbers) -> Any:
+    if not isinstance(numbers, np.ndarray):
+        return list(numbers)
+    raw = zlib.compress(numbers.astype("<f4").tobytes(), 9)
+    return {"shape": list(numbers.shape), "float32": base64.b64encode(raw).decode("ascii")}
+
+
+def _unpack(plain: Any) -> Numbers:
+    if not isinstance(plain, Mapping):
+        return [float(number) for number in plain]
+    shape = tuple(int(side) for side in plain["shape"])
+    expected = 4 * shape[0] * shape[1] * shape[2]
+    raw = zlib.decompressobj().decompress(base64.b64decode(plain["float32"]), expected)
+    return np.frombuffer(raw, "<f4").reshape(shape)
+
+
+def _said(numbers: Numbers) -> str:
+    if isinstance(numbers, np.ndarray):
+        return "one number a pixel"
+    return "(" + ", ".join(f"{number:.4g}" for number in numbers) + ")"

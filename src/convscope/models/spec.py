@@ -1,0 +1,61 @@
+"""How is a network named in one line, options and all?
+
+zfnet:width=0.5,head=compact        alexnet:without=6,7
+torchvision:resnet18:weights=none   timm:resnet50   package.module:factory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from convscope.errors import UsageError, nearest
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """96-256-384 or 3,4 or nothing."""
+    return tuple(int(piece) for piece in text.replace(",", "-").split("-") if piece)
+
+
+TOWER_OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "width": float,
+    "norm": str,
+    "head": str,
+    "dropout": float,
+    "maps": _numbers,
+    "fc": int,
+    "without": _numbers,
+    "init": str,
+}
+WEIGHTS_OPTIONS: Mapping[str, Callable[[str], Any]] = {"weights": str}
+
+
+def options(text: str, table: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """`width=0.5,without=3,4` read by the table: name of an option -> reader of its value.
+
+    Raises UsageError U210 for an unknown option, U211 for a value that cannot be read.
+    """
+    found: dict[str, str] = {}
+    name = ""
+    for piece in text.split(",") if text else []:
+        if "=" in piece:
+            name, _, value = (side.strip() for side in piece.partition("="))
+            found[name] = value
+        elif name:  # a list goes on: without=3,4
+            found[name] += "," + piece.strip()
+        else:
+            raise UsageError("U210", piece, "is no option", next_step="write NAME=VALUE")
+    return {name: _read(name, value, table) for name, value in found.items()}
+
+
+def _read(name: str, value: str, table: Mapping[str, Callable[[str], Any]]) -> Any:
+    if name == "classes":
+        raise UsageError(
+            "U210", name, "is no option of the network's name", next_step="pass --classes"
+        )
+    if name not in table:
+        raise UsageError("U210", name, f"is no option of this network; {nearest(name, table)}")
+    try:
+        return table[name](value)
+    except ValueError as fault:
+        raise UsageError("U211", f"{name}={value}", "is not a number") from fault

@@ -1,0 +1,107 @@
+"""How does a network of the user's own come in? Code runs here: only code named by the user."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from convscope.errors import ConvscopeError, ModelError, nearest
+from convscope.models.network import Draft, Request
+from convscope.models.preprocess import Preprocess
+
+COUNTS = ("classes", "num_classes")
+"""What a factory may call the number of classes."""
+
+
+def from_user_code(request: Request) -> Draft:
+    """`package.module:factory`: call the factory, or take the module it names.
+
+    Modules are looked for in the working folder too. Raises ModelError M502 if there is no such
+    module or name, M503 if the code raises.
+    """
+    module, _, name = request.spec.partition(":")
+    with _working_folder_on_path(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        found = _factory(_import(module, request.spec), name, request.spec)
+        model = found if isinstance(found, nn.Module) else _call(found, request)
+    weights = "as the factory made them"
+    notes = ["preprocessing is not known for this network; ImageNet's was assumed"]
+    if request.checkpoint is not None:
+        weights = request.checkpoint.name
+    return Draft(model, Preprocess.imagenet(), (), weights, request.checkpoint, tuple(notes))
+
+
+@contextmanager
+def _working_folder_on_path() -> Iterator[None]:
+    """A console script, unlike `python -m`, does not look there by itself."""
+    folder = str(Path.cwd())
+    added = folder not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if added and folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _import(module: str, spec: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as fault:
+        if fault.name is None or not (module + ".").startswith(fault.name + "."):
+            raise _raised(spec, fault) from fault
+        here = sorted(path.stem for path in Path.cwd().glob("*.py"))
+        raise ModelError(
+            "M502", spec, f"no module named {fault.name!r}; {nearest(module, here)}"
+        ) from fault
+    except (Exception, SystemExit) as fault:
+        raise _raised(spec, fault) from fault
+
+
+def _factory(module: Any, name: str, spec: str) -> Any:
+    if not hasattr(module, name):
+        known = [
+            word
+            for word, value in vars(module).items()
+            if not word.startswith("_") and (callable(value) or isinstance(value, nn.Module))
+        ]
+        raise ModelError("M502", spec, f"the module has no {name!r}; {nearest(name, known)}")
+    return getattr(module, name)
+
+
+def _call(factory: Any, request: Request) -> Any:
+    if not callable(factory):
+        kind = type(factory).__name__
+        raise ModelError("M504", request.spec, f"is a {kind}, not a network or a factory of one")
+    try:
+        return factory(**_count(factory, request))
+    except ConvscopeError:
+        raise
+    except (Exception, SystemExit) as fault:
+        raise _raised(request.spec, fault) from fault
+
+
+def _count(factory: Any, request: Request) -> dict[str, int]:
+    """The number of classes, if it was given and the factory has a parameter for it."""
+    try:
+        known = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {name: request.classes for name in COUNTS if name in known and request.classes}
+
+
+def _raised(spec: str, fault: BaseException) -> ModelError:
+    last = traceback.extract_tb(fault.__traceback__)[-1]
+    said = str(fault).splitlines()[0] if str(fault) else "no message"
+    where = f"{Path(last.filename).name}, line {last.lineno}"
+    return ModelError("M503", spec, f"its code raised {type(fault).__name__}: {said} ({where})")
