@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, UInt8
 
 from convscope.records.record import Record
 
@@ -27,10 +28,36 @@ class Projection(Record):
 
 @dataclass(frozen=True, eq=False)
 class Attribution(Record):
-    """What in the picture speaks for (positive) or against the target; raw, not scaled."""
+    """What in the picture speaks for (positive) or against the target; raw, not scaled.
 
-    values: Float32[np.ndarray, "h w"]
+    `origin` says what else decides the numbers: the model, how layer and target were chosen,
+    epsilons, notes on what to be careful about.
+    """
+
+    values: Float[np.ndarray, "h w"]
+    """At the picture's size, in float32; in float64 where the network computes so."""
     target: int
+    """Class index; -1 where the target is a function of the scores."""
+    raw: Float[np.ndarray, "rows columns"] | None = None
+    """At the layer's own size, before it was enlarged; without one the same as `values`."""
+    method: str = ""
+    variant: str = ""
+    layer: str = ""
+    space: str = "logit"
+    """What the target's score is: "logit", "probability" or "function"."""
+    score: float = math.nan
+    """The target's score for this picture."""
+
+    @property
+    def peak(self) -> float:
+        """The largest value before any enlarging or scaling."""
+        return float((self.values if self.raw is None else self.raw).max())
+
+    @property
+    def positive(self) -> bool:
+        """Whether anything speaks for the target. If not, say "no positive evidence for this
+        target" and draw an empty map; scaling would make one up."""
+        return self.peak > 0
 
 
 @dataclass(frozen=True, eq=False)
