@@ -1,0 +1,87 @@
+"""How is a network run on pictures so that signals can be sent from any layer to the pixels?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope.errors import ModelError, UsageError
+from convscope.lens.backward import BackwardRule
+from convscope.lens.lens import Lens
+from convscope.lens.twin import refuse_scripted
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """One pass up, to which any number of ways down belong."""
+
+    pixels: Float[Tensor, "b c h w"]
+    output: Any
+    """What the network put out; None if only its layers were asked for."""
+    lens: Lens
+
+    def maps(self, layer: str) -> Float[Tensor, "b c h w"]:
+        """A layer's feature maps; the units of a fully connected layer are maps of one place.
+
+        Raises ModelError M506 if the layer has neither.
+        """
+        output = self.lens[layer]
+        if output.dim() == 2:
+            return output[:, :, None, None]
+        if output.dim() != 4:
+            shape = " × ".join(str(side) for side in output.shape)
+            raise ModelError("M506", layer, f"puts out {shape}, which are no feature maps")
+        return output
+
+    def down(
+        self, start: Float[Tensor, "*shape"], signal: Float[Tensor, "*shape"]
+    ) -> Float[Tensor, "b c h w"]:
+        """What arrives at the pixels. Raises ModelError M540 if there is no way down."""
+        arrived = None
+        if start.requires_grad:
+            (arrived,) = torch.autograd.grad(
+                start, self.pixels, signal, retain_graph=True, allow_unused=True
+            )
+        if arrived is None:
+            what = "no signal can reach the pixels: the way is cut by no_grad, detach or rounding"
+            raise ModelError("M540", "the network", what)
+        return arrived
+
+
+@contextmanager
+def ascent(
+    model: nn.Module,
+    images: Float[Tensor, "b c h w"],
+    layers: Sequence[str],
+    rule: BackwardRule,
+    *,
+    to_the_end: bool = False,
+) -> Iterator[Ascent]:
+    """Run the network, as far as the layers or to the end; signals go down inside the block.
+
+    images: preprocessed; they go to the weights' device and precision. It works under a caller's
+    `no_grad` and `inference_mode`, and leaves no gradient anywhere. Raises as Lens does, and
+    UsageError U520 for pictures of another shape.
+    """
+    if images.dim() != 4 or 0 in images.shape:
+        shape = " × ".join(str(side) for side in images.shape)
+        what = f"{shape} is not (pictures, channels, height, width)"
+        raise UsageError("U520", "pictures", what, next_step="one picture is picture[None]")
+    for name, module in model.named_modules():
+        refuse_scripted(name, module)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), images)
+    with torch.inference_mode(False), torch.enable_grad(), Lens(model, layers) as lens, rule:
+        pixels = images.detach().to(weight.device, weight.dtype).clone().requires_grad_()
+        entering = pixels.clone()  # a network may work in place on what it is given
+        output = None
+        if to_the_end:
+            output = lens(entering)
+        elif layers:
+            lens.reach(entering)
+        yield Ascent(pixels, output, lens)

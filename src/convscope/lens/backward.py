@@ -1,0 +1,248 @@
+"""How does a rectifier send a signal back to the pixels?
+
+    with BackwardRule("deconvnet") as rule:
+        scores = model(pictures)
+        (signal,) = torch.autograd.grad(scores[0, 3], pictures)
+    print(rule.rewritten, "of", rule.rectifiers)
+
+The rules differ only in what a ReLU sends back; s is the signal from above, x the ReLU's input:
+
+    gradient    s · [x > 0]            Simonyan, Vedaldi and Zisserman 2013
+    deconvnet   max(s, 0)              Zeiler and Fergus 2014, §2.1
+    guided      max(s, 0) · [x > 0]    Springenberg et al. 2015
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int64
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from convscope.errors import ModelError, UsageError, nearest
+from convscope.lens.coverage import Coverage, coverage
+from convscope.lens.rectifiers import Masks, recognise
+
+Rule = Literal["gradient", "deconvnet", "guided"]
+Overlap = Literal["add", "overwrite"]
+Other = Literal["refuse", "gradient"]
+SendBack = Callable[..., Tensor]
+
+RULES: Mapping[str, SendBack | None] = {
+    "gradient": None,
+    "deconvnet": lambda signal: signal.relu(),
+    "guided": lambda signal, closed: signal.relu().masked_fill(closed, 0),
+}
+"""What is sent back of a signal; `closed` marks where the rectifier let nothing through.
+None: what autograd sends."""
+CHOICES = {"rule": RULES, "overlap": ("add", "overwrite"), "other": ("refuse", "gradient")}
+POOLS = {
+    "max_pool2d": F.max_pool2d_with_indices,
+    "max_pool2d_with_indices": F.max_pool2d_with_indices,
+    "adaptive_max_pool2d": F.adaptive_max_pool2d_with_indices,
+    "adaptive_max_pool2d_with_indices": F.adaptive_max_pool2d_with_indices,
+}
+
+
+class BackwardRule(TorchFunctionMode):
+    """A context in which every rectifier sends signals back by one rule.
+
+    It holds for what this thread computes inside the `with` block, in every spelling: modules,
+    in place, reused, functions, methods, `clamp(min=0)`, `x * (x > 0)`. The model is not touched,
+    and values on the way up are those of the plain network, bit for bit. Of two nested rules the
+    inner one holds.
+
+    overlap: where two pooling windows share their maximum, "add" sends both signals to it (the
+    adjoint), "overwrite" only that of the last window in row-major order, as `nn.MaxUnpool2d`
+    does when it runs on one thread. Contrast normalisation (`local_response_norm`) is passed by
+    on the way down under "deconvnet" and only there. Batch normalisation in eval mode, residual
+    sums and average pools are linear and send back their adjoint; biases never enter.
+    Source: Zeiler and Fergus 2014, §2.1, and the ECCV text for the normalisation.
+
+    other: activations that the rule does not define (GELU, SiLU, LeakyReLU, …) are refused when a
+    signal meets them, "gradient" lets the plain gradient through there.
+
+    When the signal is sent (`backward`, `torch.autograd.grad`) inside the block, the way down is
+    looked at: `rewritten` of `rectifiers` followed the rule, `plain` names what else is not
+    linear and passed the plain gradient. Raises UsageError U512 (no such rule or option),
+    ModelError M531 (an activation without a rule), M532 (rectifiers out of sight).
+    """
+
+    def __init__(self, rule: Rule, *, overlap: Overlap = "add", other: Other = "refuse") -> None:
+        super().__init__()
+        for option, value in (("rule", rule), ("overlap", overlap), ("other", other)):
+            if value not in CHOICES[option]:
+                known = nearest(str(value), CHOICES[option])
+                raise UsageError("U512", str(value), f"is no {option}; {known}")
+        if rule == "gradient" and overlap == "overwrite":
+            raise UsageError("U512", "overlap overwrite", "is no gradient, which adds")
+        self.rule, self.overlap, self.other = rule, overlap, other
+        self.rewritten = self.rectifiers = self.skipped = 0
+        self.plain: tuple[str, ...] = ()
+        self._masks = Masks()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name, inplace = _name(func)
+        if name in SENDING and func in SENDING[name]:
+            self._look(*SENDING[name][func](*args, **kwargs))
+        elif torch.is_grad_enabled() and self.rule != "gradient":
+            return self._forward(name, inplace, func, args, kwargs)
+        return self._plain(name, func, args, kwargs)
+
+    def _forward(self, name: str, inplace: bool, func: Any, args: Any, kwargs: Any) -> Any:
+        run = _Call(func, args, kwargs, inplace or bool(kwargs.get("inplace")))
+        if name == "local_response_norm" and self.rule == "deconvnet":
+            return PassedBy.apply(args[0] if args else kwargs["input"], run)
+        if name in POOLS and self.overlap == "overwrite":
+            return _pool_last_wins(POOLS[name], args, kwargs)
+        found = recognise(name, args, kwargs, self._masks)
+        if found is not None and found.x.requires_grad:
+            return _rectify(found.x, found.ceiling, run, self.rule)
+        return self._plain(name, func, args, kwargs)
+
+    def _plain(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
+        self._masks.note(name, args, result)
+        return result
+
+    def _look(self, outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
+        met = coverage(outputs, inputs)
+        self.rectifiers, self.plain, self.skipped = met.rectifiers, met.plain, met.skipped
+        self.rewritten = met.rectifiers if self.rule == "gradient" else met.rewritten
+        if self.rule != "gradient" and self.other == "refuse":
+            _refuse(self.rule, met)
+
+
+def _refuse(rule: str, met: Coverage) -> None:
+    choice = 'other="gradient" lets the plain gradient through there'
+    if met.hidden:
+        what = f"out of sight of the {rule} rule ({met.rewritten} of {met.rectifiers} follow it)"
+        raise ModelError("M532", ", ".join(met.hidden), what, next_step=choice)
+    if met.unruled:
+        what = f"the {rule} rule is defined for rectifiers only"
+        raise ModelError("M531", ", ".join(met.unruled), what, next_step=choice)
+
+
+class _Call:
+    """A call that can be made, once, as it stands or on another tensor in x's place."""
+
+    def __init__(self, func: Any, args: Any, kwargs: Any, inplace: bool) -> None:
+        self.func, self.args, self.kwargs, self.inplace = func, args, kwargs, inplace
+
+    def __call__(self) -> Any:
+        return self.func(*self.args, **self.kwargs)
+
+    def on(self, x: Tensor, copy: Tensor) -> _Call:
+        """The same call on a copy of x, about which nobody need be told that it is changed."""
+        args = tuple(copy if arg is x else arg for arg in self.args)
+        kwargs = {key: copy if arg is x else arg for key, arg in self.kwargs.items()}
+        return _Call(self.func, args, kwargs, inplace=False)
+
+
+def _rectify(x: Tensor, ceiling: float, run: _Call, rule: str) -> Any:
+    if run.inplace and x._is_view():
+        # Autograd wraps what is done in place to a view into a node that hides it from
+        # `coverage`; a copy into the view is recorded in the open.
+        return x.copy_(Rectify.apply(x, run.on(x, x.detach().clone()), ceiling, rule))
+    return Rectify.apply(x, run, ceiling, rule)
+
+
+class Rectify(torch.autograd.Function):
+    """Up: the network's own call. Down: the rule."""
+
+    convscope_kind = "rewritten"
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, run: _Call, ceiling: float, rule: str) -> Any:
+        y = run()
+        if run.inplace:
+            ctx.mark_dirty(x)
+        ctx.rule = rule
+        if rule != "deconvnet":  # which asks for the signal alone
+            ctx.save_for_backward((y <= 0) | (y >= ceiling))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *signals: Tensor) -> Any:
+        send_back = RULES[ctx.rule]
+        assert send_back is not None
+        return send_back(signals[0], *ctx.saved_tensors), None, None, None
+
+
+class PassedBy(torch.autograd.Function):
+    """Up: the network's own call. Down: nothing happens."""
+
+    convscope_kind = "skipped"
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, run: _Call) -> Any:  # noqa: ARG004
+        return run()
+
+    @staticmethod
+    def backward(ctx: Any, *signals: Tensor) -> Any:  # noqa: ARG004
+        return signals[0], None
+
+
+class LastWins(torch.autograd.Function):
+    """Up: nothing happens. Down: signals of windows that a later window overwrites are dropped."""
+
+    convscope_kind = "linear"
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(kept)
+        ctx.mark_dirty(y)  # so that the network may work in place on it
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *signals: Tensor) -> Any:
+        return signals[0].masked_fill(~ctx.saved_tensors[0], 0), None
+
+
+def _pool_last_wins(pool: Any, args: Any, kwargs: Any) -> Any:
+    options = {key: value for key, value in kwargs.items() if key != "return_indices"}
+    y, indices = pool(*args, **options)
+    y = LastWins.apply(y, last_of_each(indices)) if y.requires_grad else y
+    return (y, indices) if kwargs.get("return_indices") else y
+
+
+def last_of_each(indices: Int64[Tensor, "*b h w"]) -> Bool[Tensor, "*b h w"]:
+    """Where is a pooling window the last, in row-major order, of those that share its maximum?"""
+    place = indices.flatten(-2)
+    number = torch.arange(place.shape[-1], device=place.device).expand_as(place)
+    size = int(place.max()) + 1 if place.numel() else 0
+    last = place.new_zeros(*place.shape[:-1], size).scatter_reduce(-1, place, number, "amax")
+    return (last.gather(-1, place) == number).view_as(indices)
+
+
+def _name(func: Any) -> tuple[str, bool]:
+    """A function's bare name and whether it works in place: `clamp_min_.default` in either
+    spelling is ("clamp_min", True)."""
+    name = str(getattr(func, "__name__", "")).split(".")[0].removeprefix("_")
+    return name.rstrip("_"), name.endswith("_")
+
+
+def _tuple(tensors: Any) -> tuple[Tensor, ...]:
+    return () if tensors is None else (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+
+
+def _sent(outputs: Any, *_: Any, inputs: Any = None, **__: Any) -> Any:
+    return _tuple(outputs), _tuple(inputs)
+
+
+def _asked(outputs: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+    return _tuple(outputs), _tuple(inputs)
+
+
+SENDING: Mapping[str, Mapping[Any, Callable[..., Any]]] = {
+    "backward": {Tensor.backward: _sent, torch.autograd.backward: _sent},
+    "grad": {torch.autograd.grad: _asked},
+}
+"""The calls that send a signal down, and between which tensors they do."""
