@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from convscope.errors import CheckpointError, UsageError
 from convscope.images.framing import Framing
 
+MAX_SIDE = 8192
+"""Pixels; 64 million of them are the most that a picture may have."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Numbers = Sequence[float] | np.ndarray
@@ -87,11 +90,10 @@ class Preprocess:
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote. Raises CheckpointError C414 on anything else."""
         try:
-            framing = dict(plain["framing"])
-            framing["crop"] = tuple(framing["crop"])
+            framing = _framing(**plain["framing"])
             mean, std = _unpack(plain["mean"]), _unpack(plain["std"])
-            return cls(Framing(**framing), mean, std, float(plain["scale"]))
-        except (KeyError, TypeError, ValueError, AttributeError, zlib.error, UsageError) as fault:
+            return cls(framing, mean, std, float(plain["scale"]))
+        except (LookupError, TypeError, ValueError, zlib.error, UsageError) as fault:
             raise CheckpointError(
                 "C414", "preprocess", f"the preprocessing is not understood ({fault})"
             ) from fault
@@ -113,6 +115,17 @@ class Preprocess:
 
     def __hash__(self) -> int:
         return hash((self.framing, self.scale))
+
+
+def _framing(resize: int | None, crop: Sequence[int], interpolation: Interpolation) -> Framing:
+    """A framing from a file, with sizes that memory can hold."""
+    height, width = crop
+    sides = (height, width, height if resize is None else resize)
+    if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides):
+        raise ValueError(f"sizes {sides}")
+    if interpolation not in get_args(Interpolation):
+        raise ValueError(f"interpolation {interpolation!r}")
+    return Framing(resize, (height, width), interpolation)
 
 
 def _numbers(name: str, given: Numbers, size: tuple[int, int]) -> Numbers:
@@ -144,7 +157,7 @@ def _unpack(plain: Any) -> Numbers:
     if not isinstance(plain, Mapping):
         return [float(number) for number in plain]
     shape = tuple(int(side) for side in plain["shape"])
-    expected = 4 * shape[0] * shape[1] * shape[2]
+    expected = max(1, 4 * math.prod(shape))  # 0 would mean without limit
     raw = zlib.decompressobj().decompress(base64.b64decode(plain["float32"]), expected)
     return np.frombuffer(raw, "<f4").reshape(shape)
 

@@ -20,14 +20,14 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 def from_timm(request: Request) -> Draft:
     """`timm:NAME`, with timm's own weights unless there is a checkpoint.
 
-    Raises EnvironmentFault R622 without timm, R620 if the weights cannot be had; ModelError M502
+    Raises EnvironmentFault R622 without timm, R620 if the weights cannot be had; ModelError M560
     for an unknown name; UsageError U210 or U211 for an option.
     """
     timm = _timm()
     name, _, text = request.rest.partition(":")
     if not timm.is_model(name):
         known = timm.list_models()
-        raise ModelError("M502", name, f"no such network in timm; {nearest(name, known)}")
+        raise ModelError("M560", name, f"no such network in timm; {nearest(name, known)}")
     wanted = str(options(text, WEIGHTS_OPTIONS).get("weights", "default")).lower()
     if wanted not in ("default", "none"):
         raise UsageError("U211", f"weights={wanted}", "weights is default or none with timm")
@@ -81,7 +81,7 @@ def _create(timm: Any, name: str, pretrained: bool, request: Request) -> Any:
             raise
         except Exception as fault:
             if not pretrained:
-                raise ModelError("M503", f"timm:{name}", f"cannot be built ({fault})") from fault
+                raise ModelError("M561", f"timm:{name}", f"cannot be built ({fault})") from fault
             reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
             raise EnvironmentFault(
                 "R620",

@@ -35,12 +35,12 @@ def names() -> list[str]:
 def from_torchvision(request: Request) -> Draft:
     """`torchvision:NAME`, with torchvision's own weights unless there is a checkpoint.
 
-    Raises ModelError M502 for an unknown name, UsageError U210 or U211 for an option,
+    Raises ModelError M560 for an unknown name, UsageError U210 or U211 for an option,
     EnvironmentFault R620 or R621 if the weights cannot be had.
     """
     name, _, text = request.rest.partition(":")
     if name not in names():
-        raise ModelError("M502", name, f"no such network in torchvision; {nearest(name, names())}")
+        raise ModelError("M560", name, f"no such network in torchvision; {nearest(name, names())}")
     wanted = options(text, WEIGHTS_OPTIONS).get("weights", "default")
     entry = _entry(name, wanted, request.checkpoint)
     if request.checkpoint is None and wanted.lower() == "none":

@@ -25,8 +25,8 @@ COUNTS = ("classes", "num_classes")
 def from_user_code(request: Request) -> Draft:
     """`package.module:factory`: call the factory, or take the module it names.
 
-    Modules are looked for in the working folder too. Raises ModelError M502 if there is no such
-    module or name, M503 if the code raises.
+    Modules are looked for in the working folder too. Raises ModelError M560 if there is no such
+    module or name, M561 if the code raises.
     """
     module, _, name = request.spec.partition(":")
     with _working_folder_on_path(), torch.random.fork_rng(devices=[]):
@@ -62,7 +62,7 @@ def _import(module: str, spec: str) -> Any:
             raise _raised(spec, fault) from fault
         here = sorted(path.stem for path in Path.cwd().glob("*.py"))
         raise ModelError(
-            "M502", spec, f"no module named {fault.name!r}; {nearest(module, here)}"
+            "M560", spec, f"no module named {fault.name!r}; {nearest(module, here)}"
         ) from fault
     except (Exception, SystemExit) as fault:
         raise _raised(spec, fault) from fault
@@ -75,14 +75,14 @@ def _factory(module: Any, name: str, spec: str) -> Any:
             for word, value in vars(module).items()
             if not word.startswith("_") and (callable(value) or isinstance(value, nn.Module))
         ]
-        raise ModelError("M502", spec, f"the module has no {name!r}; {nearest(name, known)}")
+        raise ModelError("M560", spec, f"the module has no {name!r}; {nearest(name, known)}")
     return getattr(module, name)
 
 
 def _call(factory: Any, request: Request) -> Any:
     if not callable(factory):
         kind = type(factory).__name__
-        raise ModelError("M504", request.spec, f"is a {kind}, not a network or a factory of one")
+        raise ModelError("M562", request.spec, f"is a {kind}, not a network or a factory of one")
     try:
         return factory(**_count(factory, request))
     except ConvscopeError:
@@ -104,4 +104,4 @@ def _raised(spec: str, fault: BaseException) -> ModelError:
     last = traceback.extract_tb(fault.__traceback__)[-1]
     said = str(fault).splitlines()[0] if str(fault) else "no message"
     where = f"{Path(last.filename).name}, line {last.lineno}"
-    return ModelError("M503", spec, f"its code raised {type(fault).__name__}: {said} ({where})")
+    return ModelError("M561", spec, f"its code raised {type(fault).__name__}: {said} ({where})")
