@@ -1,0 +1,141 @@
+"""What does a decoding process do? Paths in on fd 0, pixels or faults out on fd 1.
+
+Started as `python -m convscope.images.child` by crew.py, with neither torch nor NumPy, so that
+it is ready in well under a tenth of a second. It ends when its input ends.
+
+Request: kind, length, payload. Answer: kind, height, width, SHA-256 of the file, its size,
+length of the text; then the text, then height × width × 3 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import BinaryIO
+
+from PIL import Image, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+
+from convscope.images import files
+from convscope.images.decode import decode
+from convscope.images.formats import claimed, ending
+from convscope.images.framing import Framing
+from convscope.images.limits import Fault, Limits
+
+REQUEST = struct.Struct("<cI")
+ANSWER = struct.Struct("<cII32sQI")
+SETUP, PATH = b"S", b"P"
+READY, PIXELS, FAULT, UNREAD, MEMORY = b"H", b"P", b"F", b"U", b"M"
+
+OWN_ENDINGS = {
+    "JPEG": (b".jpg", b".jpeg", b".jpe", b".jfif"),
+    "PNG": (b".png", b".apng"),
+    "WEBP": (b".webp",),
+    "BMP": (b".bmp", b".dib"),
+    "GIF": (b".gif",),
+    "TIFF": (b".tif", b".tiff"),
+}
+
+
+class Worker:
+    """One decoding process, from its pipes on."""
+
+    def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
+        self.requests = requests
+        self.answers = answers
+        self.limits = Limits()
+        self.framing: Framing | None = None
+
+    def run(self) -> None:
+        self.answer(READY)
+        while len(header := self.requests.read(REQUEST.size)) == REQUEST.size:
+            kind, length = REQUEST.unpack(header)
+            payload = self.requests.read(length)
+            if kind == SETUP:
+                self.set_up(payload)
+            else:
+                self.picture(payload)
+
+    def set_up(self, payload: bytes) -> None:
+        told = json.loads(payload)
+        self.limits = Limits(**told["limits"])
+        framing = told["framing"]
+        self.framing = framing and Framing(**{**framing, "crop": tuple(framing["crop"])})
+        hold_back(self.limits)
+
+    def picture(self, path: bytes) -> None:
+        """Answer for one path. SIGPROF ends the process when its processor time is over."""
+        data = b""
+        signal.setitimer(signal.ITIMER_PROF, self.limits.seconds)
+        try:
+            data = files.read(path, self.limits, time.sleep)
+            notes: list[str] = []
+            picture = self.framed(decode(data, self.limits, notes.append))
+            if ending(path) and ending(path) not in OWN_ENDINGS[str(claimed(data))]:
+                notes.append("N102")
+            text, pixels = " ".join(notes), picture.tobytes()
+        except Fault as fault:
+            self.answer(FAULT, f"{fault.code} {fault.text}", data)
+        except MemoryError:
+            self.answer(MEMORY)
+        except OSError as fault:
+            self.answer(UNREAD, fault.strerror or str(fault))
+        else:
+            self.answer(PIXELS, text, data, picture.size, pixels)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def framed(self, picture: Image.Image) -> Image.Image:
+        return picture if self.framing is None else self.framing.image(picture)
+
+    def answer(
+        self,
+        kind: bytes,
+        text: str = "",
+        data: bytes = b"",
+        size: tuple[int, int] = (0, 0),
+        pixels: bytes = b"",
+    ) -> None:
+        told = text.encode("utf-8", "backslashreplace")
+        digest = hashlib.sha256(data).digest()
+        width, height = size
+        self.answers.write(ANSWER.pack(kind, height, width, digest, len(data), len(told)) + told)
+        self.answers.write(pixels)
+        self.answers.flush()
+
+
+def hold_back(limits: Limits) -> None:
+    """Bound what this process may take; where the system has no such bounds, do without."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        wanted = limits.memory if most == resource.RLIM_INFINITY else min(limits.memory, most)
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
+
+
+def main(prepare: Callable[[], None] | None = None) -> None:
+    """Serve until the input ends. `prepare` runs before, in tests that plant a fault."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    Image.MAX_IMAGE_PIXELS = None  # Limits.max_pixels is checked instead, with its own message
+    answers = os.fdopen(os.dup(1), "wb")
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)  # whatever a decoder prints must not get between the pixels
+    os.dup2(silence, 2)  # and what it warns of is told by code
+    if prepare is not None:
+        prepare()
+    try:
+        Worker(sys.stdin.buffer, answers).run()
+    except BrokenPipeError:  # nobody listens any more
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Dirty bytes in: is it a clean RGB picture, or which fault does it have?
+
+Called only in decoding processes (child.py): a decoder may crash, hang or swell on a hostile
+file, and takes nothing but its own process with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+
+from PIL import Image
+
+from convscope.images import damage
+from convscope.images.formats import ENABLED, claimed
+from convscope.images.limits import Fault, Limits
+
+NOTES = {
+    "N102": "the name's ending is of another format than the content",
+    "N104": "complete but for its end mark",
+    "N110": "16-bit grey, divided by 257",
+    "N112": "transparent: laid on black",
+    "N113": "first frame of several",
+}
+"""What was adapted in pictures that are used."""
+
+
+def _unheard(code: str) -> None:
+    pass
+
+
+def decode(data: bytes, limits: Limits, note: Callable[[str], None] = _unheard) -> Image.Image:
+    """The picture in `data` as RGB, 8 bits each, first frame, as stored (EXIF is not applied).
+
+    Transparent pixels are laid on black, 16-bit grey is divided by 257 and rounded; `note`
+    hears a code of NOTES for these. Raises Fault D101 to D107 and D111, and MemoryError.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # corrupt EXIF, odd palettes: the pixels are right
+        kind = _enabled(data)
+        damage.check_before(data, kind, limits)
+        picture: Image.Image
+        try:
+            picture = Image.open(io.BytesIO(data), formats=(kind,))
+            _check_size(picture.size, limits)
+            picture.load()
+        except Exception as fault:
+            picture = _mended(data, kind, fault, note)
+        if kind == "PNG" and not damage.ended_png(data):
+            note("N104")
+        if _animated(data, kind):
+            note("N113")
+        return _rgb(picture, kind, note)
+
+
+def _enabled(data: bytes) -> str:
+    """The format of the bytes, if it is one we read."""
+    if not data:
+        raise Fault("D101", "empty file")
+    kind = claimed(data)
+    if kind is None:
+        start = data[:16].decode("ascii", "backslashreplace")
+        raise Fault("D101", f'not an image (starts with "{start}")')
+    if kind not in ENABLED:
+        listed = ", ".join(ENABLED)
+        raise Fault("D102", f"format {kind} is not enabled ({listed} are)")
+    return kind
+
+
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise Fault("D103", too_many(width, height, limits))
+    if min(size) < limits.min_side:
+        raise Fault("D107", f"{width}x{height}: a side is under {limits.min_side} px")
+    if max(size) > limits.max_aspect * min(size):
+        raise Fault("D107", f"aspect ratio {max(size) / min(size):.0f}:1")
+
+
+def too_many(width: int, height: int, limits: Limits) -> str:
+    there, most = width * height / 1e6, limits.max_pixels / 1e6
+    return f"{width}x{height} = {there:,.4g} Mpx exceeds {most:,.4g} Mpx"
+
+
+def _mended(data: bytes, kind: str, fault: Exception, note: Callable[[str], None]) -> Image.Image:
+    """The picture if nothing but its end mark is missing; otherwise its fault is raised."""
+    if isinstance(fault, Fault | MemoryError):
+        raise fault
+    if kind == "JPEG" and "truncated" in str(fault):
+        picture = damage.complete_jpeg(data)
+        note("N104")
+        return picture
+    raise damage.named(data, kind, fault) from None
+
+
+def _animated(data: bytes, kind: str) -> bool:
+    """Whether frames follow the first. Asked of a second copy: asking a GIF moves it on."""
+    if kind not in ("GIF", "PNG", "WEBP"):
+        return False
+    with contextlib.suppress(Exception):  # a broken second frame is no fault of the first
+        return bool(getattr(Image.open(io.BytesIO(data), formats=(kind,)), "is_animated", False))
+    return True
+
+
+def _rgb(picture: Image.Image, kind: str, note: Callable[[str], None]) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        note("N110")
+        return _eight_bits(picture).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise Fault("D111", "32-bit picture: which values are black and white is not known")
+    if picture.has_transparency_data:
+        return _on_black(picture.convert("RGBA"), note)
+    if picture.mode == "RGB":
+        return picture
+    try:
+        return picture.convert("RGB")
+    except ValueError:
+        raise Fault("D102", f"{kind} in colour space {picture.mode} is not enabled") from None
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit grey to 8 bits: 65535 is 255 × 257."""
+    import numpy as np  # here, because few pictures need it and it costs 0.1 s
+
+    values = np.asarray(picture).astype(np.uint32)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _on_black(picture: Image.Image, note: Callable[[str], None]) -> Image.Image:
+    alpha = picture.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        return picture.convert("RGB")
+    note("N112")
+    black = Image.new("RGB", picture.size)
+    black.paste(picture, mask=alpha)
+    return black

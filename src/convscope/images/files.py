@@ -1,0 +1,87 @@
+"""What is in this file, if it is a file, can be read, and is no larger than a picture?"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from convscope.images.limits import Fault, Limits
+
+TRANSIENT = frozenset(
+    {
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EAGAIN,
+    }
+)
+"""These pass: a picture is never left out because of them, or a bad minute of a network
+disk would change the result."""
+PAUSES = (0.1, 0.4, 1.6)
+"""Seconds before the second, third and last attempt."""
+
+
+def read(path: bytes, limits: Limits, wait: Callable[[float], object]) -> bytes:
+    """The content. Transient errors are tried again three times, then raised as OSError.
+
+    Raises Fault D109 (not a regular file), D110 (too large), D121 (leads nowhere), D122 (may
+    not be read).
+    """
+    for pause in PAUSES:
+        try:
+            return _read(path, limits)
+        except OSError as fault:
+            if fault.errno not in TRANSIENT:
+                raise _fault(fault) from None
+            wait(pause)
+    try:
+        return _read(path, limits)
+    except OSError as fault:
+        if fault.errno not in TRANSIENT:
+            raise _fault(fault) from None
+        raise
+
+
+def _read(path: bytes, limits: Limits) -> bytes:
+    # Asked before it is opened: opening a FIFO waits for ever, opening a device may do anything.
+    _check(os.stat(path), limits)  # noqa: PTH116 - a path is bytes here
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        _check(os.fstat(descriptor), limits)
+        return file.readall()
+
+
+def _check(status: os.stat_result, limits: Limits) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise Fault("D109", f"not a regular file but a {kind(status.st_mode)}")
+    if status.st_size > limits.max_bytes:
+        there, most = status.st_size / 2**20, limits.max_bytes / 2**20
+        raise Fault("D110", f"a file of {there:,.0f} MiB exceeds {most:,.0f} MiB")
+
+
+def kind(mode: int) -> str:
+    """What a file is when it is not a regular one."""
+    for test, name in (
+        (stat.S_ISDIR, "folder"),
+        (stat.S_ISFIFO, "FIFO"),
+        (stat.S_ISSOCK, "socket"),
+        (stat.S_ISCHR, "device"),
+        (stat.S_ISBLK, "device"),
+    ):
+        if test(mode):
+            return name
+    return "special file"
+
+
+def _fault(fault: OSError) -> Fault:
+    reason = (fault.strerror or str(fault)).lower()
+    if fault.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        return Fault("D121", f"leads nowhere: a dangling link, or gone since ({reason})")
+    if fault.errno in (errno.ENXIO, errno.ENODEV, errno.EISDIR):
+        return Fault("D109", f"not a regular file ({reason})")
+    return Fault("D122", f"cannot be read ({reason})")

@@ -1,0 +1,239 @@
+"""Which pictures are there, in which order, and how do their pixels come out?"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from convscope.errors import DataError, printable
+from convscope.images.child import FAULT
+from convscope.images.crew import Answer, Crew
+from convscope.images.framing import Framing
+from convscope.images.limits import Limits
+from convscope.images.listing import listed, manifest, remarks, shown
+from convscope.images.reading import Reading
+from convscope.images.skipped import Skipped, counted, table
+from convscope.publish import publish_file
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+Frame = Callable[[Image.Image], UInt8[np.ndarray, "_ _ 3"]]
+"""From an RGB picture to the pixels wanted; a Framing is applied where the picture is decoded,
+any other function in this process."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One decoded picture of a folder."""
+
+    number: int
+    name: str
+    label: int | None
+    pixels: UInt8[np.ndarray, "h w 3"]
+
+
+class Folder:
+    """The pictures below a folder, in byte order of their paths: number i is always the same.
+
+    Folders in the root are classes (folders inside these belong to them); without any, the
+    pictures have no class. Pictures are decoded in processes of their own, and one that cannot
+    be used is left out and recorded in `skipped`, never passed over in silence. Safe in
+    threads; a copy in another process starts its own decoders.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        limits: Limits | None = None,
+        workers: int = 1,
+        max_bad: float = 0.01,
+    ) -> None:
+        """workers: decoding processes of one reading. max_bad: see `check_bad`.
+
+        Raises DataError D100 if there is no such folder or no picture in it.
+        """
+        self.root = Path(root)
+        self.limits, self.workers, self.max_bad = limits or Limits(), workers, max_bad
+        found = listed(os.fsencode(self.root))
+        self.classes = tuple(shown(name) for name in found.classes)
+        self.remarks = tuple(remarks(found))
+        """What a reader of the results should know: empty classes, ignored files and the like."""
+        if not found.files:
+            unseen = "".join(f"; {remark}" for remark in self.remarks)
+            raise DataError("D100", str(self.root), f"holds no pictures{unseen}")
+        self._findings = found.findings
+        self._crew = Crew()
+        self._contain(found.files, found.labels())
+
+    def _contain(self, files: Sequence[tuple[bytes, int]], labels: Sequence[int | None]) -> None:
+        """files: (path below the root, bytes), of which nothing has been read yet."""
+        root = os.fsencode(self.root)
+        self._files, self.labels = tuple(files), tuple(labels)
+        self.names = tuple(shown(path) for path, _ in files)
+        """Paths below the root as valid text, undecodable bytes escaped."""
+        self.paths = tuple(root + b"/" + path for path, _ in files)
+        """Paths as the file system has them, with the root."""
+        self.sha256 = manifest(self.classes, self._files)
+        """Hash of the classes and of all paths and sizes; content does not enter."""
+        self._skipped: dict[int, Skipped] = {}
+        self._hashes: dict[int, bytes] = {}
+        self._notes: dict[int, tuple[str, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"Folder({str(self.root)!r}: {len(self):,} pictures{classes})"
+
+    def read(
+        self, framing: Frame | None = None, numbers: Sequence[int] | None = None
+    ) -> Iterator[Picture]:
+        """The usable ones of the pictures with these numbers (all), in this order.
+
+        framing: from the decoded picture to the pixels wanted (the whole picture). Raises
+        EnvironmentFault R604 to R606 if decoding is impossible or the disk fails.
+        """
+        wanted = range(len(self)) if numbers is None else numbers
+        inside = framing if isinstance(framing, Framing) else None
+        outside = None if inside is not None else framing
+        paths = [self.paths[number] for number in wanted]
+        reading = Reading(self._crew, paths, self.limits, inside, self.workers)
+        try:
+            for number, answer in zip(wanted, reading, strict=True):
+                self._remember(number, answer)
+                if answer.kind != FAULT:
+                    yield self._picture(number, answer.pixels, outside)
+        finally:
+            reading.stop()
+
+    def _picture(self, number: int, pixels: Pixels, framing: Frame | None) -> Picture:
+        if framing is not None:
+            pixels = np.asarray(framing(Image.fromarray(pixels)))
+        return Picture(number, self.names[number], self.labels[number], pixels)
+
+    def _remember(self, number: int, answer: Answer) -> None:
+        if answer.size:
+            self._hashes[number] = answer.sha256
+        if answer.kind == FAULT:
+            code, _, text = answer.text.partition(" ")
+            path, size = self._files[number]
+            digest = answer.sha256.hex() if answer.size else ""
+            self._skipped[number] = Skipped(
+                number, self.names[number], path, answer.size or size, digest, code, text
+            )
+        else:
+            self._notes[number] = tuple(answer.text.split())
+
+    def one(self, number: int, framing: Frame | None = None) -> Picture:
+        """One picture. Raises DataError with the fault's code if it cannot be used."""
+        for picture in self.read(framing, [number]):
+            return picture
+        entry = self._skipped[number]
+        raise DataError(entry.code, entry.name, entry.text)
+
+    def subset(self, chosen: Callable[[str], bool] | Sequence[int]) -> Self:
+        """Some of the pictures, numbered anew from 0; the classes stay as they are.
+
+        chosen: their numbers here, or whether a name is wanted.
+        """
+        if callable(chosen):
+            chosen = [number for number, name in enumerate(self.names) if chosen(name)]
+        part = object.__new__(type(self))
+        part.__dict__.update(self.__dict__)
+        part._contain([self._files[i] for i in chosen], [self.labels[i] for i in chosen])
+        return part
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What could not be used of what was read so far; folders that could not come first."""
+        return [*self._findings, *(self._skipped[number] for number in sorted(self._skipped))]
+
+    @property
+    def notes(self) -> Counter[str]:
+        """How many of the pictures read were adapted, by code (decode.NOTES)."""
+        return Counter(code for codes in list(self._notes.values()) for code in codes)
+
+    def duplicates(self) -> dict[int, int]:
+        """Of the pictures read: number → lowest number with the same content, where not itself."""
+        first: dict[bytes, int] = {}
+        same = {n: first.setdefault(self._hashes[n], n) for n in sorted(self._hashes)}
+        return {number: lowest for number, lowest in same.items() if number != lowest}
+
+    def summary(self) -> str:
+        """`12 of 13 pictures used; 1 skipped (1 D104 truncated)`, of what was read so far."""
+        bad, used = len(self._skipped), len(self._notes)
+        line = f"{used:,} of {used + bad:,} pictures used"
+        if self.skipped:
+            line += f"; {len(self.skipped):,} skipped ({counted(self.skipped)})"
+        return line
+
+    def write_skipped(self, path: Path | str) -> None:
+        """Write skipped.csv. Raises EnvironmentFault R602 or R603."""
+        publish_file(Path(path), table(self.skipped))
+
+    def check_bad(self) -> None:
+        """Raise DataError D118 if more than `max_bad` of what was read could not be used,
+
+        if nothing could, or if a folder could not be read: who knows how much is missing then?
+        """
+        bad, used = len(self._skipped), len(self._notes)
+        unread = any(entry.code == "D122" for entry in self._findings)
+        many = bad > self.max_bad * (bad + used)
+        if (bad and not used) or (self.max_bad < 1 and (unread or many)):
+            first = self.skipped[0]
+            raise DataError(
+                "D118",
+                str(self.root),
+                f"{self.summary()}, the first: {printable(first.name)}: {first.text}; "
+                f"allowed are {100 * self.max_bad:g} %",
+                next_step="mend or remove them, or allow more (max_bad)",
+            )
+
+    def close(self) -> None:
+        """End the decoders at rest; reading again starts new ones. Also the end of a `with`."""
+        self._crew.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_crew": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._crew = Crew()
+
+
+def one_picture(
+    path: Path | str, framing: Frame | None = None, *, limits: Limits | None = None
+) -> Picture:
+    """A single file, decoded as a folder's pictures are.
+
+    Raises DataError with the fault's code if it cannot be used.
+    """
+    place = os.fsencode(path)
+    alone = object.__new__(Folder)
+    alone.root, alone.classes = Path(path).parent, ()
+    alone.limits, alone.workers, alone.max_bad = limits or Limits(), 1, 0.0
+    alone.remarks, alone._findings, alone._crew = (), [], Crew()
+    alone._contain([(place.rsplit(b"/", 1)[-1], 0)], [None])
+    with alone:
+        return alone.one(0, framing)

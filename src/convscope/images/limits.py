@@ -1,0 +1,34 @@
+"""How large, thin, slow or hungry may a picture be, and how does it fail?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one picture may cost. Above it, it is left out under the code named here."""
+
+    max_pixels: int = 64_000_000
+    """Width × height by the header, before anything is decoded: D103."""
+    min_side: int = 8
+    """Shortest side in pixels: D107."""
+    max_aspect: float = 100.0
+    """Longer side / shorter side: D107."""
+    max_bytes: int = 512 << 20
+    """Size of the file: D110. (64 Mpx of 16-bit RGBA, uncompressed.)"""
+    seconds: float = 20.0
+    """Processor time from opening the file to the finished pixels: D108."""
+    memory: int = 2 << 30
+    """Address space of a decoding process, in bytes: D130. (64 Mpx cost up to 1.2 GB.)"""
+    patience: float = 120.0
+    """Seconds without an answer after which a decoding process is taken to hang: D130."""
+
+
+class Fault(Exception):
+    """Why a picture cannot be used: a code of docs/errors.md and one clause."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text

@@ -1,0 +1,205 @@
+"""How are many pictures decoded at once, and still come out in order?
+
+One thread and one decoding process a worker. The threads fetch ahead while the consumer works,
+within a window; whatever happens to a process, every picture gets exactly one answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from convscope.errors import EnvironmentFault, printable
+from convscope.images.child import FAULT, MEMORY, UNREAD
+from convscope.images.crew import Answer, Child, ChildLost, Crew
+from convscope.images.framing import Framing
+from convscope.images.limits import Limits
+
+AHEAD = 32
+"""Pictures that a worker may have fetched or begun before the consumer asks for them."""
+AHEAD_BYTES = 256 << 20
+"""No new picture is begun while more than this waits to be consumed."""
+DEPTH = 2
+"""Questions a process holds: one in hand and one for the moment in which it answers."""
+
+
+class Reading:
+    """One pass over some paths. Iterate over it once; `stop` ends it at any point."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        paths: Sequence[bytes],
+        limits: Limits,
+        framing: Framing | None,
+        workers: int,
+    ) -> None:
+        self._crew, self._paths, self._limits, self._framing = crew, paths, limits, framing
+        self._change = threading.Condition()
+        self._next = 0
+        self._wanted = 0
+        self._window = AHEAD * workers
+        self._waiting: dict[int, Answer] = {}
+        self._bytes = 0
+        self._busy: set[Child] = set()
+        self._stopped = False
+        self._fault: BaseException | None = None
+        self._threads = [
+            threading.Thread(target=self._work, name="convscope-decode", daemon=True)
+            for _ in range(min(workers, len(paths)))
+        ]
+
+    def __iter__(self) -> Iterator[Answer]:
+        """The answers, in the order of the paths."""
+        try:
+            for thread in self._threads:
+                thread.start()
+            for place in range(len(self._paths)):
+                yield self._fetch(place)
+        finally:
+            self.stop()
+
+    def _fetch(self, place: int) -> Answer:
+        with self._change:
+            self._wanted = place
+            self._change.notify_all()
+            while place not in self._waiting:
+                if self._fault is not None:
+                    raise self._fault
+                self._change.wait()
+            answer = self._waiting.pop(place)
+            self._bytes -= answer.pixels.nbytes
+            return answer
+
+    def stop(self) -> None:
+        """End all work; processes that owe answers are killed."""
+        with self._change:
+            self._stopped = True
+            self._change.notify_all()
+            busy = list(self._busy)
+        for child in busy:
+            child.interrupt()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        for child in self._busy:
+            child.kill()
+
+    def _work(self) -> None:
+        """A thread's whole life."""
+        try:
+            child = self._start()
+            child = self._serve(child)
+            self._release(child)
+        except _Stopped:
+            pass
+        except BaseException as fault:
+            with self._change:
+                self._fault = self._fault or fault
+                self._stopped = True
+                self._change.notify_all()
+
+    def _serve(self, child: Child) -> Child:
+        """Ask and take answers until no path is left; the process that lives at the end."""
+        held: deque[int] = deque()
+        while True:
+            while len(held) < DEPTH and (place := self._claim(wait=not held)) is not None:
+                child.ask(self._paths[place])
+                held.append(place)
+            if not held:
+                return child
+            try:
+                answer = self._answer(child)
+            except ChildLost as loss:
+                self._lose(child)
+                answer = self._alone(self._paths[held[0]], loss)
+                child = self._start()
+                for place in list(held)[1:]:
+                    child.ask(self._paths[place])
+            self._deliver(held.popleft(), answer)
+
+    def _claim(self, *, wait: bool) -> int | None:
+        """The next path to ask for; None if there is none (for now, unless `wait`)."""
+        with self._change:
+            while True:
+                if self._stopped:
+                    raise _Stopped
+                if self._next >= len(self._paths):
+                    return None
+                near = self._next - self._wanted < self._window and self._bytes < AHEAD_BYTES
+                if near or self._next == self._wanted:
+                    self._next += 1
+                    return self._next - 1
+                if not wait:
+                    return None
+                self._change.wait()
+
+    def _deliver(self, place: int, answer: Answer) -> None:
+        if answer.kind == UNREAD:
+            raise EnvironmentFault(
+                "R605",
+                printable(self._paths[place].decode("utf-8", "backslashreplace")),
+                f"could not be read, four times ({answer.text.lower()})",
+                next_step="the same command again, when the disk or the network is well",
+            )
+        with self._change:
+            self._waiting[place] = answer
+            self._bytes += answer.pixels.nbytes
+            self._change.notify_all()
+
+    def _alone(self, path: bytes, loss: ChildLost) -> Answer:
+        """Second and last chance of the picture in hand, with a process to itself."""
+        if not loss.overtime:
+            child = self._start()
+            child.ask(path)
+            try:
+                answer = self._answer(child)
+            except ChildLost as again:
+                self._lose(child)
+                loss = again
+            else:
+                self._release(child)
+                return answer
+        if loss.overtime:
+            return _faulty(f"D108 took more than {self._limits.seconds:g} s of processor time")
+        return _faulty(f"D130 the decoding process {loss.reason}, twice")
+
+    def _answer(self, child: Child) -> Answer:
+        answer = child.receive(self._limits.patience)
+        if answer.kind == MEMORY:
+            raise ChildLost(f"needed more than {self._limits.memory / 2**30:.1f} GiB")
+        return answer
+
+    def _start(self) -> Child:
+        child = self._crew.take(self._limits, self._framing)
+        with self._change:
+            self._busy.add(child)
+            if not self._stopped:
+                return child
+        self._release(child)
+        raise _Stopped
+
+    def _release(self, child: Child) -> None:
+        with self._change:
+            self._busy.discard(child)
+        self._crew.give_back(child)
+
+    def _lose(self, child: Child) -> None:
+        with self._change:
+            self._busy.discard(child)
+            stopped = self._stopped
+        if stopped:
+            child.kill()
+            raise _Stopped
+        self._crew.lose(child)
+
+
+class _Stopped(Exception):
+    """The consumer has gone."""
+
+
+def _faulty(text: str) -> Answer:
+    return Answer(FAULT, text, 0, b"", np.empty((0, 0, 3), np.uint8))
