@@ -33,7 +33,7 @@ def test_pictures_are_in_byte_order_of_their_paths_with_their_top_folder_as_clas
         pictures = list(folder.read())
     assert [picture.number for picture in pictures] == [0, 1, 2, 3, 4, 5]
     assert [picture.pixels[0, 0, 0] for picture in pictures] == [4, 3, 5, 2, 1, 0]
-    assert [picture.pixels.shape for picture in pictures][0] == (15, 24, 3)
+    assert next(picture.pixels.shape for picture in pictures) == (15, 24, 3)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -42,7 +42,7 @@ def test_any_number_of_workers_gives_the_same_pictures_in_the_order_asked_for(zo
     with Folder(zoo, workers=workers) as folder:
         pictures = list(folder.read(Framing(12, (10, 11)), order))
     assert [picture.number for picture in pictures] == order
-    red = {number: value for number, value in enumerate([4, 3, 5, 2, 1, 0])}
+    red = dict(enumerate([4, 3, 5, 2, 1, 0]))
     for picture in pictures:
         assert picture.pixels.shape == (10, 11, 3)
         assert (picture.pixels == (red[picture.number], 100, 200)).all()
