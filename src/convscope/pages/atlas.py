@@ -1,0 +1,141 @@
+"""What does every feature map of a network see, as pages that open anywhere, without a server?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import convscope
+from convscope.errors import printable
+from convscope.figures.pictures import block, enlarged
+from convscope.pages import describe
+from convscope.pages.explain import save_example
+from convscope.pages.script import script
+from convscope.pages.store import save, save_sprites, save_thumbs
+from convscope.publish import publish_folder
+from convscope.records.features import LayerFeatures, LayerTable, ModelCard, Pictures
+from convscope.records.maps import OcclusionExample
+from convscope.records.series import Evolution, Series
+
+SCRIPTS = (
+    "base",
+    "pictures",
+    "chart",
+    "network",
+    "layer",
+    "unit",
+    "picture",
+    "training",
+    "evolution",
+    "occlusion",
+    "find",
+    "main",
+)
+"""Loaded in this order; plain scripts, since an opened file cannot import modules."""
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' file:",
+        "style-src 'self' file:",
+        "img-src 'self' file:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types convscope",
+    )
+)
+"""No inline script, no inline style, nothing from elsewhere, no string ever becomes markup."""
+
+
+def write_atlas(
+    out: Path,
+    card: ModelCard,
+    table: LayerTable,
+    pictures: Pictures,
+    features: Iterable[LayerFeatures],
+    *,
+    training: Series | None = None,
+    evolution: Evolution | None = None,
+    occlusion: Sequence[OcclusionExample] | None = None,
+) -> Path:
+    """Write the atlas into the new folder `out`; return the path of its index.html.
+
+    features: taken one layer at a time, so that only one layer's pictures are in memory.
+
+    The folder appears whole or not at all. It opens from disk in any current browser, loads
+    nothing from elsewhere, and may be mailed or put on any web host.
+    Raises OutputError O501 if `out` holds anything, EnvironmentFault R602 or R603 if it cannot
+    be written, and whatever `features` raises.
+    """
+
+    def write(folder: Path) -> None:
+        save_static(folder, card)
+        layers = [
+            save_layer(record, place, pictures, folder) for place, record in enumerate(features)
+        ]
+        data = {
+            "made": f"convscope {convscope.__version__}",
+            "card": describe.card(card),
+            "table": describe.table(table),
+            "pictures": describe.pictures(pictures, save_thumbs(pictures, folder / "thumbs")),
+            "layers": layers,
+            "training": None if training is None else describe.training(training),
+            "evolution": None if evolution is None else save_evolution(evolution, folder),
+            "occlusion": [
+                save_example(example, folder / "occlusion" / str(place))
+                for place, example in enumerate(occlusion or ())
+            ],
+        }
+        (folder / "data" / "atlas.js").write_bytes(script("window.CONVSCOPE", data))
+
+    publish_folder(Path(out), write)
+    return Path(out) / "index.html"
+
+
+def save_static(folder: Path, card: ModelCard) -> None:
+    """The page itself, its style and scripts, the same for every atlas but for the title."""
+    environment = Environment(
+        loader=PackageLoader("convscope.pages"), autoescape=True, undefined=StrictUndefined
+    )
+    page = environment.get_template("atlas.html.j2").render(
+        policy=POLICY,
+        scripts=SCRIPTS,
+        title=printable(card.name),
+        version=convscope.__version__,
+    )
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    (folder / "data").mkdir()
+    (folder / "static").mkdir()
+    source = files("convscope.pages") / "static"
+    for name in ("atlas.css", "icon.svg", *(f"{part}.js" for part in SCRIPTS)):
+        (folder / "static" / name).write_bytes((source / name).read_bytes())
+
+
+def save_layer(
+    record: LayerFeatures, place: int, pictures: Pictures, folder: Path
+) -> dict[str, Any]:
+    """One layer's sprites and numbers; returns what the first screen needs of it."""
+    save_sprites(record, folder / "maps" / str(place))
+    target = f"(window.CONVSCOPE_MAPS=window.CONVSCOPE_MAPS||{{}})[{place}]"
+    maps = describe.maps(record, pictures.number)
+    (folder / "data" / f"layer{place}.js").write_bytes(script(target, maps))
+    return describe.layer(record)
+
+
+def save_evolution(record: Evolution, folder: Path) -> dict[str, Any]:
+    """One picture a unit: epochs row by row, patches first, then projections."""
+    fields = describe.evolution(record)
+    columns = fields["per_row"]
+    shape = (-(-len(record.epochs) // columns), columns)
+    for unit in range(len(record.units)):
+        halves = [
+            block(enlarged(tiles[unit], fields["tile"]), shape=shape, empty=128)
+            for tiles in (record.patches, record.projections)
+        ]
+        save(np.concatenate(halves), folder / "evolution" / f"{unit}.webp", exact=False)
+    return fields

@@ -1,0 +1,138 @@
+"""What does the page need to know of each record, as plain fields?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from convscope.figures.pictures import grid, stored_side
+from convscope.pages.script import number, numbers, shown
+from convscope.pages.store import SHEET
+from convscope.records.features import LayerFeatures, LayerTable, ModelCard, Pictures
+from convscope.records.series import Evolution, Series
+
+STRONGEST = 12
+"""Feature maps of a layer that the first screen may show."""
+
+
+def card(record: ModelCard) -> dict[str, Any]:
+    fields = {
+        entry.name: getattr(record, entry.name)
+        for entry in dataclasses.fields(record)
+        if entry.name != "origin"
+    }
+    texts = ("name", "weights", "sha256", "preprocessing")
+    fields |= dict(zip(texts, shown(fields[name] for name in texts), strict=True))
+    return fields | {
+        "classes": shown(record.classes),
+        "top1": number(record.top1),
+        "top5": number(record.top5),
+    }
+
+
+def table(record: LayerTable) -> dict[str, Any]:
+    return {
+        "name": shown(record.name),
+        "kind": shown(record.kind),
+        "shape": record.shape,
+        "parameters": numbers(record.parameters),
+        "multiply_adds": numbers(record.multiply_adds),
+        "field": numbers(record.field),
+        "stride": numbers(record.stride),
+    }
+
+
+def pictures(record: Pictures, side: int) -> dict[str, Any]:
+    return {
+        "number": numbers(record.number),
+        "name": shown(record.name),
+        "label": numbers(record.label),
+        "classes": shown(record.classes),
+        "size": record.size,
+        "sheet": SHEET,
+        "side": side,
+    }
+
+
+def layer(record: LayerFeatures) -> dict[str, Any]:
+    """What the first screen shows of a layer; `maps` is the rest, for the layer's own file."""
+    maps, k = record.value.shape
+    rows, columns = grid(k)
+    return {
+        "name": shown([record.layer])[0],
+        "kind": record.kind,
+        "shape": record.shape,
+        "field": record.field,
+        "stride": record.stride,
+        "maps": maps,
+        "k": k,
+        "rows": rows,
+        "columns": columns,
+        "side": record.patches.shape[2],
+        "tile": stored_side(record.patches.shape[2]),
+        "seen": record.seen,
+        "dead": int(np.count_nonzero(record.active == 0)),
+        "rewritten": record.rewritten,
+        "rectifiers": record.rectifiers,
+        "strongest": strongest(record),
+    }
+
+
+def strongest(record: LayerFeatures) -> list[int]:
+    """The living feature maps with the highest peaks, highest first, then lower index."""
+    living = np.flatnonzero(record.active > 0)
+    order = np.argsort(-record.value[living, 0], kind="stable")
+    return numbers(living[order][:STRONGEST])  # type: ignore[no-any-return]
+
+
+def maps(record: LayerFeatures, known: Int64[np.ndarray, "pictures"]) -> dict[str, Any]:
+    """Every map's numbers, places and scales; pictures by their place in `known`, or -1."""
+    return {
+        "value": numbers(record.value),
+        "picture": numbers(places(record.image, known)),
+        "row": numbers(record.row),
+        "column": numbers(record.column),
+        "box": numbers(record.box),
+        "active": numbers(record.active),
+        "invalid": numbers(record.invalid),
+        "low": numbers(record.low),
+        "high": numbers(record.high),
+        "darkest": numbers(record.projections.min(axis=(2, 3, 4))),
+        "lightest": numbers(record.projections.max(axis=(2, 3, 4))),
+    }
+
+
+def places(
+    image: Int64[np.ndarray, "maps k"], known: Int64[np.ndarray, "pictures"]
+) -> Int64[np.ndarray, "maps k"]:
+    """Where each picture number stands in the ascending `known`; -1 where it does not."""
+    if not len(known):
+        return np.full(image.shape, -1, np.int64)
+    at = np.minimum(np.searchsorted(known, image), len(known) - 1)
+    return np.where(known[at] == image, at, -1).astype(np.int64)
+
+
+def training(record: Series) -> dict[str, Any]:
+    return {
+        "columns": shown(record.columns),
+        "epochs": numbers(record.epochs),
+        "values": numbers(record.values),
+    }
+
+
+def evolution(record: Evolution) -> dict[str, Any]:
+    return {
+        "units": shown(record.units),
+        "epochs": numbers(record.epochs),
+        "value": numbers(record.value),
+        "image": numbers(record.image),
+        "row": numbers(record.row),
+        "column": numbers(record.column),
+        "low": numbers(record.low),
+        "high": numbers(record.high),
+        "tile": stored_side(record.patches.shape[2]),
+        "per_row": max(1, min(len(record.epochs), 16)),
+    }

@@ -1,0 +1,116 @@
+"use strict";
+// What do all feature maps of one layer see: a card each, in any order?
+(() => {
+  const c = window.convscope;
+  const { el, layers, data } = c;
+  const SORTS = {
+    index: ["number", (n) => (a, b) => a - b],
+    peak: ["peak", (n) => (a, b) => n.value[b][0] - n.value[a][0] || a - b],
+    activity: ["activity", (n) => (a, b) => n.active[b] - n.active[a] || a - b],
+    class: ["one class", (n) => (a, b) => purity(n, b) - purity(n, a) || a - b],
+  };
+  const SHOWS = [["both", "both"], ["patches", "patches"], ["projections", "projections"]];
+  const kept = { sort: "index", show: "both" }; // what was chosen last holds for the next layer
+
+  /** Classes of a map's strongest pictures, the most frequent first: [[name, count], …]. */
+  function classesOf(numbers, map) {
+    const found = new Map();
+    for (const at of numbers.picture[map]) {
+      const name = c.className(at);
+      if (name !== null) found.set(name, (found.get(name) || 0) + 1);
+    }
+    return [...found].sort((a, b) => b[1] - a[1]);
+  }
+
+  const purity = (numbers, map) => (numbers.active[map] ? (classesOf(numbers, map)[0] || ["", 0])[1] : -1);
+
+  c.screens.layer = async (name, query) => {
+    const number = c.layerNumber(name);
+    if (number < 0) return c.missing(`There is no layer ${name} in this atlas.`);
+    const layer = layers[number];
+    const numbers = await c.maps(number);
+    for (const key of ["sort", "show"]) if (query.get(key)) kept[key] = query.get(key);
+    if (!SORTS[kept.sort]) kept.sort = "index";
+    if (!SHOWS.some(([key]) => key === kept.show)) kept.show = "both";
+    const wall = el("ol.wall", { "data-show": kept.show });
+    const cards = numbers.active.map((_, map) => card(number, map, numbers));
+    const arrange = () => {
+      const order = cards.map((_, map) => map).sort(SORTS[kept.sort][1](numbers));
+      wall.replaceChildren(...order.map((map) => cards[map]));
+    };
+    const keep = () => c.replaceAddress(c.address("layer", name) + `?sort=${kept.sort}&show=${kept.show}`);
+    arrange();
+    return {
+      title: name,
+      layer: number,
+      up: "#/",
+      after: () => measure(wall),
+      nodes: [
+        head(layer, number),
+        el("div.controls", {},
+          c.choice("Sort by", sorts(), kept.sort, (key) => { kept.sort = key; arrange(); keep(); }),
+          c.choice("Show", SHOWS, kept.show, (key) => { kept.show = wall.dataset.show = key; measure(wall); keep(); })),
+        wall,
+      ],
+    };
+  };
+
+  const sorts = () => Object.entries(SORTS)
+    .filter(([key]) => key !== "class" || data.pictures.classes.length > 1)
+    .map(([key, [text]]) => [key, text]);
+
+  function head(layer, number) {
+    const i = data.table.name.indexOf(layer.name);
+    return el("section.head", {},
+      el("div.head-title", {}, c.eye(layer),
+        el("div", {}, el("h1", {}, layer.name), el("p.lead", {}, `${layer.kind}, ${c.many(layer.maps, "feature map")} of ${layer.shape[1]} × ${layer.shape[2]}`))),
+      el("dl.facts.small", {},
+        c.fact("Each neuron sees", c.pixels(layer.field)),
+        c.fact("One every", `${layer.stride[0]} px`),
+        i >= 0 && c.fact("Parameters", c.large(data.table.parameters[i])),
+        i >= 0 && c.fact("Multiply-adds", c.large(data.table.multiply_adds[i])),
+        c.fact("Dead maps", c.count(layer.dead), layer.dead ? "never above 0 here" : null)),
+      projectionWords(layer));
+  }
+
+  function projectionWords(layer) {
+    return c.honest(
+      `Left: the ${layer.k} patches that excite a map most. Right: what in each of them did, projected back to pixels.`,
+      `Each block holds the map's ${layer.k} strongest pictures, strongest first, row by row, one patch from each picture, cut at the receptive field; grey is outside the picture. All projections of one map share one scale, so a weaker one looks fainter; maps are scaled apart.`,
+      `A projection (deconvnet) sends one activation back with this picture's pooling positions. ${layer.rewritten} of ${layer.rectifiers} rectifiers on the way followed its rule; biases never enter. It partly retraces the picture's own edges whatever the map, gives no evidence against, and is no explanation of the class.`,
+      `Activity is the share of the ${c.count(layer.seen)} pictures in which the map rises above 0 anywhere.`);
+  }
+
+  c.projectionWords = projectionWords;
+  c.classesOf = classesOf;
+
+  function card(number, map, numbers) {
+    const layer = layers[number];
+    const dead = numbers.active[map] === 0;
+    const peak = numbers.value[map][0];
+    const active = c.share(numbers.active[map], layer.seen);
+    const bar = el("span.bar", { "aria-hidden": "true" });
+    c.place(bar, { "--share": layer.seen ? numbers.active[map] / layer.seen : 0 });
+    return el("li", {},
+      el("a.card", { href: c.unitAddress(number, map), class: dead ? "card dead" : "card", "data-map": map },
+        dead
+          ? el("span.block.dead-block", {}, el("span", {}, `dead: never above 0 in ${c.many(layer.seen, "picture")}`))
+          : c.block(number, map, "", `${c.words(number, map, numbers, 0)}, and its other strongest patches and projections`),
+        el("span.caption", {},
+          el("strong", {}, String(map)),
+          el("span", {}, `peak ${c.value(peak)}`),
+          el("span.active", {}, `${active} active`)),
+        bar));
+  }
+
+  /** Cards that are not drawn yet still take their true height, so that nothing jumps. */
+  function measure(wall) {
+    const first = wall.querySelector("li");
+    if (!first) return;
+    wall.classList.add("measuring");
+    c.place(wall, { "--card-height": `${first.getBoundingClientRect().height}px` });
+    wall.classList.remove("measuring");
+  }
+
+  c.measureWall = () => { const wall = document.querySelector(".wall"); if (wall) measure(wall); };
+})();

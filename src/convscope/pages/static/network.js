@@ -1,0 +1,144 @@
+"use strict";
+// What network is this, how does it get from pixels to classes, and is it in good health?
+(() => {
+  const c = window.convscope;
+  const { el, data, layers } = c;
+
+  c.screens.network = () => {
+    const maps = layers.reduce((n, l) => n + l.maps, 0);
+    const seen = layers.length ? layers[0].seen : 0;
+    return {
+      title: data.card.name,
+      nodes: [
+        el("section.hero", {},
+          el("div", {},
+            el("h1", {}, data.card.name),
+            el("p.lead", {}, `What each of ${c.many(maps, "feature map")} in ` +
+              `${c.many(layers.length, "layer")} responds to most in ${c.many(seen, "picture")}.`)),
+          card(maps, seen)),
+        more(),
+        el("section", {}, el("h2", {}, "From pixels to classes"), strip()),
+        el("section", {},
+          el("h2", {}, "What the layers see"),
+          c.honest(
+            "For each layer its strongest feature maps: the parts of pictures that excite a map most, and beside them what in each part did it.",
+            "Patches are cut at the map's receptive field, exactly. Projections follow one activation back to pixels through this picture's own pooling positions (deconvnet).",
+            "The strongest nine flatter a map: it also answers, more weakly, to other things. A projection explains one activation; it is no explanation of the class."),
+          el("ol.rows", {}, layers.map(row))),
+      ],
+    };
+  };
+
+  function card(maps, seen) {
+    const k = data.card;
+    const dead = layers.reduce((n, l) => n + l.dead, 0);
+    const [channels, height, width] = k.input;
+    return el("dl.facts", {},
+      c.fact("Parameters", c.large(k.parameters)),
+      c.fact("Multiply-adds", c.large(k.multiply_adds), "for one picture"),
+      c.fact("Input", `${height} × ${width} px`, c.many(channels, "channel")),
+      c.fact("Classes", k.classes.length ? c.count(k.classes.length) : "unnamed", names(k.classes)),
+      k.top1 >= 0 && c.fact("Top-1 accuracy", c.percent(k.top1), `on ${c.many(seen, "picture")}`),
+      k.top5 >= 0 && k.classes.length > 5 && c.fact("Top-5 accuracy", c.percent(k.top5), `on ${c.many(seen, "picture")}`),
+      c.fact("Dead maps", `${c.count(dead)} of ${c.count(maps)}`, dead ? "never above 0 here" : "all were above 0"),
+      el("div.fact.wide", {}, el("dt", {}, "Weights"),
+        el("dd", {}, k.weights, k.sha256 && el("small.hash", { title: k.sha256 }, `SHA-256 ${k.sha256.slice(0, 16)}…`))),
+      el("div.fact.wide", {}, el("dt", {}, "Preprocessing"), el("dd.plain", {}, k.preprocessing)));
+  }
+
+  function names(classes) {
+    if (!classes.length) return null;
+    const few = classes.slice(0, 5).join(", ");
+    return classes.length > 5 ? `${few}, …` : few;
+  }
+
+  function more() {
+    const t = data.training;
+    const ways = [];
+    if (t) {
+      const at = ["val_accuracy", "train_accuracy"].map((n) => t.columns.indexOf(n)).find((i) => i >= 0);
+      const reached = at === undefined ? "" : `, ${t.columns[at].startsWith("val") ? "validation" : "training"} accuracy ${c.percent(t.values[t.values.length - 1][at])}`;
+      ways.push(way("#/training", "Training", `${c.many(t.epochs.length, "epoch")}${reached}`));
+    }
+    if (data.evolution)
+      ways.push(way("#/evolution", "Feature evolution", `${c.many(data.evolution.units.length, "feature map")} at ${c.many(data.evolution.epochs.length, "epoch")}`));
+    data.occlusion.slice(0, 3).forEach((o, i) =>
+      ways.push(way(c.address("occlusion", i), "Occlusion", `which parts of ${o.picture} speak for ${o.target}`)));
+    return ways.length ? el("nav.ways", { "aria-label": "More about this network" }, ways) : null;
+  }
+
+  const way = (href, name, text) =>
+    el("a.way", { href }, el("strong", {}, name), el("span", {}, text));
+
+  // The strip -----------------------------------------------------------------------------------
+  function strip() {
+    const steps = drawn();
+    const most = Math.max(data.card.input[1], data.card.input[2]);
+    return el("div.strip", { tabindex: 0, role: "region", "aria-label": "Layers from pixels to classes" },
+      el("ol", {}, steps.map((step) => stepNode(step, most))),
+      );
+  }
+
+  /** Layers that change the shape or hold filters; what happens between is named under them. */
+  function drawn() {
+    const t = data.table;
+    const steps = [{ name: "picture", kind: "Input", shape: data.card.input, then: [] }];
+    t.name.forEach((name, i) => {
+      const last = steps[steps.length - 1];
+      const shape = t.shape[i];
+      const same = String(shape) === String(last.shape);
+      const holds = t.parameters[i] > 0 && !/norm/i.test(t.kind[i]);
+      if (same && !holds && c.layerNumber(name) < 0) last.then.push(t.kind[i]);
+      else steps.push({ name, kind: t.kind[i], shape, then: [], field: t.field[i], stride: t.stride[i], parameters: t.parameters[i] });
+    });
+    return steps;
+  }
+
+  function stepNode(step, most) {
+    const at = c.layerNumber(step.name);
+    const [channels, height, width] = step.shape;
+    const flat = step.shape.length < 3;
+    const solid = el(`span.solid.${/conv/i.test(step.kind) ? "conv" : /pool/i.test(step.kind) ? "pool" : flat ? "flat" : "plain"}`);
+    c.place(solid, flat
+      ? { height: `${1.5 + Math.log10(channels + 1) * 1.3}rem`, width: "0.5rem" }
+      : { height: `${Math.max(0.25, (7 * height) / most)}rem`, width: `${0.35 + Math.sqrt(channels) * 0.1}rem` });
+    const size = flat ? c.count(channels) : `${c.count(channels)} × ${height} × ${width}`;
+    const seen = step.field && step.field[0] ? `sees ${step.field[0]} px` : flat ? "sees all" : "";
+    const words = [
+      el("span.solid-room", {}, solid), el("strong", {}, step.name),
+      el("span", {}, size), el("span.sees", {}, seen),
+      el("span.then", {}, step.then.length ? `+ ${[...new Set(step.then)].join(", ")}` : ""),
+    ];
+    return el("li", {}, at >= 0 ? el("a.step", { href: c.address("layer", step.name) }, words) : el("span.step", {}, words));
+  }
+
+  // Rows ----------------------------------------------------------------------------------------
+  function row(layer, number) {
+    const href = c.address("layer", layer.name);
+    return el("li.row", {},
+      el("a.row-name", { href },
+        eye(layer),
+        el("span.row-words", {},
+          el("strong", {}, layer.name),
+          el("span", {}, `${c.many(layer.maps, "map")} of ${layer.shape[1]} × ${layer.shape[2]}`),
+          el("span", {}, `sees ${c.pixels(layer.field)}`),
+          el("span", {}, `one neuron every ${layer.stride[0]} px`),
+          el("span", { class: layer.dead ? "warn" : "" }, layer.dead ? `${c.count(layer.dead)} dead` : "none dead"))),
+      el("div.row-maps", {}, layer.strongest.slice(0, 8).map((map) =>
+        el("a.mini", { href: c.unitAddress(number, map) },
+          c.block(number, map, "both", `${layer.name}:${map}, its strongest patches beside their projections`),
+          el("span.mini-name", {}, String(map))))),
+    );
+  }
+
+  /** The receptive field at true scale, in the middle of the network's input. */
+  function eye(layer) {
+    const [, height, width] = data.card.input;
+    const [h, w] = [Math.min(layer.field[0], height), Math.min(layer.field[1], width)];
+    return c.svg("svg.eye", { viewBox: `-1 -1 ${width + 2} ${height + 2}`, "aria-hidden": "true" },
+      c.svg("rect.input", { x: 0, y: 0, width, height, rx: 4 }),
+      c.svg("rect.field", { x: (width - w) / 2, y: (height - h) / 2, width: w, height: h }));
+  }
+
+  c.eye = eye;
+})();

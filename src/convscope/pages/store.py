@@ -1,0 +1,73 @@
+"""How are an atlas's pictures stored: small, loaded one by one, named by number only?"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from convscope.figures.pictures import FINE, block, sprite
+from convscope.records.features import LayerFeatures, Pictures
+
+QUALITY = 76
+EFFORT = 2
+"""WebP's quality and method: 30 KiB for the 18 tiles of 96 px of one map, at 20 ms."""
+SHEET = 5
+"""Thumbnails of whole pictures come in sheets of SHEET × SHEET."""
+THUMBS = 12_000_000
+"""All thumbnails together stay near this many bytes, by their size."""
+HANDS = 4
+"""Encoding leaves the interpreter's lock; more threads than this find nothing to do."""
+
+
+def save(pixels: UInt8[np.ndarray, "h w 3"] | Image.Image, path: Path, *, exact: bool) -> None:
+    """Write one WebP; exact: without loss, for few and hard pixels."""
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if exact:
+        picture.save(path, "WEBP", lossless=True, method=EFFORT)
+    else:
+        picture.save(path, "WEBP", quality=QUALITY, method=EFFORT)
+
+
+def save_sprites(features: LayerFeatures, folder: Path) -> None:
+    """One picture a feature map, NUMBER.webp: patches on the left, projections on the right."""
+    folder.mkdir(parents=True)
+    exact = features.patches.shape[2] <= FINE
+
+    def one(channel: int) -> None:
+        save(sprite(features, channel), folder / f"{channel}.webp", exact=exact)
+
+    with ThreadPoolExecutor(HANDS) as hands:
+        list(hands.map(one, range(len(features.value))))
+
+
+def save_thumbs(pictures: Pictures, folder: Path) -> int:
+    """Sheets NUMBER.webp of the whole pictures; returns the side of one in pixels."""
+    folder.mkdir(parents=True)
+    count = len(pictures.number)
+    side = thumb_side(pictures.thumbs.shape[1] if count else 1, count)
+    per = SHEET * SHEET
+    for start in range(0, count, per):
+        tiles = [shrunk(thumb, side) for thumb in pictures.thumbs[start : start + per]]
+        save(
+            block(tiles, shape=(SHEET, SHEET), empty=128),
+            folder / f"{start // per}.webp",
+            exact=False,
+        )
+    return side
+
+
+def thumb_side(given: int, count: int) -> int:
+    """The side that keeps `count` thumbnails within THUMBS; a photograph takes ¼ byte a pixel."""
+    fits = int((THUMBS / (0.25 * max(1, count))) ** 0.5)
+    return max(min(given, fits), min(given, 48))
+
+
+def shrunk(thumb: UInt8[np.ndarray, "t t 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:
+    if thumb.shape[0] == side:
+        return thumb
+    return np.asarray(Image.fromarray(thumb).resize((side, side), Image.Resampling.LANCZOS))
