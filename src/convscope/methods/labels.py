@@ -1,0 +1,61 @@
+"""Which of the network's classes is each picture's true one?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Int64
+
+from convscope.errors import DataError, UsageError, nearest
+from convscope.images.folder import Folder
+from convscope.models.load import Network
+
+HINT = "give --labels FILE.json, with a class index for each picture or class folder"
+
+
+def true_classes(
+    network: Network, folder: Folder, outputs: int, labels: Mapping[str, int] | None
+) -> Int64[np.ndarray, "pictures"]:
+    """The class index of every picture of the folder, -1 where it has none.
+
+    With `labels`: what they give for the picture's name, its file name or its class folder.
+    Without: the class folder's, matched to the network's classes by name, or by place where the
+    network has no names. Raises DataError D160, UsageError U311 (no class of that index).
+    """
+    if labels is None:
+        of_class = _by_name(network, folder, outputs)
+        found = [-1 if label is None else of_class[label] for label in folder.labels]
+    else:
+        found = [_looked_up(folder, number, labels) for number in range(len(folder))]
+    for name, index in zip(folder.names, found, strict=True):
+        if index >= outputs:
+            raise UsageError("U311", name, f"class {index}: the network has 0 to {outputs - 1}")
+    if max(found) < 0:
+        raise DataError(
+            "D160", str(folder.root), "its pictures have no known class", next_step=HINT
+        )
+    return np.array(found, dtype=np.int64)
+
+
+def class_names(network: Network, outputs: int) -> tuple[str, ...]:
+    """The network's names for its classes, or their numbers."""
+    known = network.classes
+    return known if len(known) == outputs else tuple(str(index) for index in range(outputs))
+
+
+def _by_name(network: Network, folder: Folder, outputs: int) -> list[int]:
+    """For each of the folder's classes the network's index."""
+    if not network.classes and len(folder.classes) == outputs:
+        return list(range(outputs))
+    for name in folder.classes:
+        if name not in network.classes:
+            hint = nearest(name, network.classes) if network.classes else "it has no names"
+            raise DataError("D160", name, f"is no class of the network; {hint}", next_step=HINT)
+    return [network.classes.index(name) for name in folder.classes]
+
+
+def _looked_up(folder: Folder, number: int, labels: Mapping[str, int]) -> int:
+    name, label = folder.names[number], folder.labels[number]
+    keys = [name, name.rpartition("/")[2]] + ([] if label is None else [folder.classes[label]])
+    return next((labels[key] for key in keys if key in labels), -1)

@@ -1,0 +1,59 @@
+"""Which classes does a network see in pictures, and how often is it right?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from convscope.records.record import Record
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction(Record):
+    """The likeliest classes of one picture, the likeliest first."""
+
+    picture: str
+    """Name of the picture."""
+    names: tuple[str, ...]
+    """Of the classes; their numbers as text where the network has no names."""
+    classes: Int64[np.ndarray, "top"]
+    """Class indices, counted as the network counts them."""
+    probability: Float32[np.ndarray, "top"]
+    """Softmax, averaged over the views."""
+    views: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Record):
+    """How often a network is right on pictures with known classes."""
+
+    top1: float
+    """Part of the pictures whose class is the likeliest, 0 to 1."""
+    top5: float
+    """Part of the pictures whose class is among the five likeliest (or all there are)."""
+    names: tuple[str, ...]
+    """Of the classes; their numbers as text where the network has no names."""
+    pictures: tuple[str, ...]
+    """Names of the pictures that were used."""
+    numbers: Int64[np.ndarray, "pictures"]
+    """Numbers of these pictures in their folder."""
+    labels: Int64[np.ndarray, "pictures"]
+    """True class indices, counted as the network counts them."""
+    likeliest: Int64[np.ndarray, "pictures top"]
+    """The five likeliest classes, the likeliest first."""
+    probability: Float32[np.ndarray, "pictures top"]
+    """Softmax, averaged over the views."""
+    confusion: Int64[np.ndarray, "classes classes"]
+    """Pictures of true class (row) taken for class (column)."""
+    views: int = 1
+    skipped: int = 0
+    """Pictures that could not be used; they count neither as right nor as wrong."""
+
+    @property
+    def per_class(self) -> Float32[np.ndarray, "classes"]:
+        """Part of each class's pictures that are right; NaN where a class has none."""
+        total = self.confusion.sum(1)
+        right = np.diagonal(self.confusion)
+        return np.where(total > 0, right / np.maximum(total, 1), np.nan).astype(np.float32)

@@ -1,0 +1,168 @@
+"""How is a prepared run carried through, from its first or last finished epoch to its end?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from convscope import __version__
+from convscope.errors import UsageError
+from convscope.models.checkpoint import save_weights
+from convscope.models.load import Card, load
+from convscope.models.preprocess import Preprocess
+from convscope.records.series import Series
+from convscope.training.board import Board
+from convscope.training.loop import COLUMNS, Around, Observer, Progress, Story
+from convscope.training.optimise import initialise
+from convscope.training.recipe import Recipe
+from convscope.training.recipe_text import to_json
+from convscope.training.run_folder import finish, write_metrics
+from convscope.training.state import FOLDER, drop_damaged, load_state, save_state
+from convscope.training.stock import Stock
+from convscope.training.task import Task
+
+
+def trainer_for(recipe: Recipe, devices: int, nodes: int, accelerator: str) -> Trainer:
+    """Lightning's Trainer, which only trains: what is kept and shown is ours.
+
+    Under torchrun, its processes are taken. Raises UsageError U306 if the batch cannot be split.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    if recipe.batch % (devices * nodes):
+        raise UsageError(
+            "U306", f"batch={recipe.batch}", f"cannot be split between {devices * nodes} processes"
+        )
+    return Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        max_epochs=recipe.epochs,
+        gradient_clip_val=recipe.clip_gradient or None,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def fit(
+    trainer: Trainer,
+    run: Path,
+    recipe: Recipe,
+    training: Stock,
+    validation: Stock,
+    preprocess: Preprocess,
+    observers: Sequence[Observer],
+    progress: Callable[[Progress], None] | None,
+    *,
+    stop: Callable[[], bool],
+    threads: int,
+) -> tuple[Story, int]:
+    """Train the epochs that are left; give what happened, and how many were there before."""
+    classes = training.folder.classes
+    model = _network(recipe, len(classes))
+    start = load_state(run)
+    if trainer.is_global_zero:
+        drop_damaged(run, start)
+    task = Task(
+        model, preprocess, recipe, training, len(classes), start=start, threads=threads, stop=stop
+    )
+    story = Story([]) if start is None else Story.from_json(start.plain)
+    keeper = Keeper(run, recipe, classes, story)
+    around = Around(
+        story, validation, keeper.commit, keeper.close, observers=observers, progress=progress
+    )
+    if task.first < recipe.epochs:
+        trainer.callbacks.append(around)  # type: ignore[attr-defined]
+        trainer.fit_loop.max_epochs = recipe.epochs - task.first
+        trainer.fit(task)
+    elif trainer.is_global_zero:
+        keeper.close()
+    return story, task.first
+
+
+class Keeper:
+    """Puts on the disk what an epoch gave; the state last, for only that counts as done."""
+
+    def __init__(self, run: Path, recipe: Recipe, classes: tuple[str, ...], story: Story) -> None:
+        self.run = run
+        self.recipe = recipe
+        self.classes = classes
+        self.story = story
+        self._board: Board | None = None
+
+    def commit(self, task: Task, best: bool) -> None:
+        """Publish weights, metrics and state of the epoch that has just ended."""
+        meta = self._metadata(task)
+        weights = task.judged.state_dict()
+        if best:
+            save_weights(self.run / "best.safetensors", weights, meta)
+        save_weights(self.run / "last.safetensors", weights, meta)
+        write_metrics(self.run, COLUMNS, self.story.rows)
+        if self._board is None:
+            self._board = Board(self.run / "tensorboard", self.story.rows[:-1])
+        self._board.add(len(self.story.rows), self.story.rows[-1])
+        save_state(self.run, task.state(self.story.to_json()))
+
+    def close(self) -> None:
+        """The run is done: its series, its mark; the way back is no longer needed."""
+        if self._board is not None:
+            self._board.close()
+        shutil.rmtree(self.run / "series", ignore_errors=True)
+        series(self.story, self.recipe).save(self.run / "series")
+        finish(self.run, self.story.to_json())
+        shutil.rmtree(self.run / FOLDER, ignore_errors=True)
+
+    def _metadata(self, task: Task) -> dict[str, str]:
+        more = {"recipe": to_json(self.recipe), "epoch": task.epoch + 1}
+        return Card(self.recipe.model, self.classes, task.preprocess, more).metadata()
+
+
+def series(story: Story, recipe: Recipe) -> Series:
+    """The run as a record."""
+    rows = np.array(story.rows, dtype=np.float64).reshape(-1, len(COLUMNS))
+    origin: Mapping[str, Any] = {
+        "method": "training",
+        "recipe": to_json(recipe),
+        "best_epoch": story.best_epoch,
+        "versions": versions(),
+    }
+    return Series(COLUMNS, np.arange(1, len(rows) + 1), rows, origin=origin)
+
+
+def versions() -> dict[str, str]:
+    """The software that made a run, and the threads that may change its last bits."""
+    return {
+        "convscope": __version__,
+        "torch": str(torch.__version__),
+        "lightning": str(lightning.__version__),
+        "python": platform.python_version(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _network(recipe: Recipe, classes: int) -> nn.Module:
+    model = load(recipe.model, classes=classes, seed=recipe.seed).model
+    initialise(model, recipe.init, recipe.seed)
+    if recipe.channels_last:
+        with suppress(RuntimeError):  # weights of other than two dimensions have no such layout
+            model = model.to(memory_format=torch.channels_last)
+    return model.train().requires_grad_(True)
