@@ -1,0 +1,107 @@
+"""What does each feature map of a network see, as a page that opens anywhere?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convscope.cli.progress import progress, say
+
+if TYPE_CHECKING:
+    from convscope.images.folder import Folder
+    from convscope.models.load import Network
+
+Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Opens a progress bar under a name."""
+
+
+def atlas(
+    model: Annotated[
+        str,
+        typer.Argument(help="zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run."),
+    ],
+    pictures: Annotated[
+        str, typer.Argument(help="Folder of pictures, builtin:photos or builtin:photos-val.")
+    ],
+    out: Annotated[Path, typer.Option(help="New folder for the pages.")] = Path("atlas"),
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Names with commas; default: all convolutions.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=100, help="Pictures for each feature map.")] = 9,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unusable pictures allowed.")
+    ] = 0.01,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
+) -> None:
+    """The strongest pictures of every feature map beside their projections, as a static page.
+
+    Example: convscope atlas torchvision:squeezenet1_0 pictures --out atlas
+    """
+    from convscope.images.builtin import open_pictures
+    from convscope.models.load import load
+    from convscope.publish import require_free
+
+    require_free(out)
+    network = load(model, checkpoint)
+    for note in network.notes:
+        say(note)
+    with open_pictures(pictures) as folder:
+        folder.max_bad = max_bad
+        page = make_atlas(
+            network,
+            folder,
+            out,
+            layers=layers.split(",") if layers else None,
+            k=top,
+            bars=progress,
+        )
+        say(folder.summary())
+    typer.echo(page)
+    if open_page:
+        typer.launch(page.resolve().as_uri())
+
+
+def make_atlas(
+    network: Network,
+    folder: Folder,
+    out: Path,
+    *,
+    layers: Sequence[str] | None = None,
+    k: int = 9,
+    bars: Bars,
+    **more: Any,
+) -> Path:
+    """Mine, project and write the pages; return the path of index.html.
+
+    more: `training`, `evolution` and `occlusion` records to show besides.
+    """
+    from convscope.methods.layers import layer_table, model_card
+    from convscope.pages.atlas import write_atlas
+    from convscope.studies.features import features
+
+    table = layer_table(network.model, (3, *network.preprocess.size))
+    with bars("strongest pictures") as tick:
+        _, pictures, projected = features(network, folder, layers, k=k, progress=tick)
+    with bars("projections and pages") as tick:
+        total = len(layers) if layers else sum(kind == "Conv2d" for kind in table.kind)
+        return write_atlas(
+            out,
+            model_card(network, table),
+            table,
+            pictures,
+            _counted(projected, total, tick),
+            **more,
+        )
+
+
+def _counted(items: Iterator[Any], total: int, tick: Callable[[int, int], None]) -> Iterator[Any]:
+    for done, item in enumerate(items, start=1):
+        yield item
+        tick(done, total)

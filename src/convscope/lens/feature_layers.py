@@ -1,0 +1,26 @@
+"""Which layers of a network hold its feature maps?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from convscope.lens.lens import layers_in_order
+
+
+def feature_layers(model: nn.Module, *args: Any) -> list[str]:
+    """All two-dimensional convolutions, in the order in which this input meets them.
+
+    A convolution that goes straight into a batch normalisation is represented by that: its scale
+    may be negative, and then what excites the convolution silences the feature.
+    """
+    names = layers_in_order(model, *args)
+    modules = dict(model.named_modules())
+    found = []
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        layer, after = (modules.get(n.partition("#")[0]) for n in (name, following))
+        if isinstance(layer, nn.Conv2d):
+            normed = isinstance(after, nn.BatchNorm2d) and after.num_features == layer.out_channels
+            found.append(following if normed else name)
+    return found

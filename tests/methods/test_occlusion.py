@@ -1,0 +1,131 @@
+"""Does the square go where it should, and is what the network then says told rightly?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convscope.errors import ModelError, UsageError
+from convscope.methods.occlusion import corners, occlusion
+from tests.oracles.occlusion import occluded
+
+
+class Corner(nn.Module):
+    """Looks at nothing but the 4 × 4 pixels at row 10, column 20: class 1 if they are bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1, bias=False)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([[0.0, 0, 0], [1, 1, 1]])[:, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.conv(x)
+        return maps[:, :, 10:14, 20:24].mean((2, 3))
+
+
+def toy(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 5, stride=2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(5, 7, 3),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(7, 6),
+    ).double()
+
+
+def test_the_paper_s_square_has_thirty_by_thirty_positions() -> None:
+    starts = corners(224, 50, 6)
+    assert (len(starts), starts[0], starts[-1]) == (30, 0, 174)
+
+
+def test_the_last_square_touches_the_border_where_the_stride_does_not_divide() -> None:
+    assert corners(20, 7, 6) == [0, 6, 12, 13]
+    assert corners(7, 7, 6) == [0]
+
+
+def test_only_hiding_what_the_network_looks_at_changes_its_mind() -> None:
+    image = torch.ones(3, 24, 40)
+    found = occlusion(Corner(), image, target=1, patch=4, stride=2)
+    assert found.base_probability == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-6)
+    touches = (np.abs(found.tops - 10)[:, None] < 4) & (np.abs(found.lefts - 20)[None] < 4)
+    assert touches.sum() == 9
+    assert np.all(found.probability[~touches] == np.float32(found.base_probability))
+    assert np.all(found.probability[touches] < found.base_probability)
+    exact = found.probability[found.tops == 10, found.lefts == 20]
+    assert exact == pytest.approx(0.5)
+    assert set(found.likeliest[~touches]) == {1}
+
+
+def test_every_panel_equals_one_slow_pass_a_position() -> None:
+    model = toy()
+    image = torch.randn(3, 31, 26, dtype=torch.float64)
+    found = occlusion(model, image, target=4, layer="2", patch=9, stride=5, fill=0.3, batch=7)
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        maps = model[2](torch.relu(model[0](x)))
+        return model[3:](maps.clone()), maps
+
+    with torch.no_grad():
+        _, whole = forward(image[None])
+        probability, sums = occluded(
+            forward, image, 9, found.tops.tolist(), found.lefts.tolist(), 0.3
+        )
+    strongest = int(torch.stack([m[m > 0].sum() for m in whole[0]]).argmax())
+    assert found.channel == strongest
+    assert found.base_activity > 0
+    np.testing.assert_allclose(found.probability, probability[..., 4], atol=1e-7)
+    np.testing.assert_allclose(found.activity, sums[..., strongest], rtol=1e-6)
+    assert np.array_equal(found.likeliest, probability.argmax(-1))
+    assert (found.tops[-1], found.lefts[-1]) == (31 - 9, 26 - 9)
+
+
+def test_the_likeliest_class_is_followed_when_none_is_named() -> None:
+    model = toy(3).float()
+    image = torch.randn(3, 26, 26)
+    with torch.no_grad():
+        expected = int(model(image[None])[0].argmax())
+    assert occlusion(model, image, patch=8, stride=9).target == expected
+
+
+def test_noise_is_the_same_for_a_seed_and_mean_is_the_picture_s_own() -> None:
+    model, image = toy(1).float(), torch.rand(3, 26, 26)
+    once = occlusion(model, image, fill="noise", seed=5, patch=8, stride=9)
+    again = occlusion(model, image, fill="noise", seed=5, patch=8, stride=9)
+    other = occlusion(model, image, fill="noise", seed=6, patch=8, stride=9)
+    assert np.array_equal(once.probability, again.probability)
+    assert not np.array_equal(once.probability, other.probability)
+    mean = tuple(image.mean((1, 2)).tolist())
+    by_name = occlusion(model, image, fill="mean", patch=8, stride=9)
+    by_value = occlusion(model, image, fill=mean, patch=8, stride=9)
+    np.testing.assert_allclose(by_name.probability, by_value.probability, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"patch": 27}, "lies between 1 and the picture's 26"),
+        ({"stride": 0}, "stride above 0"),
+        ({"fill": "stripes"}, "is no fill"),
+        ({"fill": (0.0, 1.0)}, "is not one number or 3"),
+        ({"target": 6}, "has 6 classes"),
+        ({"layer": "9"}, "no such layer"),
+        ({"layer": "6"}, "no feature maps"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(changes: dict[str, object], fault: str) -> None:
+    settings = {"patch": 8, "stride": 9, **changes}
+    with pytest.raises((UsageError, ModelError), match=fault):
+        occlusion(toy().float(), torch.rand(3, 26, 26), **settings)  # type: ignore[arg-type]
+
+
+def test_a_network_that_gives_no_numbers_is_not_drawn() -> None:
+    model = toy().float()
+    model[6].bias.data[0] = float("nan")
+    with pytest.raises(ModelError, match="NaN"):
+        occlusion(model, torch.rand(3, 26, 26), patch=8)
