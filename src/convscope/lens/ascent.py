@@ -45,8 +45,10 @@ class Ascent:
         """What arrives at the pixels. Raises ModelError M540 if there is no way down."""
         arrived = None
         if start.requires_grad:
+            # A product, as torch imports sympy (seconds) when it is given a signal to start from.
+            total = (start * signal).sum()
             (arrived,) = torch.autograd.grad(
-                start, self.pixels, signal, retain_graph=True, allow_unused=True
+                total, self.pixels, retain_graph=True, allow_unused=True
             )
         if arrived is None:
             what = "no signal can reach the pixels: the way is cut by no_grad, detach or rounding"

@@ -14,38 +14,26 @@ The rules differ only in what a ReLU sends back; s is the signal from above, x t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.lens.coverage import Coverage, coverage
+from convscope.lens.pools import POOLS, pool_last_wins
 from convscope.lens.rectifiers import Masks, recognise
+from convscope.lens.rectify import RULES, Call, PassedBy, rectify
 
 Rule = Literal["gradient", "deconvnet", "guided"]
 Overlap = Literal["add", "overwrite"]
 Other = Literal["refuse", "gradient"]
-SendBack = Callable[..., Tensor]
-
-RULES: Mapping[str, SendBack | None] = {
-    "gradient": None,
-    "deconvnet": lambda signal: signal.relu(),
-    "guided": lambda signal, closed: signal.relu().masked_fill(closed, 0),
-}
-"""What is sent back of a signal; `closed` marks where the rectifier let nothing through.
-None: what autograd sends."""
 CHOICES = {"rule": RULES, "overlap": ("add", "overwrite"), "other": ("refuse", "gradient")}
-POOLS = {
-    "max_pool2d": F.max_pool2d_with_indices,
-    "max_pool2d_with_indices": F.max_pool2d_with_indices,
-    "adaptive_max_pool2d": F.adaptive_max_pool2d_with_indices,
-    "adaptive_max_pool2d_with_indices": F.adaptive_max_pool2d_with_indices,
-}
+_inner = threading.local()
+"""Which rule is at work on a call of this thread: those around it let the call pass."""
 
 
 class BackwardRule(TorchFunctionMode):
@@ -89,6 +77,15 @@ class BackwardRule(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if getattr(_inner, "rule", None) is not None:
+            return func(*args, **kwargs)
+        _inner.rule = self
+        try:
+            return self._called(func, args, kwargs)
+        finally:
+            _inner.rule = None
+
+    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         name, inplace = _name(func)
         if name in SENDING and func in SENDING[name]:
             self._look(*SENDING[name][func](*args, **kwargs))
@@ -97,14 +94,14 @@ class BackwardRule(TorchFunctionMode):
         return self._plain(name, func, args, kwargs)
 
     def _forward(self, name: str, inplace: bool, func: Any, args: Any, kwargs: Any) -> Any:
-        run = _Call(func, args, kwargs, inplace or bool(kwargs.get("inplace")))
+        run = Call(func, args, kwargs, inplace or bool(kwargs.get("inplace")))
         if name == "local_response_norm" and self.rule == "deconvnet":
             return PassedBy.apply(args[0] if args else kwargs["input"], run)
         if name in POOLS and self.overlap == "overwrite":
-            return _pool_last_wins(POOLS[name], args, kwargs)
+            return pool_last_wins(name, args, kwargs)
         found = recognise(name, args, kwargs, self._masks)
         if found is not None and found.x.requires_grad:
-            return _rectify(found.x, found.ceiling, run, self.rule)
+            return rectify(found.x, found.ceiling, run, self.rule)
         return self._plain(name, func, args, kwargs)
 
     def _plain(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -128,98 +125,6 @@ def _refuse(rule: str, met: Coverage) -> None:
     if met.unruled:
         what = f"the {rule} rule is defined for rectifiers only"
         raise ModelError("M531", ", ".join(met.unruled), what, next_step=choice)
-
-
-class _Call:
-    """A call that can be made, once, as it stands or on another tensor in x's place."""
-
-    def __init__(self, func: Any, args: Any, kwargs: Any, inplace: bool) -> None:
-        self.func, self.args, self.kwargs, self.inplace = func, args, kwargs, inplace
-
-    def __call__(self) -> Any:
-        return self.func(*self.args, **self.kwargs)
-
-    def on(self, x: Tensor, copy: Tensor) -> _Call:
-        """The same call on a copy of x, about which nobody need be told that it is changed."""
-        args = tuple(copy if arg is x else arg for arg in self.args)
-        kwargs = {key: copy if arg is x else arg for key, arg in self.kwargs.items()}
-        return _Call(self.func, args, kwargs, inplace=False)
-
-
-def _rectify(x: Tensor, ceiling: float, run: _Call, rule: str) -> Any:
-    if run.inplace and x._is_view():
-        # Autograd wraps what is done in place to a view into a node that hides it from
-        # `coverage`; a copy into the view is recorded in the open.
-        return x.copy_(Rectify.apply(x, run.on(x, x.detach().clone()), ceiling, rule))
-    return Rectify.apply(x, run, ceiling, rule)
-
-
-class Rectify(torch.autograd.Function):
-    """Up: the network's own call. Down: the rule."""
-
-    convscope_kind = "rewritten"
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, run: _Call, ceiling: float, rule: str) -> Any:
-        y = run()
-        if run.inplace:
-            ctx.mark_dirty(x)
-        ctx.rule = rule
-        if rule != "deconvnet":  # which asks for the signal alone
-            ctx.save_for_backward((y <= 0) | (y >= ceiling))
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *signals: Tensor) -> Any:
-        send_back = RULES[ctx.rule]
-        assert send_back is not None
-        return send_back(signals[0], *ctx.saved_tensors), None, None, None
-
-
-class PassedBy(torch.autograd.Function):
-    """Up: the network's own call. Down: nothing happens."""
-
-    convscope_kind = "skipped"
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, run: _Call) -> Any:  # noqa: ARG004
-        return run()
-
-    @staticmethod
-    def backward(ctx: Any, *signals: Tensor) -> Any:  # noqa: ARG004
-        return signals[0], None
-
-
-class LastWins(torch.autograd.Function):
-    """Up: nothing happens. Down: signals of windows that a later window overwrites are dropped."""
-
-    convscope_kind = "linear"
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, kept: Tensor) -> Tensor:
-        ctx.save_for_backward(kept)
-        ctx.mark_dirty(y)  # so that the network may work in place on it
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *signals: Tensor) -> Any:
-        return signals[0].masked_fill(~ctx.saved_tensors[0], 0), None
-
-
-def _pool_last_wins(pool: Any, args: Any, kwargs: Any) -> Any:
-    options = {key: value for key, value in kwargs.items() if key != "return_indices"}
-    y, indices = pool(*args, **options)
-    y = LastWins.apply(y, last_of_each(indices)) if y.requires_grad else y
-    return (y, indices) if kwargs.get("return_indices") else y
-
-
-def last_of_each(indices: Int64[Tensor, "*b h w"]) -> Bool[Tensor, "*b h w"]:
-    """Where is a pooling window the last, in row-major order, of those that share its maximum?"""
-    place = indices.flatten(-2)
-    number = torch.arange(place.shape[-1], device=place.device).expand_as(place)
-    size = int(place.max()) + 1 if place.numel() else 0
-    last = place.new_zeros(*place.shape[:-1], size).scatter_reduce(-1, place, number, "amax")
-    return (last.gather(-1, place) == number).view_as(indices)
 
 
 def _name(func: Any) -> tuple[str, bool]:

@@ -49,7 +49,7 @@ class Twin:
         for twin in {id(twin): twin for twin in self._twins.values()}.values():
             self._rewire(twin)
         self.modules = {
-            name: self._twins[id(module)]
+            name: self._twins.get(id(module), module)  # inside scripted ones there are no twins
             for name, module in model.named_modules(remove_duplicate=False)
         } | dict(self.model.named_modules(remove_duplicate=False))
         """Also by names that pass through a wrapper, e.g. `module.conv1` of a DataParallel."""
@@ -63,17 +63,16 @@ class Twin:
     def _twin(self, module: nn.Module) -> nn.Module:
         if id(module) not in self._twins:
             self._twins[id(module)] = self._made(module)
-            for child in module._modules.values():
-                if child is not None:
-                    self._twin(child)
+            for child in () if is_scripted(module) else module.children():
+                self._twin(child)
         return self._twins[id(module)]
 
     def _made(self, module: nn.Module) -> nn.Module:
+        if is_scripted(module):
+            return module
         inner = wrapped(module)
         if inner is not None:
             return self._twin(inner)
-        if is_scripted(module):
-            return module
         if any(
             isinstance(weight, UninitializedParameter) for weight in module._parameters.values()
         ):
