@@ -71,25 +71,33 @@ class Worker:
 
     def picture(self, path: bytes) -> None:
         """Answer for one path. SIGPROF ends the process when its processor time is over."""
-        data = b""
         signal.setitimer(signal.ITIMER_PROF, self.limits.seconds)
         try:
             data = files.read(path, self.limits, time.sleep)
-            notes: list[str] = []
+        except Fault as fault:
+            self.answer(FAULT, f"{fault.code} {fault.text}")
+        except OSError as fault:
+            self.answer(UNREAD, fault.strerror or str(fault))
+        else:
+            self.content(data, ending(path))
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def content(self, data: bytes, name_ends: bytes) -> None:
+        notes: list[str] = []
+        try:
             picture = self.framed(decode(data, self.limits, notes.append))
-            if ending(path) and ending(path) not in OWN_ENDINGS[str(claimed(data))]:
-                notes.append("N102")
-            text, pixels = " ".join(notes), picture.tobytes()
+            pixels = picture.tobytes()
         except Fault as fault:
             self.answer(FAULT, f"{fault.code} {fault.text}", data)
         except MemoryError:
             self.answer(MEMORY)
-        except OSError as fault:
-            self.answer(UNREAD, fault.strerror or str(fault))
+        except Exception as fault:  # whatever it is, it is this picture's
+            self.answer(FAULT, f"D105 cannot be decoded ({type(fault).__name__}: {fault})", data)
         else:
-            self.answer(PIXELS, text, data, picture.size, pixels)
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            if name_ends and name_ends not in OWN_ENDINGS[str(claimed(data))]:
+                notes.append("N102")
+            self.answer(PIXELS, " ".join(notes), data, picture.size, pixels)
 
     def framed(self, picture: Image.Image) -> Image.Image:
         return picture if self.framing is None else self.framing.image(picture)

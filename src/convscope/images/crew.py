@@ -152,8 +152,8 @@ class Child:
 class Crew:
     """Decoding processes at rest, shared by all readings of a folder; safe in threads."""
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
-        self.command = tuple(command)
+    def __init__(self) -> None:
+        self._command = COMMAND
         self._idle: list[Child] = []
         self._owner = os.getpid()
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
@@ -168,7 +168,7 @@ class Crew:
             if self._owner != os.getpid():  # after a fork these are the parent's
                 self._idle, self._owner = [], os.getpid()
             child = self._idle.pop() if self._idle else None
-        child = child or Child(self.command)
+        child = child or Child(self._command)
         child.set_up(limits, framing)
         return child
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from convscope.images import damage
+from convscope.images import damage, jpeg, png
 from convscope.images.formats import ENABLED, claimed
-from convscope.images.limits import Fault, Limits
+from convscope.images.limits import Fault, Limits, too_many
 
 NOTES = {
     "N102": "the name's ending is of another format than the content",
@@ -23,6 +23,7 @@ NOTES = {
     "N110": "16-bit grey, divided by 257",
     "N112": "transparent: laid on black",
     "N113": "first frame of several",
+    "N115": "a black or grey band at the bottom: the original may have been truncated",
 }
 """What was adapted in pictures that are used."""
 
@@ -46,13 +47,17 @@ def decode(data: bytes, limits: Limits, note: Callable[[str], None] = _unheard) 
             picture = Image.open(io.BytesIO(data), formats=(kind,))
             _check_size(picture.size, limits)
             picture.load()
+            damage.check_after(data, kind, picture)
         except Exception as fault:
             picture = _mended(data, kind, fault, note)
-        if kind == "PNG" and not damage.ended_png(data):
+        if kind == "PNG" and not png.ended(data):
             note("N104")
         if _animated(data, kind):
             note("N113")
-        return _rgb(picture, kind, note)
+        picture = _rgb(picture, kind, note)
+        if _band_below(picture):
+            note("N115")
+        return picture
 
 
 def _enabled(data: bytes) -> str:
@@ -79,17 +84,12 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
         raise Fault("D107", f"aspect ratio {max(size) / min(size):.0f}:1")
 
 
-def too_many(width: int, height: int, limits: Limits) -> str:
-    there, most = width * height / 1e6, limits.max_pixels / 1e6
-    return f"{width}x{height} = {there:,.4g} Mpx exceeds {most:,.4g} Mpx"
-
-
 def _mended(data: bytes, kind: str, fault: Exception, note: Callable[[str], None]) -> Image.Image:
     """The picture if nothing but its end mark is missing; otherwise its fault is raised."""
     if isinstance(fault, Fault | MemoryError):
         raise fault
     if kind == "JPEG" and "truncated" in str(fault):
-        picture = damage.complete_jpeg(data)
+        picture = jpeg.complete(data)
         note("N104")
         return picture
     raise damage.named(data, kind, fault) from None
@@ -102,6 +102,14 @@ def _animated(data: bytes, kind: str) -> bool:
     with contextlib.suppress(Exception):  # a broken second frame is no fault of the first
         return bool(getattr(Image.open(io.BytesIO(data), formats=(kind,)), "is_animated", False))
     return True
+
+
+def _band_below(picture: Image.Image) -> bool:
+    """Whether the last rows are what a truncated picture has there once it was saved again."""
+    width, height = picture.size
+    last = picture.crop((0, height - max(4, height // 50), width, height))
+    values = last.tobytes()
+    return max(values) <= 4 or (min(values) >= 126 and max(values) <= 130)
 
 
 def _rgb(picture: Image.Image, kind: str, note: Callable[[str], None]) -> Image.Image:

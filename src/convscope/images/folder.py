@@ -163,6 +163,10 @@ class Folder:
         """How many of the pictures read were adapted, by code (decode.NOTES)."""
         return Counter(code for codes in list(self._notes.values()) for code in codes)
 
+    def noted(self, code: str) -> list[str]:
+        """The names of the pictures that were adapted in this way."""
+        return [self.names[n] for n in sorted(self._notes) if code in self._notes[n]]
+
     def duplicates(self) -> dict[int, int]:
         """Of the pictures read: number → lowest number with the same content, where not itself."""
         first: dict[bytes, int] = {}

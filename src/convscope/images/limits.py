@@ -25,6 +25,12 @@ class Limits:
     """Seconds without an answer after which a decoding process is taken to hang: D130."""
 
 
+def too_many(width: int, height: int, limits: Limits) -> str:
+    """What to say of a picture with more than `max_pixels`."""
+    there, most = width * height / 1e6, limits.max_pixels / 1e6
+    return f"{width}x{height} = {there:,.4g} Mpx exceeds {most:,.4g} Mpx"
+
+
 class Fault(Exception):
     """Why a picture cannot be used: a code of docs/errors.md and one clause."""
 
