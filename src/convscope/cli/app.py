@@ -19,7 +19,8 @@ from convscope.cli.atlas import atlas
 from convscope.cli.demo import demo
 from convscope.cli.flowers import flowers
 from convscope.cli.layers import layers
-from convscope.cli.train import evaluate, predict, train
+from convscope.cli.predict import evaluate, predict
+from convscope.cli.train import train
 from convscope.errors import ConvscopeError, printable
 
 app = typer.Typer(

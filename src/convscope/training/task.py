@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -27,6 +28,10 @@ from convscope.training.state import (
     restore_optimiser,
 )
 from convscope.training.stock import Stock
+
+GRACE = 6.0
+"""Seconds for which a request to stop waits for the end of an epoch; batch systems give 10 to 30
+between SIGTERM and SIGKILL."""
 
 
 class Task(LightningModule):
@@ -57,6 +62,7 @@ class Task(LightningModule):
         self.first = 0 if start is None else start.epoch
         self.plateau = Plateau()
         self.last_rate = 0.0
+        self._epoch_began = 0.0
         # Hidden in a tuple from torch's registry: it is no part of what is optimised or wrapped.
         self._average = (Average(model, recipe.ema),) if recipe.ema else ()
         self._seen = torch.zeros(3, dtype=torch.float64)
@@ -118,6 +124,7 @@ class Task(LightningModule):
     def on_train_epoch_start(self) -> None:
         self.train()
         self._seen = torch.zeros(3, dtype=torch.float64)
+        self._epoch_began = time.monotonic()
         noise = stream(self.recipe.seed, NOISE, self.epoch, self.global_rank)
         torch.manual_seed(int(noise.integers(2**63)))
 
@@ -159,7 +166,9 @@ class Task(LightningModule):
 
         Before the step, so the weights are still those that gave the loss.
         """
-        bad, asked = self._anywhere(not bool(loss.isfinite()), self.stop())
+        bad, asked = self._anywhere(
+            not bool(loss.isfinite()), self.stop() and not self._soon(batch_idx)
+        )
         kept = f"all up to epoch {self.epoch}, in last.safetensors" if self.epoch else ""
         if bad:
             raise ModelError(
@@ -177,6 +186,11 @@ class Task(LightningModule):
                 kept=kept,
                 next_step="the same command goes on from the last finished epoch",
             )
+
+    def _soon(self, batch_idx: int) -> bool:
+        """Is the epoch so nearly done that it can be finished when asked to stop?"""
+        spent = time.monotonic() - self._epoch_began
+        return batch_idx > 0 and spent / batch_idx * (self.steps() - batch_idx) < GRACE
 
     def _anywhere(self, *here: bool) -> list[bool]:
         """Which of these hold on at least one process?"""

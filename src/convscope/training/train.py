@@ -78,7 +78,8 @@ def train(
             if done is not None:
                 story, resumed = Story.from_json(done), recipe.epochs
             else:
-                stocks = _stocks(recipe, training, validation, memory, progress)
+                told = progress if trainer.is_global_zero else None
+                stocks = _stocks(recipe, training, validation, memory, told)
                 if trainer.is_global_zero:
                     skipped = [*training.skipped, *validation.skipped]
                     publish_file(run / "skipped.csv", table(skipped))

@@ -1,0 +1,112 @@
+"""How do I train a network, ask it what it sees, and measure how often it is right?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.predict import save_evaluation
+from convscope.cli.progress import progress, say
+from convscope.cli.stop import stop_on_signals
+from convscope.cli.training_bar import training_bar
+
+if TYPE_CHECKING:
+    from convscope.images.folder import Folder
+    from convscope.training.recipe import Recipe
+    from convscope.training.train import TrainResult
+
+
+def train(
+    pictures: Annotated[
+        str,
+        typer.Argument(help="Class folders, a folder with train and val in it, or builtin:photos."),
+    ],
+    recipe: Annotated[
+        str, typer.Option(help="tutorial, paper, best, demo or a .toml file.")
+    ] = "tutorial",
+    out: Annotated[
+        Path, typer.Option(help="Run folder: new, or of the same run, which then goes on.")
+    ] = Path("run"),
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, e.g. epochs=3.")
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(help="Pictures to judge by; else a tenth of PICTURES, chosen by file name."),
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processes that share each batch.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Threads that make batches.")] = 1,
+    memory: Annotated[
+        float, typer.Option(min=0, help="GB of pictures to keep; others are read each epoch.")
+    ] = 4.0,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unusable pictures allowed.")
+    ] = 0.01,
+) -> None:
+    """Train a network from a recipe; the same command goes on where it was stopped or killed.
+
+    Example: convscope train flower_photos --recipe best --out run
+    """
+    from convscope.training.recipe_text import recipe as read_recipe
+    from convscope.training.train import train as run_training
+
+    plan = read_recipe(recipe, changes or ())
+    teaching, judging = pair(pictures, validation)
+    teaching.max_bad = judging.max_bad = max_bad
+    with stop_on_signals() as stop, training_bar() as tell:
+        result = run_training(
+            plan,
+            teaching,
+            judging,
+            out,
+            progress=tell,
+            stop=stop,
+            devices=devices,
+            nodes=nodes,
+            accelerator=accelerator,
+            threads=threads,
+            memory=int(memory * 1e9),
+        )
+    if result.chief:
+        _finish(result, plan, judging)
+        typer.echo(result.folder)
+
+
+def pair(pictures: str, validation: str | None) -> tuple[Folder, Folder]:
+    """Pictures to train on and to judge by, as the arguments of `convscope train` mean them."""
+    from convscope.images.builtin import open_pictures
+    from convscope.images.flowers import split
+
+    if validation is not None:
+        return open_pictures(pictures), open_pictures(validation)
+    if pictures.startswith("builtin:photos"):
+        return open_pictures(pictures), open_pictures("builtin:photos-val")
+    inside = [Path(pictures) / name for name in ("train", "val")]
+    if all(place.is_dir() for place in inside):
+        return open_pictures(str(inside[0])), open_pictures(str(inside[1]))
+    return split(open_pictures(pictures))
+
+
+def _finish(result: TrainResult, recipe: Recipe, judging: Folder) -> None:
+    """Curves, and the evaluation of the best epoch with the recipe's views."""
+    from convscope.figures.plots import png, training_curves
+    from convscope.methods.predict import evaluate as measure
+    from convscope.models.load import load
+    from convscope.publish import publish_file
+
+    run = result.folder
+    publish_file(run / "curves.png", png(training_curves(result.series)))
+    if not (run / "evaluation").exists():
+        with progress("evaluating") as tick:
+            network = load(str(run))
+            save_evaluation(
+                measure(network, judging, views=recipe.views, progress=tick), run / "evaluation"
+            )
+    say(
+        f"best epoch {result.best_epoch} of {recipe.epochs}: "
+        f"{result.best_accuracy:.1%} of {len(judging):,} validation pictures"
+    )
