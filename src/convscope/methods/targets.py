@@ -1,0 +1,154 @@
+"""Which number of a network's answer is to be explained?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from convscope.errors import UsageError, nearest
+from convscope.lens.lens import logits
+
+Function = Callable[[Tensor], Tensor]
+"""From scores (b, classes) to one number a picture (b,)."""
+Target = int | str | Function
+"""A class index, a class name, or a function of the scores."""
+
+
+@dataclass(frozen=True)
+class Aims:
+    """One target for each picture of a batch; None stands for the likeliest class."""
+
+    each: tuple[int | Function | None, ...]
+
+    @classmethod
+    def of(
+        cls,
+        target: Target | Iterable[Target] | None,
+        count: int,
+        classes: Sequence[str] = (),
+    ) -> Aims:
+        """Read what a user says: nothing, one target for all pictures, or one for each.
+
+        Raises UsageError U351 (another number of targets than pictures), U352 (no such class).
+        """
+        if target is None or isinstance(target, str) or callable(target) or _is_number(target):
+            return cls((_read(target, classes),) * count)
+        several = tuple(_read(one, classes) for one in target)  # type: ignore[union-attr]
+        if len(several) != count:
+            what = f"{len(several)} targets for {count} pictures"
+            raise UsageError("U351", "", what, next_step="give one target, or one a picture")
+        return cls(several)
+
+    def settled(self, scores: Tensor) -> Aims:
+        """The same with the likeliest class in the place of None. Raises UsageError U353 for a
+        class index that the network does not have."""
+        if all(callable(one) for one in self.each):
+            return self
+        known = scores.shape[1]
+        for one in self.each:
+            if isinstance(one, int) and not 0 <= one < known:
+                what = f"no such class; the network has {known}, numbered 0 to {known - 1}"
+                raise UsageError("U353", f"class {one}", what)
+        likeliest = scores.argmax(1).tolist()
+        return Aims(
+            tuple(
+                top if one is None else one for one, top in zip(self.each, likeliest, strict=True)
+            )
+        )
+
+    def only(self, number: int) -> Aims:
+        """The target of one picture."""
+        return Aims((self.each[number],))
+
+    def times(self, count: int) -> Aims:
+        """The one target, for `count` variations of its picture."""
+        return Aims(self.each * count)
+
+    def scores(self, answer: Tensor) -> Float[Tensor, "b"]:
+        """The number that is explained, for each picture. Raises UsageError U354 where a function
+        gives something else than one number a picture."""
+        kinds = set(self.each)
+        if len(kinds) == 1:
+            return _score(self.each[0], answer)
+        if not any(callable(kind) for kind in kinds):
+            index = torch.tensor(self.each, device=answer.device)
+            return answer.gather(1, index[:, None])[:, 0]
+        rows = [_score(one, answer[i : i + 1]) for i, one in enumerate(self.each)]
+        return torch.cat(rows)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Class indices; -1 for a function."""
+        return tuple(one if isinstance(one, int) else -1 for one in self.each)
+
+    def words(self, number: int, classes: Sequence[str]) -> str:
+        """How to name a picture's target to a reader."""
+        one = self.each[number]
+        if isinstance(one, int):
+            return classes[one] if one < len(classes) else f"class {one}"
+        return getattr(one, "__name__", repr(one))
+
+
+def answer(output: Any, aims: Aims) -> Tensor:
+    """The tensor in a network's output that targets choose from: scores (b, classes) for class
+    targets; for functions also any other shape that the network puts out as one tensor.
+
+    Raises ModelError M520 where there is none.
+    """
+    if isinstance(output, Tensor):
+        if output.dim() == 4 and output.shape[2:] == (1, 1):
+            return output.flatten(1)
+        if output.dim() != 2 and all(callable(one) for one in aims.each):
+            return output
+    return logits(output)
+
+
+def is_probability(scores: Tensor) -> bool:
+    """Whether these are probabilities already: none negative, every row adds up to 1."""
+    if scores.dim() != 2 or scores.shape[1] < 2 or bool((scores < 0).any()):
+        return False
+    return bool((scores.float().sum(1) - 1).abs().max() < 1e-3)
+
+
+def space(scores: Tensor, aims: Aims) -> tuple[str, ...]:
+    """What each target's score is: "logit", "probability" or "function"."""
+    kind = "probability" if is_probability(scores) else "logit"
+    return tuple("function" if callable(one) else kind for one in aims.each)
+
+
+def _is_number(target: Any) -> bool:
+    return (
+        not isinstance(target, (list, tuple))
+        and getattr(target, "ndim", 0) == 0
+        and (hasattr(target, "__index__"))
+    )
+
+
+def _read(target: Any, classes: Sequence[str]) -> int | Function | None:
+    if target is None or callable(target):
+        return target  # type: ignore[no-any-return]
+    if not isinstance(target, str):
+        return int(target)
+    if not classes:
+        step = "pass classes=, or a class index"
+        raise UsageError("U352", target, "the classes' names are not known", next_step=step)
+    if target not in classes:
+        raise UsageError("U352", target, f"no such class; {nearest(target, classes)}")
+    return list(classes).index(target)
+
+
+def _score(target: int | Function | None, answer: Tensor) -> Tensor:
+    if isinstance(target, int):
+        return answer[:, target]
+    assert target is not None, "settle the targets first"
+    score = target(answer)
+    if not isinstance(score, Tensor) or score.shape != answer.shape[:1]:
+        got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        what = f"gave {got} for {len(answer)} pictures; it must give one number a picture"
+        raise UsageError("U354", getattr(target, "__name__", "the target function"), what)
+    return score
