@@ -1,6 +1,6 @@
 """What does a decoding process do? Paths in on fd 0, pixels or faults out on fd 1.
 
-Started as `python -m convscope.images.child` by crew.py, with neither torch nor NumPy, so that
+Started as `python -m convscope.images.child` by decoder.py, with neither torch nor NumPy, so that
 it is ready in well under a tenth of a second. It ends when its input ends.
 
 Request: kind, length, payload. Answer: kind, height, width, SHA-256 of the file, its size,
@@ -78,6 +78,8 @@ class Worker:
             self.answer(FAULT, f"{fault.code} {fault.text}")
         except OSError as fault:
             self.answer(UNREAD, fault.strerror or str(fault))
+        except MemoryError:
+            self.answer(MEMORY)
         else:
             self.content(data, ending(path))
         finally:

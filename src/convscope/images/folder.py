@@ -16,7 +16,8 @@ from PIL import Image
 
 from convscope.errors import DataError, printable
 from convscope.images.child import FAULT
-from convscope.images.crew import Answer, Crew
+from convscope.images.crew import Crew
+from convscope.images.decoder import Answer
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
 from convscope.images.listing import listed, manifest, remarks, shown
@@ -125,7 +126,7 @@ class Folder:
         if answer.size:
             self._hashes[number] = answer.sha256
         if answer.kind == FAULT:
-            code, _, text = answer.text.partition(" ")
+            code, _, text = printable(answer.text).partition(" ")
             path, size = self._files[number]
             digest = answer.sha256.hex() if answer.size else ""
             self._skipped[number] = Skipped(
@@ -166,6 +167,10 @@ class Folder:
     def noted(self, code: str) -> list[str]:
         """The names of the pictures that were adapted in this way."""
         return [self.names[n] for n in sorted(self._notes) if code in self._notes[n]]
+
+    def digest(self, number: int) -> bytes:
+        """SHA-256 of a picture's file, once it has been read. Raises KeyError before."""
+        return self._hashes[number]
 
     def duplicates(self) -> dict[int, int]:
         """Of the pictures read: number → lowest number with the same content, where not itself."""

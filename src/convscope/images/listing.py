@@ -177,12 +177,16 @@ def remarks(found: Listing) -> list[str]:
             said.append(f"class {printable(shown(name))} has no pictures")
     loose = sum(b"/" not in path for path, _ in found.files)
     if found.classes and loose:
-        said.append(f"{loose:,} pictures lie beside the class folders and have no class")
+        said.append(f"without a class, beside the class folders: {_many(loose, 'picture')}")
     if found.others:
-        said.append(f"{found.others:,} files ignored: no pictures by name or content")
+        said.append(f"{_many(found.others, 'file')} ignored: no picture by name or content")
     if found.hidden:
-        said.append(f"{found.hidden:,} hidden or system files and folders ignored")
+        said.append(f"{_many(found.hidden, 'hidden or system item')} ignored")
     return said + _odd_classes([shown(name) for name in found.classes])
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _odd_classes(names: list[str]) -> list[str]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from convscope.errors import EnvironmentFault, printable
 from convscope.images.child import FAULT, MEMORY, UNREAD
-from convscope.images.crew import Answer, Child, ChildLost, Crew
+from convscope.images.crew import Crew
+from convscope.images.decoder import Answer, Child, ChildLost
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
 

@@ -61,5 +61,5 @@ def table(skipped: Iterable[Skipped]) -> bytes:
     for entry in skipped:
         exact = urllib.parse.quote_from_bytes(entry.path)
         row = (entry.number, printable(entry.name), exact, entry.size, entry.sha256, entry.code)
-        writer.writerow([*row, printable(entry.text)])
+        writer.writerow([*row, entry.text])
     return text.getvalue().encode("utf-8")

@@ -1,0 +1,181 @@
+"""How do we talk to a decoding process, and how do we notice that it is gone?
+
+Plain subprocesses rather than `multiprocessing`, because the latter runs the user's main script
+again. What the other end does stands in child.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from jaxtyping import UInt8
+
+from convscope.errors import EnvironmentFault
+from convscope.images.child import ANSWER, PATH, REQUEST, SETUP
+from convscope.images.framing import Framing
+from convscope.images.limits import Limits
+
+COMMAND = (sys.executable, "-P", "-m", "convscope.images.child")
+START_PATIENCE = 60.0
+"""Seconds for a process to start; a machine that swaps takes long, but not that long."""
+PIPE_BYTES = 1 << 20
+"""A whole framed picture fits, so that a process can begin the next one."""
+
+
+class ChildLost(Exception):
+    """A decoding process ended or fell silent before it answered."""
+
+    def __init__(self, reason: str, *, overtime: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.overtime = overtime
+        """Whether it was stopped for using too much processor time."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a decoding process said about one picture."""
+
+    kind: bytes
+    text: str
+    size: int
+    sha256: bytes
+    pixels: UInt8[np.ndarray, "h w 3"]
+
+
+class Child:
+    """One decoding process; killed when this object goes."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Raises EnvironmentFault R604 if it does not start."""
+        with tempfile.TemporaryFile() as complaints:
+            try:
+                self._process = _started(command, complaints)
+            except OSError as fault:
+                raise _not_started(str(fault)) from fault
+            self._end = weakref.finalize(self, _end, self._process, os.getpid())
+            _widen(self._process)
+            try:
+                self.receive(START_PATIENCE)
+            except ChildLost as loss:
+                self.kill()
+                complaints.seek(0)
+                said = complaints.read().decode("utf-8", "replace").strip().split("\n")[-1]
+                raise _not_started(said or loss.reason) from None
+
+    def set_up(self, limits: Limits, framing: Framing | None) -> None:
+        told = {
+            "limits": dataclasses.asdict(limits),
+            "framing": framing and dataclasses.asdict(framing),
+        }
+        self._send(SETUP, json.dumps(told).encode())
+
+    def ask(self, path: bytes) -> None:
+        """Ask for a picture; answers come in the order of the questions."""
+        self._send(PATH, path)
+
+    def _send(self, kind: bytes, payload: bytes) -> None:
+        assert self._process.stdin is not None
+        message = memoryview(REQUEST.pack(kind, len(payload)) + payload)
+        try:
+            while message:
+                message = message[self._process.stdin.write(message) or 0 :]
+        except OSError:
+            pass  # it is dead: `receive` says so, and why
+
+    def receive(self, patience: float) -> Answer:
+        """The next answer. Raises ChildLost after `patience` seconds, or if the process ended."""
+        deadline = time.monotonic() + patience
+        header = bytearray(ANSWER.size)
+        self._fill(memoryview(header), deadline, patience)
+        kind, height, width, digest, size, length = ANSWER.unpack(header)
+        text = bytearray(length)
+        self._fill(memoryview(text), deadline, patience)
+        pixels = np.empty(height * width * 3, np.uint8)
+        self._fill(pixels.data, deadline, patience)
+        return Answer(kind, text.decode("utf-8"), size, digest, pixels.reshape(height, width, 3))
+
+    def _fill(self, space: memoryview, deadline: float, patience: float) -> None:
+        pipe = self._process.stdout
+        assert pipe is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            while space:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise ChildLost(f"gave no answer in {patience:g} s")
+                count = pipe.readinto(space)  # type: ignore[attr-defined]  # it is unbuffered
+                if not count:
+                    raise self._loss()
+                space = space[count:]
+
+    def _loss(self) -> ChildLost:
+        status = self._process.wait()
+        if status >= 0:
+            return ChildLost(f"ended with status {status}")
+        name = signal.Signals(-status).name
+        return ChildLost(f"was ended by {name}", overtime=-status == signal.SIGPROF)
+
+    def interrupt(self) -> None:
+        """Make a `receive` that another thread waits in end; that thread cleans up."""
+        self._process.kill()
+
+    def kill(self) -> None:
+        """End the process and reap it; harmless if it has ended."""
+        self._end()
+
+
+def _started(command: Sequence[str], complaints: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=complaints,
+        bufsize=0,
+        env=_environment(),
+        process_group=0,  # Ctrl-C is for us to handle; the process ends with its input
+    )
+
+
+def _not_started(why: str) -> EnvironmentFault:
+    return EnvironmentFault("R604", "decoding process", f"does not start ({why})")
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the same import path, as the package may not be installed."""
+    home = str(Path(__file__).parents[2])
+    paths = [home, *(entry for entry in sys.path if entry and entry != home)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def _widen(process: subprocess.Popen[bytes]) -> None:
+    try:
+        import fcntl
+
+        assert process.stdout is not None
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except (ImportError, AttributeError, OSError):
+        pass  # only speed: not every system has it
+
+
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    if owner != os.getpid():  # a fork of us is not to kill our children
+        return
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()

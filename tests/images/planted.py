@@ -1,0 +1,56 @@
+"""A decoding process in which files with certain names do harm, by their content no picture."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from convscope.images import child, files
+from convscope.images.limits import Limits
+
+honest = files.read
+
+
+def read(path: bytes, limits: Limits, wait: Callable[[float], object]) -> bytes:
+    name = os.fsdecode(path.rsplit(b"/", 1)[-1])
+    met = Path(os.fsdecode(path) + ".met")
+    if name.startswith("once-"):
+        if met.exists():
+            return honest(path, limits, wait)
+        met.touch()
+    for word, harm in HARMS.items():
+        if word in name:
+            harm()
+    return honest(path, limits, wait)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def swell() -> None:
+    bytearray(1 << 40)
+
+
+def fail() -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+HARMS: dict[str, Callable[[], object]] = {
+    "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda: os._exit(3),
+    "hang": lambda: time.sleep(1000),
+    "spin": spin,
+    "swell": swell,
+    "fail": fail,
+}
+
+files.read = read
+if __name__ == "__main__":
+    child.main()

@@ -1,0 +1,299 @@
+"""What if a decoding process crashes, hangs, swells, cannot start, or nobody listens to it?"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from convscope.errors import DataError, EnvironmentFault
+from convscope.images import crew, decoder, files
+from convscope.images.folder import Folder
+from convscope.images.framing import Framing
+from convscope.images.limits import Fault, Limits
+
+PLANTED = (sys.executable, "-P", str(Path(__file__).parent / "planted.py"))
+COUNT = 14
+
+
+@pytest.fixture
+def herd(tmp_path: Path) -> Path:
+    """Pictures 00.png to 13.png whose number is their red value."""
+    for number in range(COUNT):
+        Image.new("RGB", (31, 17), (number, 9, 9)).save(tmp_path / f"{number:02}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "COMMAND", PLANTED)
+
+
+def spoil(root: Path, number: int, harm: str) -> None:
+    (root / f"{number:02}.png").rename(root / f"{number:02}-{harm}.png")
+
+
+def children() -> set[int]:
+    """Processes that this one has started and not reaped, zombies too."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid():
+            found.add(int(status.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("harm", "code", "text"),
+    [
+        ("crash", "D130", "the decoding process was ended by SIGSEGV, twice"),
+        ("killed", "D130", "the decoding process was ended by SIGKILL, twice"),
+        ("exit", "D130", "the decoding process ended with status 3, twice"),
+        ("hang", "D130", "the decoding process gave no answer in 0.7 s, twice"),
+        ("swell", "D130", "the decoding process needed more than 2.0 GiB, twice"),
+        ("spin", "D108", "took more than 0.3 s of processor time"),
+    ],
+)
+def test_a_file_that_ends_its_decoder_is_named_and_all_others_come_in_order(
+    harm, code, text, herd, planted
+) -> None:
+    for number in (5, 6):
+        spoil(herd, number, harm)
+    limits = Limits(patience=0.7 if harm == "hang" else 60, seconds=0.3 if harm == "spin" else 20)
+    with Folder(herd, limits=limits, workers=2) as folder:
+        reds = [int(picture.pixels[0, 0, 0]) for picture in folder.read()]
+    assert reds == [n for n in range(COUNT) if n not in (5, 6)]
+    assert [(entry.number, entry.code, entry.text) for entry in folder.skipped] == [
+        (5, code, text),
+        (6, code, text),
+    ]
+    assert folder.skipped[0].size > 0
+
+
+def test_a_file_that_ends_its_decoder_once_gets_a_second_chance(herd, planted) -> None:
+    (herd / "03.png").rename(herd / "once-crash.png")
+    with Folder(herd) as folder:
+        reds = [int(picture.pixels[0, 0, 0]) for picture in folder.read()]
+    assert reds == [0, 1, 2, *range(4, COUNT), 3]
+    assert folder.skipped == []
+
+
+def test_a_failing_disk_ends_the_reading_instead_of_losing_a_picture(herd, planted) -> None:
+    spoil(herd, 4, "fail")
+    with Folder(herd, workers=2) as folder, pytest.raises(EnvironmentFault) as caught:
+        list(folder.read())
+    assert caught.value.code == "R605"
+    assert "04-fail.png: could not be read, four times (input/output error)" in str(caught.value)
+    assert folder.skipped == []
+
+
+def test_transient_errors_are_tried_again_and_then_raised(monkeypatch, tmp_path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"content")
+    tries, pauses = [], []
+
+    def stale(place: bytes, *rest: object) -> os.stat_result:
+        tries.append(place)
+        if len(tries) <= failures:
+            raise OSError(116, "Stale file handle")
+        return status
+
+    status = path.stat()
+    monkeypatch.setattr(files.os, "stat", stale)
+    failures = 3
+    assert files.read(bytes(path), Limits(), pauses.append) == b"content"
+    assert pauses == [0.1, 0.4, 1.6]
+    tries.clear()
+    failures = 4
+    with pytest.raises(OSError, match="Stale"):
+        files.read(bytes(path), Limits(), pauses.append)
+
+
+def test_a_file_that_may_not_be_read_is_left_out(monkeypatch, tmp_path) -> None:
+    def refuse(*rest: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.jpg").touch()
+    monkeypatch.setattr(files.os, "open", refuse)
+    with pytest.raises(Fault, match="cannot be read") as caught:
+        files.read(bytes(tmp_path / "a.jpg"), Limits(), pytest.fail)
+    assert caught.value.code == "D122"
+
+
+def test_decoders_that_all_die_stop_the_reading(herd, planted, monkeypatch) -> None:
+    monkeypatch.setattr(crew, "MOST_DEATHS", 5)
+    for number in range(6):
+        spoil(herd, number, "exit")
+    with Folder(herd) as folder, pytest.raises(EnvironmentFault, match="within a minute") as caught:
+        list(folder.read())
+    assert caught.value.code == "R606"
+
+
+def test_decoders_that_cannot_start_are_no_fault_of_the_pictures(herd, monkeypatch) -> None:
+    broken = (sys.executable, "-c", "raise SystemExit('no Pillow here')")
+    monkeypatch.setattr(decoder, "COMMAND", broken)
+    with Folder(herd) as folder, pytest.raises(EnvironmentFault, match="no Pillow here") as caught:
+        list(folder.read())
+    assert caught.value.code == "R604"
+    monkeypatch.setattr(decoder, "COMMAND", ("/nowhere/python",))
+    with Folder(herd) as folder, pytest.raises(EnvironmentFault, match="does not start"):
+        list(folder.read())
+
+
+def test_a_consumer_may_stop_early_and_read_again(herd) -> None:
+    before = children()
+    folder = Folder(herd, workers=2)
+    for stop_after in (1, 3, 0):
+        reading = folder.read(numbers=list(range(COUNT)) * 20)
+        for _ in range(stop_after):
+            next(reading)
+        reading.close()
+    assert [picture.number for picture in folder.read()] == list(range(COUNT))
+    folder.close()
+    assert children() == before
+
+
+def test_decoders_are_reused_and_end_with_their_folder(herd) -> None:
+    before = children()
+    folder = Folder(herd)
+    folder.one(0)
+    first = children() - before
+    part = folder.subset([3, 4])
+    assert part.one(0).pixels[0, 0, 0] == 3
+    assert children() - before == first
+    assert len(first) == 1
+    del folder
+    gc.collect()
+    assert children() - before == first  # the part still needs it
+    del part
+    gc.collect()
+    assert children() == before
+
+
+def test_two_readings_at_once_do_not_meet(herd) -> None:
+    with Folder(herd, workers=2) as folder:
+        answers: dict[int, list[int]] = {}
+
+        def consume(size: int) -> None:
+            pictures = folder.read(Framing(None, (size, size)), list(range(COUNT)) * 5)
+            answers[size] = [int(p.pixels[0, 0, 0]) for p in pictures if len(p.pixels) == size]
+
+        threads = [threading.Thread(target=consume, args=(size,)) for size in (8, 9, 10, 11)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == {size: list(range(COUNT)) * 5 for size in (8, 9, 10, 11)}
+
+
+def test_more_may_wait_than_fits_a_pipe(herd, monkeypatch) -> None:
+    Image.new("RGB", (1500, 1500), (7, 7, 7)).save(herd / "large.png")
+    monkeypatch.setattr("convscope.images.reading.AHEAD_BYTES", 1 << 20)
+    with Folder(herd, workers=2) as folder:
+        numbers = [COUNT, 0, COUNT, COUNT, 1]
+        pictures = []
+        for picture in folder.read(numbers=numbers):
+            time.sleep(0.05)
+            pictures.append(picture.number)
+    assert pictures == numbers
+
+
+def test_a_copy_of_a_folder_reads_on_its_own(herd) -> None:
+    with Folder(herd) as folder:
+        folder.one(0)
+        copy = pickle.loads(pickle.dumps(folder))
+    assert copy.one(2).pixels[0, 0, 0] == 2
+    copy.close()
+
+
+def script(herd: Path, code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    text = f"from convscope.images.folder import Folder\nfolder = Folder({str(herd)!r})\n{code}"
+    path = herd / "script.py"
+    path.write_text(text)
+    return subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=60, **options
+    )
+
+
+def test_a_script_without_a_main_guard_and_without_stdin_works(herd) -> None:
+    code = "import os\nos.close(0)\nprint(sum(p.number for p in folder.read()))"
+    done = script(herd, code)
+    assert (done.stdout, done.stderr) == ("91\n", "")
+
+
+def test_a_script_that_ends_in_the_middle_leaves_nothing_behind(herd) -> None:
+    code = (
+        "import os, pathlib\n"
+        "pictures = folder.read(numbers=[0] * 500)\n"
+        "next(pictures)\n"
+        "for status in pathlib.Path('/proc').glob('[0-9]*/stat'):\n"
+        "    if status.read_text().rsplit(')', 1)[1].split()[1] == str(os.getpid()):\n"
+        "        print(status.parent.name, flush=True)\n"
+    )
+    for ending in ("", "os.kill(os.getpid(), 9)\n"):
+        done = script(herd, code + ending)
+        assert done.stderr == ""
+        [decoder] = done.stdout.split()
+        deadline = time.monotonic() + 10
+        while _runs(decoder):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def _runs(process: str) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return status.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_a_fork_does_not_touch_its_parents_decoders(herd) -> None:
+    with Folder(herd) as folder:
+        folder.one(0)
+        pid = os.fork()
+        if pid == 0:
+            fine = folder.one(1).pixels[0, 0, 0] == 1
+            folder.close()
+            os._exit(0 if fine else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert folder.one(2).pixels[0, 0, 0] == 2
+
+
+def test_ctrl_c_reaches_the_consumer_and_not_the_decoders(herd) -> None:
+    code = (
+        "import os, signal\n"
+        "pictures = folder.read(numbers=[1] * 30)\n"
+        "next(pictures)\n"
+        "try:\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+        "    list(pictures)\n"
+        "except KeyboardInterrupt:\n"
+        "    print(len(list(folder.read())), folder.skipped)\n"
+    )
+    done = script(herd, code, start_new_session=True)
+    assert (done.stdout, done.stderr) == (f"{COUNT} []\n", "")
+
+
+def test_one_picture_that_cannot_be_used_is_an_error_with_its_code(herd) -> None:
+    (herd / "bad.png").write_bytes(b"")
+    with Folder(herd) as folder, pytest.raises(DataError, match=r"bad\.png: empty file") as caught:
+        folder.one(COUNT)
+    assert caught.value.code == "D101"
+
+
+def test_decoding_processes_know_neither_torch_nor_numpy() -> None:
+    code = "import sys, convscope.images.child; print({'torch', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n"
