@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,13 +47,11 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     if not Path(name).exists() and "#" in name:
         name, _, part = name.rpartition("#")
     data = _bytes(Path(name))
-    metadata: dict[str, str] = {}
     notes: list[str] = []
-    if is_safetensors(data[:16]) or (name.endswith(".safetensors") and data[:2] != b"PK"):
-        content, metadata = read_safetensors(data, name)
-        weights = _chosen(content, part, name, notes)
-    else:
-        weights = _chosen(read_torch(data, name), part, name, notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what strange bytes remind Python and torch
+        content, metadata = _content(data, name)
+    weights = _chosen(content, part, name, notes)
     _check_tensors(weights, limit(len(data)), name)
     sha256 = hashlib.sha256(data).hexdigest()
     return Checkpoint(str(path), weights, metadata, sha256, tuple(notes))
@@ -98,8 +97,16 @@ def _bytes(path: Path) -> bytes:
         raise CheckpointError("C400", name, f"cannot be read ({reason})") from fault
     if not data:
         raise CheckpointError("C405", name, "the file is empty", next_step="copy it again")
-    refuse_others(data[:512], name)
+    refuse_others(data, name)
     return data
+
+
+def _content(data: bytes, name: str) -> tuple[Any, dict[str, str]]:
+    """What the file holds, and its metadata."""
+    named = name.endswith(".safetensors") and not data.startswith(b"PK")
+    if named or is_safetensors(data[:16]):
+        return read_safetensors(data, name)
+    return read_torch(data, name), {}
 
 
 def _beside(path: Path) -> str:

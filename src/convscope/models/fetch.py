@@ -55,6 +55,8 @@ def _download(url: str, timeout: float, progress: Callable[[int, int], None] | N
                 if progress is not None:
                     progress(len(content), total)
     except (OSError, http.client.HTTPException, ValueError) as fault:
+        if isinstance(fault, urllib.error.HTTPError):
+            fault.close()
         reason = getattr(fault, "reason", None) or fault
         raise EnvironmentFault("R620", url, f"cannot be downloaded ({reason})") from fault
     return bytes(content)

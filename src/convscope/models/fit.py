@@ -75,15 +75,22 @@ def _unwrapped(
 
 
 def _prefixes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """All prefixes under which every name of the model is there."""
+    """All prefixes under which every name of the model is there; of several, those that fit."""
     needed = [key for key in wanted if not key.endswith(COUNTER)]
     if not needed:
         return []
     ends = [key.removesuffix(needed[0]) for key in found if key.endswith(needed[0])]
-    return [
+    whole = [
         prefix
         for prefix in dict.fromkeys(ends)
         if (not prefix or prefix.endswith(".")) and all(prefix + key in found for key in needed)
+    ]
+    if len(whole) == 1:
+        return whole
+    return [
+        prefix
+        for prefix in whole
+        if all(found[prefix + key].shape == wanted[key].shape for key in needed)
     ]
 
 

@@ -17,9 +17,6 @@ from convscope.models.fit import fit
 from convscope.models.network import Card, Draft, Network, Request
 from convscope.models.preprocess import Preprocess
 from convscope.models.spec import TOWER_OPTIONS, options
-from convscope.models.timm_models import from_timm
-from convscope.models.torchvision_models import from_torchvision
-from convscope.models.torchvision_models import names as torchvision_names
 from convscope.models.tower import Tower
 from convscope.models.user_code import from_user_code
 
@@ -89,7 +86,7 @@ def _spec_of(checkpoint: Checkpoint) -> str:
             next_step="name the network, and give this file as its checkpoint",
         )
     head = card.spec.partition(":")[0]
-    if head not in (*OURS, "torchvision", "timm"):
+    if head not in SOURCES:
         raise ModelError(
             "M563",
             checkpoint.name,
@@ -100,12 +97,13 @@ def _spec_of(checkpoint: Checkpoint) -> str:
 
 
 def _source(head: str, request: Request) -> Callable[[Request], Draft]:
-    sources = {"torchvision": from_torchvision, "timm": from_timm, **dict.fromkeys(OURS, _ours)}
-    if head in sources:
-        return sources[head]
+    if head in SOURCES:
+        return SOURCES[head]
     if ":" in request.spec:
         return from_user_code
-    known = [*OURS, *(f"torchvision:{name}" for name in torchvision_names())]
+    from convscope.models.torchvision_models import names
+
+    known = [*OURS, *(f"torchvision:{name}" for name in names())]
     given = f"torchvision:{head}" if f"torchvision:{head}" in known else head
     raise ModelError(
         "M560",
@@ -135,6 +133,18 @@ def _ours(request: Request) -> Draft:
         checkpoint=request.checkpoint,
         notes=("preprocessing is not in the file; ImageNet's was assumed",),
     )
+
+
+def _torchvision(request: Request) -> Draft:
+    from convscope.models.torchvision_models import from_torchvision  # takes seconds to import
+
+    return from_torchvision(request)
+
+
+def _timm(request: Request) -> Draft:
+    from convscope.models.timm_models import from_timm
+
+    return from_timm(request)
 
 
 def _check_card(head: str, wanted: dict[str, Any], request: Request) -> None:
@@ -211,3 +221,10 @@ def _give_shapes(model: nn.Module, preprocess: Preprocess, spec: str) -> None:
         raise ModelError(
             "M522", spec, f"does not take a picture of {height} × {width} ({fault})"
         ) from fault
+
+
+SOURCES: dict[str, Callable[[Request], Draft]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    **dict.fromkeys(OURS, _ours),
+}

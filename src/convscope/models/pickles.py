@@ -18,6 +18,8 @@ MAGIC = 0x1950A86A20F9469CFC6C
 """First of the pickles in a file of torch.save before version 1.6."""
 LEGACY_PICKLES = 5
 """The magic number, the protocol, the system, the object itself, the storages' keys."""
+UNREADABLE = (ValueError, IndexError, AttributeError, TypeError, OverflowError)
+"""What pickletools raises on bytes that are no pickle."""
 REBUILDS = "torch._utils._rebuild_"
 INERT = {
     "_codecs.encode",
@@ -64,7 +66,7 @@ def inspect(data: bytes, name: str, pickles: int = 1) -> None:
     """
     try:
         asked = set(_asked(data, pickles))
-    except (ValueError, IndexError, AttributeError, TypeError, UnicodeDecodeError) as fault:
+    except UNREADABLE as fault:
         raise CheckpointError("C409", name, f"damaged: its pickle breaks off ({fault})") from fault
     foreign = sorted(word for word in asked if not _inert(word))
     running = [word for word in foreign if _powerful(word)]
@@ -97,11 +99,21 @@ def inspect(data: bytes, name: str, pickles: int = 1) -> None:
         )
 
 
+def is_pickle(data: bytes) -> bool:
+    """Whether `data` begins with a pickle that comes to its end."""
+    try:
+        for _ in pickletools.genops(data):
+            pass
+    except UNREADABLE:
+        return False
+    return True
+
+
 def is_legacy(data: bytes) -> bool:
     """Whether the first pickle is the number with which torch.save once began its files."""
     try:
         found = [arg for op, arg, _ in pickletools.genops(data[:64]) if op.name.startswith("LONG")]
-    except ValueError:
+    except UNREADABLE:
         return False
     return found[:1] == [MAGIC]
 
@@ -154,6 +166,6 @@ def _powerful(word: str) -> bool:
     return any(map(POWERFUL.fullmatch, begins)) and not CALM.fullmatch(word)
 
 
-def _list(words: list[str], most: int = 4) -> str:
+def _list(words: list[str], most: int = 6) -> str:
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convscope.errors import CheckpointError
+from convscope.models.pickles import is_pickle
 
 OTHERS = (
     (b"version https://git-lfs", "a git-lfs pointer, not the file itself", "run: git lfs pull"),
@@ -21,17 +22,19 @@ OTHERS = (
 PAGE = "download it again: the server sent a page instead of the file"
 
 
-def refuse_others(head: bytes, name: str) -> None:
-    """Raise CheckpointError C406 if a file that begins with `head` is something else."""
+def refuse_others(data: bytes, name: str) -> None:
+    """Raise CheckpointError C406 if the file is known to be something else."""
+    head = data[:512]
     for start, what, next_step in OTHERS:
         if head.startswith(start):
             raise CheckpointError("C406", name, f"this is {what}", next_step=next_step)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         raise CheckpointError("C406", name, "this is an HTML page", next_step=PAGE)
     if head[257:262] == b"ustar":
         raise CheckpointError("C406", name, "this is a tar archive", next_step="unpack it first")
-    if text and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in text):
+    letters = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in text)
+    if text and letters and not is_pickle(data):  # the oldest pickles are text too
         first = text[:40].decode("ascii").split("\n")[0]
         raise CheckpointError("C406", name, f'this is a text (it begins "{first}")', next_step=PAGE)
 

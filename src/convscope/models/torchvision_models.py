@@ -95,28 +95,33 @@ def _entry(name: str, wanted: str, checkpoint: Checkpoint | None) -> Any:
             )
         return known[wanted.lower()]
     if checkpoint is not None or wanted.lower() == "none":
-        own = [e for e in entries if checkpoint and checkpoint.sha256.startswith(_hash(e))]
+        own = [e for e in entries if checkpoint and checkpoint.sha256.startswith(hash_of(e))]
         return (own or entries)[0]
     return get_model_weights(name)["DEFAULT"]
 
 
-def _hash(entry: Any) -> str:
+def hash_of(entry: Any) -> str:
     """torchvision ends a file's name with the beginning of its SHA-256: resnet18-f37072fd.pth."""
-    return Path(str(entry.url)).stem.rpartition("-")[2]
+    return Path(address(entry)).stem.rpartition("-")[2]
+
+
+def address(entry: Any) -> str:
+    """Where the weights of an entry are to be had."""
+    return str(entry.url)
 
 
 def _pretrained(name: str, entry: Any, request: Request) -> Checkpoint:
     """torchvision's own weights, from its cache or over the network."""
-    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(entry.url)).name
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(address(entry)).name
     try:
-        path = fetch(entry.url, target, sha256=_hash(entry), progress=request.progress)
+        path = fetch(address(entry), target, sha256=hash_of(entry), progress=request.progress)
     except EnvironmentFault as fault:
         if fault.code != "R620":
             raise
         raise EnvironmentFault(
             "R620",
             f"torchvision:{name}",
-            f"the weights {entry.name} {fault.what} from {entry.url}",
+            f"the weights {entry.name} {fault.what} from {address(entry)}",
             next_step=f"pass a checkpoint, or write torchvision:{name}:weights=none for random "
             "weights",
         ) from fault
@@ -152,7 +157,7 @@ def _pictures(entry: Any, classes: int) -> tuple[Preprocess, tuple[str, ...]]:
 
 
 def _assumed(entry: Any, classes: int, checkpoint: Checkpoint | None) -> tuple[str, ...]:
-    if checkpoint is None or checkpoint.sha256.startswith(_hash(entry)):
+    if checkpoint is None or checkpoint.sha256.startswith(hash_of(entry)):
         return ()
     if classes == CLASSES:
         return (f"preprocessing and class names taken from torchvision's {entry.name}",)

@@ -32,6 +32,7 @@ def from_user_code(request: Request) -> Draft:
     with _working_folder_on_path(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         found = _factory(_import(module, request.spec), name, request.spec)
+        torch.manual_seed(request.seed)  # the first import alone may have drawn numbers
         model = found if isinstance(found, nn.Module) else _call(found, request)
     weights = "as the factory made them"
     notes = ["preprocessing is not known for this network; ImageNet's was assumed"]
