@@ -23,6 +23,7 @@ def some_topk() -> TopK:
         image=np.array([[5, 2], [9, -1], [0, 4]]),
         row=np.array([[1, 0], [0, 0], [2, 2]], np.int32),
         column=np.array([[0, 3], [1, 0], [2, 5]], np.int32),
+        content=np.arange(6).reshape(3, 2),
         active=np.array([4, 0, 6]),
         invalid=np.array([0, 0, 1]),
         seen=10,

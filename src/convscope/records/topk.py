@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 
-from convscope.errors import ModelError, nearest
+from convscope.errors import ModelError, UsageError, nearest
 from convscope.records.record import Record
 from convscope.units import Unit
+
+NOBODY = np.iinfo(np.int64).min
+"""Key of an unused entry, below that of any picture."""
+LAST = 2**32 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +36,8 @@ class TopK(Record):
     row: Int32[np.ndarray, "maps k"]
     column: Int32[np.ndarray, "maps k"]
     """Place of the activation in the layer's output: its first maximum in row-major order."""
+    content: Int64[np.ndarray, "maps k"]
+    """Start of the picture file's hash: files with the same content count as one picture."""
     active: Int64[np.ndarray, "maps"]
     """Number of pictures whose largest activation is above 0; 0 means a dead map."""
     invalid: Int64[np.ndarray, "maps"]
@@ -51,11 +59,68 @@ class TopK(Record):
     def units(self, layer: str, channel: int) -> Iterator[tuple[Unit, int, float]]:
         """(neuron, picture number, value) of one map's entries, strongest first."""
         row = self.rows(layer).start + channel
-        for place in range(self.k):
-            if self.image[row, place] >= 0:
-                at = (int(self.row[row, place]), int(self.column[row, place]))
-                yield (
-                    Unit(layer, channel, at),
-                    int(self.image[row, place]),
-                    float(self.value[row, place]),
-                )
+        for place in np.flatnonzero(self.image[row] >= 0):
+            at = (int(self.row[row, place]), int(self.column[row, place]))
+            yield (
+                Unit(layer, channel, at),
+                int(self.image[row, place]),
+                float(self.value[row, place]),
+            )
+
+    def merge(self, other: Self) -> Self:
+        """What one pass over both parts' pictures would have found.
+
+        The parts are passes over different pictures of one folder, with equal k, layers and
+        batches; order and grouping do not matter. Raises UsageError U220 if they do not match.
+        """
+        ours, theirs = ({**r.origin, "part": None} for r in (self, other))
+        if (self.layers, self.k, ours) != (other.layers, other.k, theirs):
+            raise UsageError("U220", "merge", "these are not parts of one pass over one folder")
+        both = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)], axis=1)
+            for name in ("value", "image", "row", "column", "content")
+        }
+        key = keys(both["value"], both["image"])
+        order = np.argsort(key, axis=1)[:, ::-1]
+        both = {name: np.take_along_axis(table, order, axis=1) for name, table in both.items()}
+        # A copy sinks to the end: equal values, so the lower number already stands before it.
+        last = np.argsort(copies(both["content"], both["image"]), axis=1, kind="stable")
+        kept = {
+            name: np.take_along_axis(table, last, axis=1)[:, : self.k]
+            for name, table in both.items()
+        }
+        return dataclasses.replace(
+            self,
+            value=kept["value"],
+            image=kept["image"],
+            row=kept["row"],
+            column=kept["column"],
+            content=kept["content"],
+            active=self.active + other.active,
+            invalid=self.invalid + other.invalid,
+            seen=self.seen + other.seen,
+            origin=ours,
+        )
+
+
+def keys(
+    value: Float32[np.ndarray, "*table"], image: Int64[np.ndarray, "*table"]
+) -> Int64[np.ndarray, "*table"]:
+    """One whole number an entry, larger for a larger value, then for a lower picture number.
+
+    No two pictures of a map share one, so any sort gives the same order. Value: not NaN.
+    """
+    bits = (value.astype(np.float32) + np.float32(0)).view(np.int32).astype(np.int64)
+    ordered = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return np.where(image < 0, NOBODY, (ordered << 32) | (LAST - image))
+
+
+def copies(
+    content: Int64[np.ndarray, "maps n"], image: Int64[np.ndarray, "maps n"]
+) -> Bool[np.ndarray, "maps n"]:
+    """Entries whose picture has the content of an earlier entry of the map; unused ones too."""
+    same = content[:, :, None] == content[:, None, :]
+    used = image >= 0
+    earlier = np.tri(content.shape[1], k=-1, dtype=bool)
+    repeated: Bool[np.ndarray, "maps n"] = (same & earlier & used[:, None, :]).any(axis=2)
+    return repeated | ~used
