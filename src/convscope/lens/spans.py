@@ -283,5 +283,6 @@ def _replaced(tree: Any, supply: Any) -> Any:
     if isinstance(tree, Mapping):
         return {name: _replaced(item, supply) for name, item in tree.items()}
     if isinstance(tree, (tuple, list)):
-        return [_replaced(item, supply) for item in tree]
+        items = [_replaced(item, supply) for item in tree]
+        return tuple(items) if isinstance(tree, tuple) else items
     return tree
