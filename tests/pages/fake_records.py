@@ -47,13 +47,15 @@ def colours(seed: int, count: int, side: int) -> np.ndarray:
 
 
 def pictures(count: int = 31) -> Pictures:
+    thumbs = colours(1, count, 48)
+    thumbs[:, :6] = thumbs[:, -6:] = 128  # 3 : 4 in the middle of a square
     names = [*NAMES, *(f"tulips/{i}.jpg" for i in range(len(NAMES), count))]
     return Pictures(
         number=np.arange(count, dtype=np.int64) * 3,
         name=tuple(names),
         label=(np.arange(count) % 5 - 1).astype(np.int64),
         classes=CLASSES,
-        thumbs=colours(1, count, 48),
+        thumbs=thumbs,
         size=SIZE,
     )
 
@@ -70,7 +72,7 @@ def layer(
     top, left = row * stride - field // 2, column * stride - field // 2
     active = random.integers(1, 101, maps)
     if maps > 4:  # a dead map, and one that has seen fewer pictures than k
-        value[3], active[3] = 0.0, 0
+        value[3], image[3], active[3] = -np.inf, -1, 0
         value[4, 2:], image[4, 2:] = -np.inf, -1
     side = min(field, 48)
     projections = (127 + (colours(seed + 9, maps * k, side).astype(np.float64) - 127) / 3).astype(

@@ -59,7 +59,7 @@ class Pictures(Record):
     classes: tuple[str, ...]
     """The folder's class names."""
     thumbs: UInt8[np.ndarray, "pictures t t 3"]
-    """The framed picture (what the network saw) at thumbnail size."""
+    """The framed picture (what the network saw), in the middle of a grey square if not square."""
     size: tuple[int, int]
     """Height and width of the network's input in pixels; boxes are in these."""
 

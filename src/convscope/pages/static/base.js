@@ -42,8 +42,15 @@ window.convscope = (() => {
     if (v === null || v === undefined) return "none";
     const size = Math.abs(v);
     if (size >= 1000) return count(Math.round(v));
-    if (size !== 0 && size < 0.001) return v.toExponential(1).replace("e", " · 10^").replace("-", "−");
+    if (size !== 0 && size < 0.001) return powers(v);
     return String(Number(v.toPrecision(3))).replace("-", "−");
+  }
+
+  /** 2.5 · 10⁻⁴ */
+  function powers(v) {
+    const [figures, power] = v.toExponential(2).split("e");
+    const raised = [...power.replace("+", "")].map((d) => (d === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[d])).join("");
+    return `${String(Number(figures)).replace("-", "−")} · 10${raised}`;
   }
 
   /** Large counts: 62.4 million. */

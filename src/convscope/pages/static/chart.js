@@ -16,9 +16,16 @@
     return found;
   }
 
+  /** The axis from the step below low to the step above high, but not past `limit`. */
+  function reach(low, high, n, limit = Infinity) {
+    const steps = ticks(low, high, n);
+    const step = steps.length > 1 ? steps[1] - steps[0] : high - low || 1;
+    return [Math.floor(low / step + 1e-9) * step, Math.min(limit, Math.ceil(high / step - 1e-9) * step)];
+  }
+
   /** A figure with one set of axes.
    *  lines: [{name, values, kind}] where kind 0 is filled round marks, 1 hollow square ones. */
-  function chart({ title, unit, epochs, lines, from, best, format = c.value }) {
+  function chart({ title, unit, epochs, lines, from, best, limit, format = c.value }) {
     const holder = el("div.plot");
     const readout = el("p.readout", { "aria-live": "off" });
     const figure = el("figure.chart", {},
@@ -27,7 +34,7 @@
     let width = 0;
     new ResizeObserver(() => {
       const now = Math.round(holder.clientWidth);
-      if (now && now !== width) draw(holder, (width = now), { title, epochs, lines, from, best, format, readout });
+      if (now && now !== width) draw(holder, (width = now), { title, epochs, lines, from, best, limit, format, readout });
     }).observe(holder);
     return figure;
   }
@@ -42,24 +49,23 @@
     ? svg("circle.mark", { cx: x, cy: y, r: 3.2 })
     : svg("rect.mark", { x: x - 3, y: y - 3, width: 6, height: 6 });
 
-  function draw(holder, width, { title, epochs, lines, from, best, format, readout }) {
+  function draw(holder, width, { title, epochs, lines, from, best, limit, format, readout }) {
     const height = Math.round(Math.min(340, Math.max(200, width * 0.5)));
-    const pad = { left: 52, right: 14, top: 12, bottom: 40 };
+    const pad = { left: 62, right: 14, top: 24, bottom: 42 };
     const all = lines.flatMap((line) => line.values).filter((v) => v !== null);
-    const low = from ?? Math.min(...all);
-    const high = Math.max(...all, low + 1e-9);
+    const [low, top] = reach(from ?? Math.min(...all), Math.max(...all), 5, limit);
     const [first, last] = [epochs[0], epochs[epochs.length - 1]];
     const x = (e) => pad.left + ((e - first) / (last - first || 1)) * (width - pad.left - pad.right);
-    const top = Math.max(...ticks(low, high, 5), high);
     const y = (v) => height - pad.bottom - ((v - low) / (top - low || 1)) * (height - pad.top - pad.bottom);
     const picture = svg("svg", {
       viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": words(title, epochs, lines, format),
     });
     axes(picture, { x, y, low, top, first, last, width, height, pad, format });
     if (best !== undefined) {
-      picture.append(svg("path.best", { d: `M${x(epochs[best])} ${pad.top}V${height - pad.bottom}` }));
-      const side = x(epochs[best]) > width / 2 ? "end" : "start";
-      picture.append(svg("text.note", { x: x(epochs[best]) + (side === "end" ? -6 : 6), y: pad.top + 10, "text-anchor": side }, `best: epoch ${epochs[best]}`));
+      const at = x(epochs[best]);
+      picture.append(
+        svg("path.best", { d: `M${at} ${pad.top - 4}V${height - pad.bottom}` }),
+        svg("text.note", { x: at + 4, y: pad.top - 9, "text-anchor": at > width / 2 ? "end" : "start" }, `best: epoch ${epochs[best]}`));
     }
     for (const line of lines) picture.append(drawn(line, epochs, x, y));
     picture.append(pointer(picture, { epochs, lines, x, pad, height, format, readout }));
@@ -93,17 +99,18 @@
   /** A vertical line that follows the pointer and reads the values off. */
   function pointer(picture, { epochs, lines, x, pad, height, format, readout }) {
     const rule = svg("path.rule", { d: "" });
-    const read = (i) => {
-      rule.setAttribute("d", `M${x(epochs[i])} ${pad.top}V${height - pad.bottom}`);
+    const read = (i, ruled) => {
+      rule.setAttribute("d", ruled ? `M${x(epochs[i])} ${pad.top}V${height - pad.bottom}` : "");
       readout.textContent = `epoch ${epochs[i]}: ` +
         lines.map((line) => `${line.name} ${format(line.values[i])}`).join(", ");
     };
     picture.addEventListener("pointermove", (event) => {
       const at = event.clientX - picture.getBoundingClientRect().left;
       const gaps = epochs.map((e) => Math.abs(x(e) - at));
-      read(gaps.indexOf(Math.min(...gaps)));
+      read(gaps.indexOf(Math.min(...gaps)), true);
     });
-    read(epochs.length - 1);
+    picture.addEventListener("pointerleave", () => read(epochs.length - 1, false));
+    read(epochs.length - 1, false);
     return rule;
   }
 

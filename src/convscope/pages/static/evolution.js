@@ -10,7 +10,7 @@
     const e = data.evolution;
     if (!e) return c.missing("This atlas holds no record of how its features formed.");
     if (kept.epoch < 0) kept.epoch = e.epochs.length - 1;
-    const grid = el("div.evolution", { "data-show": kept.show, tabindex: 0, role: "region", "aria-label": "Feature maps by epoch" }, table(e));
+    const grid = el("div.evolution", { style: { "--epochs": e.epochs.length }, "data-show": kept.show, tabindex: 0, role: "region", "aria-label": "Feature maps by epoch" }, table(e));
     const chosen = el("output", {}, words(e));
     const slider = el("input", {
       type: "range", min: 0, max: e.epochs.length - 1, value: kept.epoch, id: "epoch",
@@ -22,14 +22,14 @@
       slider.setAttribute("aria-valuetext", words(e));
       select(grid, e);
     };
-    select(grid, e);
     return {
       title: "Feature evolution",
+      after: () => select(grid, e),
       up: "#/",
       nodes: [
         el("section.head", {}, el("h1", {}, "Feature evolution"),
           el("p.lead", {}, `${c.many(e.units.length, "feature map")} at ${c.many(e.epochs.length, "recorded epoch")}: the one strongest activation in all pictures looked at, projected back to pixels.`),
-          c.honest("A mark ◆ where another picture has become the strongest: a sudden jump in a row is mostly such a change, no sudden change of the filter.",
+          c.honest("◆ marks where another picture has become the strongest. A jump in a row is mostly such a change, no sudden change of the filter.",
             "All epochs of one map share one scale, so a map that grows stronger grows clearer. Rows are scaled apart.",
             "One picture a map is little evidence: it shows how the strongest response formed, not how the map as a whole did.")),
         el("div.controls", {},
@@ -40,7 +40,7 @@
     };
   };
 
-  const words = (e) => `epoch ${c.count(e.epochs[kept.epoch])}`;
+  const words = (e) => `epoch ${c.count(e.epochs[kept.epoch])}${e.epochs[kept.epoch] ? "" : ", untrained"}`;
 
   /** `conv5:41` → link to the feature map where the atlas holds it. */
   function link(unit) {
@@ -69,10 +69,11 @@
     const jump = i > 0 && e.image[u][i] !== e.image[u][i - 1];
     const about = `${unit} at epoch ${e.epochs[i]}, picture ${e.image[u][i]}, activation ${c.value(e.value[u][i])}`;
     return el("td", { "data-epoch": i, class: jump ? "jump" : null, title: about + (jump ? ", another picture than before" : "") },
-      el("span.pair", {}, part(e, u, i, 0, `${about}, patch`), part(e, u, i, 1, `${about}, projection${jump ? ", another picture than before" : ""}`)));
+      el("span.pair", {}, part(u, i, 0, `${about}, patch`), part(u, i, 1, `${about}, projection${jump ? ", another picture than before" : ""}`)));
   }
 
-  function part(e, u, i, half, alt) {
+  function part(u, i, half, alt) {
+    const e = data.evolution;
     const high = Math.ceil(e.epochs.length / e.per_row);
     const node = c.tile(`evolution/${u}.webp`, alt, {
       columns: e.per_row, rows: 2 * high, side: e.tile,
@@ -81,6 +82,8 @@
     node.classList.add(half ? "projection" : "patch");
     return node;
   }
+
+  c.evolutionTile = part;
 
   function select(grid, e) {
     for (const node of grid.querySelectorAll("[data-epoch]"))

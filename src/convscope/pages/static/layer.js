@@ -75,8 +75,8 @@
 
   function projectionWords(layer) {
     return c.honest(
-      `Left: the ${layer.k} patches that excite a map most. Right: what in each of them did, projected back to pixels.`,
-      `Each block holds the map's ${layer.k} strongest pictures, strongest first, row by row, one patch from each picture, cut at the receptive field; grey is outside the picture. All projections of one map share one scale, so a weaker one looks fainter; maps are scaled apart.`,
+      `The ${layer.k} patches that excite a map most, and what in each of them did, projected back to pixels.`,
+      `On the left of a card stand the map's ${layer.k} strongest pictures, strongest first, row by row, one patch from each picture, cut at the receptive field; grey is outside the picture. On the right stand their projections in the same order. All projections of one map share one scale, so a weaker one looks fainter; maps are scaled apart.`,
       `A projection (deconvnet) sends one activation back with this picture's pooling positions. ${layer.rewritten} of ${layer.rectifiers} rectifiers on the way followed its rule; biases never enter. It partly retraces the picture's own edges whatever the map, gives no evidence against, and is no explanation of the class.`,
       `Activity is the share of the ${c.count(layer.seen)} pictures in which the map rises above 0 anywhere.`);
   }
@@ -89,8 +89,8 @@
     const dead = numbers.active[map] === 0;
     const peak = numbers.value[map][0];
     const active = c.share(numbers.active[map], layer.seen);
-    const bar = el("span.bar", { "aria-hidden": "true" });
-    c.place(bar, { "--share": layer.seen ? numbers.active[map] / layer.seen : 0 });
+    const meter = el("span.meter", { "aria-hidden": "true" });
+    c.place(meter, { "--share": layer.seen ? numbers.active[map] / layer.seen : 0 });
     return el("li", {},
       el("a.card", { href: c.unitAddress(number, map), class: dead ? "card dead" : "card", "data-map": map },
         dead
@@ -98,9 +98,9 @@
           : c.block(number, map, "", `${c.words(number, map, numbers, 0)}, and its other strongest patches and projections`),
         el("span.caption", {},
           el("strong", {}, String(map)),
-          el("span", {}, `peak ${c.value(peak)}`),
+          !dead && el("span", {}, `peak ${c.value(peak)}`),
           el("span.active", {}, `${active} active`)),
-        bar));
+        meter));
   }
 
   /** Cards that are not drawn yet still take their true height, so that nothing jumps. */

@@ -40,6 +40,7 @@
     shown.name = name;
     main.replaceChildren(...next.nodes.filter(Boolean));
     main.dataset.screen = name;
+    main.dataset.address = location.hash; // what stands there now, while the next one may be loading
     document.title = `${next.title} · ${name === "network" ? "convscope" : data.card.name}`;
     header(name, next);
     if (next.after) next.after();

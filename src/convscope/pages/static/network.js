@@ -15,9 +15,9 @@
             el("h1", {}, data.card.name),
             el("p.lead", {}, `What each of ${c.many(maps, "feature map")} in ` +
               `${c.many(layers.length, "layer")} responds to most in ${c.many(seen, "picture")}.`)),
-          card(maps, seen)),
+          card(maps, seen), origin(data.card)),
         more(),
-        el("section", {}, el("h2", {}, "From pixels to classes"), strip()),
+        el("section", {}, el("h2", {}, "From pixels to classes", el("small", {}, " heights to scale, wider with more maps")), strip()),
         el("section", {},
           el("h2", {}, "What the layers see"),
           c.honest(
@@ -40,11 +40,13 @@
       c.fact("Classes", k.classes.length ? c.count(k.classes.length) : "unnamed", names(k.classes)),
       k.top1 >= 0 && c.fact("Top-1 accuracy", c.percent(k.top1), `on ${c.many(seen, "picture")}`),
       k.top5 >= 0 && k.classes.length > 5 && c.fact("Top-5 accuracy", c.percent(k.top5), `on ${c.many(seen, "picture")}`),
-      c.fact("Dead maps", `${c.count(dead)} of ${c.count(maps)}`, dead ? "never above 0 here" : "all were above 0"),
-      el("div.fact.wide", {}, el("dt", {}, "Weights"),
-        el("dd", {}, k.weights, k.sha256 && el("small.hash", { title: k.sha256 }, `SHA-256 ${k.sha256.slice(0, 16)}…`))),
-      el("div.fact.wide", {}, el("dt", {}, "Preprocessing"), el("dd.plain", {}, k.preprocessing)));
+      c.fact("Dead maps", `${c.count(dead)} of ${c.count(maps)}`, dead ? "never above 0 here" : "all were above 0"));
   }
+
+  const origin = (k) => el("dl.facts", {},
+    el("div.fact.wide", {}, el("dt", {}, "Weights"), el("dd", {}, k.weights,
+      k.sha256 && el("small.hash", { title: k.sha256 }, `SHA-256 ${k.sha256.slice(0, 16)}…`))),
+    el("div.fact.wide", {}, el("dt", {}, "Preprocessing"), el("dd.plain", {}, k.preprocessing)));
 
   function names(classes) {
     if (!classes.length) return null;
@@ -53,63 +55,84 @@
   }
 
   function more() {
-    const t = data.training;
+    const { training: t, evolution: e } = data;
     const ways = [];
     if (t) {
       const at = ["val_accuracy", "train_accuracy"].map((n) => t.columns.indexOf(n)).find((i) => i >= 0);
-      const reached = at === undefined ? "" : `, ${t.columns[at].startsWith("val") ? "validation" : "training"} accuracy ${c.percent(t.values[t.values.length - 1][at])}`;
-      ways.push(way("#/training", "Training", `${c.many(t.epochs.length, "epoch")}${reached}`));
+      const values = at === undefined ? [] : t.values.map((row) => row[at]);
+      const kind = at !== undefined && t.columns[at].startsWith("val") ? "validation" : "training";
+      ways.push(way("#/training", "Training", [c.many(t.epochs.length, "epoch"),
+        values.length ? `${kind} accuracy ${c.percent(values[values.length - 1])}` : ""], spark(values)));
     }
-    if (data.evolution)
-      ways.push(way("#/evolution", "Feature evolution", `${c.many(data.evolution.units.length, "feature map")} at ${c.many(data.evolution.epochs.length, "epoch")}`));
+    if (e) {
+      const last = e.epochs.length - 1;
+      const unit = Math.floor(e.units.length / 2);
+      const picture = c.evolutionTile(unit, last, 1, "");
+      ways.push(way("#/evolution", "Feature evolution", [c.many(e.units.length, "feature map"), `at ${c.many(last + 1, "epoch")}`], picture));
+    }
     data.occlusion.slice(0, 3).forEach((o, i) =>
-      ways.push(way(c.address("occlusion", i), "Occlusion", `which parts of ${o.picture} speak for ${o.target}`)));
+      ways.push(way(c.address("occlusion", i), "Occlusion", [`What speaks for ${o.target}?`, o.picture],
+        el("img", { src: `occlusion/${i}/picture.webp`, alt: "", loading: "lazy" }))));
     return ways.length ? el("nav.ways", { "aria-label": "More about this network" }, ways) : null;
   }
 
-  const way = (href, name, text) =>
-    el("a.way", { href }, el("strong", {}, name), el("span", {}, text));
+  const way = (href, name, lines, picture) => el("a.way", { href }, el("span.way-picture", {}, picture),
+    el("span.way-words", {}, el("strong", {}, name), lines.map((text) => el("span", { title: text }, text))));
+
+  /** A curve without axes, only to recognise the way by. */
+  function spark(values) {
+    const known = values.filter((v) => v !== null);
+    const [low, high] = [Math.min(...known), Math.max(...known)];
+    const points = values.map((v, i) => [i, v]).filter(([, v]) => v !== null)
+      .map(([i, v]) => `${(4 + (40 * i) / (values.length - 1 || 1)).toFixed(1)} ${(40 - (32 * (v - low)) / (high - low || 1)).toFixed(1)}`);
+    return c.svg("svg.spark", { viewBox: "0 0 48 48", "aria-hidden": "true" }, points.length > 0 && c.svg("path", { d: `M${points.join("L")}` }));
+  }
 
   // The strip -----------------------------------------------------------------------------------
   function strip() {
     const steps = drawn();
     const most = Math.max(data.card.input[1], data.card.input[2]);
     return el("div.strip", { tabindex: 0, role: "region", "aria-label": "Layers from pixels to classes" },
-      el("ol", {}, steps.map((step) => stepNode(step, most))),
-      );
+      el("ol", {}, steps.map((step) => stepNode(step, most))));
   }
 
   /** Layers that change the shape or hold filters; what happens between is named under them. */
   function drawn() {
     const t = data.table;
-    const steps = [{ name: "picture", kind: "Input", shape: data.card.input, then: [] }];
+    const steps = [{ name: "picture", kind: "Input", shape: data.card.input, then: [], at: -1 }];
     t.name.forEach((name, i) => {
       const last = steps[steps.length - 1];
       const shape = t.shape[i];
       const same = String(shape) === String(last.shape);
       const holds = t.parameters[i] > 0 && !/norm/i.test(t.kind[i]);
-      if (same && !holds && c.layerNumber(name) < 0) last.then.push(t.kind[i]);
-      else steps.push({ name, kind: t.kind[i], shape, then: [], field: t.field[i], stride: t.stride[i], parameters: t.parameters[i] });
+      const at = c.layerNumber(name);
+      if (same && !holds && (at < 0 || last.at < 0)) {
+        last.then.push(t.kind[i]);
+        if (at >= 0) last.at = at; // its maps are looked at behind this, e.g. a normalisation
+      } else steps.push({ at, name, kind: t.kind[i], shape, then: [], field: t.field[i], stride: t.stride[i], parameters: t.parameters[i] });
     });
     return steps;
   }
 
+  const short = (kind) => kind.replace(/^LocalResponseNorm$/, "LRN").replace(/^BatchNorm\dd$/, "batch norm").toLowerCase().replace("relu", "ReLU").replace("lrn", "LRN");
+
   function stepNode(step, most) {
-    const at = c.layerNumber(step.name);
     const [channels, height, width] = step.shape;
     const flat = step.shape.length < 3;
-    const solid = el(`span.solid.${/conv/i.test(step.kind) ? "conv" : /pool/i.test(step.kind) ? "pool" : flat ? "flat" : "plain"}`);
-    c.place(solid, flat
+    const solid = step.kind === "Input" && data.pictures.number.length ? c.thumb(0, "") : el(`span.solid.${/conv/i.test(step.kind) ? "conv" : /pool/i.test(step.kind) ? "pool" : flat ? "flat" : "plain"}`);
+    c.place(solid, step.kind === "Input"
+      ? { height: `${(7 * height) / most}rem`, width: `${(7 * width) / most}rem` }
+      : flat
       ? { height: `${1.5 + Math.log10(channels + 1) * 1.3}rem`, width: "0.5rem" }
-      : { height: `${Math.max(0.25, (7 * height) / most)}rem`, width: `${0.35 + Math.sqrt(channels) * 0.1}rem` });
+      : { height: `${Math.max(0.25, (7 * height) / most)}rem`, width: `${0.4 + Math.sqrt(channels) * 0.14}rem` });
     const size = flat ? c.count(channels) : `${c.count(channels)} × ${height} × ${width}`;
     const seen = step.field && step.field[0] ? `sees ${step.field[0]} px` : flat ? "sees all" : "";
     const words = [
       el("span.solid-room", {}, solid), el("strong", {}, step.name),
       el("span", {}, size), el("span.sees", {}, seen),
-      el("span.then", {}, step.then.length ? `+ ${[...new Set(step.then)].join(", ")}` : ""),
+      el("span.then", {}, step.then.length ? `+ ${[...new Set(step.then.map(short))].join(", ")}` : ""),
     ];
-    return el("li", {}, at >= 0 ? el("a.step", { href: c.address("layer", step.name) }, words) : el("span.step", {}, words));
+    return el("li", {}, step.at >= 0 ? el("a.step", { href: c.address("layer", layers[step.at].name) }, words) : el("span.step", {}, words));
   }
 
   // Rows ----------------------------------------------------------------------------------------

@@ -32,15 +32,17 @@
       arrows: (down, across) => move(state.row + down, state.column + across),
       previous: number > 0 ? c.address("occlusion", number - 1) : null,
       next: number + 1 < data.occlusion.length ? c.address("occlusion", number + 1) : null,
-      nodes: [head(o), panels, table(o)],
+      nodes: [head(o, number), panels, table(o)],
     };
   };
 
-  function head(o) {
+  function head(o, number) {
     const [kept, all] = o.keeps;
     return el("section.head", {},
-      el("h1", {}, "Occlusion"),
-      el("p.lead", {}, `${o.picture}, `, o.label === null ? "class unknown" : `class ${o.label}`, `; explained for ${o.target}.`),
+      el("div.head-title", {},
+        el("div", {}, el("h1", {}, `What speaks for ${o.target}?`),
+          el("p.lead", {}, `${o.picture}, ${o.label === null ? "class unknown" : `class ${o.label}`}`)),
+        others(number)),
       el("dl.facts.small", {},
         c.fact(`Probability of ${o.target}`, c.percent(o.base_probability), "nothing hidden"),
         c.fact("Worst place", c.percent(o.probability[o.lowest_probability[0]][o.lowest_probability[1]]), "square where it hurts most"),
@@ -49,6 +51,11 @@
       c.honest("A grey square is moved over the picture and the network asked again at each place: this is an intervention, no estimate from gradients.",
         "The answer depends on the square's size and grey. A part that looks unimportant may only be backed up by another part that stayed visible, and the square itself can look like something."));
   }
+
+  /** The other examples, as small pictures. */
+  const others = (number) => data.occlusion.length < 2 ? null : el("nav.examples", { "aria-label": "Examples" },
+    data.occlusion.map((o, i) => el("a", { href: c.address("occlusion", i), "aria-current": i === number ? "page" : null, title: o.picture },
+      el("img", { src: `occlusion/${i}/picture.webp`, alt: `${o.picture}, explained for ${o.target}` }))));
 
   const panel = (letter, title, body, ...notes) =>
     el("figure.panel", {}, el("figcaption", {}, el("strong", {}, `(${letter}) `), title), body, notes);
@@ -121,11 +128,11 @@
     const body = o.projection
       ? view(o, `occlusion/${number}/projection.webp`, `${unit}, picture ${o.picture}, projection of its strongest activation`)
       : el("div.view.empty", {}, "not recorded");
-    const others = numbers && el("div.others", {}, [0, 1, 2].filter((place) => numbers.value[o.unit[1]][place] !== undefined)
+    const elsewhere = numbers && el("div.others", {}, [0, 1, 2].filter((place) => numbers.picture[o.unit[1]]?.[place] >= 0)
       .map((place) => c.oneOf(layer, o.unit[1], numbers, place, 1)));
     return panel("c", el("span", {}, "Projection of ", layer >= 0 ? el("a", { href: c.unitAddress(layer, o.unit[1]) }, unit) : unit), body,
       o.projection && el("div.scale", {}, el("span", {}, c.value(o.projection[0])), el("span.grey-bar", { "aria-hidden": "true" }), el("span", {}, c.value(o.projection[1]))),
-      others && el("p.panel-note", {}, "The same map's strongest elsewhere, on their own scale:"), others,
+      elsewhere && el("p.panel-note", {}, "The same map's strongest elsewhere, on their own scale:"), elsewhere,
       el("p.panel-note", {}, "The map strongest in this picture; the classifier need not rely on it."));
   }
 
@@ -146,7 +153,7 @@
         c.place(patch, { background: k.colour });
         return el("li", {}, patch, el("span", {}, k.name), el("span.count", {}, `${c.count(k.count)} of ${c.count(all)}`));
       })),
-      el("p.panel-note", {}, "The first class with the square's centre at each place."));
+      el("p.panel-note", {}, "The likeliest class, each where the square's centre was."));
   }
 
   function table(o) {

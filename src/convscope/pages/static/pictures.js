@@ -58,9 +58,11 @@
     if (at < 0) return el("span.thumb.unknown", { role: "img", "aria-label": alt }, "?");
     const per = p.sheet * p.sheet;
     const place = at % per;
+    const [height, width] = p.size; // a picture that is not square stands in the middle of its square
+    const [high, wide] = [height / Math.max(height, width), width / Math.max(height, width)];
     const node = tile(`thumbs/${Math.floor(at / per)}.webp`, alt, {
-      columns: p.sheet, rows: p.sheet, side: p.side, width: p.size[1], height: p.size[0],
-      column: place % p.sheet, row: Math.floor(place / p.sheet),
+      columns: p.sheet, rows: p.sheet, side: p.side, width, height, wide, high,
+      column: (place % p.sheet) + (1 - wide) / 2, row: Math.floor(place / p.sheet) + (1 - high) / 2,
     });
     node.classList.add("thumb");
     if (box) node.append(frame(box, p.size));

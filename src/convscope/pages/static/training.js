@@ -22,7 +22,7 @@
             "Training values are averages while the weights still change and with the pictures randomly cropped, validation values are taken after the epoch on whole crops: the two are not measured in quite the same way.")),
         el("div.charts", {},
           plot("Loss", "cross-entropy, nats", column, t.epochs, "loss", { from: 0 }),
-          plot("Accuracy", "share of pictures with the right class first", column, t.epochs, "accuracy", { best, format: (v) => v === null ? "none" : `${Number((100 * v).toPrecision(3))} %` }),
+          plot("Accuracy", "share of pictures with the right class first", column, t.epochs, "accuracy", { best, limit: 1, format: (v) => v === null ? "none" : `${Number((100 * v).toPrecision(3))} %` }),
           others(t, column)),
         table(t),
       ],

@@ -23,11 +23,11 @@
       sideways: (step) => layers[number + step] &&
         c.unitAddress(number + step, Math.min(map, layers[number + step].maps - 1)),
       nodes: [
-        filters(number, map, numbers),
         head(number, map, numbers),
         numbers.active[map] === 0 && el("p.notice", {},
-          `Dead: this map never rose above 0 in ${c.many(layer.seen, "picture")}. What follows is only where it came nearest.`),
-        el("div.controls", {},
+          `Dead: this map never rose above 0 in ${c.many(layer.seen, "picture")}. ` +
+          (filled.length ? "What follows is only where it came nearest." : "There is nothing to show.")),
+        filled.length > 0 && el("div.controls", {},
           c.choice("Projection scale", [["joint", "one for all"], ["own", "each its own"]], kept.scale, (key) => {
             kept.scale = key;
             rescale(wall, key);
@@ -35,6 +35,7 @@
           scale(numbers.low[map], numbers.high[map])),
         rescale(wall, kept.scale),
         c.projectionWords(layer),
+        filters(number, map, numbers),
       ],
     };
   };
@@ -53,8 +54,8 @@
           step(map + 1 < layer.maps && c.unitAddress(number, map + 1), "›", "Next feature map"),
           el("button", { type: "button", click: c.copyLink }, "Copy link"))),
       el("dl.facts.small", {},
-        c.fact("Peak activation", c.value(top[0]), `number ${c.count(rank)} of ${c.count(layer.maps)} in the layer`),
-        c.fact(`Weakest of the ${top.length}`, c.value(top[top.length - 1]), "activation"),
+        top.length > 0 && c.fact("Peak activation", c.value(top[0]), `number ${c.count(rank)} of ${c.count(layer.maps)} in the layer`),
+        top.length > 1 && c.fact(`Weakest of the ${top.length}`, c.value(top[top.length - 1]), "activation"),
         c.fact("Active in", c.share(numbers.active[map], layer.seen), `${c.count(numbers.active[map])} of ${c.many(layer.seen, "picture")}`),
         c.fact("Each neuron sees", c.pixels(layer.field)),
         classes.length > 0 && c.fact(`Classes of the ${top.length}`, el("span.classes", {}, classes.slice(0, 3).map(([k, n]) =>
@@ -105,7 +106,7 @@
       bar.append(notch);
     }
     return el("div.scale", {}, el("span", {}, c.value(low)), bar, el("span", {}, c.value(high)),
-      el("span.scale-note", {}, "projection, in units of the network's input"));
+      el("span.scale-note", {}, "projected, in units of the network's input; black and white are its extremes over all of these"));
   }
 
   /** Exact linear stretches of single projections, done by the browser when asked for. */
