@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
+from convscope.images.framing import resized
 from convscope.training.recipe import Recipe
 
 CROP, ORDER, MIX, NOISE = range(4)
@@ -84,11 +85,15 @@ def _box(w: int, h: int, size: int, recipe: Recipe, random: np.random.Generator)
     """Source of random windows: Krizhevsky et al. 2012, section 4.1."""
     if recipe.crop == "resized":
         return _resized_box(w, h, recipe, random)
-    room = recipe.test_resize - size
-    left = top = room // 2
+    wide, high = resized((w, h), recipe.test_resize)
     if recipe.crop == "random":
-        left, top = (int(place) for place in random.integers(0, room + 1, 2))
-    return _window(w, h, size, recipe.test_resize, left, top)
+        x, y = (int(place) for place in random.integers(0, recipe.test_resize - size + 1, 2))
+        left, top = (round((edge - recipe.test_resize) / 2) for edge in (wide, high))
+        left, top = left + x, top + y
+    else:  # as images.framing rounds
+        left, top = round((wide - size) / 2), round((high - size) / 2)
+    across, down = w / wide, h / high
+    return left * across, top * down, (left + size) * across, (top + size) * down
 
 
 def _resized_box(w: int, h: int, recipe: Recipe, random: np.random.Generator) -> Box:
@@ -106,15 +111,6 @@ def _resized_box(w: int, h: int, recipe: Recipe, random: np.random.Generator) ->
             return left, top, left + width, top + height
     side = min(w, h)
     return (w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2
-
-
-def _window(w: int, h: int, size: int, resize: int, left: int, top: int) -> Box:
-    """A window of the centre square, given in pixels of the picture resized to shorter `resize`."""
-    scale = min(w, h) / resize
-    x = w / 2 + (left - resize / 2) * scale
-    y = h / 2 + (top - resize / 2) * scale
-    x, y = max(0.0, x), max(0.0, y)
-    return x, y, min(w, x + size * scale), min(h, y + size * scale)
 
 
 def _cut(

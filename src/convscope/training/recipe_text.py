@@ -82,7 +82,7 @@ def _text(source: str | Path) -> str:
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
-        reason = getattr(fault, "strerror", None) or "it is not UTF-8 text"
+        reason = (getattr(fault, "strerror", None) or "it is not UTF-8 text").lower()
         raise UsageError("U305", str(source), f"cannot be read: {reason}") from fault
 
 
