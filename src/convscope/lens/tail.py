@@ -1,7 +1,7 @@
 """What does a network do after a layer, and what if only that is done again?
 
-    tail = record(model, picture, "conv5", score)    # one forward pass
-    tail.again(changed)                              # scores for other outputs of conv5
+    tail = record(model, lambda network: network(picture), "conv5", score)
+    tail.again(changed)    # scores for other outputs of conv5
 
 Every call that depends on the layer's output is written down with its arguments; what does not
 depend on it is kept as it was. So the part before the layer never runs again, whatever the rest
@@ -155,12 +155,16 @@ class Tail(TorchFunctionMode):
         return result
 
 
+Network = Callable[[Tensor], Any]
+
+
 def record(
-    model: nn.Module, image: Float[Tensor, "1 c h w"], layer: str, score: Callable[[Any], Tensor]
+    model: nn.Module, run: Callable[[Network], Any], layer: str, score: Callable[[Any], Tensor]
 ) -> Tail:
     """Run the network once and write down what follows the layer up to `score(output)` (1,).
 
-    Raises ModelError M503 where the layer runs several times in one pass.
+    run: calls the network that it is given on one picture; if it has to call again, the last
+    call counts. Raises ModelError M503 where the layer runs several times in one pass.
     """
     tail = Tail()
     calls: list[int] = []
@@ -170,8 +174,13 @@ def record(
         return tail.begin(output)
 
     with torch.inference_mode(False), torch.no_grad(), Lens(model, (), {layer: begin}) as lens:
+
+        def network(picture: Tensor) -> Any:
+            calls.clear()
+            return lens(picture)
+
         with tail:
-            result = score(lens(image))
+            result = score(run(network))
         if calls:
             tail.end(result)
     once(layer, len(calls))

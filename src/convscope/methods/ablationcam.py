@@ -11,111 +11,175 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from convscope.errors import UsageError
 from convscope.lens.lens import Lens
 from convscope.lens.mixing import Mixing
 from convscope.lens.step import AFFINE, allows
 from convscope.lens.tail import Tail, record
+from convscope.methods.cam_case import Case, finite, forward, wide
+from convscope.methods.cam_formulas import Map, weighted
+from convscope.methods.targets import Aims, answer, space
 
-Reshape = Callable[[Tensor], Tensor]
-"""From a layer's output (b, …) to its feature maps (b, maps, h, w)."""
 BYTES = 24e6
 """What one batch of changed activations may take: more and the system pages (measured)."""
+
+
+def ablationcam(weigh: Weigh) -> Callable[[Case, str], Map]:
+    """The formula of one variant: ReLU(Σ w_k A_k), picture by picture."""
+
+    def formula(case: Case, layer: str) -> Map:
+        found = [Ablation.of(case, layer, number) for number in range(len(case.images))]
+        case.aims = Aims(tuple(one.aim.each[0] for one in found))
+        case.scores = torch.stack([one.score for one in found])
+        case.spaces = tuple(one.space for one in found)
+        weights = torch.stack([weigh(number, one) for number, one in enumerate(found)])
+        for number, one in enumerate(found):
+            case.fact(number, ablation=one.how)
+        return weighted(weights, torch.stack([one.maps for one in found]))
+
+    return formula
 
 
 @dataclass(frozen=True)
 class Ablation:
     """One picture, one layer: what the score is with all maps, and without each."""
 
-    model: nn.Module
-    image: Float[Tensor, "1 c h w"]
+    case: Case
     layer: str
-    score: Callable[[Any], Tensor]
-    """From the network's output to the score (b,)."""
-    reshape: Reshape
+    number: int
+    aim: Aims
+    space: str
+    tail: Tail
 
-    def drops(
-        self, progress: Callable[[int], None] | None = None
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "maps"], str]:
-        """(score, score − score without each map, how it was computed).
+    @classmethod
+    def of(cls, case: Case, layer: str, number: int) -> Ablation:
+        """Run the network on one picture and write down what follows the layer."""
+        settled: list[tuple[Aims, str]] = []
 
-        progress: called with the number of maps that are done.
-        """
-        tail = record(self.model, self.image, self.layer, self.score)
-        y = _wide(tail.score.detach()[0])
-        mixing = None if tail.obstacle else Mixing.of(tail)
-        if not tail.obstacle and all(allows(AFFINE, step) for step in tail.steps):
-            return y, self._by_gradient(tail), "closed form"
-        loud = self._loud(tail)
-        drops = y.new_zeros(len(self._maps(tail.activation)))
-        without, room, how = self._way(tail, mixing)
-        for part in _parts(loud, room):
-            drops[part] = y - _wide(without(part))
-            if progress is not None:
-                progress(int(part[-1]) + 1)
-        return y, drops, how
+        def score(output: Any) -> Tensor:
+            scores = answer(output, case.aims)
+            with torch._C.DisableTorchFunction():  # that the target is chosen is no part of it
+                aim = case.aims.only(number).settled(scores.detach())
+                settled.append((aim, space(scores.detach(), aim)[0]))
+            return aim.scores(scores)
 
-    def _way(
-        self, tail: Tail, mixing: Mixing | None
-    ) -> tuple[Callable[[Tensor], Tensor], int, str]:
-        """(scores without each one of some maps, bytes for one map, its name)."""
-        if mixing is not None:
-            floats = max(mixing.floats, *_sizes(tail, mixing.number + 1))
-            return mixing.scores, 4 * floats, "from the first mixing of maps on"
-        if not tail.obstacle:
-            run = lambda maps: tail.again(self._without(tail.activation, maps))  # noqa: E731
-            return run, 4 * max(_sizes(tail, 0)), "what follows the layer"
-        run = lambda maps: self._whole(self._without(tail.activation, maps))  # noqa: E731
-        return run, int(BYTES / 8), f"the whole network, as {tail.obstacle}"
+        run = partial(forward, images=case.images[number : number + 1])
+        tail = record(case.model, run, layer, score)
+        return cls(case, layer, number, *settled[-1], tail)
 
-    def _maps(self, output: Tensor) -> Float[Tensor, "maps h w"]:
-        return _wide(self.reshape(output.detach())[0])
+    @cached_property
+    def score(self) -> Float[Tensor, ""]:
+        return wide(self.tail.score.detach()[0])
 
-    def _loud(self, tail: Tail) -> Int[Tensor, "n"]:
-        """A silent map changes nothing."""
-        return self._maps(tail.activation).flatten(1).ne(0).any(1).nonzero()[:, 0]
+    @cached_property
+    def maps(self) -> Float[Tensor, "maps h w"]:
+        return self._shown(self.tail.activation)
 
-    def _by_gradient(self, tail: Tail) -> Float[Tensor, "maps"]:
-        (gradient,) = torch.autograd.grad(tail.score.sum(), tail.activation)
-        return (self._maps(gradient) * self._maps(tail.activation)).flatten(1).sum(1)
+    @cached_property
+    def affine(self) -> bool:
+        return not self.tail.obstacle and all(allows(AFFINE, step) for step in self.tail.steps)
 
-    def _without(self, output: Tensor, maps: Tensor) -> Float[Tensor, "n ..."]:
+    @cached_property
+    def mixing(self) -> Mixing | None:
+        return None if self.tail.obstacle else Mixing.of(self.tail)
+
+    @property
+    def how(self) -> str:
+        """Which short cut is taken."""
+        if self.affine:
+            return "closed form"
+        if self.mixing is not None:
+            return "from the first mixing of maps on"
+        obstacle = self.tail.obstacle
+        return f"the whole network, as {obstacle}" if obstacle else "what follows the layer"
+
+    @cached_property
+    def drops(self) -> Float[Tensor, "maps"]:
+        """The score less the score without each map. A silent map changes nothing."""
+        if self.affine:
+            (gradient,) = torch.autograd.grad(self.tail.score.sum(), self.tail.activation)
+            return (self._shown(gradient) * self.maps).flatten(1).sum(1)
+        drops = self.score.new_zeros(len(self.maps))
+        for part in self._parts(self.maps.flatten(1).ne(0).any(1).nonzero()[:, 0]):
+            drops[part] = self.score - wide(self._scores(part))
+            if self.case.progress is not None:
+                done = self.number * len(drops) + int(part[-1]) + 1
+                self.case.progress(done, len(drops) * len(self.case.images))
+        return drops
+
+    def _scores(self, maps: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """The score without each one of these maps."""
+        if self.mixing is not None:
+            return self.mixing.scores(maps)
+        if not self.tail.obstacle:
+            return self.tail.again(self._without(maps))
+        outputs = self._without(maps)
+        images = self.case.images[self.number].expand(len(maps), *self.case.images.shape[1:])
+        with torch.no_grad(), Lens(self.case.model, (), {self.layer: lambda _: outputs}) as lens:
+            return self.aim.scores(answer(forward(lens, images), self.aim))
+
+    def _parts(self, maps: Int[Tensor, "n"]) -> Iterator[Int[Tensor, "part"]]:
+        """Batches in which no tensor is too large."""
+        steps = self.tail.steps[0 if self.mixing is None else self.mixing.number + 1 :]
+        sizes = [self.tail.outputs[slot].numel() for s in steps for slot in s.gives if slot]
+        sizes.append(self.maps.numel() if self.mixing is None else self.mixing.floats)
+        room = 8 if self.tail.obstacle else max(1, min(256, int(BYTES / 4 // max(sizes))))
+        return iter(torch.split(maps, room)) if len(maps) else iter(())
+
+    def _shown(self, output: Tensor) -> Float[Tensor, "maps h w"]:
+        return finite(self.layer, wide(self.case.maps(output)(output.detach())[0]))
+
+    def _without(self, maps: Int[Tensor, "n"]) -> Float[Tensor, "n ..."]:
         """The layer's output with one of these maps set to zero in each copy."""
+        output = self.tail.activation.detach()
         places = self._places(output)[maps].flatten(1)
-        copies = output.detach().flatten().repeat(len(maps), 1)
+        copies = output.flatten().repeat(len(maps), 1)
         return copies.scatter_(1, places, 0).reshape(len(maps), *output.shape[1:])
 
     def _places(self, output: Tensor) -> Int[Tensor, "maps h w"]:
-        """Where in the layer's own layout the maps' numbers are: `reshape` only moves numbers, so
+        """Where in the layer's own layout the maps' numbers are: a reshape only moves numbers, so
         it may as well move their addresses."""
+        reshape = self.case.maps(output)
         addresses = torch.arange(output.numel(), dtype=torch.float64, device=output.device)
-        places = self.reshape(addresses.reshape(output.shape))[0].long()
-        if not torch.equal(output.detach().flatten()[places], self.reshape(output.detach())[0]):
+        places = reshape(addresses.reshape(output.shape))[0].long()
+        if not torch.equal(output.flatten()[places], reshape(output)[0]):
             what = "computes; for Ablation-CAM it may only move numbers"
-            raise UsageError("U356", getattr(self.reshape, "__name__", "reshape"), what)
+            raise UsageError("U356", getattr(reshape, "__name__", "reshape"), what)
         return places
 
-    def _whole(self, outputs: Tensor) -> Tensor:
-        images = self.image.expand(len(outputs), *self.image.shape[1:])
-        with torch.no_grad(), Lens(self.model, (), {self.layer: lambda _: outputs}) as lens:
-            return self.score(lens(images))
+
+Weigh = Callable[[int, Ablation], Tensor]
 
 
-def _parts(maps: Tensor, room: int) -> Iterator[Tensor]:
-    return iter(torch.split(maps, max(1, min(256, int(BYTES // room)))) if len(maps) else ())
+def drop_over_score(number: int, found: Ablation) -> Float[Tensor, "maps"]:
+    """(y − y_k) / y. For y < 0 the quotient would turn the map over, so |y| divides, with a note;
+    where a logit's zero lies means nothing to a softmax."""
+    if found.score > 0:
+        return found.drops / found.score
+    y = float(found.score)
+    text = f"the score is {y:.4g}, not positive: divided by its size, to keep the map's sign"
+    found.case.note(number, text)
+    return found.drops / (abs(y) or 1.0)
 
 
-def _sizes(tail: Tail, number: int) -> list[int]:
-    """Numbers in each tensor that the steps from this one on give."""
-    given = [slot for step in tail.steps[number:] for slot in step.gives if slot is not None]
-    return [tail.activation.numel(), *(tail.outputs[slot].numel() for slot in given)]
+def slope(_: int, found: Ablation) -> Float[Tensor, "maps"]:
+    """(y − y_k) / ‖A_k‖: by how much the score falls for each unit of activation taken away."""
+    size = found.maps.flatten(1).norm(dim=1)
+    return found.drops / torch.where(size > 0, size, 1)
 
 
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
+def plain(_: int, found: Ablation) -> Float[Tensor, "maps"]:
+    """(y − y_k) / y whatever the sign of y. Raises UsageError U357 where the layer's smallest
+    activation is not 0: there the library puts numbers around −10⁷ in the place of a map."""
+    if float(found.maps.amin()) != 0:
+        what = "its smallest activation is not 0, for which pytorch-grad-cam's way is not defined"
+        step = "take a layer after a rectifier, or the authors' variant"
+        raise UsageError("U357", found.layer, what, next_step=step)
+    return found.drops / found.score

@@ -1,0 +1,188 @@
+"""What do a layer's feature maps and the score's gradient look like on these pictures?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope.errors import ModelError, UsageError
+from convscope.lens.lens import Lens
+from convscope.methods.cam_layer import Reshape, as_maps
+from convscope.methods.targets import Aims, answer, space
+
+SIZES = (
+    "expected input",
+    "shapes cannot be multiplied",
+    "Kernel size can't be greater",
+    "Output size is too small",
+    "must match the size",
+    "size mismatch",
+)
+"""How torch says that a network cannot take pictures of this size or these channels."""
+NOT_IN_THIS_ORDER = "view size is not compatible"
+"""How torch says that code wants numbers channel by channel in memory."""
+
+
+@dataclass
+class Case:
+    """One call of a method: a network, pictures, a target for each, and what was found on the way.
+
+    All that a formula computes with is in float32, whatever the network computes in; in float64
+    where the network does.
+    """
+
+    model: nn.Module
+    images: Float[Tensor, "b c h w"]
+    aims: Aims
+    reshape: Reshape | None = None
+    progress: Callable[[int, int], None] | None = None
+    spaces: tuple[str, ...] = ()
+    """"logit", "probability" or "function", for each picture."""
+    scores: Tensor = field(default_factory=lambda: torch.empty(0))
+    notes: dict[int, list[str]] = field(default_factory=dict)
+    """What to be careful about, by the picture's number."""
+    facts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What else belongs into the result's origin, by the picture's number."""
+
+    def note(self, picture: int, text: str) -> None:
+        self.notes.setdefault(picture, []).append(text)
+
+    def fact(self, picture: int, **facts: Any) -> None:
+        self.facts.setdefault(picture, {}).update(facts)
+
+    def settle(self, output: Any) -> Float[Tensor, "b"]:
+        """The targets' scores in a network's output; from now on it is known who is meant."""
+        scores = answer(output, self.aims)
+        self.aims = self.aims.settled(scores.detach())
+        self.spaces = space(scores.detach(), self.aims)
+        chosen = self.aims.scores(scores)
+        self.scores = wide(chosen.detach())
+        return chosen
+
+    def look(self, layers: Sequence[str]) -> Sight:
+        """Run the network once and keep what these layers put out, in the order of their runs."""
+        return Sight.of(self, tuple(layers), from_start=False)
+
+    def maps(self, output: Tensor) -> Reshape:
+        """How this output of a layer becomes feature maps."""
+        height, width = self.images.shape[2:]
+        return self.reshape or as_maps(tuple(output.shape), (height, width))
+
+
+@dataclass
+class Sight:
+    """What one run of a network showed at some layers."""
+
+    case: Case
+    layers: tuple[str, ...]
+    outputs: dict[str, Tensor]
+    score: Float[Tensor, "b"]
+
+    @classmethod
+    def of(cls, case: Case, layers: tuple[str, ...], *, from_start: bool) -> Sight:
+        """Only what follows the first of the layers records a graph, unless asked otherwise."""
+
+        order: dict[str, None] = {}
+
+        def begin(output: Tensor, layer: str) -> Tensor:
+            torch.set_grad_enabled(True)  # undone where the run ends
+            order[layer] = None
+            return output if output.requires_grad else output.detach().requires_grad_()
+
+        edit = {layer: partial(begin, layer=layer) for layer in layers}
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(from_start),
+            Lens(case.model, layers, edit) as lens,
+        ):
+            score = case.settle(forward(lens, case.images))
+            outputs = {layer: lens[layer] for layer in layers}
+        return cls(case, tuple(order), outputs, score)
+
+    def activation(self, layer: str) -> Float[Tensor, "b k h w"]:
+        output = self.outputs[layer]
+        return finite(layer, wide(self.case.maps(output)(output.detach())))
+
+    def gradient(self, layer: str) -> Float[Tensor, "b k h w"]:
+        """Of the score with respect to the layer's maps."""
+        found = self.gradients[layer]
+        return finite(layer, wide(self.case.maps(found)(found)))
+
+    @cached_property
+    def gradients(self) -> dict[str, Tensor]:
+        """Raises ModelError M540 (nothing can be differentiated) or M541 (no influence)."""
+        sight = (
+            self if self.score.requires_grad else Sight.of(self.case, self.layers, from_start=True)
+        )
+        if not sight.score.requires_grad:
+            raise ModelError(
+                "M540",
+                "the score",
+                "has no gradient, as the network computes under no_grad or inference_mode",
+                next_step="remove that from its forward, or take a method without gradients",
+            )
+        outputs = [sight.outputs[layer] for layer in self.layers]
+        with torch.inference_mode(False), torch.enable_grad():
+            total = wide(sight.score).sum()
+            found = torch.autograd.grad(total, outputs, allow_unused=True)
+        for layer, gradient in zip(self.layers, found, strict=True):
+            if gradient is None:
+                raise ModelError("M541", layer, "has no influence on the score")
+        return dict(zip(self.layers, found, strict=True))
+
+
+def prepared(model: nn.Module, images: Tensor) -> Float[Tensor, "b c h w"]:
+    """Pictures where and in the precision in which the network computes; one picture is a batch
+    of one. Raises UsageError U355 on anything but preprocessed pictures."""
+    if images.dim() == 3:
+        images = images[None]
+    if images.dim() != 4 or not images.is_floating_point() or not len(images):
+        got = f"{tuple(images.shape)} in {str(images.dtype).removeprefix('torch.')}"
+        step = "preprocess them to floating point, as (pictures, channels, height, width)"
+        raise UsageError("U355", "", f"these are no pictures for a network: {got}", next_step=step)
+    weights = (weight for weight in model.parameters() if weight.is_floating_point())
+    like = next(weights, images)
+    with torch.inference_mode(False):
+        images = images.detach().clone() if images.is_inference() else images.detach()
+        return images.to(like.device, like.dtype)
+
+
+def forward(network: Callable[[Tensor], Any], images: Float[Tensor, "b c h w"]) -> Any:
+    """Run the network on pictures that lie pixel by pixel in memory, which is up to twice as
+    fast on a CPU; on pictures channel by channel where its code needs that.
+
+    Raises ModelError M522 where torch says that it cannot take pictures of this size.
+    """
+    try:
+        try:
+            return network(images.contiguous(memory_format=torch.channels_last))
+        except RuntimeError as fault:
+            if NOT_IN_THIS_ORDER not in str(fault):
+                raise
+            return network(images.contiguous())
+    except RuntimeError as fault:
+        if not any(sign in str(fault) for sign in SIZES):
+            raise
+        size = "×".join(map(str, images.shape[1:]))
+        why = str(fault).splitlines()[0]
+        raise ModelError("M522", "the network", f"cannot take {size} pictures ({why})") from fault
+
+
+def finite(layer: str, maps: Tensor) -> Tensor:
+    """Raises ModelError M543 where there is a NaN or an infinity."""
+    if not bool(torch.isfinite(maps).all()):
+        raise ModelError(
+            "M543", layer, "has NaN or infinite numbers", next_step="check the weights"
+        )
+    return maps
+
+
+def wide(values: Tensor) -> Tensor:
+    """In float32, unless it is more precise already."""
+    return values if values.dtype == torch.float64 else values.float()

@@ -1,0 +1,134 @@
+"""Which layer's feature maps should a CAM weigh, if nobody says, and which numbers are maps?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convscope.errors import ModelError
+from convscope.lens.survey import survey
+
+Reshape = Callable[[Tensor], Tensor]
+"""From a layer's output (b, …) to its feature maps (b, maps, h, w)."""
+EXTRA_TOKENS = range(9)
+"""A transformer's tokens that stand for no patch: class token, distillation token, registers."""
+MISFIT = math.log(2)
+"""Small maps of a picture may be out of its aspect by this much through rounding alone."""
+WHY = "the last layer with spatial extent before pooling"
+WHY_TOKENS = "the last normalisation whose patch tokens still influence the score"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What matters of a layer's output for the choice."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    same: bool
+    """Whether this is the very tensor that the layer before put out."""
+    totals: tuple[Tensor, ...]
+    """Mean of each map, plain and rectified."""
+
+
+def stops(model: nn.Module, image: Tensor) -> tuple[list[Stop], Any]:
+    """What all layers put out, in order, and the network's own output."""
+    before: list[Tensor | None] = [None]
+
+    def see(module: nn.Module, output: Tensor) -> tuple[str, tuple[int, ...], bool, Any]:
+        same, before[0] = output is before[0], output
+        spatial = output.dim() == 4 and output.is_floating_point()
+        totals = (output.mean((2, 3)), output.relu().mean((2, 3))) if spatial else ()
+        return type(module).__name__, tuple(output.shape), same, totals
+
+    seen, output = survey(model, image, see)
+    return [Stop(name, *facts) for name, facts in seen], output
+
+
+def candidates(found: list[Stop], scores: Tensor, size: tuple[int, int]) -> list[Stop]:
+    """Layers with feature maps, first to last: no pooling, no dropout, none whose maps are but
+    the classes' scores spread out. Names of one and the same tensor count once, by the last."""
+    kept: list[Stop] = []
+    pooled = joined = False
+    for stop in found:
+        pooled = pooled if stop.same else "Pool" in stop.kind
+        idle = "Dropout" in stop.kind or stop.kind == "Identity"
+        if pooled or idle or _spread(stop, scores) or not has_maps(stop.shape, size):
+            joined = joined and stop.same
+            continue
+        if stop.same and joined:
+            kept.pop()
+        kept.append(stop)
+        joined = True
+    return kept
+
+
+def _spread(stop: Stop, scores: Tensor) -> bool:
+    return any(
+        total.shape == scores.shape and torch.allclose(total, scores, 1e-3, 1e-6)
+        for total in stop.totals
+    )
+
+
+def has_maps(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether an output of this shape can be read as maps of a picture of this size."""
+    try:
+        maps = as_maps(shape, size)(torch.empty(shape, device="meta"))
+    except ModelError:
+        return False
+    return maps.shape[2:].numel() > 1
+
+
+def as_maps(shape: tuple[int, ...], size: tuple[int, int]) -> Reshape:
+    """How an output of this shape becomes maps (b, maps, h, w) for pictures of this size.
+
+    (b, maps, h, w) stays; (b, h, w, maps), as in Swin, and (b, tokens, maps), as in ViT, are told
+    by the picture's aspect. Raises ModelError M542 where there are no maps.
+    """
+    if len(shape) == 4:
+        plain = _misfit(shape[2:], size)
+        turned = plain > MISFIT and _misfit(shape[1:3], size) < plain / 2
+        return _channels_first if turned else _same
+    if len(shape) == 3:
+        for extra in EXTRA_TOKENS:
+            grid = _grid(shape[1] - extra, size)
+            if grid is not None:
+                return _tokens(extra, grid)
+    what = f"puts out {shape}, in which there are no maps of the picture"
+    raise ModelError("M542", "the layer", what, next_step="name another, or pass reshape=")
+
+
+def _misfit(maps: tuple[int, ...], size: tuple[int, int]) -> float:
+    """How far maps of this size are from the picture's aspect; maps are never larger than it."""
+    if maps[0] > size[0] or maps[1] > size[1]:
+        return math.inf
+    return abs(math.log(size[0] * maps[1] / (size[1] * maps[0])))
+
+
+def _grid(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of square patches that make up this many tokens."""
+    for side in range(2, min(size) // 2 + 1):
+        rows, columns = size[0] // side, size[1] // side
+        if rows * columns == tokens:
+            return rows, columns
+    return None
+
+
+def _same(output: Tensor) -> Tensor:
+    return output
+
+
+def _channels_first(output: Tensor) -> Tensor:
+    return output.permute(0, 3, 1, 2)
+
+
+def _tokens(extra: int, grid: tuple[int, int]) -> Reshape:
+    def patches(output: Tensor) -> Tensor:
+        return output[:, extra:].transpose(1, 2).reshape(len(output), -1, *grid)
+
+    return patches

@@ -1,0 +1,220 @@
+"""How does a CAM get from a network and pictures to records, whichever formula it has?
+
+Layer, target, one or more runs, the formula's raw maps; then, for showing alongside the picture,
+joined if there are several layers and enlarged. What decided the numbers goes into the origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope import __version__
+from convscope.errors import ModelError, UsageError, nearest
+from convscope.methods.cam_case import Case, Sight, prepared
+from convscope.methods.cam_choice import Choice, choice
+from convscope.methods.cam_layer import Reshape
+from convscope.methods.targets import Aims, Target
+from convscope.records.maps import Attribution
+
+AUTHORS, PGC = "authors", "pytorch-grad-cam"
+EVERY_BIAS = Choice(("every bias",), "it takes no layer")
+
+Maps = Callable[[Case, tuple[str, ...]], dict[str, Tensor]]
+"""From a case and layers to the raw maps (b, h, w) by layer, in the order of their runs."""
+Fuse = Callable[[list[Tensor]], Tensor]
+"""From enlarged maps (b, h, w), the deepest layer's last, to one."""
+
+
+class How(TypedDict, total=False):
+    """What may be said to every method of the family, by name; all of it may be left out."""
+
+    target: Target | Iterable[Target] | None
+    """Class index, class name, function from scores (b, classes) to (b,), or one of these for
+    each picture. Without it the likeliest class."""
+    layer: str | Sequence[str] | None
+    """Layer name as in `model.named_modules()`, or several. Without it the last layer with
+    spatial extent before pooling, found by running the network on the first picture."""
+    variant: str
+    """Whose definition: "authors" without it."""
+    classes: Sequence[str]
+    """The classes' names, so that a target may be one and the result can name it."""
+    reshape: Reshape | None
+    """From the layer's output to maps (b, maps, h, w), where that cannot be told by its shape."""
+    progress: Callable[[int, int], None] | None
+    """Called with (maps done, maps in all) by the methods that run the network many times."""
+
+
+def mean_of_maxima(maps: list[Float[Tensor, "b h w"]]) -> Float[Tensor, "b h w"]:
+    """The mean of the maps, each divided by its maximum."""
+    return torch.stack([_to_one(one) for one in maps]).mean(0)
+
+
+def layercam_fused(maps: list[Float[Tensor, "b h w"]]) -> Float[Tensor, "b h w"]:
+    """Source: Jiang et al. 2021, equation 8, with γ = 2."""
+    *shallow, deepest = (_to_one(one) for one in maps)
+    return torch.stack([*(torch.tanh(2 * one) for one in shallow), deepest]).amax(0)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What makes a method."""
+
+    title: str
+    """Its name in print."""
+    variants: Mapping[str, Maps]
+    fuse: Fuse = mean_of_maxima
+    fusion: str = "mean of the maps, each divided by its maximum"
+    takes_layers: bool = True
+    epsilon: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """What a variant adds to a denominator."""
+
+
+def seen(formula: Callable[[Sight, str], Tensor]) -> Maps:
+    """One run of the network shows all layers."""
+
+    def maps(case: Case, layers: tuple[str, ...]) -> dict[str, Tensor]:
+        sight = case.look(layers)
+        return {layer: formula(sight, layer) for layer in sight.layers}
+
+    return maps
+
+
+def layer_by_layer(formula: Callable[[Case, str], Tensor]) -> Maps:
+    """The formula runs the network as it likes."""
+
+    def maps(case: Case, layers: tuple[str, ...]) -> dict[str, Tensor]:
+        return {layer: formula(case, layer) for layer in layers}
+
+    return maps
+
+
+def explain(
+    definition: Definition,
+    model: nn.Module,
+    images: Float[Tensor, "b c h w"],
+    *,
+    target: Target | Iterable[Target] | None = None,
+    layer: str | Sequence[str] | None = None,
+    variant: str = AUTHORS,
+    classes: Sequence[str] = (),
+    reshape: Reshape | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Attribution]:
+    """One attribution for each picture; see `How` for the options.
+
+    Raises ModelError M501 (no such layer), M503 (it runs several times), M520 (no scores), M522
+    (pictures of another size), M540, M541 (no gradient), M542 (no maps), M543 (NaN); UsageError
+    U350 (no such variant), U351 to U354 (targets), U355 (no pictures), U358 (it takes no layer).
+    """
+    maps = _variant(definition, variant)
+    images = prepared(model, images)
+    case = Case(model, images, Aims.of(target, len(images), classes), reshape, progress)
+    chosen = _choice(definition, case, layer)
+    raws = {name: _sound(name, raw.detach()) for name, raw in maps(case, chosen.layers).items()}
+    origin = {
+        "method": definition.title,
+        "variant": variant,
+        "layer": " + ".join(raws),
+        "layer chosen": chosen.why,
+        "target chosen": "the likeliest class" if target is None else "by the user",
+        "epsilon": definition.epsilon.get(variant, 0.0),
+        "fusion": _fusion(definition, variant) if len(raws) > 1 else "",
+        "precision": str(next(iter(raws.values())).dtype).removeprefix("torch."),
+        "convscope": __version__,
+    }
+    values = _values(definition, variant, list(raws.values()), case.images.shape[2:])
+    return [_record(case, n, raws, values, classes, origin) for n in range(len(images))]
+
+
+def _variant(definition: Definition, variant: str) -> Maps:
+    if variant not in definition.variants:
+        there = nearest(variant, definition.variants)
+        raise UsageError("U350", variant, f"no such variant of {definition.title}; {there}")
+    return definition.variants[variant]
+
+
+def _choice(definition: Definition, case: Case, layer: str | Sequence[str] | None) -> Choice:
+    if definition.takes_layers:
+        return choice(case.model, case.images, layer)
+    if layer is not None:
+        what = f"{definition.title} takes no layer, as every bias of the network counts"
+        raise UsageError("U358", str(layer), what)
+    return EVERY_BIAS
+
+
+def _sound(layer: str, raw: Tensor) -> Tensor:
+    if not bool(torch.isfinite(raw).all()):
+        raise ModelError("M543", layer, "gives a map with NaN or infinite numbers")
+    return raw
+
+
+def _fusion(definition: Definition, variant: str) -> str:
+    return "mean of the maps, each scaled to [0, 1]" if variant == PGC else definition.fusion
+
+
+def _values(
+    definition: Definition, variant: str, raws: list[Tensor], size: torch.Size
+) -> Float[Tensor, "b height width"]:
+    if variant == PGC:
+        scaled = [enlarged(_stretched(F.relu(raw)), size) for raw in raws]
+        return _stretched(F.relu(torch.stack(scaled).mean(0)))
+    large = [enlarged(raw, size) for raw in raws]
+    return large[0] if len(large) == 1 else definition.fuse(large)
+
+
+def enlarged(maps: Float[Tensor, "b h w"], size: Sequence[int]) -> Float[Tensor, "b height width"]:
+    """Bilinear, pixel centres at the half (align_corners=False)."""
+    height, width = size
+    return F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+
+
+def _stretched(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """To [0, 1] as pytorch-grad-cam does it: whatever there is looks confident."""
+    maps = maps - maps.amin((1, 2), keepdim=True)
+    return maps / (1e-7 + maps.amax((1, 2), keepdim=True))
+
+
+def _to_one(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    top = maps.amax((1, 2), keepdim=True)
+    return maps / torch.where(top > 0, top, 1)
+
+
+def _record(
+    case: Case,
+    number: int,
+    raws: Mapping[str, Tensor],
+    values: Tensor,
+    classes: Sequence[str],
+    origin: Mapping[str, Any],
+) -> Attribution:
+    own = {
+        "target": case.aims.words(number, classes),
+        "peaks": {layer: float(raw[number].max()) for layer, raw in raws.items()},
+        "notes": case.notes.get(number, []),
+        **case.facts.get(number, {}),
+    }
+    only = [_array(raw[number]) for raw in raws.values()]
+    return Attribution(
+        values=_array(values[number]),
+        target=case.aims.indices[number],
+        raw=only[0] if len(only) == 1 else None,
+        method=origin["method"],
+        variant=origin["variant"],
+        layer=origin["layer"],
+        space=case.spaces[number],
+        score=float(case.scores[number]),
+        origin={**origin, **own},
+    )
+
+
+def _array(map_: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(map_.cpu().numpy())
