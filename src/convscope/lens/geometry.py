@@ -63,7 +63,7 @@ def fields(
     second call of a module); by default every module that runs and puts out one tensor.
 
     The model is not touched. Raises ModelError M501 (unknown layer), M502 (it does not run), M503
-    (it runs several times and no call is named), M521 (the network does not take such a picture).
+    (it runs several times and no call is named), M522 (the network does not take such a picture).
     """
     twin = Twin(model)
     for layer in layers or ():
@@ -113,7 +113,7 @@ def _run(twin: Twin, picture: Tensor, note: Callable[[nn.Module, Tensor], None])
     except (RuntimeError, ValueError, TypeError) as fault:
         shape = " × ".join(map(str, picture.shape[1:]))
         what = f"does not take a picture of {shape} ({fault})"
-        raise ModelError("M521", "the network", what) from fault
+        raise ModelError("M522", "the network", what) from fault
 
 
 def _named(twin: Twin, calls: list[_Watched], layers: Sequence[str] | None) -> dict[str, Field]:

@@ -1,0 +1,127 @@
+"""What is a network made of: which layers, how large, how costly, seeing how much?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convscope.lens.geometry import Field, fields
+from convscope.lens.lens import HOOK
+from convscope.lens.taps import tensors_in
+from convscope.lens.twin import Twin, is_scripted
+from convscope.models.network import Network
+from convscope.records.features import LayerTable, ModelCard
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass
+class _Row:
+    """What is seen of a module in one run."""
+
+    module: nn.Module
+    shape: tuple[int, ...] = ()
+    """Of its first output."""
+    multiply_adds: int = 0
+
+
+def layer_table(model: nn.Module, size: tuple[int, int, int]) -> LayerTable:
+    """The layers from pixels to classes, in the order in which they run.
+
+    size: channels, height, width of the input. A layer is a module without children, or with
+    parameters of its own. One that runs several times has one row: shape and field of its first
+    run, multiply-adds of all. Multiply-adds are those of convolutions and fully connected layers;
+    what the network computes outside of modules (sums, attention) is not counted.
+
+    The model is not touched. Raises ModelError M522 (it does not take such a picture), M530.
+    """
+    known = fields(model, size)
+    twin = Twin(model)
+    rows = _rows(twin, size)
+    names = {module: name for name, module in reversed(list(twin.model.named_modules()))}
+    seen = [_seen(known, names[row.module], row) for row in rows]
+    counted: set[int] = set()
+    return LayerTable(
+        name=tuple(names[row.module] for row in rows),
+        kind=tuple(type(row.module).__name__ for row in rows),
+        shape=tuple(row.shape for row in rows),
+        parameters=np.array([_parameters(row.module, counted) for row in rows], np.int64),
+        multiply_adds=np.array([row.multiply_adds for row in rows], np.int64),
+        field=np.array([field for field, _ in seen], np.int64).reshape(-1, 2),
+        stride=np.array([stride for _, stride in seen], np.int64).reshape(-1, 2),
+        input=size,
+        origin={"method": "layer_table", "network": type(model).__name__},
+    )
+
+
+def model_card(
+    network: Network, table: LayerTable, top1: float = -1, top5: float = -1
+) -> ModelCard:
+    """Network and weights in a few words. top1, top5: see `ModelCard`."""
+    return ModelCard(
+        name=network.spec,
+        weights=network.weights,
+        sha256=network.sha256,
+        parameters=sum(weight.numel() for weight in network.model.parameters()),
+        multiply_adds=int(table.multiply_adds.sum()),
+        input=table.input,
+        classes=network.classes,
+        preprocessing=network.preprocess.describe(),
+        top1=top1,
+        top5=top5,
+        origin={"notes": list(network.notes)},
+    )
+
+
+def _rows(twin: Twin, size: tuple[int, int, int]) -> list[_Row]:
+    rows: dict[nn.Module, _Row] = {}
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        row = rows.setdefault(module, _Row(module))
+        results = list(tensors_in(output))
+        if results and not row.shape:
+            row.shape = tuple(results[0].shape[1:])
+        row.multiply_adds += _multiply_adds(module, list(tensors_in(inputs)), results)
+
+    for module in twin.model.modules():
+        own = next(module.parameters(recurse=False), None) is not None
+        leaf = not any(True for _ in module.children())
+        if (own or leaf) and not is_scripted(module):
+            module._forward_hooks[HOOK] = note
+    like = next(twin.model.parameters(), torch.empty(0))
+    with torch.inference_mode():
+        twin.model(torch.zeros(1, *size, dtype=like.dtype, device=like.device))
+    return list(rows.values())
+
+
+def _multiply_adds(module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> int:
+    """Of one run on one picture."""
+    if isinstance(module, CONVOLUTIONS):
+        return outputs[0].numel() * prod(module.weight.shape[1:])
+    if isinstance(module, TRANSPOSED):
+        return inputs[0].numel() * prod(module.weight.shape[1:])
+    if isinstance(module, nn.Linear):
+        return outputs[0].numel() * module.in_features
+    return 0
+
+
+def _parameters(module: nn.Module, counted: set[int]) -> int:
+    """Of the module itself; weights that layers share count where they come first."""
+    own = {id(weight): weight.numel() for weight in module.parameters(recurse=False)}
+    new = sum(count for key, count in own.items() if key not in counted)
+    counted.update(own)
+    return new
+
+
+def _seen(known: dict[str, Field], name: str, row: _Row) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Field and stride; 0 where there are no positions."""
+    found = known.get(name) or known.get(f"{name}#1")
+    if found is None or len(row.shape) != 3:
+        return (0, 0), (0, 0)
+    return found.size, found.stride
