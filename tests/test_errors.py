@@ -14,6 +14,11 @@ def test_a_fault_is_one_line_with_code_subject_and_next_step() -> None:
     assert Stopped("R675", "", "stopped").exit_status == 75
 
 
+def test_a_suggestion_ends_with_its_question_mark() -> None:
+    fault = DataError("D104", "a", "no such; did you mean b?", next_step="look.")
+    assert str(fault) == "a: no such; did you mean b? Next: look."
+
+
 def test_a_file_name_cannot_forge_a_line_or_break_the_terminal() -> None:
     name = "a\nconvscope: ok\x1b[31m\udcff"
     assert printable(name) == r"a\nconvscope: ok\x1b[31m\udcff"

@@ -42,7 +42,7 @@ class ConvscopeError(Exception):
             parts.append(f"Kept: {self.kept}")
         if self.next_step:
             parts.append(f"Next: {self.next_step}")
-        return ". ".join(part.rstrip(".") for part in parts) + "."
+        return " ".join(part if part.endswith("?") else part.rstrip(".") + "." for part in parts)
 
     def line(self) -> str:
         """The one line a command prints."""

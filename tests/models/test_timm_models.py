@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from convscope.errors import EnvironmentFault, ModelError
+from convscope.models.checkpoint import save_weights
 from convscope.models.load import load
 from convscope.models.timm_models import preprocess_of
 
@@ -81,15 +83,39 @@ class TestWithTimm:
             load("timm:resnet18000")
         assert caught.value.code == "M560"
 
-    def test_weights_that_cannot_be_had_leave_choices(
-        self, timm: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def offline(*_: object, **__: object) -> None:
-            raise OSError("no route to host\nsecond line")
+    @pytest.fixture
+    def offline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """No cache, and a hub where nobody listens; a folder takes its place."""
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("HF_ENDPOINT", (tmp_path / "web").as_uri())
+        return tmp_path / "web"
 
-        monkeypatch.setattr(timm, "create_model", offline)
+    def test_its_own_weights_come_over_the_network_and_are_hashed(
+        self, timm: Any, offline: Path
+    ) -> None:
+        torch.manual_seed(3)
+        model = timm.create_model("resnet10t")
+        file = offline / "timm" / "resnet10t.c3_in1k" / "resolve" / "main" / "model.safetensors"
+        save_weights(file, model.state_dict())
+        network = load("timm:resnet10t")
+        expected = model.state_dict()
+        assert all(torch.equal(v, expected[key]) for key, v in network.model.state_dict().items())
+        assert network.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert network.weights == "timm resnet10t"
+        assert "state_dict" not in network.model.pretrained_cfg
+        other = load("timm:resnet10t", classes=3).model
+        assert torch.equal(other.conv1[0].weight, model.conv1[0].weight)
+        assert other.fc.out_features == 3
+
+    @pytest.mark.usefixtures("offline")
+    def test_weights_that_cannot_be_had_leave_choices(self) -> None:
         with pytest.raises(EnvironmentFault) as caught:
-            load("timm:resnet18")
+            load("timm:resnet10t")
         assert caught.value.code == "R620"
         assert "\n" not in caught.value.line()
-        assert "timm:resnet18:weights=none" in caught.value.line()
+        assert "or write timm:resnet10t:weights=none for random weights" in caught.value.line()
+
+    def test_a_network_without_weights_says_so(self) -> None:
+        with pytest.raises(EnvironmentFault, match="timm has no weights of this network"):
+            load("timm:davit_huge")

@@ -104,6 +104,9 @@ def test_the_search_path_is_left_as_it_was() -> None:
     [
         ("own_nets:smal", "M560", "the module has no 'smal'; did you mean small?"),
         ("own_net:small", "M560", "no module named 'own_net'; did you mean own_nets"),
+        ("zfnt:width=0.5", "M560", "did you mean zfnet?"),
+        (":make", "M560", "write package.module:factory"),
+        ("own_nets:", "M560", "write package.module:factory"),
         ("own_broken:make", "M561", "ModuleNotFoundError: No module named 'a_package_that_is_abs"),
         ("own_syntax:make", "M561", "SyntaxError"),
         ("own_nets:broken", "M561", "RuntimeError: no such file (own_nets.py, line"),

@@ -91,7 +91,7 @@ def _bytes(path: Path) -> bytes:
             )
         data = path.read_bytes()
     except FileNotFoundError as fault:
-        raise CheckpointError("C400", name, "no such file", next_step=_beside(path)) from fault
+        raise CheckpointError("C400", name, f"no such file; {_beside(path)}") from fault
     except OSError as fault:
         reason = (fault.strerror or str(fault)).lower()
         raise CheckpointError("C400", name, f"cannot be read ({reason})") from fault
@@ -113,7 +113,7 @@ def _beside(path: Path) -> str:
     """Checkpoints with a similar name in the same folder."""
     suffixes = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
     if not path.parent.is_dir():
-        return "check the path"
+        return "and no such folder"
     return nearest(path.name, sorted(p.name for p in path.parent.iterdir() if p.suffix in suffixes))
 
 

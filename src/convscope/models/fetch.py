@@ -20,14 +20,14 @@ def fetch(
     url: str,
     target: Path,
     *,
-    sha256: str,
+    sha256: str = "",
     timeout: float = TIMEOUT,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Download to `target`, unless it is there already and right; whole or not at all.
 
-    sha256: how the file's hash begins, in hexadecimal. timeout: seconds without an answer.
-    progress counts bytes.
+    sha256: how the file's hash begins, in hexadecimal, if it is known. timeout: seconds without
+    an answer. progress counts bytes.
 
     Raises EnvironmentFault R620 if the server cannot be reached, R621 if it sent another file.
     """
@@ -46,18 +46,22 @@ def fetch(
 
 
 def _download(url: str, timeout: float, progress: Callable[[int, int], None] | None) -> bytes:
-    content = bytearray()
+    request = urllib.request.Request(url, headers={"User-Agent": "convscope"})
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
             total = int(answer.headers.get("Content-Length") or 0)
+            content = bytearray()
             while chunk := answer.read(CHUNK):
                 content += chunk
                 if progress is not None:
                     progress(len(content), total)
+        if len(content) < total:
+            raise OSError(f"it broke off after {len(content)} of {total} bytes")
     except (OSError, http.client.HTTPException, ValueError) as fault:
         if isinstance(fault, urllib.error.HTTPError):
             fault.close()
         reason = getattr(fault, "reason", None) or fault
+        reason = getattr(reason, "strerror", None) or reason
         raise EnvironmentFault("R620", url, f"cannot be downloaded ({reason})") from fault
     return bytes(content)
 

@@ -65,7 +65,7 @@ def load(
 def _left_by_training(spec: str) -> Path | None:
     """The checkpoint meant, if the spec is a path."""
     path = Path(spec)
-    if path.is_dir():
+    if spec and path.is_dir():
         for name in IN_A_RUN:
             if (path / name).is_file():
                 return path / name
@@ -188,7 +188,7 @@ def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
         classes,
         request.spec,
         draft.weights or f"random, seed {request.seed}",
-        draft.checkpoint.sha256 if draft.checkpoint is not None else "",
+        draft.checkpoint.sha256 if draft.checkpoint is not None else draft.sha256,
         notes,
     )
 

@@ -97,3 +97,5 @@ class Draft:
     notes: tuple[str, ...] = ()
     finish: Callable[[nn.Module], None] | None = None
     """What is left to do once the weights are in."""
+    sha256: str = ""
+    """Of the file of weights that are in the model already."""

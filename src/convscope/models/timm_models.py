@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from convscope.errors import ConvscopeError, EnvironmentFault, ModelError, UsageError, nearest
+from convscope.errors import EnvironmentFault, ModelError, UsageError, nearest
 from convscope.images.framing import Framing
+from convscope.models.checkpoint import Checkpoint, open_checkpoint
+from convscope.models.fetch import fetch
 from convscope.models.network import Draft, Request
 from convscope.models.preprocess import Preprocess
 from convscope.models.spec import WEIGHTS_OPTIONS, options
 
+HUB, HUB_FILE = "https://huggingface.co", "model.safetensors"
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
@@ -21,24 +26,30 @@ def from_timm(request: Request) -> Draft:
     """`timm:NAME`, with timm's own weights unless there is a checkpoint.
 
     Raises EnvironmentFault R622 without timm, R620 if the weights cannot be had; ModelError M560
-    for an unknown name; UsageError U210 or U211 for an option.
+    for an unknown name, M561 if timm cannot build it; UsageError U210 or U211 for an option.
     """
     timm = _timm()
     name, _, text = request.rest.partition(":")
     if not timm.is_model(name):
         known = timm.list_models()
-        raise ModelError("M560", name, f"no such network in timm; {nearest(name, known)}")
+        raise ModelError("M560", request.spec, f"no such network in timm; {nearest(name, known)}")
     wanted = str(options(text, WEIGHTS_OPTIONS).get("weights", "default")).lower()
     if wanted not in ("default", "none"):
         raise UsageError("U211", f"weights={wanted}", "weights is default or none with timm")
-    pretrained = request.checkpoint is None and wanted == "default"
-    model = _create(timm, name, pretrained, request)
+    own = None
+    if request.checkpoint is None and wanted == "default":
+        own = _pretrained(timm, name, request)
+    model = _create(timm, name, own, request)
     preprocess, notes = preprocess_of(timm.data.resolve_model_data_config(model))
-    weights = f"timm {name}" if pretrained else ""
-    if request.checkpoint is not None:
-        weights = request.checkpoint.name
-        notes += ("preprocessing and class names taken from timm's table",)
-    return Draft(model, preprocess, _names(timm, model), weights, request.checkpoint, notes)
+    if own is not None:
+        return Draft(
+            model, preprocess, _names(timm, model), f"timm {name}", notes=notes, sha256=own.sha256
+        )
+    if request.checkpoint is None:
+        return Draft(model, preprocess, notes=notes)
+    notes += ("preprocessing and class names taken from timm's table",)
+    file = request.checkpoint
+    return Draft(model, preprocess, _names(timm, model), file.name, file, notes)
 
 
 def preprocess_of(config: dict[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
@@ -71,25 +82,59 @@ def _timm() -> Any:
         ) from fault
 
 
-def _create(timm: Any, name: str, pretrained: bool, request: Request) -> Any:
-    more = {} if request.classes is None else {"num_classes": request.classes}
+def _pretrained(timm: Any, name: str, request: Request) -> Checkpoint:
+    """timm's own weights, from a cache or over the network, read as any file of strangers."""
+    entry = timm.get_pretrained_cfg(name)
+    url = address(entry)
+    if not url:
+        raise _no_weights(name, "timm has no weights of this network")
+    folder = Path(torch.hub.get_dir()) / "checkpoints" / "timm"
+    target = folder / f"{name}{Path(url).suffix}"
+    try:
+        found = _in_hub_cache(entry) or fetch(url, target, progress=request.progress)
+    except EnvironmentFault as fault:
+        raise _no_weights(name, f"its weights {fault.what} from {url}") from fault
+    return open_checkpoint(found)
+
+
+def address(entry: Any) -> str:
+    """Where the weights of an entry of timm's table are to be had; empty if nowhere."""
+    if entry is None:
+        return ""
+    if not entry.hf_hub_id:
+        return str(entry.url or "")
+    hub = os.environ.get("HF_ENDPOINT", HUB)
+    return f"{hub}/{entry.hf_hub_id}/resolve/main/{entry.hf_hub_filename or HUB_FILE}"
+
+
+def _in_hub_cache(entry: Any) -> Path | None:
+    """The file, if the hub's own client has fetched it before."""
+    if not entry.hf_hub_id:
+        return None
+    client = importlib.import_module("huggingface_hub")
+    found = client.try_to_load_from_cache(entry.hf_hub_id, entry.hf_hub_filename or HUB_FILE)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _no_weights(name: str, what: str) -> EnvironmentFault:
+    choice = f"pass a checkpoint, or write timm:{name}:weights=none for random weights"
+    return EnvironmentFault("R620", f"timm:{name}", what, next_step=choice)
+
+
+def _create(timm: Any, name: str, own: Checkpoint | None, request: Request) -> Any:
+    more: dict[str, Any] = {} if request.classes is None else {"num_classes": request.classes}
+    if own is not None:  # timm renames and, for other classes, drops what it must
+        more |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": own.weights}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         try:
-            return timm.create_model(name, pretrained=pretrained, **more)
-        except ConvscopeError:
-            raise
+            model = timm.create_model(name, **more)
         except Exception as fault:
-            if not pretrained:
-                raise ModelError("M561", f"timm:{name}", f"cannot be built ({fault})") from fault
-            reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-            raise EnvironmentFault(
-                "R620",
-                f"timm:{name}",
-                f"its weights cannot be downloaded ({reason})",
-                next_step=f"pass a checkpoint, or write timm:{name}:weights=none for random "
-                "weights",
-            ) from fault
+            said = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+            raise ModelError("M561", request.spec, f"timm cannot build it ({said})") from fault
+    if own is not None:
+        model.pretrained_cfg.pop("state_dict", None)  # or it would be kept twice
+    return model
 
 
 def _names(timm: Any, model: Any) -> tuple[str, ...]:

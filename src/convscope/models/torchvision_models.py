@@ -40,7 +40,8 @@ def from_torchvision(request: Request) -> Draft:
     """
     name, _, text = request.rest.partition(":")
     if name not in names():
-        raise ModelError("M560", name, f"no such network in torchvision; {nearest(name, names())}")
+        known = nearest(name, names())
+        raise ModelError("M560", request.spec, f"no such network in torchvision; {known}")
     wanted = options(text, WEIGHTS_OPTIONS).get("weights", "default")
     entry = _entry(name, wanted, request.checkpoint)
     if request.checkpoint is None and wanted.lower() == "none":

@@ -18,6 +18,8 @@ from convscope.errors import ConvscopeError, ModelError, nearest
 from convscope.models.network import Draft, Request
 from convscope.models.preprocess import Preprocess
 
+NAMES = ("zfnet", "alexnet", "torchvision", "timm")
+"""What a misspelt first word may have meant."""
 COUNTS = ("classes", "num_classes")
 """What a factory may call the number of classes."""
 
@@ -29,6 +31,13 @@ def from_user_code(request: Request) -> Draft:
     module or name, M561 if the code raises.
     """
     module, _, name = request.spec.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")) or not name.isidentifier():
+        raise ModelError(
+            "M560",
+            request.spec,
+            f"is no network's name; {nearest(module, NAMES)}",
+            next_step="write package.module:factory for a network of your own",
+        )
     with _working_folder_on_path(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         found = _factory(_import(module, request.spec), name, request.spec)
@@ -61,7 +70,7 @@ def _import(module: str, spec: str) -> Any:
     except ModuleNotFoundError as fault:
         if fault.name is None or not (module + ".").startswith(fault.name + "."):
             raise _raised(spec, fault) from fault
-        here = sorted(path.stem for path in Path.cwd().glob("*.py"))
+        here = [*NAMES, *sorted(path.stem for path in Path.cwd().glob("*.py"))]
         raise ModelError(
             "M560", spec, f"no module named {fault.name!r}; {nearest(module, here)}"
         ) from fault
@@ -102,7 +111,8 @@ def _count(factory: Any, request: Request) -> dict[str, int]:
 
 
 def _raised(spec: str, fault: BaseException) -> ModelError:
-    last = traceback.extract_tb(fault.__traceback__)[-1]
+    frames = traceback.extract_tb(fault.__traceback__)
+    last = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
     said = str(fault).splitlines()[0] if str(fault) else "no message"
     where = f"{Path(last.filename).name}, line {last.lineno}"
     return ModelError("M561", spec, f"its code raised {type(fault).__name__}: {said} ({where})")
