@@ -14,6 +14,7 @@ from convscope.cli.progress import progress, say
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
     from convscope.models.load import Network
+    from convscope.records.predictions import Evaluation
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a progress bar under a name."""
@@ -76,24 +77,32 @@ def make_atlas(
     layers: Sequence[str] | None = None,
     k: int = 9,
     bars: Bars,
+    judged: Evaluation | None = None,
     **more: Any,
 ) -> Path:
     """Mine, project and write the pages; return the path of index.html.
 
-    more: `training`, `evolution` and `occlusion` records to show besides.
+    judged: the network's accuracy on the folder, for the model card; measured here where the
+    folder's classes are the network's. more: `training`, `evolution` and `occlusion` records.
     """
     from convscope.methods.layers import layer_table, model_card
+    from convscope.methods.predict import evaluate
     from convscope.pages.atlas import write_atlas
     from convscope.studies.features import features
 
     table = layer_table(network.model, (3, *network.preprocess.size))
+    if judged is None and folder.classes and set(folder.classes) <= set(network.classes):
+        with bars("evaluating") as tick:
+            judged = evaluate(network, folder, progress=tick)
+    accuracy = (judged.top1, judged.top5) if judged is not None else ()
+    card = model_card(network, table, *accuracy)
     with bars("strongest pictures") as tick:
         _, pictures, projected = features(network, folder, layers, k=k, progress=tick)
     with bars("projections and pages") as tick:
         total = len(layers) if layers else sum(kind == "Conv2d" for kind in table.kind)
         return write_atlas(
             out,
-            model_card(network, table),
+            card,
             table,
             pictures,
             _counted(projected, total, tick),

@@ -7,20 +7,24 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, say
 
 
 def flowers(
-    out: Annotated[Path, typer.Option(help="New folder for the pictures.")] = Path("flower_photos"),
+    cache: Annotated[
+        Path | None, typer.Option(help="Where to keep them; by default the user's cache folder.")
+    ] = None,
 ) -> None:
     """Download the 3,670 flower photographs of the tutorials (229 MB, CC-BY).
 
-    The download goes on where it stopped, and is checked by its SHA-256.
+    The download goes on where it stopped and is checked by its SHA-256. Afterwards `flowers`
+    stands for them wherever a command wants pictures.
 
-    Example: convscope flowers --out flower_photos
+    Example: convscope flowers
     """
-    from convscope.images.flowers import download
+    from convscope.images.flowers import flowers as fetch
 
-    with progress("flower photographs (bytes)") as tick:
-        place = download(out, progress=tick)
-    typer.echo(place)
+    with progress("flowers (bytes)") as tick, progress("unpacking (files)") as unpacked:
+        folder = fetch(cache, progress=tick, unpacking=unpacked)
+    say(f"{len(folder):,} photographs of {', '.join(folder.classes)}")
+    typer.echo(folder.root)

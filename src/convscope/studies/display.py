@@ -13,6 +13,8 @@ from convscope.units import Box
 
 GREY = 128
 """Of what lies outside the picture; no network saw it."""
+CLIP = 99.5
+SCALING = f"zero is mid-grey, the scale ends at the {CLIP}th percentile of absolute values"
 
 
 def side_of(field: Field, most: int) -> int:
@@ -57,6 +59,16 @@ def patch(
     image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float()
     square = cut(image, box, side, GREY).round().clamp(0, 255).byte()
     return square.permute(1, 2, 0).numpy()
+
+
+def limit(values: Float32[np.ndarray, "*any"]) -> float:
+    """Where the display's scale ends on both sides of zero, which is mid-grey.
+
+    Between least and largest, as the paper's figures seem to be scaled, a few bright pixels leave
+    the rest of a deep unit's projection all but invisible.
+    """
+    size = np.abs(values)
+    return float(np.percentile(size, CLIP)) or float(size.max())
 
 
 def quantised(

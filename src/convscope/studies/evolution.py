@@ -24,7 +24,7 @@ from convscope.methods.deconvnet import deconvnet
 from convscope.methods.topk import topk
 from convscope.models.preprocess import Preprocess
 from convscope.records.series import Evolution
-from convscope.studies.display import cut, patch, quantised
+from convscope.studies.display import SCALING, cut, limit, patch, quantised
 from convscope.units import Unit
 
 PER_LAYER = 6
@@ -86,15 +86,20 @@ class EvolutionRecorder:
             strongest.append(entries[0])
         self._moments[epoch] = [self._moment(model, *entry) for entry in strongest]
 
+    @property
+    def recorded(self) -> tuple[int, ...]:
+        """The epochs recorded so far."""
+        return tuple(sorted(self._moments))
+
     def record(self) -> Evolution:
         """What was seen so far. Raises DataError D162 if nothing was."""
         if not self._moments:
             raise DataError("D162", str(self.folder.root), "no epoch was recorded")
-        epochs = sorted(self._moments)
+        epochs = self.recorded
         table = [[self._moments[epoch][row] for epoch in epochs] for row in range(len(self.units))]
         raw = np.array([[moment.projection for moment in row] for row in table], np.float32)
-        low, high = raw.min(axis=(1, 2, 3, 4)), raw.max(axis=(1, 2, 3, 4))
-        shown = [quantised(r, float(a), float(b)) for r, a, b in zip(raw, low, high, strict=True)]
+        high = np.array([limit(row) for row in raw], np.float32)
+        shown = [quantised(row, -most, most) for row, most in zip(raw, high, strict=True)]
         return Evolution(
             units=tuple(map(str, self.units)),
             epochs=np.array(epochs, np.int64),
@@ -104,14 +109,14 @@ class EvolutionRecorder:
             column=np.array([[m.at[1] for m in row] for row in table], np.int32),
             patches=np.array([[m.patch for m in row] for row in table], np.uint8),
             projections=np.array(shown, np.uint8),
-            low=low,
+            low=-high,
             high=high,
             origin={
                 "method": "deconvnet",
                 "pictures": len(self.folder),
                 "pictures_sha256": self.folder.sha256,
                 "seed": self.seed,
-                "scaling": "jointly for each map over its epochs, least to largest",
+                "scaling": f"jointly for each map over its epochs; {SCALING}",
             },
         )
 

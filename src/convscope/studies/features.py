@@ -24,7 +24,7 @@ from convscope.models.load import Network
 from convscope.models.preprocess import Preprocess
 from convscope.records.features import LayerFeatures, Pictures
 from convscope.records.topk import TopK
-from convscope.studies.display import GREY, cut, patch, quantised, side_of
+from convscope.studies.display import GREY, SCALING, cut, limit, patch, quantised, side_of
 from convscope.units import Box, Unit
 
 Progress = Callable[[int, int], None]
@@ -145,7 +145,7 @@ class _Layer:
                 **found.origin,
                 "rule": "deconvnet",
                 "overlap": self.overlap,
-                "scaling": "jointly for each map, least to largest",
+                "scaling": f"jointly for each map; {SCALING}",
             },
         )
 
@@ -195,10 +195,9 @@ class _Layer:
             if used.any():
                 raw = self.scaled[channel].astype(np.float32)
                 raw *= self.peak[channel][:, None, None, None]
-                low[channel], high[channel] = raw[used].min(), raw[used].max()
-                shown[channel][used] = quantised(
-                    raw[used], float(low[channel]), float(high[channel])
-                )
+                high[channel] = limit(raw[used])
+                low[channel] = -high[channel]
+                shown[channel][used] = quantised(raw[used], low[channel], high[channel])
         return low, high, shown
 
 
