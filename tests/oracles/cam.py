@@ -67,14 +67,18 @@ def layercam(A: Maps, g: Maps) -> np.ndarray:
 
 
 def layercam_fused(maps: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Jiang et al. 2021, equation 8 with gamma = 2 for all but the deepest layer (the last)."""
+    """Jiang et al. 2021, equation 8 with gamma = 2 for all but the deepest layer (the last); then
+    enlarged, and the largest value at each place."""
     out = np.zeros((height, width))
     for number, values in enumerate(maps):
         top = values.max()
-        large = upsampled(values / top if top > 0 else values, height, width)
+        scaled = values / top if top > 0 else values
+        for i, j in product(*map(range, scaled.shape)):
+            if number < len(maps) - 1:
+                scaled[i, j] = math.tanh(2 * scaled[i, j])
+        large = upsampled(scaled, height, width)
         for i, j in product(range(height), range(width)):
-            one = large[i, j] if number == len(maps) - 1 else math.tanh(2 * large[i, j])
-            out[i, j] = max(out[i, j], one)
+            out[i, j] = max(out[i, j], large[i, j])
     return out
 
 
@@ -133,8 +137,10 @@ def _projection(rows: np.ndarray) -> np.ndarray:
     """Power iteration on rowsᵀ·rows, for another way than an eigenvalue routine."""
     v = np.random.default_rng(0).normal(size=rows.shape[1])
     for _ in range(20_000):
-        v = rows.T @ (rows @ v)
-        v /= np.linalg.norm(v)
+        before, v = v, rows.T @ (rows @ v)
+        v /= np.linalg.norm(v) or 1.0
+        if np.abs(v - before).max() < 1e-15:
+            break
     return np.asarray(rows @ v)
 
 

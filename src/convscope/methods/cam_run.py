@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypedDict
 
@@ -30,8 +31,10 @@ EVERY_BIAS = Choice(("every bias",), "it takes no layer")
 
 Maps = Callable[[Case, tuple[str, ...]], dict[str, Tensor]]
 """From a case and layers to the raw maps (b, h, w) by layer, in the order of their runs."""
-Fuse = Callable[[list[Tensor]], Tensor]
-"""From enlarged maps (b, h, w), the deepest layer's last, to one."""
+Enlarge = Callable[[Tensor], Tensor]
+"""From maps (b, h, w) to the picture's size."""
+Fuse = Callable[[list[Tensor], Enlarge], Tensor]
+"""From several layers' raw maps (b, h, w), the deepest layer's last, to one at full size."""
 
 
 class How(TypedDict, total=False):
@@ -53,15 +56,17 @@ class How(TypedDict, total=False):
     """Called with (maps done, maps in all) by the methods that run the network many times."""
 
 
-def mean_of_maxima(maps: list[Float[Tensor, "b h w"]]) -> Float[Tensor, "b h w"]:
+def mean_of_maxima(raws: list[Tensor], enlarge: Enlarge) -> Float[Tensor, "b height width"]:
     """The mean of the maps, each divided by its maximum."""
-    return torch.stack([_to_one(one) for one in maps]).mean(0)
+    return torch.stack([enlarge(_to_one(raw)) for raw in raws]).mean(0)
 
 
-def layercam_fused(maps: list[Float[Tensor, "b h w"]]) -> Float[Tensor, "b h w"]:
+def layercam_fused(raws: list[Tensor], enlarge: Enlarge) -> Float[Tensor, "b height width"]:
     """Source: Jiang et al. 2021, equation 8, with γ = 2."""
-    *shallow, deepest = (_to_one(one) for one in maps)
-    return torch.stack([*(torch.tanh(2 * one) for one in shallow), deepest]).amax(0)
+    *shallow, deepest = (_to_one(raw) for raw in raws)
+    return torch.stack(
+        [enlarge(one) for one in (*(torch.tanh(2 * s) for s in shallow), deepest)]
+    ).amax(0)
 
 
 @dataclass(frozen=True)
@@ -164,11 +169,11 @@ def _fusion(definition: Definition, variant: str) -> str:
 def _values(
     definition: Definition, variant: str, raws: list[Tensor], size: torch.Size
 ) -> Float[Tensor, "b height width"]:
+    enlarge = partial(enlarged, size=size)
     if variant == PGC:
-        scaled = [enlarged(_stretched(F.relu(raw)), size) for raw in raws]
+        scaled = [enlarge(_stretched(F.relu(raw))) for raw in raws]
         return _stretched(F.relu(torch.stack(scaled).mean(0)))
-    large = [enlarged(raw, size) for raw in raws]
-    return large[0] if len(large) == 1 else definition.fuse(large)
+    return enlarge(raws[0]) if len(raws) == 1 else definition.fuse(raws, enlarge)
 
 
 def enlarged(maps: Float[Tensor, "b h w"], size: Sequence[int]) -> Float[Tensor, "b height width"]:
