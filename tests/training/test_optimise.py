@@ -22,7 +22,9 @@ from convscope.training.recipe import Recipe
 
 
 def rms(filters: torch.Tensor) -> list[float]:
-    return [math.sqrt(sum(float(w) ** 2 for w in f.flatten()) / f.numel()) for f in filters.detach()]
+    return [
+        math.sqrt(sum(float(w) ** 2 for w in f.flatten()) / f.numel()) for f in filters.detach()
+    ]
 
 
 def test_filters_above_the_radius_come_back_to_it_and_no_others_move() -> None:

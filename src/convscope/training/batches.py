@@ -15,7 +15,7 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional as F
 
-from convscope.models.preprocess import Preprocess
+from convscope.models.preprocess import Numbers, Preprocess
 from convscope.training.augment import CROP, MIX, order, stream, view
 from convscope.training.recipe import Recipe
 from convscope.training.stock import Stock
@@ -135,12 +135,13 @@ def network_input(batch: Batch, preprocess: Preprocess) -> Float[Tensor, "b 3 si
     pixels = torch.baddbmm(batch.offset[:, None], pixels, batch.colour.transpose(1, 2))
     images = pixels.view(b, size, size, 3).permute(0, 3, 1, 2)
     images = _mixed(images, batch.mixing)
-    mean, std = (
-        torch.as_tensor(np.asarray(numbers, np.float32), device=device).reshape(3, *shape)
-        for numbers in (preprocess.mean, preprocess.std)
-        for shape in [np.shape(numbers)[1:] or (1, 1)]
-    )
+    mean, std = (_column(numbers, device) for numbers in (preprocess.mean, preprocess.std))
     return (images * (preprocess.scale * 255) - mean) / std
+
+
+def _column(numbers: Numbers, device: torch.device) -> Float[Tensor, "3 _ _"]:
+    values = torch.tensor(np.asarray(numbers, np.float32), device=device)
+    return values.reshape(3, 1, 1) if values.ndim == 1 else values
 
 
 def targets(batch: Batch, classes: int) -> Float[Tensor, "b classes"]:

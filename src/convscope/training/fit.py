@@ -93,7 +93,10 @@ def fit(
     if task.first < recipe.epochs:
         trainer.callbacks.append(around)  # type: ignore[attr-defined]
         trainer.fit_loop.max_epochs = recipe.epochs - task.first
-        trainer.fit(task)
+        try:
+            trainer.fit(task)
+        finally:
+            keeper.close_board()
     elif trainer.is_global_zero:
         keeper.close()
     return story, task.first
@@ -124,12 +127,15 @@ class Keeper:
 
     def close(self) -> None:
         """The run is done: its series, its mark; the way back is no longer needed."""
-        if self._board is not None:
-            self._board.close()
         shutil.rmtree(self.run / "series", ignore_errors=True)
         series(self.story, self.recipe).save(self.run / "series")
         finish(self.run, self.story.to_json())
         shutil.rmtree(self.run / FOLDER, ignore_errors=True)
+
+    def close_board(self) -> None:
+        """TensorBoard's log is whole up to here, whatever ended the run."""
+        if self._board is not None:
+            self._board.close()
 
     def _metadata(self, task: Task) -> dict[str, str]:
         more = {"recipe": to_json(self.recipe), "epoch": task.epoch + 1}
