@@ -58,15 +58,14 @@ def topk(
     blank = torch.zeros(1, 3, *preprocess.size, device=device)
     names = tuple(layers) if layers is not None else tuple(feature_layers(model, blank))
     shapes = _shapes(model, names, blank)
-    size = batch or _batch(shapes)
+    size = _batch(shapes) if batch is None else batch
     _require(k >= 1 and size >= 1 and 0 <= part[0] < part[1], f"k {k}, batch {size}, part {part}")
     ranks = [_Rank(shape[0], k, device) for shape in shapes]
     edits = {name: rank.look for name, rank in zip(names, ranks, strict=True)}
     seen = 0
-    known: set[bytes] = set()
     with Lens(model, (), edits) as lens, torch.inference_mode():
         for start, pictures in _batches(folder, preprocess, size, part):
-            now = _Slots.of(pictures, folder, start, size, known, device)
+            now = _Slots.of(pictures, folder, start, size, device)
             for rank in ranks:
                 rank.slots = now
             lens(_pixels(pictures, preprocess, start, size).to(device))
@@ -82,7 +81,7 @@ def topk(
         "preprocessing": preprocess.describe(),
         "pictures_sha256": folder.sha256,
         "batch": size,
-        "part": list(part),
+        "parts": [list(part)],
         "convscope": __version__,
     }
     return _record(names, shapes, ranks, seen, origin)
@@ -96,8 +95,6 @@ class _Slots:
         """-1 where there is no usable picture."""
         self.content = content
         self.used: Bool[Tensor, "b"] = number >= 0
-        self.ranked: Bool[Tensor, "b"] = self.used.clone()
-        """Not those whose content was ranked before: its value, and lower number, stand there."""
 
     @classmethod
     def of(
@@ -106,21 +103,15 @@ class _Slots:
         folder: Folder,
         start: int,
         size: int,
-        known: set[bytes],
         device: torch.device,
     ) -> _Slots:
         number, content = np.full(size, -1), np.zeros(size, np.int64)
-        fresh = np.zeros(size, bool)
         for picture in pictures:
-            digest = folder.digest(picture.number)
             place = picture.number - start
             number[place] = picture.number
+            digest = folder.digest(picture.number)
             content[place] = int.from_bytes(digest[:8], "big", signed=True)
-            fresh[place] = digest not in known
-            known.add(digest)
-        slots = cls(torch.from_numpy(number).to(device), torch.from_numpy(content).to(device))
-        slots.ranked &= torch.from_numpy(fresh).to(device)
-        return slots
+        return cls(torch.from_numpy(number).to(device), torch.from_numpy(content).to(device))
 
 
 class _Rank:
@@ -144,7 +135,7 @@ class _Rank:
         self.active += ((peak > 0) & used).sum(0)
         self.invalid += (wrong & used).sum(0)
         key = torch.where(
-            wrong | ~self.slots.ranked[:, None], NOBODY, _keys(peak, self.slots.number[:, None])
+            wrong | ~self.slots.used[:, None], NOBODY, _keys(peak, self.slots.number[:, None])
         )
         better = key > self.key[:, -1]
         if bool(better.any()):
@@ -159,10 +150,27 @@ class _Rank:
         place[better] = maps[better].flatten(1).argmax(1)
         rows = better.any(0)
         content = self.slots.content[:, None].expand_as(key)
-        kept = torch.cat([self.key[rows], key.T[rows]], 1).topk(self.k)
+        keys, order = torch.cat([self.key[rows], key.T[rows]], 1).sort(1, descending=True)
+        tables = [
+            torch.cat([table[rows], new.T[rows]], 1).gather(1, order)
+            for table, new in ((self.place, place), (self.content, content))
+        ]
+        # Of copies the strongest counts. Their values need not be equal: a matrix product may
+        # round the same row differently in another place of the batch.
+        kept = torch.where(_copies(keys, tables[1]), NOBODY, keys).topk(self.k)
         self.key[rows] = kept.values
-        for table, new in ((self.place, place), (self.content, content)):
-            table[rows] = torch.cat([table[rows], new.T[rows]], 1).gather(1, kept.indices)
+        for table, now in zip((self.place, self.content), tables, strict=True):
+            table[rows] = now.gather(1, kept.indices)
+
+
+def _copies(
+    key: Int64[Tensor, "maps n"], content: Int64[Tensor, "maps n"]
+) -> Bool[Tensor, "maps n"]:
+    """Entries with the content of an earlier one."""
+    n = key.shape[1]
+    earlier = torch.ones(n, n, dtype=torch.bool, device=key.device).tril(-1)
+    same = content[:, :, None] == content[:, None, :]
+    return (same & earlier & (key != NOBODY)[:, None, :]).any(2)
 
 
 def _keys(value: Float[Tensor, "b c"], number: Int64[Tensor, "b 1"]) -> Int64[Tensor, "b c"]:

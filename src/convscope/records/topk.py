@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd
 from typing import Self
 
 import numpy as np
@@ -17,6 +19,8 @@ from convscope.units import Unit
 NOBODY = np.iinfo(np.int64).min
 """Key of an unused entry, below that of any picture."""
 LAST = 2**32 - 1
+Part = tuple[int, int]
+"""(i, n): every n-th batch of a folder's pictures, from the i-th on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +74,21 @@ class TopK(Record):
     def merge(self, other: Self) -> Self:
         """What one pass over both parts' pictures would have found.
 
-        The parts are passes over different pictures of one folder, with equal k, layers and
-        batches; order and grouping do not matter. Raises UsageError U220 if they do not match.
+        Associative, commutative and idempotent: parts may come in any order and more than once.
+        Raises UsageError U220 if the two are not parts of one pass over one folder (with equal
+        layers, k and batches), or overlap without one holding the other, as then the counts
+        would be wrong.
         """
-        ours, theirs = ({**r.origin, "part": None} for r in (self, other))
-        if (self.layers, self.k, ours) != (other.layers, other.k, theirs):
+        mine, theirs = self._parts(), other._parts()
+        ours, others = ({**record.origin, "parts": None} for record in (self, other))
+        if (self.layers, self.k, ours) != (other.layers, other.k, others):
             raise UsageError("U220", "merge", "these are not parts of one pass over one folder")
+        if all(any(_holds(part, one) for one in mine) for part in theirs):
+            return self
+        if all(any(_holds(part, one) for one in theirs) for part in mine):
+            return other
+        if any(_overlap(one, part) for one in mine for part in theirs):
+            raise UsageError("U220", "merge", "these parts overlap, so they cannot be counted")
         both = {
             name: np.concatenate([getattr(self, name), getattr(other, name)], axis=1)
             for name in ("value", "image", "row", "column", "content")
@@ -83,7 +96,7 @@ class TopK(Record):
         key = keys(both["value"], both["image"])
         order = np.argsort(key, axis=1)[:, ::-1]
         both = {name: np.take_along_axis(table, order, axis=1) for name, table in both.items()}
-        # A copy sinks to the end: equal values, so the lower number already stands before it.
+        # Copies sink to the end, all but the strongest.
         last = np.argsort(copies(both["content"], both["image"]), axis=1, kind="stable")
         kept = {
             name: np.take_along_axis(table, last, axis=1)[:, : self.k]
@@ -99,8 +112,27 @@ class TopK(Record):
             active=self.active + other.active,
             invalid=self.invalid + other.invalid,
             seen=self.seen + other.seen,
-            origin=ours,
+            origin={**ours, "parts": _together([*mine, *theirs])},
         )
+
+    def _parts(self) -> list[Part]:
+        return [(int(first), int(step)) for first, step in self.origin.get("parts", [(0, 1)])]
+
+
+def _holds(part: Part, by: Part) -> bool:
+    """Is every batch of `part` one of `by`'s?"""
+    return part[1] % by[1] == 0 and part[0] % by[1] == by[0]
+
+
+def _overlap(a: Part, b: Part) -> bool:
+    """Do two series of batches meet? (Chinese remainder theorem.)"""
+    return (a[0] - b[0]) % gcd(a[1], b[1]) == 0
+
+
+def _together(parts: list[Part]) -> list[list[int]]:
+    """Parts that do not overlap, in order; the whole when they make one up."""
+    whole = sum(Fraction(1, step) for _, step in parts) == 1
+    return [[0, 1]] if whole else [list(part) for part in sorted(parts)]
 
 
 def keys(
