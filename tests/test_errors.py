@@ -23,6 +23,8 @@ def test_a_file_name_cannot_forge_a_line_or_break_the_terminal() -> None:
     name = "a\nconvscope: ok\x1b[31m\udcff"
     assert printable(name) == r"a\nconvscope: ok\x1b[31m\udcff"
     assert DataError("D101", name, "not a picture").line().count("\n") == 0
+    quoted = DataError("D101", "a", f"holds {name}", kept=name, next_step=name).line()
+    assert not {"\n", "\x1b", "\udcff"} & set(quoted)
 
 
 def test_near_names_are_suggested_and_otherwise_what_there_is() -> None:

@@ -37,12 +37,13 @@ class ConvscopeError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        parts = [f"{printable(self.subject)}: {self.what}" if self.subject else self.what]
+        parts = [f"{self.subject}: {self.what}" if self.subject else self.what]
         if self.kept:
             parts.append(f"Kept: {self.kept}")
         if self.next_step:
             parts.append(f"Next: {self.next_step}")
-        return " ".join(part if part.endswith("?") else part.rstrip(".") + "." for part in parts)
+        text = " ".join(part if part.endswith("?") else part.rstrip(".") + "." for part in parts)
+        return printable(text)
 
     def line(self) -> str:
         """The one line a command prints."""

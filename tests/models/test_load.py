@@ -206,6 +206,15 @@ def test_a_wrong_option_says_what_would_be_right(spec: str, code: str, answer: s
     assert answer in str(caught.value)
 
 
+def test_a_folder_of_the_same_name_does_not_hide_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_folder(tmp_path / "zfnet")
+    assert load("zfnet", classes=2).model.fc8.out_features == 2
+    assert load("./zfnet").classes == FLOWERS
+
+
 def test_a_card_goes_through_metadata_unchanged(tmp_path: Path) -> None:
     card = Card("zfnet", ("naïve", "a/b"), TUTORIAL, {"epoch": 4, "recipe": {"lr": 0.1}})
     plain = json.loads(card.metadata()["convscope"])

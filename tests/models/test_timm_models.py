@@ -108,6 +108,14 @@ class TestWithTimm:
         assert torch.equal(other.conv1[0].weight, model.conv1[0].weight)
         assert other.fc.out_features == 3
 
+    def test_a_page_in_place_of_the_weights_is_not_kept(self, offline: Path) -> None:
+        file = offline / "timm" / "resnet10t.c3_in1k" / "resolve" / "main" / "model.safetensors"
+        file.parent.mkdir(parents=True)
+        file.write_text("<html>please sign in</html>")
+        with pytest.raises(EnvironmentFault, match="this is an HTML page"):
+            load("timm:resnet10t")
+        assert not list((offline.parent / "cache").rglob("*.safetensors"))
+
     @pytest.mark.usefixtures("offline")
     def test_weights_that_cannot_be_had_leave_choices(self) -> None:
         with pytest.raises(EnvironmentFault) as caught:

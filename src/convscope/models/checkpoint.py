@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from convscope.errors import CheckpointError, nearest
+from convscope.errors import CheckpointError, nearest, printable
 from convscope.models.safetensors_file import is_safetensors, read_safetensors
 from convscope.models.sniff import refuse_others, size
 from convscope.models.torch_file import MAX_BYTES, limit, read_torch
@@ -54,7 +54,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     weights = _chosen(content, part, name, notes)
     _check_tensors(weights, limit(len(data)), name)
     sha256 = hashlib.sha256(data).hexdigest()
-    return Checkpoint(str(path), weights, metadata, sha256, tuple(notes))
+    return Checkpoint(str(path), weights, metadata, sha256, tuple(map(printable, notes)))
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:

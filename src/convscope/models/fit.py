@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import CheckpointError
+from convscope.errors import CheckpointError, printable
 from convscope.models.lookalike import looks_like
 
 COMPILED = "_orig_mod."
@@ -42,7 +42,7 @@ def fit(
     model.load_state_dict(whole, strict=True)
     if _untouched_batch_norm(model):
         notes.append("all batch norm statistics are 0 and 1: this network may be untrained")
-    return tuple(notes)
+    return tuple(map(printable, notes))
 
 
 def _unwrapped(

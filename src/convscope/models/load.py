@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from convscope.errors import CheckpointError, ModelError, nearest
-from convscope.models import alexnet, zfnet
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
 from convscope.models.fit import fit
 from convscope.models.network import Card, Draft, Network, Request
+from convscope.models.ours import OURS, from_ours
 from convscope.models.preprocess import Preprocess
-from convscope.models.spec import TOWER_OPTIONS, options
-from convscope.models.tower import Tower
 from convscope.models.user_code import from_user_code
 
 __all__ = ["Card", "Network", "load"]
 
-OURS: dict[str, tuple[Callable[..., nn.Module], int]] = {
-    "zfnet": (zfnet.zfnet, zfnet.SIZE),
-    "alexnet": (alexnet.alexnet, alexnet.SIZE),
-}
 IN_A_RUN = ("best.safetensors", "last.safetensors")
 
 
@@ -63,9 +56,11 @@ def load(
 
 
 def _left_by_training(spec: str) -> Path | None:
-    """The checkpoint meant, if the spec is a path."""
+    """The checkpoint meant, if the spec is a path. A folder called zfnet is meant by ./zfnet."""
     path = Path(spec)
-    if spec and path.is_dir():
+    if not spec or spec.partition(":")[0] in SOURCES:
+        return None
+    if path.is_dir():
         for name in IN_A_RUN:
             if (path / name).is_file():
                 return path / name
@@ -114,27 +109,6 @@ def _source(head: str, request: Request) -> Callable[[Request], Draft]:
     )
 
 
-def _ours(request: Request) -> Draft:
-    head = request.spec.partition(":")[0]
-    maker, size = OURS[head]
-    wanted = options(request.rest, TOWER_OPTIONS)
-    _check_card(head, wanted, request)
-    init = None if request.checkpoint is not None else wanted.pop("init", "he")
-    wanted.pop("init", None)
-    model = maker(request.classes or 1000, init=init, seed=request.seed, **wanted)
-    preprocess = Preprocess.imagenet(resize=round(size * 256 / 224), crop=size)
-    if request.checkpoint is None:
-        return Draft(model, preprocess)
-    model.to_empty(device="cpu")
-    return Draft(
-        model,
-        preprocess,
-        weights=request.checkpoint.name,
-        checkpoint=request.checkpoint,
-        notes=("preprocessing is not in the file; ImageNet's was assumed",),
-    )
-
-
 def _torchvision(request: Request) -> Draft:
     from convscope.models.torchvision_models import from_torchvision  # takes seconds to import
 
@@ -145,24 +119,6 @@ def _timm(request: Request) -> Draft:
     from convscope.models.timm_models import from_timm
 
     return from_timm(request)
-
-
-def _check_card(head: str, wanted: dict[str, Any], request: Request) -> None:
-    """A file of ours knows better than a list of differing layers what it belongs to."""
-    card = None if request.checkpoint is None else Card.of(request.checkpoint)
-    if card is None or request.checkpoint is None:
-        return
-    name, _, rest = card.spec.partition(":")
-    shape = {key: value for key, value in wanted.items() if key != "init"}
-    theirs = options(rest, TOWER_OPTIONS) if name in OURS else {}
-    theirs.pop("init", None)
-    if name != head or Tower(**theirs) != Tower(**shape):
-        raise CheckpointError(
-            "C410",
-            request.checkpoint.name,
-            f"belongs to {card.spec}, not to {request.spec}",
-            next_step=f"name {card.spec}, or load the file by itself",
-        )
 
 
 def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
@@ -226,5 +182,5 @@ def _give_shapes(model: nn.Module, preprocess: Preprocess, spec: str) -> None:
 SOURCES: dict[str, Callable[[Request], Draft]] = {
     "torchvision": _torchvision,
     "timm": _timm,
-    **dict.fromkeys(OURS, _ours),
+    **dict.fromkeys(OURS, from_ours),
 }

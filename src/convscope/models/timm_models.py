@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from convscope.errors import EnvironmentFault, ModelError, UsageError, nearest
+from convscope.errors import CheckpointError, EnvironmentFault, ModelError, UsageError, nearest
 from convscope.images.framing import Framing
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
 from convscope.models.fetch import fetch
@@ -93,8 +93,15 @@ def _pretrained(timm: Any, name: str, request: Request) -> Checkpoint:
     try:
         found = _in_hub_cache(entry) or fetch(url, target, progress=request.progress)
     except EnvironmentFault as fault:
+        if fault.code != "R620":
+            raise
         raise _no_weights(name, f"its weights {fault.what} from {url}") from fault
-    return open_checkpoint(found)
+    try:
+        return open_checkpoint(found)
+    except CheckpointError as fault:
+        target.unlink(missing_ok=True)  # the hub tells no hash: this is how a wrong file shows
+        what = f"the file from {url} cannot be used: {fault.what}"
+        raise _no_weights(name, what) from fault
 
 
 def address(entry: Any) -> str:
