@@ -45,6 +45,13 @@ RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
 """Every spelling that we know of the same function."""
 
 
+def lively(net: nn.Module) -> None:
+    """Filters drawn so that signals neither die out nor explode on their way through."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+
+
 class Spelled(nn.Module):
     """Two convolutions, each rectified in the given spelling, overlapping pools, a skip path,
     and a classifier. The same seed gives the same weights whatever the spelling."""
@@ -58,6 +65,7 @@ class Spelled(nn.Module):
         self.conv3 = nn.Conv2d(8, 8, 3, padding=1)
         self.fc = nn.Linear(8, 7)
         self.rectify = [rectifier]  # in a list: a plain function is no submodule
+        lively(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool1(self.rectify[0](self.conv1(x)))
@@ -88,6 +96,7 @@ def sequential(inplace: bool = True, seed: int = 0, *, pool: int = 3) -> nn.Sequ
     for name, layer in layers.items():
         net.add_module(name, layer)
     net.eval()(torch.zeros(1, 3, 33, 29))
+    lively(net)
     return net.train()
 
 
@@ -132,6 +141,7 @@ class Fire(nn.Module):
         self.expand1 = nn.Conv2d(4, 5, 1)
         self.expand3 = nn.Conv2d(4, 6, 3, padding=1)
         self.classify = nn.Conv2d(11, 7, 1)
+        lively(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.conv1(x)), 3, 2, ceil_mode=True)

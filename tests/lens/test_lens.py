@@ -143,6 +143,12 @@ def test_reach_runs_no_further_than_the_last_tapped_layer():
     with Lens(Stumbling(), ["conv1"]) as lens:
         lens.reach(pictures())  # conv2 would raise
         assert lens["conv1"].shape == (2, 4, 31, 27)
+    with Lens(Stumbling(), ["relu#1"]) as lens:
+        lens.reach(pictures())
+        assert lens["relu#1"].min() == 0
+    with Lens(Residual(), ["relu"]) as lens:
+        lens.reach(pictures())  # to the end, to see that it runs again
+        assert code_of(lambda: lens["relu"]) == "M503"
 
 
 def test_a_pool_that_also_puts_out_indices_shows_its_values():

@@ -78,10 +78,19 @@ class Lens:
         return self._twin.model(*args, **kwargs)
 
     def reach(self, *args: Any, **kwargs: Any) -> None:
-        """Run the network only until all tapped layers have been seen."""
-        self._start(stop_after=len(self._layers))
+        """Run the network no further than needed to see all tapped layers.
+
+        That is to the end if one of them has no weights (a ReLU, a pool), unless its call is
+        named: such a module may run again further up. Of one with weights the first run is seen.
+        """
+        early = all(self._runs_once(layer) for layer in self._layers)
+        self._start(stop_after=len(self._layers) if early else None)
         with contextlib.suppress(Reached):
             self._twin.model(*args, **kwargs)
+
+    def _runs_once(self, layer: str) -> bool:
+        name, number = call_of(layer)
+        return number is not None or any(True for _ in self._twin.modules[name].parameters())
 
     def _start(self, stop_after: int | None) -> None:
         if not self._open:

@@ -13,7 +13,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
@@ -93,6 +94,8 @@ class Twin:
         for key, value in list(state.items()):
             own = self._own(value, {})
             state[key] = own.copy() if own is value and key in MODULES_OWN else own
+        for key in ("_parameters", "_buffers"):
+            state[key] = {name: _recordable(value) for name, value in state[key].items()}
         state["training"] = False
         state["_compiled_call_impl"] = None
 
@@ -115,6 +118,14 @@ class Twin:
             pairs = zip(value, own, strict=True)
             met[id(value)] = type(value)(pairs if isinstance(value, dict) else own)
         return met[id(value)]
+
+
+def _recordable(value: Tensor | None) -> Tensor | None:
+    """The very same tensor, unless it was made under inference mode and gradients are wanted."""
+    if value is None or not value.is_inference() or not torch.is_grad_enabled():
+        return value
+    copy = value.clone()
+    return nn.Parameter(copy, value.requires_grad) if isinstance(value, nn.Parameter) else copy
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:

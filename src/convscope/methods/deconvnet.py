@@ -125,7 +125,8 @@ def _unit_start(way: Ascent, unit: Unit, rule: Rule, whole_map: bool = False) ->
         signal[where] = maps[picture] if whole_map else maps[picture][at]
     if rule != "gradient":
         signal.relu_()
-    named = [unit if whole_map else Unit(unit.layer, unit.channel, at) for at in places]
+    placeless = whole_map or way.lens[unit.layer].dim() == 2
+    named = [unit if placeless else Unit(unit.layer, unit.channel, at) for at in places]
     kind = "whole map" if whole_map else "one activation"
     return _Start(layer, signal, tuple(map(str, named)), activations, kind, unit.layer)
 
