@@ -25,6 +25,7 @@ from convscope.lens.step import AFFINE, allows
 from convscope.lens.tail import Tail, record
 from convscope.methods.cam_case import Case, finite, forward, wide
 from convscope.methods.cam_formulas import Map, weighted
+from convscope.methods.cam_layer import as_is
 from convscope.methods.targets import Aims, answer, space
 
 BYTES = 24e6
@@ -88,7 +89,8 @@ class Ablation:
 
     @cached_property
     def mixing(self) -> Mixing | None:
-        return None if self.tail.obstacle else Mixing.of(self.tail)
+        plain = self.case.maps(self.tail.activation) is as_is
+        return Mixing.of(self.tail) if plain and not self.tail.obstacle else None
 
     @property
     def how(self) -> str:
@@ -103,24 +105,27 @@ class Ablation:
     @cached_property
     def drops(self) -> Float[Tensor, "maps"]:
         """The score less the score without each map. A silent map changes nothing."""
+        places = self._places(self.tail.activation.detach())
         if self.affine:
             (gradient,) = torch.autograd.grad(self.tail.score.sum(), self.tail.activation)
             return (self._shown(gradient) * self.maps).flatten(1).sum(1)
         drops = self.score.new_zeros(len(self.maps))
         for part in self._parts(self.maps.flatten(1).ne(0).any(1).nonzero()[:, 0]):
-            drops[part] = self.score - wide(self._scores(part))
+            drops[part] = self.score - wide(self._scores(part, places))
             if self.case.progress is not None:
                 done = self.number * len(drops) + int(part[-1]) + 1
                 self.case.progress(done, len(drops) * len(self.case.images))
         return drops
 
-    def _scores(self, maps: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    def _scores(self, maps: Int[Tensor, "n"], places: Int[Tensor, "maps at"]) -> Float[Tensor, "n"]:
         """The score without each one of these maps."""
         if self.mixing is not None:
             return self.mixing.scores(maps)
+        output = self.tail.activation.detach()
+        outputs = output.flatten().repeat(len(maps), 1).scatter_(1, places[maps], 0)
+        outputs = outputs.reshape(len(maps), *output.shape[1:])
         if not self.tail.obstacle:
-            return self.tail.again(self._without(maps))
-        outputs = self._without(maps)
+            return self.tail.again(outputs)
         images = self.case.images[self.number].expand(len(maps), *self.case.images.shape[1:])
         with torch.no_grad(), Lens(self.case.model, (), {self.layer: lambda _: outputs}) as lens:
             return self.aim.scores(answer(forward(lens, images), self.aim))
@@ -136,20 +141,15 @@ class Ablation:
     def _shown(self, output: Tensor) -> Float[Tensor, "maps h w"]:
         return finite(self.layer, wide(self.case.maps(output)(output.detach())[0]))
 
-    def _without(self, maps: Int[Tensor, "n"]) -> Float[Tensor, "n ..."]:
-        """The layer's output with one of these maps set to zero in each copy."""
-        output = self.tail.activation.detach()
-        places = self._places(output)[maps].flatten(1)
-        copies = output.flatten().repeat(len(maps), 1)
-        return copies.scatter_(1, places, 0).reshape(len(maps), *output.shape[1:])
-
-    def _places(self, output: Tensor) -> Int[Tensor, "maps h w"]:
+    def _places(self, output: Tensor) -> Int[Tensor, "maps at"]:
         """Where in the layer's own layout the maps' numbers are: a reshape only moves numbers, so
         it may as well move their addresses."""
         reshape = self.case.maps(output)
         addresses = torch.arange(output.numel(), dtype=torch.float64, device=output.device)
-        places = reshape(addresses.reshape(output.shape))[0].long()
-        if not torch.equal(output.flatten()[places], reshape(output)[0]):
+        places = reshape(addresses.reshape(output.shape))[0].flatten(1).long()
+        if not torch.equal(
+            output.flatten()[places % output.numel()], reshape(output)[0].flatten(1)
+        ):
             what = "computes; for Ablation-CAM it may only move numbers"
             raise UsageError("U356", getattr(reshape, "__name__", "reshape"), what)
         return places

@@ -13,7 +13,7 @@ from convscope.methods.cam_layer import WHY, WHY_TOKENS, Stop, candidates, stops
 from convscope.methods.targets import Aims, answer
 
 LOOKED_AT = 6
-"""Normalisations at the end of a transformer among which the choice is made: two blocks."""
+"""Normalisations at the end of a transformer among which the choice is first made."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ def _influential(model: nn.Module, image: Tensor, kept: list[Stop]) -> str:
     """After the last mixing of tokens only the class token counts, if there is one; so look for
     the last normalisation before that, where the gradient still reaches the patches."""
     norms = [stop.name for stop in kept if "Norm" in stop.kind] or [kept[-1].name]
-    names = tuple(norms[-LOOKED_AT:])
-    sight = Sight.of(Case(model, image, Aims((None,))), names, from_start=False)
-    alive = [name for name in names if bool(sight.gradient(name).abs().amax() > 0)]
-    return alive[-1] if alive else names[-1]
+    for last in (LOOKED_AT, len(norms)):
+        names = tuple(norms[-last:])
+        sight = Sight.of(Case(model, image, Aims((None,))), names, from_start=False)
+        alive = [name for name in names if bool(sight.gradient(name).abs().amax() > 0)]
+        if alive:
+            return alive[-1]
+    return norms[-1]

@@ -93,7 +93,7 @@ def as_maps(shape: tuple[int, ...], size: tuple[int, int]) -> Reshape:
     if len(shape) == 4:
         plain = _misfit(shape[2:], size)
         turned = plain > MISFIT and _misfit(shape[1:3], size) < plain / 2
-        return _channels_first if turned else _same
+        return _channels_first if turned else as_is
     if len(shape) == 3:
         for extra in EXTRA_TOKENS:
             grid = _grid(shape[1] - extra, size)
@@ -119,7 +119,7 @@ def _grid(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:
     return None
 
 
-def _same(output: Tensor) -> Tensor:
+def as_is(output: Tensor) -> Tensor:
     return output
 
 
