@@ -33,11 +33,9 @@ def fit(
     notes: list[str] = []
     found = _unwrapped(wanted, weights, name, notes)
     _compare(wanted, found, name, called)
-    kinds = sorted(
-        {str(v.dtype).removeprefix("torch.") for v in found.values() if v.is_floating_point()}
-    )
-    if kinds and kinds != ["float32"]:
-        notes.append(f"the weights are {' and '.join(kinds)}; they are computed with as float32")
+    there, here = _kinds(found), _kinds(wanted)
+    if there != here:
+        notes.append(f"the weights were {' and '.join(there)}, converted to {' and '.join(here)}")
     whole = {key: found.get(key, value) for key, value in wanted.items()}
     model.load_state_dict(whole, strict=True)
     if _untouched_batch_norm(model):
@@ -154,6 +152,12 @@ def _state(key: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
     if key not in wanted:
         return "only in the file"
     return f"{_shape(found[key])} in the file, {_shape(wanted[key])} in the model"
+
+
+def _kinds(weights: Mapping[str, Tensor]) -> list[str]:
+    """The kinds of floating point numbers, as float16."""
+    kinds = {value.dtype for value in weights.values() if value.is_floating_point()}
+    return sorted(str(kind).removeprefix("torch.") for kind in kinds)
 
 
 def _shape(value: Tensor) -> str:
