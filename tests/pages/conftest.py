@@ -82,9 +82,10 @@ class Window:
     def loaded(self) -> None:
         """Wait until all pictures in view are there."""
         self.page.wait_for_function(
-            """() => [...document.images]
-            .filter(i => i.checkVisibility() && i.getBoundingClientRect().top < innerHeight)
-            .every(i => i.complete && i.naturalWidth > 0)"""
+            """() => [...document.images].filter(i => i.checkVisibility()).filter(i => {
+                const box = i.getBoundingClientRect();
+                return box.top < innerHeight && box.left < innerWidth;
+            }).every(i => i.complete && i.naturalWidth > 0)"""
         )
 
     def closed(self) -> None:

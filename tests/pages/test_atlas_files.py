@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -31,6 +32,7 @@ from tests.pages.fake_records import (
     table,
 )
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "atlas.md"
 STATIC = Path(__file__).parents[2] / "src" / "convscope" / "pages" / "static"
 
 
@@ -60,13 +62,30 @@ def read(path: Path) -> object:
 def test_the_page_s_path_comes_back_and_all_it_loads_is_there(folder: Path) -> None:
     page = (folder / "index.html").read_text(encoding="utf-8")
     loaded = re.findall(r'(?:src|href)="([^#"]+)"', page)
-    assert len(loaded) == len(SCRIPTS) + 3
+    assert len(loaded) == len(SCRIPTS) + 4
     assert all((folder / name).is_file() for name in loaded)
     assert not re.search(r"https?:|<style|onload|<script>|<script defer>", page)
 
 
 def test_every_script_of_ours_is_loaded_and_none_is_forgotten() -> None:
     assert {path.stem for path in STATIC.glob("*.js")} == set(SCRIPTS)
+
+
+def test_the_documents_name_every_screen_and_key() -> None:
+    scripts = "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
+    screens = set(re.findall(r"c\.screens\.(\w+) =", scripts)) - {"network"}
+    keys = re.findall(r'^    \["(.+?)", "', scripts, re.M)
+    assert len(screens) == 7
+    assert len(keys) == 7
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert [screen for screen in screens if f"`#/{screen}" not in text] == []
+    assert [key for key in keys if f"| {key} |" not in text] == []
+
+
+def test_where_the_weights_lay_is_nobody_s_business() -> None:
+    somewhere = dataclasses.replace(card(), weights="/home/me/secret/best.safetensors")
+    assert describe.card(somewhere)["weights"] == "best.safetensors"
+    assert describe.card(dataclasses.replace(card(), weights="random"))["weights"] == "random"
 
 
 def test_the_title_is_escaped(folder: Path) -> None:

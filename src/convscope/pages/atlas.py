@@ -112,7 +112,7 @@ def save_static(folder: Path, card: ModelCard) -> None:
     (folder / "data").mkdir()
     (folder / "static").mkdir()
     source = files("convscope.pages") / "static"
-    for name in ("atlas.css", "icon.svg", *(f"{part}.js" for part in SCRIPTS)):
+    for name in ("atlas.css", "screens.css", "icon.svg", *(f"{part}.js" for part in SCRIPTS)):
         (folder / "static" / name).write_bytes((source / name).read_bytes())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ def card(record: ModelCard) -> dict[str, Any]:
         for entry in dataclasses.fields(record)
         if entry.name != "origin"
     }
+    fields["weights"] = PurePath(record.weights).name  # the rest says where, not what
     texts = ("name", "weights", "sha256", "preprocessing")
     fields |= dict(zip(texts, shown(fields[name] for name in texts), strict=True))
     return fields | {

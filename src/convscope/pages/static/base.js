@@ -41,7 +41,7 @@ window.convscope = (() => {
   function value(v) {
     if (v === null || v === undefined) return "none";
     const size = Math.abs(v);
-    if (size >= 1000) return count(Math.round(v));
+    if (size >= 1000) return count(Math.round(v)).replace("-", "−");
     if (size !== 0 && size < 0.001) return powers(v);
     return String(Number(v.toPrecision(3))).replace("-", "−");
   }
@@ -71,6 +71,14 @@ window.convscope = (() => {
   const percent = (v, digits = 1) => (v === null || v < 0 ? null : `${(100 * v).toFixed(digits)} %`);
   const many = (n, one, more) => `${count(n)} ${n === 1 ? one : more || one + "s"}`;
   const pixels = ([h, w]) => (h === w ? `${h} × ${w} px` : `${h} × ${w} px (height × width)`);
+
+  /** A long dotted name by its last parts, which tell it from its neighbours. */
+  function tail(name, most = 15) {
+    const parts = name.split(".");
+    while (parts.length > 1 && parts.join(".").length >= most) parts.shift();
+    const end = parts.join(".");
+    return end === name ? name : `…${end}`;
+  }
 
   // Places in the data ------------------------------------------------------------------------
   const layers = data.layers;
@@ -146,7 +154,7 @@ window.convscope = (() => {
   }
 
   return {
-    data, layers, el, svg, place, count, value, large, share, percent, many, pixels, layerNumber,
+    data, layers, el, svg, place, count, value, large, share, tail, percent, many, pixels, layerNumber,
     address, unitAddress, maps, pictureName, className, choice, fact, honest, say, screens: {},
   };
 })();

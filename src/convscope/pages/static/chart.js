@@ -78,6 +78,7 @@
         svg("path.grid", { d: `M${pad.left} ${y(v)}H${width - pad.right}` }),
         svg("text.tick", { x: pad.left - 8, y: y(v) + 4, "text-anchor": "end" }, format(v)));
     const steps = ticks(first, last, Math.max(2, Math.min(10, Math.floor(width / 70))));
+    if (steps.length > 1 && steps[0] - first > (steps[1] - steps[0]) / 2) steps.unshift(first);
     for (const e of new Set(steps.map(Math.round)))
       if (e >= first && e <= last)
         picture.append(

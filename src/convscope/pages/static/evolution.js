@@ -29,7 +29,7 @@
       nodes: [
         el("section.head", {}, el("h1", {}, "Feature evolution"),
           el("p.lead", {}, `${c.many(e.units.length, "feature map")} at ${c.many(e.epochs.length, "recorded epoch")}: the one strongest activation in all pictures looked at, projected back to pixels.`),
-          c.honest("◆ marks where another picture has become the strongest. A jump in a row is mostly such a change, no sudden change of the filter.",
+          c.honest("◆ marks where another picture has become the strongest: a jump in a row is mostly such a change, not a sudden change of the filter.",
             "All epochs of one map share one scale, so a map that grows stronger grows clearer. Rows are scaled apart.",
             "One picture a map is little evidence: it shows how the strongest response formed, not how the map as a whole did.")),
         el("div.controls", {},

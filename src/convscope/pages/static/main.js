@@ -61,11 +61,12 @@
   // Header ------------------------------------------------------------------------------------
   function header(name, next) {
     const link = (href, text, here) => el("a", { href, "aria-current": here ? "page" : null }, text);
+    const gap = () => el("span.gap", { "aria-hidden": "true" });
     places.replaceChildren(
       link("#/", "Network", name === "network"),
-      el("span.gap", { "aria-hidden": "true" }),
+      layers.length ? gap() : "",
       ...layers.map((l, i) => link(c.address("layer", l.name), l.name, next.layer === i)),
-      el("span.gap", { "aria-hidden": "true" }),
+      data.training || data.evolution || data.occlusion.length ? gap() : "",
       ...(data.training ? [link("#/training", "Training", name === "training")] : []),
       ...(data.evolution ? [link("#/evolution", "Evolution", name === "evolution")] : []),
       ...(data.occlusion.length ? [link(c.address("occlusion", 0), "Occlusion", name === "occlusion")] : []));

@@ -21,9 +21,9 @@
         el("section", {},
           el("h2", {}, "What the layers see"),
           c.honest(
-            "For each layer its strongest feature maps: the parts of pictures that excite a map most, and beside them what in each part did it.",
+            "For each layer its strongest feature maps: the parts of pictures that excite a map most, and beside them what in each part did it. This explains activations, not classes.",
             "Patches are cut at the map's receptive field, exactly. Projections follow one activation back to pixels through this picture's own pooling positions (deconvnet).",
-            "The strongest nine flatter a map: it also answers, more weakly, to other things. A projection explains one activation; it is no explanation of the class."),
+            "The strongest nine flatter a map: it also answers, more weakly, to other things. Nothing here says how much a map matters for the answer."),
           el("ol.rows", {}, layers.map(row))),
       ],
     };
@@ -128,7 +128,7 @@
     const size = flat ? c.count(channels) : `${c.count(channels)} × ${height} × ${width}`;
     const seen = step.field && step.field[0] ? `sees ${step.field[0]} px` : flat ? "sees all" : "";
     const words = [
-      el("span.solid-room", {}, solid), el("strong", {}, step.name),
+      el("span.solid-room", {}, solid), el("strong", { title: step.name }, c.tail(step.name)),
       el("span", {}, size), el("span.sees", {}, seen),
       el("span.then", {}, step.then.length ? `+ ${[...new Set(step.then.map(short))].join(", ")}` : ""),
     ];
@@ -147,7 +147,7 @@
           el("span", {}, `sees ${c.pixels(layer.field)}`),
           el("span", {}, `one neuron every ${layer.stride[0]} px`),
           el("span", { class: layer.dead ? "warn" : "" }, layer.dead ? `${c.count(layer.dead)} dead` : "none dead"))),
-      el("div.row-maps", {}, layer.strongest.slice(0, 8).map((map) =>
+      el("div.row-maps", {}, layer.strongest.map((map) =>
         el("a.mini", { href: c.unitAddress(number, map) },
           c.block(number, map, "both", `${layer.name}:${map}, its strongest patches beside their projections`),
           el("span.mini-name", {}, String(map))))),

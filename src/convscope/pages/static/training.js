@@ -18,7 +18,7 @@
       nodes: [
         el("section.head", {}, el("h1", {}, "Training"),
           el("p.lead", {}, `${c.many(t.epochs.length, "epoch")}; one point is one epoch.`),
-          c.honest("Curves on training pictures show fitting, curves on validation pictures show learning.",
+          c.honest("Training curves show fitting, validation curves show what carries over to pictures never seen; neither shows what was learnt.",
             "Training values are averages while the weights still change and with the pictures randomly cropped, validation values are taken after the epoch on whole crops: the two are not measured in quite the same way.")),
         el("div.charts", {},
           plot("Loss", "cross-entropy, nats", column, t.epochs, "loss", { from: 0 }),
@@ -45,7 +45,7 @@
     return values.reduce((best, v, i) => (v !== null && (values[best] === null || better(v, values[best])) ? i : best), 0);
   }
 
-  const UNITS = { accuracy: "%", seconds: "s", loss: "nats" };
+  const UNITS = { accuracy: "%", loss: "nats" };
 
   function table(t) {
     const unit = (name) => Object.entries(UNITS).find(([key]) => name.includes(key))?.[1];

@@ -54,7 +54,7 @@
           step(map + 1 < layer.maps && c.unitAddress(number, map + 1), "›", "Next feature map"),
           el("button", { type: "button", click: c.copyLink }, "Copy link"))),
       el("dl.facts.small", {},
-        top.length > 0 && c.fact("Peak activation", c.value(top[0]), `number ${c.count(rank)} of ${c.count(layer.maps)} in the layer`),
+        top.length > 0 && c.fact("Peak activation", c.value(top[0]), `place ${c.count(rank)} of ${c.count(layer.maps)} in the layer`),
         top.length > 1 && c.fact(`Weakest of the ${top.length}`, c.value(top[top.length - 1]), "activation"),
         c.fact("Active in", c.share(numbers.active[map], layer.seen), `${c.count(numbers.active[map])} of ${c.many(layer.seen, "picture")}`),
         c.fact("Each neuron sees", c.pixels(layer.field)),
