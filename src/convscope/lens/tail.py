@@ -31,7 +31,7 @@ LOOKS = {
 }  # fmt: skip
 """Calls that give plain Python values which depend on no number in the tensor."""
 
-ONE_BY_ONE = {"multi_head_attention_forward", "scaled_dot_product_attention"}
+ONE_BY_ONE = {"multi_head_attention_forward", "scaled_dot_product_attention", "clamp_", "clip_"}
 """Calls that torch.vmap (2.15) would do one by one too, complaining."""
 
 
@@ -131,7 +131,8 @@ class Tail(TorchFunctionMode):
             many = torch.vmap(lambda one: self._once(one[None], first, stop)[0])
             try:
                 scores: Tensor = many(values.clone())
-            except (RuntimeError, ValueError):  # in place on something shared, unknown calls
+            except (RuntimeError, ValueError, UserWarning):
+                # In place on something shared, or a warning of vmap where warnings are errors.
                 scores = self._each(values, first, stop)
             return scores
 
