@@ -115,6 +115,13 @@ def test_half_precision_becomes_float32_and_is_said(kind: torch.dtype, said: str
     assert model.get_parameter("stem.weight").dtype == torch.float32
 
 
+def test_layers_that_ask_for_their_version_get_it() -> None:
+    state = torchvision.models.mnasnet0_5(num_classes=3).state_dict()
+    model = torchvision.models.mnasnet0_5(num_classes=3)
+    fit(model, dict(state))  # safetensors keeps no versions
+    assert holds(model, state)
+
+
 def test_untouched_batch_norm_is_suspicious() -> None:
     assert "may be untrained" in fit(fresh(), net().state_dict())[0]
 

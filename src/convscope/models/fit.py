@@ -36,8 +36,9 @@ def fit(
     there, here = _kinds(found), _kinds(wanted)
     if there != here:
         notes.append(f"the weights were {' and '.join(there)}, converted to {' and '.join(here)}")
-    whole = {key: found.get(key, value) for key, value in wanted.items()}
-    model.load_state_dict(whole, strict=True)
+    # Into the model's own state dict, whose hidden versions of the layers some networks ask for.
+    wanted.update({key: value for key, value in found.items() if key in wanted})
+    model.load_state_dict(wanted, strict=True)
     if _untouched_batch_norm(model):
         notes.append("all batch norm statistics are 0 and 1: this network may be untrained")
     return tuple(map(printable, notes))
