@@ -80,6 +80,13 @@ window.convscope = (() => {
     return end === name ? name : `…${end}`;
   }
 
+  /** What a neuron sees, in words, and whether that is more than there is. */
+  function sees(layer) {
+    const [, height, width] = data.card.input;
+    const beyond = layer.field[0] >= height && layer.field[1] >= width;
+    return fact("Each neuron sees", pixels(layer.field), beyond ? "the whole picture" : null);
+  }
+
   // Places in the data ------------------------------------------------------------------------
   const layers = data.layers;
   const layerNumber = (name) => layers.findIndex((layer) => layer.name === name);
@@ -155,6 +162,6 @@ window.convscope = (() => {
 
   return {
     data, layers, el, svg, place, count, value, large, share, tail, percent, many, pixels, layerNumber,
-    address, unitAddress, maps, pictureName, className, choice, fact, honest, say, screens: {},
+    address, unitAddress, maps, pictureName, className, choice, fact, sees, honest, say, screens: {},
   };
 })();

@@ -65,7 +65,7 @@
       el("div.head-title", {}, c.eye(layer),
         el("div", {}, el("h1", {}, layer.name), el("p.lead", {}, `${layer.kind}, ${c.many(layer.maps, "feature map")} of ${layer.shape[1]} × ${layer.shape[2]}`))),
       el("dl.facts.small", {},
-        c.fact("Each neuron sees", c.pixels(layer.field)),
+        c.sees(layer),
         c.fact("One every", `${layer.stride[0]} px`),
         i >= 0 && c.fact("Parameters", c.large(data.table.parameters[i])),
         i >= 0 && c.fact("Multiply-adds", c.large(data.table.multiply_adds[i])),

@@ -57,7 +57,7 @@
         top.length > 0 && c.fact("Peak activation", c.value(top[0]), `place ${c.count(rank)} of ${c.count(layer.maps)} in the layer`),
         top.length > 1 && c.fact(`Weakest of the ${top.length}`, c.value(top[top.length - 1]), "activation"),
         c.fact("Active in", c.share(numbers.active[map], layer.seen), `${c.count(numbers.active[map])} of ${c.many(layer.seen, "picture")}`),
-        c.fact("Each neuron sees", c.pixels(layer.field)),
+        c.sees(layer),
         classes.length > 0 && c.fact(`Classes of the ${top.length}`, el("span.classes", {}, classes.slice(0, 3).map(([k, n]) =>
           el("a", { href: c.address("class", data.pictures.classes.indexOf(k)) }, `${k} ${n}`))),
         classes.length > 3 ? `and ${classes.length - 3} more` : null),
