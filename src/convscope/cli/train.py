@@ -79,16 +79,12 @@ def train(
 def pair(pictures: str, validation: str | None) -> tuple[Folder, Folder]:
     """Pictures to train on and to judge by, as the arguments of `convscope train` mean them."""
     from convscope.images.builtin import open_pictures
-    from convscope.images.flowers import split
+    from convscope.images.split import split
 
     if validation is not None:
         return open_pictures(pictures), open_pictures(validation)
-    if pictures.startswith("builtin:photos"):
-        return open_pictures(pictures), open_pictures("builtin:photos-val")
-    inside = [Path(pictures) / name for name in ("train", "val")]
-    if all(place.is_dir() for place in inside):
-        return open_pictures(str(inside[0])), open_pictures(str(inside[1]))
-    return split(open_pictures(pictures))
+    inside = Path(pictures) / "train"
+    return split(open_pictures(str(inside) if inside.is_dir() else pictures))
 
 
 def _finish(result: TrainResult, recipe: Recipe, judging: Folder) -> None:
