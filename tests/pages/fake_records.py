@@ -98,6 +98,7 @@ def layer(
         high=np.full(maps, 0.75, np.float32),
         rewritten=5,
         rectifiers=5,
+        origin={"rule": "deconvnet", "overlap": "add", "<i>": "</script>", "parts": [1, 2]},
     )
 
 

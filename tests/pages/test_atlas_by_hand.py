@@ -167,6 +167,14 @@ def test_the_likeliest_classes_are_counted_and_lettered(window: Window, records:
     assert page.locator(".letter").count() == len(texts)
 
 
+def test_what_made_the_pictures_is_said_under_them(window: Window) -> None:
+    page = window.open("#/unit/conv1/0")
+    page.locator("summary").click()
+    text = page.locator(".honest").inner_text()
+    assert "Made with: rule deconvnet; overlap add; <i> </script>." in text
+    assert "5 of 5 rectifiers" in text
+
+
 def test_copy_link_copies_the_address(browser: Any, address: str) -> None:
     window = Window(browser, address, permissions=["clipboard-read", "clipboard-write"])
     page = window.open("#/unit/conv1/5")

@@ -9,14 +9,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from convscope.errors import printable
 from convscope.figures.pictures import grid, stored_side
 from convscope.pages.script import number, numbers, shown
 from convscope.pages.store import SHEET
 from convscope.records.features import LayerFeatures, LayerTable, ModelCard, Pictures
+from convscope.records.record import Record
 from convscope.records.series import Evolution, Series
 
 STRONGEST = 12
 """Feature maps of a layer that the first screen may show."""
+
+
+def origin(record: Record) -> dict[str, str]:
+    """What made the record, in words; lists are left to the record itself."""
+    return {
+        printable(name).replace("_", " "): printable(str(value))
+        for name, value in record.origin.items()
+        if isinstance(value, str | int | float)
+    }
 
 
 def card(record: ModelCard) -> dict[str, Any]:
@@ -80,6 +91,7 @@ def layer(record: LayerFeatures) -> dict[str, Any]:
         "rewritten": record.rewritten,
         "rectifiers": record.rectifiers,
         "strongest": strongest(record),
+        "origin": origin(record),
     }
 
 
@@ -122,6 +134,7 @@ def training(record: Series) -> dict[str, Any]:
         "columns": shown(record.columns),
         "epochs": numbers(record.epochs),
         "values": numbers(record.values),
+        "origin": origin(record),
     }
 
 
@@ -136,5 +149,6 @@ def evolution(record: Evolution) -> dict[str, Any]:
         "low": numbers(record.low),
         "high": numbers(record.high),
         "tile": stored_side(record.patches.shape[2]),
+        "origin": origin(record),
         "per_row": max(1, min(len(record.epochs), 16)),
     }

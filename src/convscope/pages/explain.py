@@ -10,6 +10,7 @@ import numpy as np
 from convscope.figures.heat import DISTINCT, heat
 from convscope.figures.occlusion import LETTERS, class_name, kind_map, kinds, reach, seen_through
 from convscope.figures.occlusion import worst as lowest
+from convscope.pages.describe import origin
 from convscope.pages.script import number, numbers, shown
 from convscope.pages.store import save
 from convscope.records.maps import Occlusion, OcclusionExample
@@ -65,6 +66,7 @@ def _numbers(example: OcclusionExample) -> dict[str, Any]:
         "lowest_activity": lowest(o.activity),
         "projection": _scale(example),
         "keeps": _keeps(o),
+        "origin": origin(o),
     }
 
 

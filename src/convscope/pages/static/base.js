@@ -150,7 +150,13 @@ window.convscope = (() => {
 
   /** What a method shows and what it does not: one summary line, more when opened. */
   const honest = (shows, ...more) =>
-    el("details.honest", {}, el("summary", {}, shows), more.map((text) => el("p", {}, text)));
+    el("details.honest", {}, el("summary", {}, shows), more.filter(Boolean).map((text) => el("p", {}, text)));
+
+  /** What made a record: method, variant, network, pictures, version. */
+  function made(origin) {
+    const parts = Object.entries(origin).map(([name, text]) => `${name} ${text}`);
+    return parts.length ? `Made with: ${parts.join("; ")}.` : null;
+  }
 
   function say(text) {
     const said = document.getElementById("said");
@@ -162,6 +168,6 @@ window.convscope = (() => {
 
   return {
     data, layers, el, svg, place, count, value, large, share, tail, percent, many, pixels, layerNumber,
-    address, unitAddress, maps, pictureName, className, choice, fact, sees, honest, say, screens: {},
+    address, unitAddress, maps, pictureName, className, choice, fact, sees, honest, made, say, screens: {},
   };
 })();

@@ -31,7 +31,7 @@
           el("p.lead", {}, `${c.many(e.units.length, "feature map")} at ${c.many(e.epochs.length, "recorded epoch")}: the one strongest activation in all pictures looked at, projected back to pixels.`),
           c.honest("◆ marks where another picture has become the strongest: a jump in a row is mostly such a change, not a sudden change of the filter.",
             "All epochs of one map share one scale, so a map that grows stronger grows clearer. Rows are scaled apart.",
-            "One picture a map is little evidence: it shows how the strongest response formed, not how the map as a whole did.")),
+            "One picture a map is little evidence: it shows how the strongest response formed, not how the map as a whole did.", c.made(e.origin))),
         el("div.controls", {},
           el("label.slider", { for: "epoch" }, el("span.choice-name", {}, "Epoch"), slider, chosen),
           c.choice("Show", SHOWS, kept.show, (key) => { kept.show = grid.dataset.show = key; })),

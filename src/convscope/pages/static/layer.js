@@ -78,7 +78,8 @@
       `The ${layer.k} patches that excite a map most, and what in each of them did, projected back to pixels: it explains one activation each, not the class.`,
       `On the left of a card stand the map's ${layer.k} strongest pictures, strongest first, row by row, one patch from each picture, cut at the receptive field; grey is outside the picture. On the right stand their projections in the same order. All projections of one map share one scale, so a weaker one looks fainter; maps are scaled apart.`,
       `A projection (deconvnet) sends one activation back with this picture's pooling positions. ${layer.rewritten} of ${layer.rectifiers} rectifiers on the way followed its rule; biases never enter. It partly retraces the picture's own edges whatever the map, shows no evidence against, and adds up to nothing: for why a class was chosen, use occlusion.`,
-      `Activity is the share of the ${c.count(layer.seen)} pictures in which the map rises above 0 anywhere.`);
+      `Activity is the share of the ${c.count(layer.seen)} pictures in which the map rises above 0 anywhere.`,
+      c.made(layer.origin));
   }
 
   c.projectionWords = projectionWords;

@@ -49,7 +49,7 @@
         c.fact(`${o.target} stays likeliest`, `${c.count(kept)} of ${c.count(all)}`, "places of the square"),
         c.fact("Square", `${o.patch} × ${o.patch} px`, `moved by ${o.tops.length > 1 ? o.tops[1] - o.tops[0] : 0} px`)),
       c.honest("A grey square is moved over the picture and the network asked again at each place: an intervention that shows what the answer needs, not how its parts work together.",
-        "The answer depends on the square's size and grey. A part that looks unimportant may only be backed up by another part that stayed visible, and the square itself can look like something."));
+        "The answer depends on the square's size and grey. A part that looks unimportant may only be backed up by another part that stayed visible, and the square itself can look like something.", c.made(o.origin)));
   }
 
   /** The other examples, as small pictures. */

@@ -19,7 +19,7 @@
         el("section.head", {}, el("h1", {}, "Training"),
           el("p.lead", {}, `${c.many(t.epochs.length, "epoch")}; one point is one epoch.`),
           c.honest("Training curves show fitting, validation curves show what carries over to pictures never seen; neither shows what was learnt.",
-            "Training values are averages while the weights still change and with the pictures randomly cropped, validation values are taken after the epoch on whole crops: the two are not measured in quite the same way.")),
+            "Training values are averages while the weights still change and with the pictures randomly cropped, validation values are taken after the epoch on whole crops: the two are not measured in quite the same way.", c.made(t.origin))),
         el("div.charts", {},
           plot("Loss", "cross-entropy, nats", column, t.epochs, "loss", { from: 0 }),
           plot("Accuracy", "share of pictures with the right class first", column, t.epochs, "accuracy", { best, limit: 1, format: (v) => v === null ? "none" : `${Number((100 * v).toPrecision(3))} %` }),

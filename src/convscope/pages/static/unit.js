@@ -13,6 +13,7 @@
     const layer = layers[number];
     const numbers = await c.maps(number);
     const filled = numbers.picture[map].map((_, i) => i).filter((i) => numbers.value[map][i] !== null);
+    const legend = el("div.scale", {}, scale(kept.scale, numbers.low[map], numbers.high[map]));
     const wall = el("ol.nine", {}, filled.map((place) => one(number, map, numbers, place)));
     return {
       title: `${name}:${map}`,
@@ -30,9 +31,10 @@
         filled.length > 0 && el("div.controls", {},
           c.choice("Projection scale", [["joint", "one for all"], ["own", "each its own"]], kept.scale, (key) => {
             kept.scale = key;
+            legend.replaceChildren(...scale(key, numbers.low[map], numbers.high[map]));
             rescale(wall, key);
           }),
-          scale(numbers.low[map], numbers.high[map])),
+          legend),
         rescale(wall, kept.scale),
         c.projectionWords(layer),
         filters(number, map, numbers),
@@ -97,7 +99,8 @@
   }
 
   /** Grey to value: what the darkest and the lightest projection pixel stand for. */
-  function scale(low, high) {
+  function scale(key, low, high) {
+    if (key === "own") return [el("span.scale-note", {}, "each from its own darkest to its own lightest: compare shapes, not strengths")];
     const zero = low < 0 && high > 0 ? (100 * -low) / (high - low) : null;
     const bar = el("span.grey-bar", { role: "img", "aria-label": `grey scale from ${c.value(low)} to ${c.value(high)}` });
     if (zero !== null) {
@@ -105,8 +108,8 @@
       c.place(notch, { left: `${zero}%` });
       bar.append(notch);
     }
-    return el("div.scale", {}, el("span", {}, c.value(low)), bar, el("span", {}, c.value(high)),
-      el("span.scale-note", {}, "projected, in units of the network's input; black and white are its extremes over all of these"));
+    return [el("span", {}, c.value(low)), bar, el("span", {}, c.value(high)),
+      el("span.scale-note", {}, "projected, in units of the network's input; black and white are the extremes over all of these")];
   }
 
   /** Exact linear stretches of single projections, done by the browser when asked for. */
