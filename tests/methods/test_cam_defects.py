@@ -123,6 +123,71 @@ def counting(net: nn.Module) -> tuple[nn.Module, list[int]]:
     return Counted(), sizes
 
 
+class Reversed(torch.autograd.Function):
+    """A gradient of the network's own making, as domain adaptation has it."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x * 1
+
+    @staticmethod
+    def backward(ctx: object, g: Tensor) -> Tensor:
+        return -g
+
+
+@pytest.mark.parametrize(
+    ("head", "how"),
+    [
+        ("average and linear, as ResNet", "closed form"),
+        ("maps of classes, as SqueezeNet", "from the first mixing of maps on"),
+        ("linear layers, as VGG", "from the first mixing of maps on"),
+        ("norm first, as DenseNet", "from the first mixing of maps on"),
+        ("skip path", "what follows the layer"),
+        ("smooth", "what follows the layer"),
+    ],
+)
+def test_every_ablation_takes_the_shortest_way_that_is_exact(head: str, how: str) -> None:
+    (found,) = METHODS["ablationcam"](net_of(head), pictures(1), layer="trunk")
+    assert found.origin["ablation"] == how
+
+
+def test_a_gradient_that_is_none_is_not_taken_for_the_ablations() -> None:
+    plain, reverse = (net_of("average and linear, as ResNet") for _ in range(2))
+    reverse.head[1].forward = lambda x: Reversed.apply(x.flatten(1))
+    one, other = (
+        METHODS["ablationcam"](net, pictures(1), layer="trunk")[0] for net in (plain, reverse)
+    )
+    assert other.origin["ablation"] == "what follows the layer"
+    assert one.peak > 0
+    assert np.allclose(one.raw, other.raw, atol=1e-9)
+
+
+def test_ablations_run_the_whole_network_where_nothing_less_is_exact() -> None:
+    class Overwrites(nn.Module):
+        def __init__(self, *, inplace: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1)
+            self.fc = nn.Linear(6, 4)
+            self.inplace = inplace
+
+        def forward(self, x: Tensor) -> Tensor:
+            before = self.a(x)
+            after = self.b(before).relu()
+            joined = before.add_(after) if self.inplace else before + after
+            return self.fc(joined.relu().amax((2, 3)))
+
+    one, other = (
+        METHODS["ablationcam"](Overwrites(inplace=inplace).double(), pictures(2), layer="b")
+        for inplace in (False, True)
+    )
+    assert one[0].origin["ablation"] == "what follows the layer"
+    assert "the whole network, as a tensor from before" in other[0].origin["ablation"]
+    assert one[0].peak > 0
+    for a, b in zip(one, other, strict=True):
+        assert np.allclose(a.raw, b.raw, atol=1e-9)
+
+
 class Again(nn.Module):
     """The map before the last in the place of the last."""
 

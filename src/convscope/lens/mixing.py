@@ -119,9 +119,10 @@ def _mixes(tail: Tail, step: Step) -> bool:
 
 def _averages(step: Step) -> bool:
     """Whether this is the mean or sum over the positions of each map."""
+    if step.name not in ("mean", "sum") or len(step.takes) != 1:
+        return False
     dims: Any = step.option(1, "dim")
-    places = {d % 4 for d in dims} if isinstance(dims, (list, tuple)) else set()
-    return step.name in ("mean", "sum") and len(step.takes) == 1 and places == {2, 3}
+    return isinstance(dims, (list, tuple)) and {dim % 4 for dim in dims} == {2, 3}
 
 
 def _flattens(tail: Tail, step: Step) -> bool:

@@ -181,7 +181,9 @@ def record(
             return lens(picture)
 
         with tail:
-            result = score(run(network))
+            output = run(network)
+            with torch.enable_grad():
+                result = score(output)
         if calls:
             tail.end(result)
     once(layer, len(calls))

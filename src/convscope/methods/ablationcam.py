@@ -31,6 +31,9 @@ from convscope.methods.targets import Aims, answer, space
 BYTES = 24e6
 """What one batch of changed activations may take: more and the system pages (measured)."""
 
+ROUNDING = 0.02
+"""How far off a sum may be in the lowest precision, relative to its terms."""
+
 
 def ablationcam(weigh: Weigh) -> Callable[[Case, str], Map]:
     """The formula of one variant: ReLU(Σ w_k A_k), picture by picture."""
@@ -84,8 +87,16 @@ class Ablation:
         return self._shown(self.tail.activation)
 
     @cached_property
-    def affine(self) -> bool:
-        return not self.tail.obstacle and all(allows(AFFINE, step) for step in self.tail.steps)
+    def closed(self) -> Float[Tensor, "maps"] | None:
+        """The drops from the gradient, where all that follows is affine. What the drops add up to
+        is checked, as a network may have gradients of its own making."""
+        if self.tail.obstacle or not all(allows(AFFINE, step) for step in self.tail.steps):
+            return None
+        (gradient,) = torch.autograd.grad(self.tail.score.sum(), self.tail.activation)
+        drops = (self._shown(gradient) * self.maps).flatten(1).sum(1)
+        silent = wide(self.tail.again(torch.zeros_like(self.tail.activation))[0])
+        off = (self.score - silent - drops.sum()).abs()
+        return drops if bool(off <= ROUNDING * (1 + drops.abs().sum())) else None
 
     @cached_property
     def mixing(self) -> Mixing | None:
@@ -95,7 +106,7 @@ class Ablation:
     @property
     def how(self) -> str:
         """Which short cut is taken."""
-        if self.affine:
+        if self.closed is not None:
             return "closed form"
         if self.mixing is not None:
             return "from the first mixing of maps on"
@@ -105,12 +116,11 @@ class Ablation:
     @cached_property
     def drops(self) -> Float[Tensor, "maps"]:
         """The score less the score without each map. A silent map changes nothing."""
-        places = self._places(self.tail.activation.detach())
-        if self.affine:
-            (gradient,) = torch.autograd.grad(self.tail.score.sum(), self.tail.activation)
-            return (self._shown(gradient) * self.maps).flatten(1).sum(1)
-        drops = self.score.new_zeros(len(self.maps))
-        for part in self._parts(self.maps.flatten(1).ne(0).any(1).nonzero()[:, 0]):
+        maps, places = self.maps, self._places(self.tail.activation.detach())
+        if self.closed is not None:
+            return self.closed
+        drops = self.score.new_zeros(len(maps))
+        for part in self._parts(maps.flatten(1).ne(0).any(1).nonzero()[:, 0]):
             drops[part] = self.score - wide(self._scores(part, places))
             if self.case.progress is not None:
                 done = self.number * len(drops) + int(part[-1]) + 1

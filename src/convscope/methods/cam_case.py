@@ -61,7 +61,8 @@ class Case:
         scores = answer(output, self.aims)
         self.aims = self.aims.settled(scores.detach())
         self.spaces = space(scores.detach(), self.aims)
-        chosen = self.aims.scores(scores)
+        with torch.enable_grad():
+            chosen = self.aims.scores(scores)
         self.scores = wide(chosen.detach())
         return chosen
 
@@ -96,11 +97,7 @@ class Sight:
             return output if output.requires_grad else output.detach().requires_grad_()
 
         edit = {layer: partial(begin, layer=layer) for layer in layers}
-        with (
-            torch.inference_mode(False),
-            torch.set_grad_enabled(from_start),
-            Lens(case.model, layers, edit) as lens,
-        ):
+        with torch.set_grad_enabled(from_start), Lens(case.model, layers, edit) as lens:
             score = case.settle(forward(lens, case.images))
             outputs = {layer: lens[layer] for layer in layers}
         return cls(case, tuple(order), outputs, score)
@@ -128,7 +125,7 @@ class Sight:
                 next_step="remove that from its forward, or take a method without gradients",
             )
         outputs = [sight.outputs[layer] for layer in self.layers]
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             total = wide(sight.score).sum()
             found = torch.autograd.grad(total, outputs, allow_unused=True)
         for layer, gradient in zip(self.layers, found, strict=True):
@@ -148,9 +145,8 @@ def prepared(model: nn.Module, images: Tensor) -> Float[Tensor, "b c h w"]:
         raise UsageError("U355", "", f"these are no pictures for a network: {got}", next_step=step)
     weights = (weight for weight in model.parameters() if weight.is_floating_point())
     like = next(weights, images)
-    with torch.inference_mode(False):
-        images = images.detach().clone() if images.is_inference() else images.detach()
-        return images.to(like.device, like.dtype)
+    images = images.detach().clone() if images.is_inference() else images.detach()
+    return images.to(like.device, like.dtype)
 
 
 def forward(network: Callable[[Tensor], Any], images: Float[Tensor, "b c h w"]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
@@ -43,7 +44,8 @@ def default_layer(model: nn.Module, images: Tensor) -> str:
     It is found by running the network on the first picture. Who explains many pictures one by
     one may ask once and pass the name.
     """
-    return _last(model, prepared(model, images)[:1]).layers[0]
+    with torch.inference_mode(False):
+        return _last(model, prepared(model, images)[:1]).layers[0]
 
 
 def _last(model: nn.Module, image: Tensor) -> Choice:

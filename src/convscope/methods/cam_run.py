@@ -121,10 +121,12 @@ def explain(
     U350 (no such variant), U351 to U354 (targets), U355 (no pictures), U358 (it takes no layer).
     """
     maps = _variant(definition, variant)
-    images = prepared(model, images)
-    case = Case(model, images, Aims.of(target, len(images), classes), reshape, progress)
-    chosen = _choice(definition, case, layer)
-    raws = {name: _sound(name, raw.detach()) for name, raw in maps(case, chosen.layers).items()}
+    with torch.inference_mode(False):
+        images = prepared(model, images)
+        case = Case(model, images, Aims.of(target, len(images), classes), reshape, progress)
+        chosen = _choice(definition, case, layer)
+        raws = {name: _sound(name, raw.detach()) for name, raw in maps(case, chosen.layers).items()}
+        values = _values(definition, variant, list(raws.values()), images.shape[2:])
     origin = {
         "method": definition.title,
         "variant": variant,
@@ -133,10 +135,9 @@ def explain(
         "target chosen": "the likeliest class" if target is None else "by the user",
         "epsilon": definition.epsilon.get(variant, 0.0),
         "fusion": _fusion(definition, variant) if len(raws) > 1 else "",
-        "precision": str(next(iter(raws.values())).dtype).removeprefix("torch."),
+        "precision": str(values.dtype).removeprefix("torch."),
         "convscope": __version__,
     }
-    values = _values(definition, variant, list(raws.values()), case.images.shape[2:])
     return [_record(case, n, raws, values, classes, origin) for n in range(len(images))]
 
 

@@ -39,7 +39,7 @@ def fullgrad(scale: Scale, calls: frozenset[str] | None = None) -> Callable[[Cas
     def formula(case: Case, _: str) -> Map:
         biases = Biases(case, scale, calls)
         images = case.images.clone().requires_grad_()
-        with torch.inference_mode(False), torch.enable_grad(), Lens(case.model, ()) as lens:
+        with torch.enable_grad(), Lens(case.model, ()) as lens:
             with biases:
                 output = forward(lens, images * 1)
             score = case.settle(output)
