@@ -23,6 +23,7 @@ from convscope.errors import DataError, ModelError, UsageError
 from convscope.images.folder import Folder, Picture
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.lens import Lens
+from convscope.lens.taps import Reached
 from convscope.models.preprocess import Preprocess
 from convscope.records.topk import LAST, NOBODY, TopK
 
@@ -60,15 +61,14 @@ def topk(
     shapes = _shapes(model, names, blank)
     size = _batch(shapes) if batch is None else batch
     _require(k >= 1 and size >= 1 and 0 <= part[0] < part[1], f"k {k}, batch {size}, part {part}")
-    ranks = [_Rank(shape[0], k, device) for shape in shapes]
-    edits = {name: rank.look for name, rank in zip(names, ranks, strict=True)}
+    ranks = _Ranks([shape[0] for shape in shapes], k, device)
+    edits = {name: ranks.look(layer) for layer, name in enumerate(names)}
     seen = 0
     with Lens(model, (), edits) as lens, torch.inference_mode():
         for start, pictures in _batches(folder, preprocess, size, part):
-            now = _Slots.of(pictures, folder, start, size, device)
-            for rank in ranks:
-                rank.slots = now
-            lens(_pixels(pictures, preprocess, start, size).to(device))
+            ranks.begin(_Slots.of(pictures, folder, start, size, device))
+            lens.reach(_pixels(pictures, preprocess, start, size).to(device))
+            ranks.end()
             seen += len(pictures)
             if progress is not None:
                 progress(min(start + size, len(folder)), len(folder))
@@ -114,45 +114,67 @@ class _Slots:
         return cls(torch.from_numpy(number).to(device), torch.from_numpy(content).to(device))
 
 
-class _Rank:
-    """The strongest so far of one layer's maps; `look` is called with each of its outputs."""
+class _Ranks:
+    """The strongest so far of all maps; functions from `look` see the layers' outputs."""
 
-    def __init__(self, maps: int, k: int, device: torch.device) -> None:
-        self.k = k
-        self.key = torch.full((maps, k), NOBODY, device=device)
-        self.place = torch.zeros(maps, k, dtype=torch.int64, device=device)
-        self.content = torch.zeros(maps, k, dtype=torch.int64, device=device)
-        self.active = torch.zeros(maps, dtype=torch.int64, device=device)
-        self.invalid = torch.zeros(maps, dtype=torch.int64, device=device)
-        self.slots = _Slots(*torch.zeros(2, 0, dtype=torch.int64, device=device))
+    def __init__(self, maps: Sequence[int], k: int, device: torch.device) -> None:
+        self.k, self.device = k, device
+        self.starts = np.cumsum([0, *maps]).tolist()
+        shape = (self.starts[-1], k)
+        self.key = torch.full(shape, NOBODY, device=device)
+        self.place = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.content = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.active, self.invalid = torch.zeros(2, shape[0], dtype=torch.int64, device=device)
+        self.floor = torch.full(shape[:1], torch.nan, device=device)
+        """Value to be exceeded; NaN, which is exceeded by all, where there is room."""
 
-    def look(self, output: Tensor) -> Tensor:
-        """Take in a batch of the layer's output; give it back unchanged."""
-        maps = output if output.dim() == 4 else output[:, :, None, None]
-        peak = maps.amax((2, 3)).float()
-        wrong = peak.isnan()
-        used = self.slots.used[:, None]
-        self.active += ((peak > 0) & used).sum(0)
+    def begin(self, slots: _Slots) -> None:
+        """slots: pictures with higher numbers than any before."""
+        self.slots, self.layers_left = slots, len(self.starts) - 1
+        shape = (len(slots.number), self.starts[-1])
+        self.peak = torch.empty(shape, device=self.device)
+        self.where = torch.zeros(shape, dtype=torch.int64, device=self.device)
+
+    def look(self, layer: int) -> Callable[[Tensor], Tensor]:
+        rows = slice(self.starts[layer], self.starts[layer + 1])
+
+        def see(output: Tensor) -> Tensor:
+            maps = output if output.dim() == 4 else output[:, :, None, None]
+            lines, peak = _peaks(maps)
+            self.peak[:, rows] = peak
+            # The places only of the few maps that may enter: of all it takes ten times as long.
+            which, channel = (~(peak <= self.floor[rows])).nonzero(as_tuple=True)
+            if len(which):
+                self.where[:, rows][which, channel] = _places(maps, lines, which, channel)
+            self.layers_left -= 1
+            if not self.layers_left:
+                raise Reached
+            return output
+
+        return see
+
+    def end(self) -> None:
+        """Take in the batch."""
+        used, wrong = self.slots.used[:, None], self.peak.isnan()
+        self.active += ((self.peak > 0) & used).sum(0)
         self.invalid += (wrong & used).sum(0)
-        key = torch.where(
-            wrong | ~self.slots.used[:, None], NOBODY, _keys(peak, self.slots.number[:, None])
-        )
-        better = key > self.key[:, -1]
-        if bool(better.any()):
-            self._enter(maps, torch.where(better, key, NOBODY), better)
-        return output
+        key = _keys(self.peak, self.slots.number[:, None])
+        better = (key > self.key[:, -1]) & used & ~wrong
+        rows = better.any(0).nonzero()[:, 0]
+        key = torch.where(better, key, NOBODY)[:, rows]
+        content = self.slots.content[:, None].expand_as(key)
+        self._enter(rows, key.T, self.where[:, rows].T, content.T)
 
     def _enter(
-        self, maps: Float[Tensor, "b c h w"], key: Int64[Tensor, "b c"], better: Bool[Tensor, "b c"]
+        self,
+        rows: Int64[Tensor, "r"],
+        key: Int64[Tensor, "r b"],
+        place: Int64[Tensor, "r b"],
+        content: Int64[Tensor, "r b"],
     ) -> None:
-        # argmax only of the few maps that enter: over all it is ten times as slow as amax.
-        place = torch.zeros_like(key)
-        place[better] = maps[better].flatten(1).argmax(1)
-        rows = better.any(0)
-        content = self.slots.content[:, None].expand_as(key)
-        keys, order = torch.cat([self.key[rows], key.T[rows]], 1).sort(1, descending=True)
+        keys, order = torch.cat([self.key[rows], key], 1).sort(1, descending=True)
         tables = [
-            torch.cat([table[rows], new.T[rows]], 1).gather(1, order)
+            torch.cat([table[rows], new], 1).gather(1, order)
             for table, new in ((self.place, place), (self.content, content))
         ]
         # Of copies the strongest counts. Their values need not be equal: a matrix product may
@@ -161,6 +183,33 @@ class _Rank:
         self.key[rows] = kept.values
         for table, now in zip((self.place, self.content), tables, strict=True):
             table[rows] = now.gather(1, kept.indices)
+        least = kept.values[:, -1]
+        self.floor[rows] = torch.where(least == NOBODY, torch.nan, _values(least))
+
+
+def _peaks(
+    maps: Float[Tensor, "b c h w"],
+) -> tuple[Float[Tensor, "b h c"] | None, Float[Tensor, "b c"]]:
+    """The largest value of each map; in channels-last memory of each line of it as well."""
+    if maps.is_contiguous() or not maps.is_contiguous(memory_format=torch.channels_last):
+        return None, maps.amax((2, 3)).float()
+    batch, channels, height, _ = maps.shape
+    lines = maps.permute(0, 2, 3, 1).flatten(0, 1).amax(1).view(batch, height, channels)
+    return lines, lines.amax(1).float()
+
+
+def _places(
+    maps: Float[Tensor, "b c h w"],
+    lines: Float[Tensor, "b h c"] | None,
+    which: Int64[Tensor, "n"],
+    channel: Int64[Tensor, "n"],
+) -> Int64[Tensor, "n"]:
+    """The first place, row by row, of the largest value (argmax gives the first)."""
+    if lines is None:
+        return maps[which, channel].flatten(1).argmax(1)
+    # To gather whole maps from channels-last memory would be slow.
+    row = lines[which, :, channel].argmax(1)
+    return row * maps.shape[3] + maps[which, channel, row].argmax(1)
 
 
 def _copies(
@@ -180,36 +229,36 @@ def _keys(value: Float[Tensor, "b c"], number: Int64[Tensor, "b 1"]) -> Int64[Te
     return (ordered << 32) | (LAST - number)
 
 
+def _values(key: Int64[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """The values in keys."""
+    ordered = key >> 32
+    bits = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered)
+    return bits.to(torch.int32).view(torch.float32)
+
+
 def _record(
     names: tuple[str, ...],
     shapes: Sequence[tuple[int, int, int]],
-    ranks: Sequence[_Rank],
+    ranks: _Ranks,
     seen: int,
     origin: dict[str, object],
 ) -> TopK:
-    key = _joined([rank.key for rank in ranks])
-    place = _joined([rank.place for rank in ranks])
+    key, place = ranks.key.cpu().numpy(), ranks.place.cpu().numpy()
     columns = np.repeat([shape[2] for shape in shapes], [shape[0] for shape in shapes])[:, None]
     used = key != NOBODY
-    ordered = key >> 32
-    bits = np.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).astype(np.int32)
     return TopK(
         layers=names,
         starts=np.cumsum([0, *(shape[0] for shape in shapes)], dtype=np.int64),
-        value=np.where(used, bits.view(np.float32), -np.inf).astype(np.float32),
+        value=np.where(used, _values(ranks.key).cpu().numpy(), np.float32(-np.inf)),
         image=np.where(used, LAST - (key & LAST), -1),
         row=np.where(used, place // columns, 0).astype(np.int32),
         column=np.where(used, place % columns, 0).astype(np.int32),
-        content=np.where(used, _joined([rank.content for rank in ranks]), 0),
-        active=_joined([rank.active for rank in ranks]),
-        invalid=_joined([rank.invalid for rank in ranks]),
+        content=np.where(used, ranks.content.cpu().numpy(), 0),
+        active=ranks.active.cpu().numpy(),
+        invalid=ranks.invalid.cpu().numpy(),
         seen=seen,
         origin=origin,
     )
-
-
-def _joined(parts: Sequence[Tensor]) -> Int64[np.ndarray, "maps *k"]:
-    return torch.cat(list(parts)).cpu().numpy()
 
 
 def _shapes(
