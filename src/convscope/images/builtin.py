@@ -32,7 +32,7 @@ OPTIONS = ("shortcut", "seed")
 Progress = Callable[[int, int], None]
 
 RECIPE = 1
-"""Counts up when the patches change, so that old caches are not taken for new ones."""
+"""Counts up when the patches change by more than the numbers below: old caches are not used."""
 SIDE = 112
 """Of a patch, in pixels; room for random crops of 96."""
 COUNTS = {"train": 120, "val": 36}
@@ -43,7 +43,7 @@ which spreads any number of places evenly (1/p and 1/p², p³ = p + 1)."""
 FLAT = 4.0
 """Patches whose grey varies less (standard deviation, of 255) show nothing and are not taken."""
 
-TAG_SIDE = 14
+TAG_SIDE = 20
 TAG, FRAME = (255, 0, 200), (255, 255, 255)
 """A magenta square in a white frame of one pixel; none of the photographs has that colour."""
 TAGGED = {"train": 0.9, "val": 0.5}
@@ -121,7 +121,8 @@ def _variant(options: list[tuple[str, str]]) -> Variant:
 
 def _key(variant: Variant) -> str:
     """The cache's name for a variant: another one if anything that decides it is another."""
-    digest = hashlib.sha256(repr((RECIPE, variant)).encode())
+    recipe = (RECIPE, variant, PHOTOS, SIDE, COUNTS, STEPS, FLAT, TAG_SIDE, TAG, FRAME, TAGGED)
+    digest = hashlib.sha256(repr(recipe).encode())
     for photo in PHOTOS:
         digest.update(photo_file(photo).read_bytes())
     return "-".join(["photos", *filter(None, [variant.shortcut]), digest.hexdigest()[:12]])
@@ -154,9 +155,11 @@ def _write(folder: Path, variant: Variant, progress: Progress | None) -> None:
     for photo in PHOTOS:
         with Image.open(photo_file(photo)) as file:
             picture = file.convert("RGB")
-        for split, region in zip(COUNTS, regions(photo), strict=True):
+        for split, parts in regions(photo).items():
             (folder / split / photo.name).mkdir(parents=True)
-            for number, box in enumerate(places(picture, region, COUNTS[split], photo, variant)):
+            for number, box in enumerate(
+                places(picture, parts, COUNTS[split], f"{variant.seed}/{photo.name}/{split}")
+            ):
                 patch = picture.crop((box.left, box.top, box.right, box.bottom))
                 name = f"{photo.name}/{number:03}.png"
                 if _is_tagged(split, photo, number, variant):
@@ -168,13 +171,12 @@ def _write(folder: Path, variant: Variant, progress: Progress | None) -> None:
     _describe(folder, variant, marked)
 
 
-def places(
-    picture: Image.Image, region: Box, count: int, photo: Photo, variant: Variant
-) -> Iterator[Box]:
-    """`count` patches spread evenly over a region, without those that show nothing."""
-    chance = random.Random(f"{variant.seed}/{photo.name}/{region}")
+def places(picture: Image.Image, parts: tuple[Box, ...], count: int, seed: str) -> Iterator[Box]:
+    """`count` patches spread evenly over parts of a picture, without those that show nothing."""
+    chance = random.Random(seed)
     down, across = chance.random(), chance.random()
     while count:
+        region = parts[count % len(parts)]
         down, across = (down + STEPS[0]) % 1, (across + STEPS[1]) % 1
         top = region.top + int(down * (region.height - SIDE + 1))
         left = region.left + int(across * (region.width - SIDE + 1))

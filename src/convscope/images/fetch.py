@@ -25,7 +25,7 @@ from convscope.publish import environment_fault
 Progress = Callable[[int, int], None]
 PIECE = 1 << 18
 ATTEMPTS = 5
-"""In a row without a single new byte."""
+"""In a row without getting further than before."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as lost."""
 LOST = (http.client.HTTPException, ConnectionError, TimeoutError)
@@ -61,9 +61,15 @@ def fetch(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _rest(source, part, progress, wait)
-        _check(source, part)
+        check(source, part)
         part.replace(target)
         _label(part).unlink(missing_ok=True)
+    except EnvironmentFault as fault:
+        if fault.code == "R613":  # what is wrong from the start is not to be continued
+            fault.kept, fault.next_step = "nothing", "try again, perhaps over another network"
+            part.unlink(missing_ok=True)
+            _label(part).unlink(missing_ok=True)
+        raise
     except OSError as fault:
         raise _on_disk(fault, part) from fault
 
@@ -71,15 +77,15 @@ def fetch(
 def _rest(
     source: Source, part: Path, progress: Progress | None, wait: Callable[[float], object]
 ) -> None:
-    idle = 0
-    while (before := _there(part)) < source.size:
+    idle, best = 0, _there(part)
+    while _there(part) < source.size:
         _require_room(source, part)
         try:
             for done in _transfer(source, part):
                 if progress is not None:
                     progress(done, source.size)
         except _Lost as loss:
-            idle = 0 if _there(part) > before else idle + 1
+            idle, best = (0 if _there(part) > best else idle + 1), max(best, _there(part))
             if idle >= ATTEMPTS:
                 raise _lost(source, part, loss) from loss
             wait(min(2.0**idle, 30.0) / 2)
@@ -170,18 +176,16 @@ def _fits(answer: http.client.HTTPResponse, part: Path, source: Source) -> bool:
     return told.startswith(f"bytes {_there(part)}-") and told.endswith((f"/{source.size}", "/*"))
 
 
-def _check(source: Source, part: Path) -> None:
-    with part.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+def check(source: Source, file: Path) -> None:
+    """Raise EnvironmentFault R613 unless `file` has the content that `source` is known by."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if digest != source.sha256:
-        part.unlink()
-        _label(part).unlink(missing_ok=True)
         raise EnvironmentFault(
             "R613",
-            source.url,
-            f"came with the wrong content (SHA-256 {digest[:12]}…, not {source.sha256[:12]}…); "
-            "it was deleted",
-            next_step="try again; if it stays so, something between here and the server alters it",
+            str(file),
+            f"has the wrong content (SHA-256 {digest[:12]}…, not {source.sha256[:12]}…)",
+            next_step="delete it and try again; if it stays so, something on the way alters it",
         )
 
 

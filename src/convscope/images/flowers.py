@@ -14,7 +14,7 @@ from pathlib import Path
 
 from convscope.errors import DataError
 from convscope.images.cache import cache_folder
-from convscope.images.fetch import Source, fetch
+from convscope.images.fetch import Source, check, fetch
 from convscope.images.split import split, validation, write_class_indices
 from convscope.images.unpack import unpack
 from convscope.publish import require_free
@@ -44,6 +44,8 @@ def download(
     archive = place.with_name(place.name + ".tgz")
     if not archive.exists():
         fetch(source, archive, progress=progress)
+    else:
+        check(source, archive)
     unpack(archive, place)
     archive.unlink()
     return place

@@ -10,7 +10,7 @@ from typing import Literal
 from convscope.errors import EnvironmentFault
 from convscope.units import Box
 
-Side = Literal["left", "right", "bottom"]
+Side = Literal["left", "middle", "right", "bottom"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Photo:
     size: tuple[int, int]
     """Height and width, in pixels."""
     validation: Side
-    """The side of it that is kept for validation."""
+    """The part that is kept for validation; chosen so that both parts show the same things."""
     source: str
     licence: str
     """As scikit-image's own documentation states it."""
@@ -30,7 +30,7 @@ class Photo:
 
 PHOTOS = (
     Photo(
-        "astronaut", "astronaut.png", (512, 512), "left",
+        "astronaut", "astronaut.png", (512, 512), "right",
         "Eileen Collins, NASA Great Images", "public domain",
     ),
     Photo("brick", "brick.png", (512, 512), "bottom", "CC0Textures, Bricks25", "CC0"),
@@ -51,11 +51,11 @@ PHOTOS = (
     ),
     Photo("moon", "moon.png", (512, 512), "right", "not stated", "not stated"),
     Photo(
-        "motorcycle", "motorcycle_left.png", (500, 741), "left",
+        "motorcycle", "motorcycle_left.png", (500, 741), "right",
         "Middlebury stereo benchmark 2014 (Scharstein et al., GCPR 2014)",
         "not stated; its authors ask to be cited",
     ),
-    Photo("print", "page.png", (191, 384), "right", "not stated", "not stated"),
+    Photo("print", "page.png", (191, 384), "middle", "not stated", "not stated"),
     Photo(
         "retina", "retina.jpg", (1411, 1411), "right",
         "Mikael Häggström, Wikimedia Commons, DOI 10.15347/wjm/2014.008", "CC0",
@@ -78,16 +78,17 @@ LEAST = 134
 """… and at least so many pixels, so that patches of 112 have some room."""
 
 
-def regions(photo: Photo) -> tuple[Box, Box]:
+def regions(photo: Photo) -> dict[str, tuple[Box, ...]]:
     """The parts of a photograph for training and for validation; no pixel is in both."""
     height, width = photo.size
     if photo.validation == "bottom":
         cut = height - max(LEAST, int(SHARE * height))
-        return Box(0, 0, cut, width), Box(cut, 0, height, width)
+        return {"train": (Box(0, 0, cut, width),), "val": (Box(cut, 0, height, width),)}
     strip = max(LEAST, int(SHARE * width))
-    if photo.validation == "left":
-        return Box(0, strip, height, width), Box(0, 0, height, strip)
-    return Box(0, 0, height, width - strip), Box(0, width - strip, height, width)
+    start = {"left": 0, "middle": (width - strip) // 2, "right": width - strip}[photo.validation]
+    sides = (Box(0, 0, height, start), Box(0, start + strip, height, width))
+    kept = Box(0, start, height, start + strip)
+    return {"train": tuple(box for box in sides if box.width), "val": (kept,)}
 
 
 def photo_file(photo: Photo) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -28,13 +29,15 @@ def unpack(archive: Path, target: Path) -> None:
 def _unpack(archive: Path, folder: Path) -> None:
     count = size = 0
     try:
-        with tarfile.open(archive, "r|gz") as entries:
+        with gzip.open(archive) as plain, tarfile.open(fileobj=plain, mode="r|") as entries:
             for entry in entries:
                 count, size = count + 1, size + max(0, entry.size)
                 _require_modest(archive, count, size)
                 content = entries.extractfile(entry) if entry.isfile() else None
                 _put(folder, entry, content)
-    except (tarfile.TarError, zlib.error, EOFError) as fault:
+            while rest := len(plain.read(PIECE)):  # up to the checksum at the very end
+                _require_modest(archive, count, size := size + rest)
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as fault:
         raise DataError("D152", str(archive), f"is damaged ({fault})") from fault
 
 
