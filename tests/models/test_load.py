@@ -128,7 +128,7 @@ def test_a_file_may_not_choose_what_code_is_run(
     (tmp_path / "evil_code.py").write_text("open('ran', 'w')\nmake = None\n")
     monkeypatch.chdir(tmp_path)
     run_folder(tmp_path, spec="evil_code:make")
-    assert code_of(tmp_path) == "M563"
+    assert code_of(tmp_path) == "M573"
     assert not (tmp_path / "ran").exists()
 
 
@@ -155,7 +155,7 @@ def test_damaged_metadata_are_one_clear_fault(tmp_path: Path, metadata: str) -> 
 
 def test_metadata_that_ask_for_the_impossible_are_refused(tmp_path: Path) -> None:
     run_folder(tmp_path, spec="zfnet:width=999")
-    assert code_of(tmp_path) == "U211"
+    assert code_of(tmp_path) == "U231"
 
 
 def test_a_plain_file_of_weights_must_be_told_its_network(tmp_path: Path) -> None:
@@ -183,20 +183,20 @@ def test_a_folder_that_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
 def test_an_unknown_name_is_answered_with_the_nearest(spec: str, answer: str) -> None:
     with pytest.raises(ModelError) as caught:
         load(spec)
-    assert caught.value.code == "M560"
+    assert caught.value.code == "M570"
     assert answer in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("spec", "code", "answer"),
     [
-        ("zfnet:widht=0.5", "U210", "did you mean width"),
-        ("zfnet:half", "U210", "write NAME=VALUE"),
-        ("zfnet:classes=5", "U210", "pass --classes"),
-        ("zfnet:width=half", "U211", "is not a number"),
-        ("zfnet:norm=layer", "U211", "norm is one of none, lrn, batch"),
-        ("torchvision:resnet18:weight=none", "U210", "did you mean weights"),
-        ("torchvision:resnet18:weights=IMAGENET1K_V7", "U211", "did you mean IMAGENET1K_V1"),
+        ("zfnet:widht=0.5", "U230", "did you mean width"),
+        ("zfnet:half", "U230", "write NAME=VALUE"),
+        ("zfnet:classes=5", "U230", "pass --classes"),
+        ("zfnet:width=half", "U231", "is not a number"),
+        ("zfnet:norm=layer", "U231", "norm is one of none, lrn, batch"),
+        ("torchvision:resnet18:weight=none", "U230", "did you mean weights"),
+        ("torchvision:resnet18:weights=IMAGENET1K_V7", "U231", "did you mean IMAGENET1K_V1"),
     ],
 )
 def test_a_wrong_option_says_what_would_be_right(spec: str, code: str, answer: str) -> None:

@@ -129,7 +129,7 @@ def test_the_mean_cannot_be_changed_from_outside() -> None:
 def test_numbers_that_cannot_be_meant_are_refused(mean: object, std: object, scale: float) -> None:
     with pytest.raises(UsageError) as caught:
         Preprocess(Framing(20, (16, 16)), mean, std, scale)  # type: ignore[arg-type]
-    assert caught.value.code == "U212"
+    assert caught.value.code == "U232"
 
 
 JSON = KINDS["imagenet"].to_json()

@@ -126,6 +126,18 @@ def test_an_exploit_in_the_last_pickle_of_an_old_file_is_named(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("write", [saved, legacy], ids=["zip", "legacy"])
+def test_nothing_runs_even_if_reading_the_pickle_first_saw_nothing(
+    tmp_path: Path, write: Callable[[object], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "ran"
+    monkeypatch.setattr("convscope.models.pickles.inspect", lambda *_: None)
+    monkeypatch.setattr("convscope.models.pickles.is_legacy", lambda _: True)
+    fault = refusal(tmp_path, write({**WEIGHTS, "extra": Evil(mark)}))
+    assert fault.code == "C402"
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("write", [saved, legacy], ids=["zip", "legacy"])
 def test_foreign_classes_are_listed(tmp_path: Path, write: Callable[[object], bytes]) -> None:
     content = {
         "state_dict": WEIGHTS,
@@ -262,6 +274,7 @@ def test_a_tensor_that_claims_more_than_it_holds_is_refused(
     fault = refusal(tmp_path, data)
     assert fault.code == "C407"
     assert "a claims 40.0 GB" in str(fault)
+    assert refusal(tmp_path, write({"a": torch.zeros(1).expand(1000)})).code == "C407"
 
 
 def test_many_tensors_on_one_storage_cannot_add_up_to_a_bomb(tmp_path: Path) -> None:

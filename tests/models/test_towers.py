@@ -170,7 +170,7 @@ def test_a_seed_decides_the_weights_and_leaves_other_randomness_alone() -> None:
 def test_an_unknown_option_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(UsageError, match="did you mean width") as caught:
         zfnet(5, widht=0.5)  # type: ignore[call-arg]
-    assert caught.value.code == "U210"
+    assert caught.value.code == "U230"
 
 
 @pytest.mark.parametrize(
@@ -192,5 +192,5 @@ def test_an_unknown_option_is_answered_with_the_nearest_one() -> None:
 def test_an_impossible_value_is_refused_by_its_name(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
         zfnet(**options)
-    assert caught.value.code == "U211"
+    assert caught.value.code == "U231"
     assert next(iter(options)) in str(caught.value)

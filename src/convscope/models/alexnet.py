@@ -21,7 +21,7 @@ def alexnet(
     On 227 × 227 pixels its maps have 55, 27, 13 and 6 rows. One tower that sees all maps, where
     the original splits conv2, conv4 and conv5 over two graphics cards. Options: see `Tower`.
 
-    Raises UsageError U210 for an unknown option, U211 for an impossible value.
+    Raises UsageError U230 for an unknown option, U231 for an impossible value.
     Source: Krizhevsky, Sutskever and Hinton 2012, §3.5; one tower: Zeiler and Fergus 2014, §3.
     """
     return build(

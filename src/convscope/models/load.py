@@ -37,8 +37,8 @@ def load(
     what training left: its folder, or a `.safetensors` in it. checkpoint: a file of weights that
     belong to the spec. seed: for weights that come from no file. progress: bytes of a download.
 
-    Raises UsageError U210, U211; ModelError M501 nothing to look at, M560 unknown name, M561,
-    M562 the user's own code, M563 code named by a file, M522, M530 a program;
+    Raises UsageError U230, U231; ModelError M501 nothing to look at, M570 unknown name, M571,
+    M572 the user's own code, M573 code named by a file, M522, M530 a program;
     CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621, R622.
     """
     text = str(spec)
@@ -83,7 +83,7 @@ def _spec_of(checkpoint: Checkpoint) -> str:
     head = card.spec.partition(":")[0]
     if head not in SOURCES:
         raise ModelError(
-            "M563",
+            "M573",
             checkpoint.name,
             f"was made with code of its own ({card.spec}), and a file may not choose what is run",
             next_step="name that code yourself, and give this file as its checkpoint",
@@ -101,7 +101,7 @@ def _source(head: str, request: Request) -> Callable[[Request], Draft]:
     known = [*OURS, *(f"torchvision:{name}" for name in names())]
     given = f"torchvision:{head}" if f"torchvision:{head}" in known else head
     raise ModelError(
-        "M560",
+        "M570",
         request.spec,
         f"no such network; {nearest(given, known, most=4)}",
         next_step="write zfnet, alexnet, torchvision:NAME, timm:NAME, package.module:factory, "
@@ -152,7 +152,7 @@ def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
 def _python_module(model: object, spec: str) -> nn.Module:
     """The module itself, out of what DataParallel, DDP and torch.compile put around it."""
     if not isinstance(model, nn.Module):
-        raise ModelError("M562", spec, f"gave a {type(model).__name__}, not an nn.Module")
+        raise ModelError("M572", spec, f"gave a {type(model).__name__}, not an nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             "M530",

@@ -23,7 +23,7 @@ OURS: dict[str, tuple[Callable[..., nn.Module], int]] = {
 def from_ours(request: Request) -> Draft:
     """`zfnet` or `alexnet` with options.
 
-    Raises UsageError U210 or U211 for an option, CheckpointError C410 for a file of another one.
+    Raises UsageError U230 or U231 for an option, CheckpointError C410 for a file of another one.
     """
     head = request.spec.partition(":")[0]
     maker, size = OURS[head]

@@ -30,7 +30,7 @@ class Preprocess:
     """(pixel × scale − mean) / std, after the framing; it travels with the weights.
 
     mean is one number a colour, or one a pixel and colour (3, h, w), as the paper subtracts it.
-    Raises UsageError U212 for numbers that cannot be meant.
+    Raises UsageError U232 for numbers that cannot be meant.
     """
 
     framing: Framing
@@ -42,7 +42,7 @@ class Preprocess:
         object.__setattr__(self, "mean", _numbers("mean", self.mean, self.size))
         object.__setattr__(self, "std", _numbers("std", self.std, self.size))
         if not self.scale > 0 or not (np.asarray(self.std) > 0).all():
-            raise UsageError("U212", "std", "std and scale must be above 0")
+            raise UsageError("U232", "std", "std and scale must be above 0")
 
     @classmethod
     def imagenet(
@@ -133,7 +133,7 @@ def _numbers(name: str, given: Numbers, size: tuple[int, int]) -> Numbers:
     values = np.array(given, dtype=np.float32)
     if values.shape not in ((3,), (3, *size)) or not np.isfinite(values).all():
         raise UsageError(
-            "U212", name, f"{name} is 3 finite numbers or an array of 3 × {size[0]} × {size[1]}"
+            "U232", name, f"{name} is 3 finite numbers or an array of 3 × {size[0]} × {size[1]}"
         )
     if values.shape == (3,):
         return tuple(float(number) for number in given)

@@ -33,7 +33,7 @@ WEIGHTS_OPTIONS: Mapping[str, Callable[[str], Any]] = {"weights": str}
 def options(text: str, table: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
     """`width=0.5,without=3,4` read by the table: name of an option -> reader of its value.
 
-    Raises UsageError U210 for an unknown option, U211 for a value that cannot be read.
+    Raises UsageError U230 for an unknown option, U231 for a value that cannot be read.
     """
     found: dict[str, str] = {}
     name = ""
@@ -44,18 +44,18 @@ def options(text: str, table: Mapping[str, Callable[[str], Any]]) -> dict[str, A
         elif name:  # a list goes on: without=3,4
             found[name] += "," + piece.strip()
         else:
-            raise UsageError("U210", piece, "is no option", next_step="write NAME=VALUE")
+            raise UsageError("U230", piece, "is no option", next_step="write NAME=VALUE")
     return {name: _read(name, value, table) for name, value in found.items()}
 
 
 def _read(name: str, value: str, table: Mapping[str, Callable[[str], Any]]) -> Any:
     if name == "classes":
         raise UsageError(
-            "U210", name, "is no option of the network's name", next_step="pass --classes"
+            "U230", name, "is no option of the network's name", next_step="pass --classes"
         )
     if name not in table:
-        raise UsageError("U210", name, f"is no option of this network; {nearest(name, table)}")
+        raise UsageError("U230", name, f"is no option of this network; {nearest(name, table)}")
     try:
         return table[name](value)
     except ValueError as fault:
-        raise UsageError("U211", f"{name}={value}", "is not a number") from fault
+        raise UsageError("U231", f"{name}={value}", "is not a number") from fault

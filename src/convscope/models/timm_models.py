@@ -25,17 +25,17 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 def from_timm(request: Request) -> Draft:
     """`timm:NAME`, with timm's own weights unless there is a checkpoint.
 
-    Raises EnvironmentFault R622 without timm, R620 if the weights cannot be had; ModelError M560
-    for an unknown name, M561 if timm cannot build it; UsageError U210 or U211 for an option.
+    Raises EnvironmentFault R622 without timm, R620 if the weights cannot be had; ModelError M570
+    for an unknown name, M571 if timm cannot build it; UsageError U230 or U231 for an option.
     """
     timm = _timm()
     name, _, text = request.rest.partition(":")
     if not timm.is_model(name):
         known = timm.list_models()
-        raise ModelError("M560", request.spec, f"no such network in timm; {nearest(name, known)}")
+        raise ModelError("M570", request.spec, f"no such network in timm; {nearest(name, known)}")
     wanted = str(options(text, WEIGHTS_OPTIONS).get("weights", "default")).lower()
     if wanted not in ("default", "none"):
-        raise UsageError("U211", f"weights={wanted}", "weights is default or none with timm")
+        raise UsageError("U231", f"weights={wanted}", "weights is default or none with timm")
     own = None
     if request.checkpoint is None and wanted == "default":
         own = _pretrained(timm, name, request)
@@ -138,7 +138,7 @@ def _create(timm: Any, name: str, own: Checkpoint | None, request: Request) -> A
             model = timm.create_model(name, **more)
         except Exception as fault:
             said = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-            raise ModelError("M561", request.spec, f"timm cannot build it ({said})") from fault
+            raise ModelError("M571", request.spec, f"timm cannot build it ({said})") from fault
     if own is not None:
         model.pretrained_cfg.pop("state_dict", None)  # or it would be kept twice
     return model

@@ -35,13 +35,13 @@ def names() -> list[str]:
 def from_torchvision(request: Request) -> Draft:
     """`torchvision:NAME`, with torchvision's own weights unless there is a checkpoint.
 
-    Raises ModelError M560 for an unknown name, UsageError U210 or U211 for an option,
+    Raises ModelError M570 for an unknown name, UsageError U230 or U231 for an option,
     EnvironmentFault R620 or R621 if the weights cannot be had.
     """
     name, _, text = request.rest.partition(":")
     if name not in names():
         known = nearest(name, names())
-        raise ModelError("M560", request.spec, f"no such network in torchvision; {known}")
+        raise ModelError("M570", request.spec, f"no such network in torchvision; {known}")
     wanted = options(text, WEIGHTS_OPTIONS).get("weights", "default")
     entry = _entry(name, wanted, request.checkpoint)
     if request.checkpoint is None and wanted.lower() == "none":
@@ -50,7 +50,7 @@ def from_torchvision(request: Request) -> Draft:
     if checkpoint is None:
         if request.classes not in (None, CLASSES):
             raise UsageError(
-                "U211",
+                "U231",
                 f"classes={request.classes}",
                 f"torchvision's weights of {name} have {CLASSES} classes",
                 next_step=f"write torchvision:{name}:weights=none, or pass a checkpoint",
@@ -90,7 +90,7 @@ def _entry(name: str, wanted: str, checkpoint: Checkpoint | None) -> Any:
         if wanted.lower() not in known:
             choices = ["default", "none", *[entry.name for entry in entries]]
             raise UsageError(
-                "U211",
+                "U231",
                 f"weights={wanted}",
                 f"{name} has no such weights; {nearest(wanted, choices)}",
             )

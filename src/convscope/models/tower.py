@@ -41,7 +41,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Tower:
-    """All that may be varied in a tower. Raises UsageError U211 for a value it cannot have."""
+    """All that may be varied in a tower. Raises UsageError U231 for a value it cannot have."""
 
     width: float = 1.0
     """Multiplies the number of maps and of fc units."""
@@ -93,11 +93,11 @@ class Kernel:
 
 
 def tower(options: Mapping[str, Any]) -> Tower:
-    """The Tower with these options; UsageError U210 for an option there is not."""
+    """The Tower with these options; UsageError U230 for an option there is not."""
     known = [entry.name for entry in dataclasses.fields(Tower)]
     for name in options:
         if name not in known:
-            raise UsageError("U210", name, f"is no option of this network; {nearest(name, known)}")
+            raise UsageError("U230", name, f"is no option of this network; {nearest(name, known)}")
     return Tower(**options)
 
 
@@ -203,7 +203,7 @@ def _compact(shape: Tower, maps: int, classes: int) -> Named:
 
 def _require(fine: bool, option: str, given: object, rule: str) -> None:
     if not fine:
-        raise UsageError("U211", f"{option}={given}", f"{option} {rule}")
+        raise UsageError("U231", f"{option}={given}", f"{option} {rule}")
 
 
 NORMS = ("none", "lrn", "batch")

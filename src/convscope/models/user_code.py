@@ -27,13 +27,13 @@ COUNTS = ("classes", "num_classes")
 def from_user_code(request: Request) -> Draft:
     """`package.module:factory`: call the factory, or take the module it names.
 
-    Modules are looked for in the working folder too. Raises ModelError M560 if there is no such
-    module or name, M561 if the code raises.
+    Modules are looked for in the working folder too. Raises ModelError M570 if there is no such
+    module or name, M571 if the code raises.
     """
     module, _, name = request.spec.partition(":")
     if not all(part.isidentifier() for part in module.split(".")) or not name.isidentifier():
         raise ModelError(
-            "M560",
+            "M570",
             request.spec,
             f"is no network's name; {nearest(module, NAMES)}",
             next_step="write package.module:factory for a network of your own",
@@ -72,7 +72,7 @@ def _import(module: str, spec: str) -> Any:
             raise _raised(spec, fault) from fault
         here = [*NAMES, *sorted(path.stem for path in Path.cwd().glob("*.py"))]
         raise ModelError(
-            "M560", spec, f"no module named {fault.name!r}; {nearest(module, here)}"
+            "M570", spec, f"no module named {fault.name!r}; {nearest(module, here)}"
         ) from fault
     except (Exception, SystemExit) as fault:
         raise _raised(spec, fault) from fault
@@ -85,14 +85,14 @@ def _factory(module: Any, name: str, spec: str) -> Any:
             for word, value in vars(module).items()
             if not word.startswith("_") and (callable(value) or isinstance(value, nn.Module))
         ]
-        raise ModelError("M560", spec, f"the module has no {name!r}; {nearest(name, known)}")
+        raise ModelError("M570", spec, f"the module has no {name!r}; {nearest(name, known)}")
     return getattr(module, name)
 
 
 def _call(factory: Any, request: Request) -> Any:
     if not callable(factory):
         kind = type(factory).__name__
-        raise ModelError("M562", request.spec, f"is a {kind}, not a network or a factory of one")
+        raise ModelError("M572", request.spec, f"is a {kind}, not a network or a factory of one")
     try:
         return factory(**_count(factory, request))
     except ConvscopeError:
@@ -115,4 +115,4 @@ def _raised(spec: str, fault: BaseException) -> ModelError:
     last = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
     said = str(fault).splitlines()[0] if str(fault) else "no message"
     where = f"{Path(last.filename).name}, line {last.lineno}"
-    return ModelError("M561", spec, f"its code raised {type(fault).__name__}: {said} ({where})")
+    return ModelError("M571", spec, f"its code raised {type(fault).__name__}: {said} ({where})")

@@ -23,7 +23,7 @@ def zfnet(
     changes nothing at that size and lets the network take others. Options: see `Tower`;
     `width=0.5` is the half-width network of the tutorials.
 
-    Raises UsageError U210 for an unknown option, U211 for an impossible value.
+    Raises UsageError U230 for an unknown option, U231 for an impossible value.
     Source: Zeiler and Fergus 2014, figure 3.
     """
     return build(
