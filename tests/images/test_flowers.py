@@ -296,7 +296,7 @@ def test_an_archive_that_reaches_out_is_not_unpacked_at_all(name, content, tmp_p
     (tmp_path / "a.tgz").write_bytes(tgz({"flower_photos/fine.jpg": b"x", name: content}))
     with pytest.raises(DataError) as caught:
         unpack(tmp_path / "a.tgz", tmp_path / "out")
-    assert caught.value.code == "D150"
+    assert caught.value.code == "D170"
     assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
 
 
@@ -307,12 +307,12 @@ def test_an_archive_that_swells_or_is_damaged_is_not_unpacked(tmp_path, monkeypa
             patch.setattr(unpacking, setting, value)
             with pytest.raises(DataError) as caught:
                 unpack(tmp_path / "a.tgz", tmp_path / "out")
-        assert caught.value.code == "D151"
+        assert caught.value.code == "D171"
     for damaged in (DATA[: len(DATA) // 2], corpus.flipped(DATA, 0.5), b"no archive", b""):
         (tmp_path / "a.tgz").write_bytes(damaged)
         with pytest.raises(DataError) as caught:
             unpack(tmp_path / "a.tgz", tmp_path / "out")
-        assert caught.value.code == "D152"
+        assert caught.value.code == "D172"
     assert not (tmp_path / "out").exists()
 
 

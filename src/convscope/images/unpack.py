@@ -19,8 +19,8 @@ PIECE = 1 << 20
 def unpack(archive: Path, target: Path) -> None:
     """Put the content of a .tgz at `target`, whole or not at all, without its top folder.
 
-    Raises DataError D150 (an entry that is absolute,
-    climbs out, is a link or a device), D151 (too large), D152 (damaged), OutputError O501 (target
+    Raises DataError D170 (an entry that is absolute,
+    climbs out, is a link or a device), D171 (too large), D172 (damaged), OutputError O501 (target
     not free), EnvironmentFault R602 or R603.
     """
     publish_many(target, lambda folder: _unpack(archive, folder))
@@ -38,7 +38,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             while rest := len(plain.read(PIECE)):  # up to the checksum at the very end
                 _require_modest(archive, count, size := size + rest)
     except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as fault:
-        raise DataError("D152", str(archive), f"is damaged ({fault})") from fault
+        raise DataError("D172", str(archive), f"is damaged ({fault})") from fault
 
 
 def _put(folder: Path, entry: tarfile.TarInfo, content: IO[bytes] | None) -> None:
@@ -61,11 +61,11 @@ def _safe(entry: tarfile.TarInfo) -> PurePosixPath:
     climbs = path.is_absolute() or ".." in path.parts or "\\" in entry.name or "\0" in entry.name
     if climbs or not (entry.isfile() or entry.isdir()):
         what = "a path that leads out of it" if climbs else "a link or a device"
-        raise DataError("D150", entry.name, f"the archive holds {what}; nothing was unpacked")
+        raise DataError("D170", entry.name, f"the archive holds {what}; nothing was unpacked")
     return PurePosixPath(*path.parts[1:])
 
 
 def _require_modest(archive: Path, count: int, size: int) -> None:
     if count > MOST_FILES or size > MOST_BYTES:
         limit = f"{MOST_FILES:,} files or {MOST_BYTES / 2**30:.0f} GiB"
-        raise DataError("D151", str(archive), f"unpacks to more than {limit}")
+        raise DataError("D171", str(archive), f"unpacks to more than {limit}")

@@ -62,14 +62,14 @@ def fields(
     size: channels, height, width of the input. layers: names as for a Lens (`relu#2` is the
     second call of a module); by default every module that runs and puts out one tensor.
 
-    The model is not touched. Raises ModelError M501 (unknown layer), M502 (it does not run), M503
+    The model is not touched. Raises ModelError M500 (unknown layer), M502 (it does not run), M503
     (it runs several times and no call is named), M522 (the network does not take such a picture).
     """
     twin = Twin(model)
     for layer in layers or ():
         if call_of(layer)[0] not in twin.modules:
             known = nearest(layer, twin.names)
-            raise ModelError("M501", layer, f"no such layer in the model; {known}")
+            raise ModelError("M500", layer, f"no such layer in the model; {known}")
     with torch.no_grad():
         calls = _traced(twin, size)
         _check(twin, size, calls)

@@ -42,7 +42,7 @@ class Lens:
     A module that runs several times in one pass has several outputs: `"relu#2"` is the second.
     An edit of plain `"relu"` edits them all; a tap of it is refused (M503) as ambiguous.
 
-    Raises ModelError: M501 unknown layer, M526 weights not there before a first forward pass,
+    Raises ModelError: M500 unknown layer, M526 weights not there before a first forward pass,
     M530 not a Python module, or a layer inside a scripted one.
     """
 
@@ -116,7 +116,7 @@ class Lens:
         name = call_of(layer)[0]
         if name not in self._twin.modules:
             known = nearest(name, self._twin.names)
-            raise ModelError("M501", layer, f"no such layer in the model; {known}")
+            raise ModelError("M500", layer, f"no such layer in the model; {known}")
         module = self._twin.modules[name]
         refuse_scripted(layer, module)
         return self._watched.setdefault(module, Watch())

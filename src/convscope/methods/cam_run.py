@@ -116,7 +116,7 @@ def explain(
 ) -> list[Attribution]:
     """One attribution for each picture; see `How` for the options.
 
-    Raises ModelError M501 (no such layer), M503 (it runs several times), M520 (no scores), M522
+    Raises ModelError M500 (no such layer), M503 (it runs several times), M520 (no scores), M522
     (pictures of another size), M540, M541 (no gradient), M542 (no maps), M543 (NaN); UsageError
     U350 (no such variant), U351 to U354 (targets), U355 (no pictures), U358 (it takes no layer).
     """

@@ -60,10 +60,10 @@ def deconvnet(
     A unit starts from its own activation, rectified first under "deconvnet" and "guided": a unit
     that is not active gives a picture of zeros, and `origin["silent"]` says so.
 
-    The model is not touched. Raises ModelError M501 to M503 and M530 (see `Lens`), M504 (no such
-    map), M505 (no such place), M506 (a layer without feature maps), M507 (no such class), M514
-    (an activation that is not finite), M531 and M532 (see `BackwardRule`), M540 (no way down to
-    the pixels), and UsageError U520 (pictures of a wrong shape).
+    The model is not touched. Raises ModelError M500, M502, M503, M530 (see `Lens`), M504 (no such
+    map), M505 (no such place), M506 (a layer without feature maps), M507 (no such class), M508
+    (a target that is no number a picture), M514 (an activation that is not finite), M531 and M532
+    (see `BackwardRule`), M540 (no way down to the pixels), and UsageError U520 (pictures of a wrong shape).
     """
     backward = BackwardRule(rule, overlap=overlap, other=other)
     layers = list(dict.fromkeys(unit.layer for unit in units))
@@ -159,7 +159,7 @@ def _score_start(output: Any, target: Target) -> _Start:
         name, values = getattr(target, "__name__", "score"), target(scores)
         if values.shape != scores.shape[:1]:
             what = f"gives {tuple(values.shape)} for {len(scores)} pictures, not a number for each"
-            raise ModelError("M507", name, what)
+            raise ModelError("M508", name, what)
     else:
         if not 0 <= target < scores.shape[1]:
             what = f"the network has {scores.shape[1]} classes, counted from 0"

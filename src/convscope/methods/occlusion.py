@@ -58,8 +58,8 @@ def occlusion(
     the preprocessing's mean), one a channel, "mean" of this picture, or "noise" of this
     picture's mean and spread, drawn once with `seed`.
 
-    Raises UsageError U530 (a square that does not fit), U531 (fill), ModelError M501, M507 (no
-    such class), M514 (scores that are not finite), M520.
+    Raises UsageError U530 (a square that does not fit), U531 (fill), ModelError M500, M501
+    (no convolution), M507 (no such class), M514 (scores that are not finite), M520.
     """
     height, width = image.shape[-2:]
     tops, lefts = corners(height, patch, stride), corners(width, patch, stride)

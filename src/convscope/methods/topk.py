@@ -53,7 +53,7 @@ def topk(
     map of one place. Unusable pictures are left out (`folder.skipped`) and their number is kept.
 
     Raises DataError D118 (too many unusable), D161 (none usable), UsageError U221 (k, batch or
-    part), ModelError M501, M502, M506 (a layer without feature maps).
+    part), ModelError M500, M502, M506 (a layer without feature maps).
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     blank = torch.zeros(1, 3, *preprocess.size, device=device)

@@ -41,7 +41,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
     Raises CheckpointError: C400 not readable, C401 to C404 and C406 what is no checkpoint, C405
     truncated, C407 larger than it looks, C408 tensors without plain values, C409 damaged, C411
-    several state dicts, C413 numbers that are not finite.
+    several state dicts, C413 numbers that are not finite, C416 no such part.
     """
     name, part = str(path), ""
     if not Path(name).exists() and "#" in name:
@@ -161,7 +161,7 @@ def _part(
         heads = {str(key).partition(".")[0] for key in own}
         known = sorted(parts) or sorted(heads)
         raise CheckpointError(
-            "C411", f"{name}#{part}", f"there is no such part; {nearest(part, known)}"
+            "C416", f"{name}#{part}", f"there is no such part; {nearest(part, known)}"
         )
     notes.append(f"took the weights under {part!r} in the file, as asked")
     return parts.get(part) or begun

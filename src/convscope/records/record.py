@@ -60,21 +60,21 @@ class Record:
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
-        """Read what `save` wrote. Raises DataError D130 if it is not such a record."""
+        """Read what `save` wrote. Raises DataError D140 if it is not such a record."""
         place = Path(folder)
         try:
             index = json.loads((place / INDEX).read_text(encoding="utf-8"))
             if index["kind"] != cls.__name__:
-                raise DataError("D130", str(place), f"is a {index['kind']}, not a {cls.__name__}")
+                raise DataError("D140", str(place), f"is a {index['kind']}, not a {cls.__name__}")
             if index["schema"] > SCHEMA:
-                raise DataError("D130", str(place), "was written by a newer convscope")
+                raise DataError("D140", str(place), "was written by a newer convscope")
             arrays = {
                 name: np.load(place / f"{name}.npy", allow_pickle=False) for name in index["arrays"]
             }
             return cls(**arrays, **cls._revive(index["plain"]))
         except (OSError, ValueError, KeyError, TypeError) as fault:
             raise DataError(
-                "D130", str(place), f"is not a {cls.__name__} record ({fault})"
+                "D140", str(place), f"is not a {cls.__name__} record ({fault})"
             ) from fault
 
     @classmethod

@@ -54,9 +54,9 @@ class TopK(Record):
         return int(self.value.shape[1])
 
     def rows(self, layer: str) -> slice:
-        """The rows of one layer. Raises ModelError M501 on an unknown layer."""
+        """The rows of one layer. Raises ModelError M500 on an unknown layer."""
         if layer not in self.layers:
-            raise ModelError("M501", layer, f"no such layer here; {nearest(layer, self.layers)}")
+            raise ModelError("M500", layer, f"no such layer here; {nearest(layer, self.layers)}")
         index = self.layers.index(layer)
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 

@@ -82,7 +82,7 @@ class EvolutionRecorder:
         for unit in self.units:
             entries = list(found.units(unit.layer, unit.channel))
             if not entries:
-                raise DataError("D161", str(self.folder.root), f"no picture excites {unit}")
+                raise DataError("D163", str(self.folder.root), f"no picture excites {unit}")
             strongest.append(entries[0])
         self._moments[epoch] = [self._moment(model, *entry) for entry in strongest]
 

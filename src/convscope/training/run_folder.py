@@ -116,7 +116,7 @@ def finished(run: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as fault:
-        raise DataError("D130", str(run / "done.json"), f"is not readable ({fault})") from fault
+        raise DataError("D140", str(run / "done.json"), f"is not readable ({fault})") from fault
 
 
 def finish(run: Path, summary: Mapping[str, Any]) -> None:
