@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,23 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.lens.backward import BackwardRule
+from convscope.lens.descent import Descent
 from convscope.lens.lens import Lens
 from convscope.lens.twin import refuse_scripted
+
+CELLS = 4_000_000
+"""Cells of a map that are worked on at once: 16 MB, beyond which memory gets slow."""
+AT_ONCE = 32
+"""Neurons whose windows are sent down together at most."""
+
+
+class Neuron(NamedTuple):
+    """One place of one feature map of one picture."""
+
+    picture: int
+    channel: int
+    row: int
+    column: int
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,7 @@ class Ascent:
     output: Any
     """What the network put out; None if only its layers were asked for."""
     lens: Lens
+    rule: BackwardRule
 
     def maps(self, layer: str) -> Float[Tensor, "b c h w"]:
         """A layer's feature maps; the units of a fully connected layer are maps of one place.
@@ -54,6 +70,53 @@ class Ascent:
             what = "no signal can reach the pixels: the way is cut by no_grad, detach or rounding"
             raise ModelError("M540", "the network", what)
         return arrived
+
+    def down_each(
+        self, layer: str, neurons: Sequence[Neuron], values: Float[Tensor, "n"]
+    ) -> Float[Tensor, "n c h w"]:
+        """What arrives at the pixels of each neuron's picture when its value is sent down alone.
+
+        Windows of maps are sent where `Descent` knows the way, whole maps elsewhere, and under
+        the gradient rule, which is to be autograd's own.
+        """
+        maps = self.maps(layer)
+        self.rule.look([maps], [self.pixels])
+        descent = Descent(maps, self.pixels) if maps.requires_grad else None
+        if descent is None or not descent.is_known or self.rule.rule == "gradient":
+            return self._down_whole(maps, neurons, values)
+        arrived = [self.pixels.new_zeros(0, *self.pixels.shape[1:])]
+        first = 0
+        while first < len(neurons):
+            # One, to see how large windows grow; then as many as fit.
+            last = first + (max(1, min(CELLS // descent.largest, AT_ONCE)) if first else 1)
+            arrived.append(_down_windows(descent, maps, neurons[first:last], values[first:last]))
+            first = last
+        return torch.cat(arrived)
+
+    def _down_whole(self, maps: Tensor, neurons: Sequence[Neuron], values: Tensor) -> Tensor:
+        """Pictures do not mix, so one pass serves a neuron of each."""
+        arrived = self.pixels.new_zeros(len(neurons), *self.pixels.shape[1:])
+        waiting = list(range(len(neurons)))
+        while waiting:
+            turn = {neurons[number].picture: number for number in reversed(waiting)}
+            signal = torch.zeros_like(maps)
+            for number in turn.values():
+                signal[neurons[number]] = values[number]
+            whole = self.down(maps, signal)
+            for picture, number in turn.items():
+                arrived[number] = whole[picture]
+            waiting = [number for number in waiting if number not in turn.values()]
+        return arrived
+
+
+def _down_windows(
+    descent: Descent, maps: Tensor, neurons: Sequence[Neuron], values: Tensor
+) -> Tensor:
+    start = maps.new_zeros(len(neurons), maps.shape[1])
+    for number, neuron in enumerate(neurons):
+        start[number, neuron.channel] = values[number]
+    places = [(neuron.row, neuron.column) for neuron in neurons]
+    return descent.down([neuron.picture for neuron in neurons], places, start)
 
 
 @contextmanager
@@ -86,4 +149,4 @@ def ascent(
             output = lens(entering)
         elif layers:
             lens.reach(entering)
-        yield Ascent(pixels, output, lens)
+        yield Ascent(pixels, output, lens, rule)

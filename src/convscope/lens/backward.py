@@ -88,7 +88,7 @@ class BackwardRule(TorchFunctionMode):
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         name, inplace = _name(func)
         if name in SENDING and func in SENDING[name]:
-            self._look(*SENDING[name][func](*args, **kwargs))
+            self.look(*SENDING[name][func](*args, **kwargs))
         elif torch.is_grad_enabled() and self.rule != "gradient":
             return self._forward(name, inplace, func, args, kwargs)
         return self._plain(name, func, args, kwargs)
@@ -109,7 +109,8 @@ class BackwardRule(TorchFunctionMode):
         self._masks.note(name, args, result)
         return result
 
-    def _look(self, outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
+    def look(self, outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
+        """Look at the way down without sending anything: counts, and refusals."""
         met = coverage(outputs, inputs)
         self.rectifiers, self.plain, self.skipped = met.rectifiers, met.plain, met.skipped
         self.rewritten = met.rectifiers if self.rule == "gradient" else met.rewritten

@@ -15,8 +15,8 @@ a maximum the paper does not say what happens; we add, as the transposed network
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from convscope import __version__
 from convscope.errors import ModelError
-from convscope.lens.ascent import Ascent, ascent
+from convscope.lens.ascent import Ascent, Neuron, ascent
 from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.lens import logits
 from convscope.records.maps import Projection
@@ -67,16 +67,22 @@ def deconvnet(
     """
     backward = BackwardRule(rule, overlap=overlap, other=other)
     layers = list(dict.fromkeys(unit.layer for unit in units))
-    found: list[list[Projection]] = []
+    found: dict[int, list[Projection]] = {}
+    total = len(units) + (target is not None)
     with ascent(model, images, layers, backward, to_the_end=target is not None) as way:
-        starts = [_unit_start(way, unit, rule, whole_map) for unit in units]
+        for layer in layers:
+            members = [number for number, unit in enumerate(units) if unit.layer == layer]
+            starts = [_unit_start(way, units[number], whole_map) for number in members]
+            for number, start, pixels in zip(members, starts, _down(way, starts), strict=True):
+                found[number] = _records(start, pixels, way, type(model).__name__)
+                _tell(progress, len(found), total)
         if target is not None:
-            starts.append(_score_start(way.output, target))
-        for start in starts:
-            pixels = way.down(start.values, start.signal)
-            found.append(_records(start, pixels, backward, type(model).__name__))
-            _tell(progress, len(found), len(starts))
-    return [projection for of_picture in zip(*found, strict=True) for projection in of_picture]
+            start, scores = _score_start(way, target)
+            pixels = way.down(scores, torch.ones_like(scores))
+            found[len(units)] = _records(start, pixels, way, type(model).__name__)
+            _tell(progress, len(found), total)
+    in_order = [found[number] for number in range(total)]
+    return [projection for of_picture in zip(*in_order, strict=True) for projection in of_picture]
 
 
 def project(
@@ -88,47 +94,61 @@ def project(
     rule: Rule = "deconvnet",
     overlap: Overlap = "add",
     other: Other = "refuse",
-    progress: Progress | None = None,
 ) -> Float[Tensor, "n 3 h w"]:
-    """Project many neurons (channel, row, column) of one layer in one picture: one pass up, one
-    pass down for each. In all else as `deconvnet`."""
+    """Project many neurons (channel, row, column) of one layer in one picture: one pass up for
+    all of them. In all else as `deconvnet`."""
     backward = BackwardRule(rule, overlap=overlap, other=other)
-    arrived: list[Tensor] = []
     with ascent(model, image[None], [layer], backward) as way:
-        for channel, row, column in places:
-            start = _unit_start(way, Unit(layer, channel, (row, column)), rule)
-            arrived.append(way.down(start.values, start.signal)[0])
-            _tell(progress, len(arrived), len(places))
-    return torch.stack(arrived) if arrived else image.new_zeros(0, *image.shape)
+        starts = [_unit_start(way, Unit(layer, c, (row, column))) for c, row, column in places]
+        arrived = list(_down(way, starts))
+    return torch.cat(arrived) if arrived else image.new_zeros(0, *image.shape)
 
 
 class _Start(NamedTuple):
-    """What is sent down, from where, and what it is called."""
+    """What is sent down, from where, and what it is called; one of each for every picture."""
 
-    values: Tensor
-    signal: Tensor
-    names: tuple[str, ...]
-    """One a picture, as strongest places differ."""
-    activations: tuple[float, ...]
-    kind: str
     layer: str
+    kind: str
+    names: tuple[str, ...]
+    activations: tuple[float, ...]
+    sent: tuple[float, ...]
+    """Of a whole map its strongest value."""
+    neurons: tuple[Neuron, ...]
+    whole_map: bool = False
 
 
-def _unit_start(way: Ascent, unit: Unit, rule: Rule, whole_map: bool = False) -> _Start:
-    layer = way.maps(unit.layer)
-    maps = _map_of(unit, layer)
+def _unit_start(way: Ascent, unit: Unit, whole_map: bool = False) -> _Start:
+    maps = _map_of(unit, way.maps(unit.layer))
     places = [unit.at or _peak(of_picture) for of_picture in maps]
     activations = tuple(float(m[at]) for m, at in zip(maps, places, strict=True))
-    signal = torch.zeros_like(layer)
-    for picture, at in enumerate(places):
-        where = (picture, unit.channel) if whole_map else (picture, unit.channel, *at)
-        signal[where] = maps[picture] if whole_map else maps[picture][at]
-    if rule != "gradient":
-        signal.relu_()
+    rectified = way.rule.rule != "gradient"
     placeless = whole_map or way.lens[unit.layer].dim() == 2
     named = [unit if placeless else Unit(unit.layer, unit.channel, at) for at in places]
-    kind = "whole map" if whole_map else "one activation"
-    return _Start(layer, signal, tuple(map(str, named)), activations, kind, unit.layer)
+    return _Start(
+        layer=unit.layer,
+        kind="whole map" if whole_map else "one activation",
+        names=tuple(map(str, named)),
+        activations=activations,
+        sent=tuple(max(value, 0.0) if rectified else value for value in activations),
+        neurons=tuple(Neuron(n, unit.channel, *at) for n, at in enumerate(places)),
+        whole_map=whole_map,
+    )
+
+
+def _down(way: Ascent, starts: Sequence[_Start]) -> Iterator[Float[Tensor, "b 3 h w"]]:
+    """What arrives at the pixels for each start in all pictures."""
+    if starts and not starts[0].whole_map:
+        neurons = [neuron for start in starts for neuron in start.neurons]
+        maps = way.maps(starts[0].layer)
+        sent = [value for start in starts for value in start.sent]
+        arrived = way.down_each(starts[0].layer, neurons, maps.new_tensor(sent))
+        yield from torch.split(arrived, len(maps))
+        return
+    for start in starts:
+        maps, channel = way.maps(start.layer), start.neurons[0].channel
+        signal = torch.zeros_like(maps)
+        signal[:, channel] = maps.detach()[:, channel]
+        yield way.down(maps, signal if way.rule.rule == "gradient" else signal.relu_())
 
 
 def _map_of(unit: Unit, layer: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
@@ -153,8 +173,8 @@ def _peak(of_picture: Float[Tensor, "h w"]) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _score_start(output: Any, target: Target) -> _Start:
-    scores = logits(output)
+def _score_start(way: Ascent, target: Target) -> tuple[_Start, Float[Tensor, "b"]]:
+    scores = logits(way.output)
     if callable(target):
         name, values = getattr(target, "__name__", "score"), target(scores)
         if values.shape != scores.shape[:1]:
@@ -166,14 +186,15 @@ def _score_start(output: Any, target: Target) -> _Start:
             raise ModelError("M507", f"class {target}", what)
         name, values = str(target), scores[:, target]
     numbers = tuple(float(value) for value in values.detach())
-    names = (f"class:{name}",) * len(numbers)
-    return _Start(values, torch.ones_like(values), names, numbers, "score", "scores")
+    names, ones = (f"class:{name}",) * len(numbers), (1.0,) * len(numbers)
+    return _Start("scores", "score", names, numbers, ones, ()), values
 
 
 def _records(
-    start: _Start, pixels: Float[Tensor, "b 3 h w"], rule: BackwardRule, network: str
+    start: _Start, pixels: Float[Tensor, "b 3 h w"], way: Ascent, network: str
 ) -> list[Projection]:
     arrived = pixels.detach().float().cpu().numpy()
+    rule = way.rule
     return [
         Projection(
             pixels=arrived[number],
@@ -189,7 +210,7 @@ def _records(
                 "start": start.kind,
                 "layer": start.layer,
                 "picture": number,
-                "silent": not bool(start.signal[number].any()),
+                "silent": start.sent[number] == 0,
                 "peak": float(np.abs(arrived[number]).max()),
                 "plain_gradient": list(rule.plain),
                 "normalisations_passed_by": rule.skipped,

@@ -1,0 +1,172 @@
+"""Do windows sent down a network arrive as whole maps would?"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convscope.lens import ascent as ascents
+from convscope.lens.ascent import Neuron, ascent
+from convscope.lens.backward import BackwardRule
+from convscope.lens.descent import Descent
+from tests.nets import Fire, Residual, Spelled, pictures, sequential
+
+
+class Wide(nn.Module):
+    """Even kernels, strides that differ down and across, padding on one axis, groups, dilation,
+    a pool with gaps between its windows, one with padding, and rows that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(3, 8, (4, 3), stride=(2, 3), padding=(0, 2))
+        self.pool1 = nn.MaxPool2d((2, 3), (3, 1), padding=(1, 0))
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=(2, 1), dilation=(2, 1), groups=4)
+        self.bn = nn.BatchNorm2d(8, affine=False)
+        self.pool2 = nn.MaxPool2d(2, 1, dilation=2)
+        self.conv3 = nn.Conv2d(8, 8, (1, 5), padding=(0, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool1(F.relu(self.conv1(x)))
+        x = F.relu(self.bn(self.conv2(x)))
+        y = self.pool2(x)
+        return F.relu(self.conv3(y)) + y
+
+
+def headless() -> nn.Sequential:
+    net = sequential()
+    del net.flat, net.fc
+    return net
+
+
+CASES = {
+    "sequential": (headless, ["conv1", "relu1", "norm1", "pool1", "conv2", "pool2", "conv3"]),
+    "residual": (Residual, ["conv1", "bn1", "conv2", "bn3", "relu#3"]),
+    "fire": (Fire, ["conv1", "squeeze", "expand1", "expand3", "classify"]),
+    "functional": (lambda: Spelled(torch.relu_), ["pool1", "conv2", "conv3"]),
+    "wide": (Wide, ["conv1", "pool1", "conv2", "bn", "pool2", "conv3"]),
+}
+
+
+def whole(way: ascents.Ascent, layer: str, neuron: Neuron, value: float) -> Tensor:
+    """What autograd sends down for one neuron."""
+    signal = torch.zeros_like(way.maps(layer))
+    signal[neuron] = value
+    return way.down(way.maps(layer), signal)[neuron.picture]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+@pytest.mark.parametrize("overlap", ["add", "overwrite"])
+def test_windows_arrive_as_whole_maps_would(name, rule, overlap):
+    make, layers = CASES[name]
+    net, x = make().double().eval(), pictures(3, 61, 47).double()
+    for layer in layers:
+        with ascent(net, x, [layer], BackwardRule(rule, overlap=overlap)) as way:
+            maps = way.maps(layer)
+            normalised = (
+                name == "sequential" and rule == "guided" and layer[:5] not in ("conv1", "relu1")
+            )
+            assert Descent(maps, way.pixels).is_known != normalised
+            _, channels, height, width = maps.shape
+            edges = itertools.product(
+                {0, 1, height // 2, height - 1}, {0, width // 3, width - 2, width - 1}
+            )
+            neurons = [
+                Neuron(number % 3, number % channels, row, column)
+                for number, (row, column) in enumerate(edges)
+            ]
+            values = torch.linspace(0.5, 2, len(neurons)).double()
+            ours = way.down_each(layer, neurons, values)
+            theirs = torch.stack(
+                [whole(way, layer, *pair) for pair in zip(neurons, values.tolist(), strict=True)]
+            )
+        assert theirs.abs().amax() > 0
+        assert (ours - theirs).abs().amax() <= 1e-12 * theirs.abs().amax(), layer
+
+
+def test_windows_are_small_while_a_neuron_sees_little():
+    net, x = sequential().eval(), pictures(1, 65, 57)
+    with ascent(net, x, ["conv2"], BackwardRule("deconvnet")) as way:
+        descent = Descent(way.maps("conv2"), way.pixels)
+        descent.down([0], [(5, 5)], torch.ones(1, 8))
+    assert descent.largest == max(6 * 7 * 7, 3 * 17 * 17)  # below pool1, and at the pixels
+
+
+def test_however_many_are_sent_at_once_the_same_arrives(monkeypatch):
+    net, x = Fire().eval(), pictures(2)
+    neurons = [Neuron(n % 2, n % 5, n % 7, n % 6) for n in range(20)]
+    with ascent(net, x, ["expand1"], BackwardRule("deconvnet")) as way:
+        values = torch.arange(20.0)
+        expected = way.down_each("expand1", neurons, values)
+        monkeypatch.setattr(ascents, "CELLS", 1)
+        one_by_one = way.down_each("expand1", neurons, values)
+        none = way.down_each("expand1", [], values[:0])
+    assert (one_by_one - expected).abs().amax() <= 1e-5 * expected.abs().amax() > 0
+    assert none.shape == (0, 3, 33, 29)
+
+
+class Gap(nn.Module):
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.step = step
+        self.conv2 = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.step(self.conv1(x)))
+
+
+class Step(nn.Module):
+    def __init__(self, step) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step(x)
+
+
+def partly(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :2].relu_()
+    return x
+
+
+UNKNOWN = {
+    "average pool": nn.AvgPool2d(2, 1),
+    "other activation": nn.SiLU(),
+    "upsampling": nn.Upsample(scale_factor=2),
+    "transposed convolution": nn.ConvTranspose2d(4, 4, 3, padding=1),
+    "global gate": Step(lambda x: x * x.mean((2, 3), keepdim=True)),
+    "global sum": Step(lambda x: x + x.amax((2, 3), keepdim=True)),
+    "weighted sum": Step(lambda x: torch.add(x, x.relu(), alpha=3)),
+    "stacked rows": Step(lambda x: torch.cat([x, x.relu()], 2)),
+    "filters from the pixels": Step(lambda x: F.conv2d(x, x[:, :, :3, :3].expand(4, 4, 3, 3))),
+    "flip": Step(lambda x: x.flip(3)),
+    "part in place": Step(partly),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_graph_with_an_unknown_step_is_left_to_autograd(name):
+    net, x = Gap(UNKNOWN[name]), pictures(1)
+    rule = BackwardRule("deconvnet", other="gradient")
+    neurons = [Neuron(0, 1, 3, 4), Neuron(0, 2, 5, 6)]
+    with ascent(net, x, ["conv2"], rule) as way:
+        known = Descent(way.maps("conv2"), way.pixels).is_known
+        ours = way.down_each("conv2", neurons, torch.ones(2))
+        theirs = torch.stack([whole(way, "conv2", neuron, 1.0) for neuron in neurons])
+    assert torch.equal(ours, theirs)
+    assert ours.abs().amax() > 0
+    assert not known
+
+
+def test_a_constant_added_is_no_way_down():
+    net, x = Gap(Step(lambda x: torch.cat([x[:, :2] * 0, x], 1)[:, 2:] + 1)), pictures(1)
+    with ascent(net, x, ["conv2"], BackwardRule("deconvnet")) as way:
+        ours = way.down_each("conv2", [Neuron(0, 1, 3, 4)], torch.ones(1))
+        assert torch.equal(ours[0], whole(way, "conv2", Neuron(0, 1, 3, 4), 1.0))
