@@ -63,7 +63,8 @@ def deconvnet(
     The model is not touched. Raises ModelError M500, M502, M503, M530 (see `Lens`), M504 (no such
     map), M505 (no such place), M506 (a layer without feature maps), M507 (no such class), M508
     (a target that is no number a picture), M514 (an activation that is not finite), M531 and M532
-    (see `BackwardRule`), M540 (no way down to the pixels), and UsageError U520 (pictures of a wrong shape).
+    (see `BackwardRule`), M540 (no way down to the pixels), and UsageError U520
+    (pictures of a wrong shape).
     """
     backward = BackwardRule(rule, overlap=overlap, other=other)
     layers = list(dict.fromkeys(unit.layer for unit in units))
