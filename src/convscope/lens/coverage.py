@@ -81,9 +81,9 @@ class Coverage(NamedTuple):
 def coverage(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> Coverage:
     """Look at all operations between `inputs` (pixels) and `outputs`; without inputs, at all
     operations below the outputs."""
-    order = _below([output.grad_fn for output in outputs])
+    order = below([output.grad_fn for output in outputs])
     ends = {torch.autograd.graph.get_gradient_edge(value).node for value in inputs}
-    way = _way(order, ends) if ends else set(order)
+    way = on_the_way(order, ends) if ends else set(order)
     met = Counter[str]()
     names: dict[str, list[str]] = {"unruled": [], "hidden": [], "plain": []}
     for node in order:
@@ -100,7 +100,7 @@ def coverage(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> Covera
     )
 
 
-def _below(roots: Sequence[Any]) -> list[Any]:
+def below(roots: Sequence[Any]) -> list[Any]:
     """All nodes below the roots, each after those below it. (No recursion: graphs are deep.)"""
     done: dict[Any, None] = {}
     stack = [(root, False) for root in roots if root is not None]
@@ -114,7 +114,7 @@ def _below(roots: Sequence[Any]) -> list[Any]:
     return list(done)
 
 
-def _way(order: Sequence[Any], ends: set[Any]) -> set[Any]:
+def on_the_way(order: Sequence[Any], ends: set[Any]) -> set[Any]:
     """The nodes from which an end can be reached: not those of weights."""
     way = set(ends)
     for node in order:
