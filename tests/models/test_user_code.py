@@ -36,7 +36,7 @@ def linear(): return nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
 def parallel(): return nn.DataParallel(Net())
 def compiled(): return torch.compile(nn.DataParallel(Net()))
 class Compiled(nn.Module):
-    """As torch.compile wraps; the real one takes seconds to import."""
+    # as torch.compile wraps; the real one takes seconds to import
     def __init__(self):
         super().__init__()
         self._orig_mod = nn.DataParallel(Net())
