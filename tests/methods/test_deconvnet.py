@@ -248,6 +248,9 @@ def test_a_class_score_starts_from_one_and_may_be_any_function_of_the_scores():
     (record,) = deconvnet(net, x[:1], target=3)
     assert close(record.pixels, slow.down("fc", 3), 1e-5)
     assert record.origin["start"] == "score"
+    each = deconvnet(net, x, target=[3, 5], rule="guided")
+    assert [record.unit for record in each] == ["class:3", "class:5"]
+    assert np.array_equal(each[0].pixels, by_index[0].pixels)
 
 
 def test_a_unit_that_is_not_active_gives_nothing_and_says_so():
@@ -391,10 +394,12 @@ def test_what_cannot_be_projected_is_refused_with_its_reason():
         deconvnet(net, x, [Unit("conv1", 6)])
     with pytest.raises(ModelError, match="conv1:5@14,12: has 14 rows and 12 columns"):
         deconvnet(net, x, [Unit("conv1", 5, (14, 12))])
-    with pytest.raises(ModelError, match="class 7: the network has 7 classes, counted from 0"):
+    with pytest.raises(ConvscopeError, match="class 7: no such class; the network has 7"):
         deconvnet(net, x, target=7)
-    with pytest.raises(ModelError, match="not a number for each"):
+    with pytest.raises(ConvscopeError, match="must give one number a picture"):
         deconvnet(net, x, target=lambda scores: scores.sum())
+    with pytest.raises(ConvscopeError, match="3 targets for 2 pictures"):
+        deconvnet(net, x, target=[1, 2, 3])
     with pytest.raises(ConvscopeError, match=r"one picture is picture\[None\]"):
         deconvnet(net, x[0], [Unit("conv1", 0)])
     assert code_of(lambda: deconvnet(Residual(), x, [Unit("relu", 0)])) == "M503"

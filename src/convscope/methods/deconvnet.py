@@ -28,10 +28,10 @@ from convscope.errors import ModelError
 from convscope.lens.ascent import Ascent, Neuron, ascent
 from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.lens import logits
+from convscope.methods.targets import Aims, Target
 from convscope.records.maps import Projection
 from convscope.units import Unit
 
-Target = int | Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
 Place = tuple[int, int, int]
 """Channel, row, column."""
@@ -42,7 +42,7 @@ def deconvnet(
     images: Float[Tensor, "b 3 h w"],
     units: Sequence[Unit] = (),
     *,
-    target: Target | None = None,
+    target: Target | Sequence[Target] | None = None,
     rule: Rule = "deconvnet",
     overlap: Overlap = "add",
     other: Other = "refuse",
@@ -54,17 +54,16 @@ def deconvnet(
     images: preprocessed, as the network takes them. units: a unit without a place stands for its
     map's strongest neuron in each picture (the first in row-major order), or with `whole_map` for
     the whole map. target: a class index, or a function from scores (b, classes) to one number a
-    picture; its projection comes last, as unit `class:INDEX`, and starts from 1, as a score may
-    well be negative. rule, overlap, other: see `BackwardRule`.
+    picture, or one of these for each picture; its projection comes last, as unit `class:INDEX`,
+    and starts from 1, as a score may well be negative. rule, overlap, other: see `BackwardRule`.
 
     A unit starts from its own activation, rectified first under "deconvnet" and "guided": a unit
     that is not active gives a picture of zeros, and `origin["silent"]` says so.
 
     The model is not touched. Raises ModelError M500, M502, M503, M530 (see `Lens`), M504 (no such
-    map), M505 (no such place), M506 (a layer without feature maps), M507 (no such class), M508
-    (a target that is no number a picture), M514 (an activation that is not finite), M531 and M532
-    (see `BackwardRule`), M540 (no way down to the pixels), and UsageError U520
-    (pictures of a wrong shape).
+    map), M505 (no such place), M506 (a layer without feature maps), M514 (an activation that is
+    not finite), M531 and M532 (see `BackwardRule`), M540 (no way down to the pixels), and
+    UsageError U351 to U354 (targets, see `Aims`), U520 (pictures of a wrong shape).
     """
     backward = BackwardRule(rule, overlap=overlap, other=other)
     layers = list(dict.fromkeys(unit.layer for unit in units))
@@ -78,7 +77,7 @@ def deconvnet(
                 found[number] = _records(start, pixels, way, type(model).__name__)
                 _tell(progress, len(found), total)
         if target is not None:
-            start, scores = _score_start(way, target)
+            start, scores = _score_start(way, Aims.of(target, len(way.pixels)))
             pixels = way.down(scores, torch.ones_like(scores))
             found[len(units)] = _records(start, pixels, way, type(model).__name__)
             _tell(progress, len(found), total)
@@ -174,21 +173,17 @@ def _peak(of_picture: Float[Tensor, "h w"]) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _score_start(way: Ascent, target: Target) -> tuple[_Start, Float[Tensor, "b"]]:
+def _score_start(way: Ascent, aims: Aims) -> tuple[_Start, Float[Tensor, "b"]]:
     scores = logits(way.output)
-    if callable(target):
-        name, values = getattr(target, "__name__", "score"), target(scores)
-        if values.shape != scores.shape[:1]:
-            what = f"gives {tuple(values.shape)} for {len(scores)} pictures, not a number for each"
-            raise ModelError("M508", name, what)
-    else:
-        if not 0 <= target < scores.shape[1]:
-            what = f"the network has {scores.shape[1]} classes, counted from 0"
-            raise ModelError("M507", f"class {target}", what)
-        name, values = str(target), scores[:, target]
+    settled = aims.settled(scores)
+    values = settled.scores(scores)
     numbers = tuple(float(value) for value in values.detach())
-    names, ones = (f"class:{name}",) * len(numbers), (1.0,) * len(numbers)
-    return _Start("scores", "score", names, numbers, ones, ()), values
+    names = tuple(f"class:{_said(one)}" for one in settled.each)
+    return _Start("scores", "score", names, numbers, (1.0,) * len(numbers), ()), values
+
+
+def _said(target: object) -> str:
+    return str(target) if isinstance(target, int) else getattr(target, "__name__", "score")
 
 
 def _records(
