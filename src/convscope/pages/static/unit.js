@@ -100,7 +100,7 @@
 
   /** Grey to value: what the darkest and the lightest projection pixel stand for. */
   function scale(key, low, high) {
-    if (key === "own") return [el("span.scale-note", {}, "each from its own darkest to its own lightest: compare shapes, not strengths")];
+    if (key === "own") return [el("span.scale-note", {}, "each from its own darkest to its own lightest: compare shapes, not strengths; the weakest show how coarsely they are stored")];
     const zero = low < 0 && high > 0 ? (100 * -low) / (high - low) : null;
     const bar = el("span.grey-bar", { role: "img", "aria-label": `grey scale from ${c.value(low)} to ${c.value(high)}` });
     if (zero !== null) {
