@@ -270,3 +270,27 @@ def test_a_real_folder_is_mined_as_well(tmp_path: Path) -> None:
         found = topk(Exact(), folder, AS_THEY_ARE, ["maps"], k=6)
     assert sorted(found.image[0].tolist()) == [-1, 0, 1, 2, 3, 4]
     assert found.seen == 6
+
+
+def test_infinity_ranks_first_and_minus_infinity_last() -> None:
+    class Far(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maps = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.maps(torch.log(x[:, :1] - 99) / torch.where(x[:, 1:2] == 9, 0.0, 1.0))
+
+    pixels = [np.full((HEIGHT, WIDTH, 3), value, np.uint8) for value in (99, 104, 101, 103)]
+    pixels[2][3, 4, 1] = 9
+    found = topk(Far(), Held(pixels), AS_THEY_ARE, ["maps"], k=5)
+    assert found.image.tolist() == [[2, 1, 3, 0, -1]]
+    assert found.value[0, [0, 3]].tolist() == [np.inf, -np.inf]
+    assert (found.row[0, 0], found.column[0, 0]) == (3, 4)
+
+
+def test_a_network_in_half_precision_is_mined_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).bfloat16()
+    found = topk(model, Held(planted(9, 3)), AS_THEY_ARE, ["0"], k=2)
+    assert np.isfinite(found.value).all()
+    assert (found.value == found.value.view(np.int32).__and__(-65536).view(np.float32)).all()
