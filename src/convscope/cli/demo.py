@@ -26,6 +26,9 @@ EPOCHS = (0, 1, 2, 3, 5, 8, 12)
 WATCHED = 240
 """Pictures in which their strongest activations are looked for."""
 
+UNSURE = 0.8
+"""Probability of the picture explained: high enough to be right, low enough to be changed."""
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and the pages.")] = Path("demo"),
@@ -97,15 +100,15 @@ def _trained(run: Path, teaching: Folder, judging: Folder) -> tuple[TrainResult,
 
 
 def _explained(network: Network, folder: Folder, judged: Evaluation) -> OcclusionExample:
-    """The picture that the network is surest of and right about, hidden part by part."""
+    """A picture that the network is right about but not sure of, hidden part by part."""
     from convscope.methods.deconvnet import deconvnet
     from convscope.methods.occlusion import occlusion
     from convscope.records.maps import OcclusionExample
     from convscope.units import Unit
 
-    right = judged.likeliest[:, 0] == judged.labels
-    surest = int((right * judged.probability[:, 0]).argmax())
-    picture = folder.one(int(judged.numbers[surest]), network.preprocess.framing)
+    wrong = judged.likeliest[:, 0] != judged.labels
+    chosen = int((wrong + abs(judged.probability[:, 0] - UNSURE)).argmin())
+    picture = folder.one(int(judged.numbers[chosen]), network.preprocess.framing)
     image = network.preprocess.tensor(picture.pixels)
     side = network.preprocess.size[0] * 50 // 224
     with progress("one picture by occlusion") as tick:

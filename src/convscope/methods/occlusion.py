@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from convscope import __version__
 from convscope.errors import ModelError, UsageError
-from convscope.lens.lens import Lens, conv_layers, logits
+from convscope.lens.feature_layers import feature_layers
+from convscope.lens.lens import Lens, logits
 from convscope.records.maps import Occlusion
 
 Fill = float | tuple[float, float, float] | Literal["mean", "noise"]
@@ -53,7 +54,7 @@ def occlusion(
 
     image: preprocessed, as the network takes it. target: class whose probability is followed; by
     default the likeliest one of the whole picture. layer: whose strongest map (largest sum over
-    positions in the whole picture) is followed; by default the last convolution. patch, stride:
+    positions in the whole picture) is followed; by default the last of `feature_layers`. patch, stride:
     in input pixels. fill: of the square, in the units of the network's input: one number (0 is
     the preprocessing's mean), one a channel, "mean" of this picture, or "noise" of this
     picture's mean and spread, drawn once with `seed`.
@@ -64,7 +65,7 @@ def occlusion(
     height, width = image.shape[-2:]
     tops, lefts = corners(height, patch, stride), corners(width, patch, stride)
     square = _square(image, fill, patch, seed)
-    watched = layer or _last_convolution(model)
+    watched = layer or _last_layer(model, image)
     with Lens(model, [watched]) as lens, torch.inference_mode():
         whole = _answers(lens, watched, image[None])
         target = _target(whole.probability[0], target)
@@ -176,8 +177,8 @@ def _square(
     return values.expand(channels)[:, None, None].expand(channels, patch, patch)
 
 
-def _last_convolution(model: nn.Module) -> str:
-    names = conv_layers(model)
+def _last_layer(model: nn.Module, image: Float[Tensor, "3 h w"]) -> str:
+    names = feature_layers(model, image[None])
     if not names:
         raise ModelError("M501", "the network", "has no convolution to watch")
     return names[-1]
