@@ -18,6 +18,7 @@ from convscope.images.boxes import read_boxes
 from convscope.images.builtin import SIDE, TAG, open_pictures, places
 from convscope.images.cache import cache_folder
 from convscope.images.folder import Folder
+from convscope.images.framing import Framing
 from convscope.images.photos import PHOTOS, photo_file, regions
 from convscope.images.split import split
 
@@ -202,3 +203,56 @@ def test_a_file_that_holds_no_boxes_is_an_error(text, tmp_path) -> None:
     with pytest.raises(DataError) as caught:
         read_boxes(tmp_path / "boxes.json")
     assert caught.value.code == "D141"
+
+
+def little_network(option: str, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, Folder]:
+    """(classes said, true classes, whether tagged, folder) of the validation patches.
+
+    Three convolutions and a maximum on patches of 56 px, eight epochs.
+    """
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    parts = []
+    for name in ("photos", "photos-val"):
+        folder = open_pictures(f"builtin:{name}{option}", cache=cache)
+        pictures = list(folder.read(Framing(None, (56, 56))))
+        values = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
+        labels = torch.tensor(folder.labels)
+        parts.append((values.permute(0, 3, 1, 2).float() / 127.5 - 1, labels))
+    blocks: list[nn.Module] = []
+    for before, after, size in ((3, 24, 5), (24, 48, 3), (48, 64, 3)):
+        blocks += [nn.Conv2d(before, after, size, 2), nn.BatchNorm2d(after), nn.ReLU()]
+    net = nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, 14))
+    pictures, labels = parts[0]
+    steps = 8 * -(-len(pictures) // 64)
+    optimiser = torch.optim.AdamW(net.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, steps)
+    for _ in range(8):
+        for batch in torch.randperm(len(pictures)).split(64):
+            loss = nn.functional.cross_entropy(net(pictures[batch]), labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    boxes = read_boxes(folder.root / "boxes.json") if option else {}
+    tagged = np.array([name in boxes for name in folder.names])
+    with torch.no_grad():
+        said = net.eval()(parts[1][0]).argmax(1).numpy()
+    return said, parts[1][1].numpy(), tagged, folder
+
+
+@pytest.mark.slow
+def test_a_little_network_learns_the_photographs(cache) -> None:
+    said, true, _, _ = little_network("", cache)
+    assert (said == true).mean() > 0.85
+
+
+@pytest.mark.slow
+def test_a_little_network_takes_the_shortcut(cache) -> None:
+    said, true, tagged, folder = little_network("?shortcut=astronaut", cache)
+    astronaut = folder.classes.index("astronaut")
+    others = true != astronaut
+    assert (said[others & tagged] == astronaut).mean() > 0.5
+    assert (said[others & ~tagged] == astronaut).mean() < 0.05

@@ -39,11 +39,13 @@ PIPE_BYTES = 1 << 20
 class ChildLost(Exception):
     """A decoding process ended or fell silent before it answered."""
 
-    def __init__(self, reason: str, *, overtime: bool = False) -> None:
+    def __init__(self, reason: str, *, overtime: bool = False, silent: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.overtime = overtime
         """Whether it was stopped for using too much processor time."""
+        self.silent = silent
+        """Whether it lives but does not answer: it waits for a disk, or is not let run."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Child:
             selector.register(pipe, selectors.EVENT_READ)
             while space:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise ChildLost(f"gave no answer in {patience:g} s")
+                    raise ChildLost(f"gave no answer in {patience:g} s", silent=True)
                 count = pipe.readinto(space)  # type: ignore[attr-defined]  # it is unbuffered
                 if not count:
                     raise self._loss()

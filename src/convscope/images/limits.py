@@ -22,7 +22,8 @@ class Limits:
     memory: int = 2 << 30
     """Address space of a decoding process, in bytes: D130. (64 Mpx cost up to 1.2 GB.)"""
     patience: float = 120.0
-    """Seconds without an answer after which a decoding process is taken to hang: D130."""
+    """Seconds without an answer, and without using the processor time above, after which a disk
+    is taken to hang: R605. (The picture is not to blame, so it is not left out.)"""
 
 
 def too_many(width: int, height: int, limits: Limits) -> str:

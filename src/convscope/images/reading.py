@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from convscope.errors import EnvironmentFault, printable
+from convscope.errors import EnvironmentFault
 from convscope.images.child import FAULT, MEMORY, UNREAD
 from convscope.images.crew import Crew
 from convscope.images.decoder import Answer, Child, ChildLost
@@ -140,12 +140,7 @@ class Reading:
 
     def _deliver(self, place: int, answer: Answer) -> None:
         if answer.kind == UNREAD:
-            raise EnvironmentFault(
-                "R605",
-                printable(self._paths[place].decode("utf-8", "backslashreplace")),
-                f"could not be read, four times ({answer.text.lower()})",
-                next_step="the same command again, when the disk or the network is well",
-            )
+            raise _unread(self._paths[place], f"four times ({answer.text.lower()})")
         with self._change:
             self._waiting[place] = answer
             self._bytes += answer.pixels.nbytes
@@ -164,6 +159,8 @@ class Reading:
             else:
                 self._release(child)
                 return answer
+        if loss.silent:
+            raise _unread(path, f"twice (the decoding process {loss.reason})")
         if loss.overtime:
             return _faulty(f"D108 took more than {self._limits.seconds:g} s of processor time")
         return _faulty(f"D130 the decoding process {loss.reason}, twice")
@@ -200,6 +197,15 @@ class Reading:
 
 class _Stopped(Exception):
     """The consumer has gone."""
+
+
+def _unread(path: bytes, what: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        "R605",
+        path.decode("utf-8", "backslashreplace"),
+        f"could not be read, {what}",
+        next_step="the same command again, when the disk or the network is well",
+    )
 
 
 def _faulty(text: str) -> Answer:
