@@ -233,6 +233,14 @@ def test_calls_from_inference_mode_work() -> None:
     assert np.array_equal(inside[0].values, plain[0].values)
 
 
+def test_weights_made_under_inference_mode_are_no_obstacle() -> None:
+    with torch.inference_mode():
+        net = net_of(HEAD)
+    for name in METHODS:
+        one, other = (METHODS[name](n, pictures(1), target=1)[0] for n in (net, net_of(HEAD)))
+        assert np.array_equal(one.values, other.values)
+
+
 def test_numbers_that_are_none_are_not_drawn() -> None:
     net = net_of(HEAD)
     with torch.no_grad():

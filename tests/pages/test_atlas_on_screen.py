@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -92,6 +93,23 @@ def test_patches_or_projections_can_be_shown_alone(
     )
     assert right < 25  # gaps are drawn over the tiles' edges
     assert wrong > 1.5 * right
+
+
+@pytest.mark.parametrize("show", ["both", "patches"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_cards_are_equally_high_and_cut_nothing_off(
+    browser: Any, address: str, show: str, width: int
+) -> None:
+    window = Window(browser, address, viewport={"width": width, "height": 20_000})
+    page = window.open(f"#/layer/features.3?show={show}")
+    measured = page.eval_on_selector_all(
+        ".wall > li", "all => all.map(li => [li.clientHeight, li.scrollHeight, li.scrollWidth])"
+    )
+    assert len(measured) == 40
+    assert len({height for height, _, _ in measured}) == 1
+    assert all(inside <= height for height, inside, _ in measured)
+    assert all(wide <= width for _, _, wide in measured)
+    window.closed()
 
 
 def test_heat_maps_lie_where_the_square_s_centre_was(window: Window) -> None:

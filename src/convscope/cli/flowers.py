@@ -7,24 +7,23 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress
 
 
 def flowers(
-    cache: Annotated[
-        Path | None, typer.Option(help="Where to keep them; by default the user's cache folder.")
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for them; by default the user's cache.")
     ] = None,
 ) -> None:
     """Download the 3,670 flower photographs of the tutorials (229 MB, CC-BY).
 
-    The download goes on where it stopped and is checked by its SHA-256. Afterwards `flowers`
-    stands for them wherever a command wants pictures.
+    The download goes on where it stopped and is checked by its SHA-256. Without --out, `flowers`
+    then stands for them wherever a command wants pictures.
 
     Example: convscope flowers
     """
-    from convscope.images.flowers import flowers as fetch
+    from convscope.images.flowers import download
 
-    with progress("flowers (bytes)") as tick, progress("unpacking (files)") as unpacked:
-        folder = fetch(cache, progress=tick, unpacking=unpacked)
-    say(f"{len(folder):,} photographs of {', '.join(folder.classes)}")
-    typer.echo(folder.root)
+    with progress("flower photographs (bytes)") as tick:
+        place = download(out, progress=tick)
+    typer.echo(place)

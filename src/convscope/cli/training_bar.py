@@ -69,9 +69,7 @@ def _epoch(standing: Standing) -> str:
 
 def _log() -> Tell:
     def tell(standing: Standing) -> None:
-        """At an epoch's last step."""
-        per = standing.total // max(1, standing.epochs)
-        if standing.stage == "training" and standing.done % per == 0:
+        if standing.stage == "judged":
             say(f"{_epoch(standing)}: {described(standing)}")
 
     return tell

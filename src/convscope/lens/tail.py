@@ -174,7 +174,9 @@ def record(
         calls.append(1)
         return tail.begin(output)
 
-    with torch.inference_mode(False), torch.no_grad(), Lens(model, (), {layer: begin}) as lens:
+    with torch.enable_grad():  # so that weights made under inference mode are copied
+        watching = Lens(model, (), {layer: begin})
+    with torch.inference_mode(False), torch.no_grad(), watching as lens:
 
         def network(picture: Tensor) -> Any:
             calls.clear()

@@ -97,7 +97,9 @@ class Sight:
             return output if output.requires_grad else output.detach().requires_grad_()
 
         edit = {layer: partial(begin, layer=layer) for layer in layers}
-        with torch.set_grad_enabled(from_start), Lens(case.model, layers, edit) as lens:
+        with torch.enable_grad():  # so that weights made under inference mode are copied
+            watching = Lens(case.model, layers, edit)
+        with torch.set_grad_enabled(from_start), watching as lens:
             score = case.settle(forward(lens, case.images))
             outputs = {layer: lens[layer] for layer in layers}
         return cls(case, tuple(order), outputs, score)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,8 @@ from convscope.methods.targets import answer, is_probability
 
 BYTES = 24e6
 """What the largest activation of one batch may take: more and the system pages (measured)."""
+Run = Callable[[Tensor], Any]
+"""From pictures to the network's output."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ def scorecam(way: Way) -> Callable[[Case, str], Map]:
     def formula(case: Case, layer: str) -> Map:
         A = case.look((layer,)).activation(layer)
         room = batch_size(case)
-        done = [_weights(case, number, maps, way, room) for number, maps in enumerate(A)]
+        with torch.inference_mode(), Lens(case.model, ()) as lens:
+            run = partial(forward, lens)
+            done = [_weights(case, run, n, maps, way, room) for n, maps in enumerate(A)]
         if way.probabilities:
             case.spaces = tuple("probability" if s == "logit" else s for s in case.spaces)
         return weighted(torch.stack(done), A)
@@ -66,7 +72,7 @@ def batch_size(case: Case) -> int:
 
 
 def _weights(
-    case: Case, number: int, maps: Float[Tensor, "k h w"], way: Way, room: int
+    case: Case, run: Run, number: int, maps: Float[Tensor, "k h w"], way: Way, room: int
 ) -> Float[Tensor, "k"]:
     """One picture's weights. Equal maps are tried once; flat ones not at all."""
     contrast = maps.flatten(1).amax(1) > maps.flatten(1).amin(1)
@@ -77,7 +83,7 @@ def _weights(
     kinds, which = _distinct(maps[used])
     scores = torch.empty(len(kinds), dtype=weights.dtype, device=weights.device)
     for part in torch.split(torch.arange(len(kinds), device=weights.device), room):
-        scores[part] = _scores(case, number, kinds[part], way).to(weights.dtype)
+        scores[part] = _scores(case, run, number, kinds[part], way).to(weights.dtype)
         if case.progress is not None:
             share = (number + (int(part[-1]) + 1) / len(kinds)) / len(case.images)
             case.progress(round(share * len(maps) * len(case.images)), len(maps) * len(case.images))
@@ -91,7 +97,9 @@ def _distinct(maps: Float[Tensor, "k h w"]) -> tuple[Float[Tensor, "n h w"], Int
     return kinds.reshape(-1, *maps.shape[1:]), which
 
 
-def _scores(case: Case, number: int, maps: Float[Tensor, "n h w"], way: Way) -> Float[Tensor, "n"]:
+def _scores(
+    case: Case, run: Run, number: int, maps: Float[Tensor, "n h w"], way: Way
+) -> Float[Tensor, "n"]:
     """The target's score with only these parts of the picture seen, the rest 0 (the mean)."""
     image = case.images[number : number + 1]
     aim = case.aims.only(number)
@@ -100,8 +108,7 @@ def _scores(case: Case, number: int, maps: Float[Tensor, "n h w"], way: Way) -> 
     )
     low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
     masks = ((masks - low) / (high - low + way.epsilon)).to(image.dtype)
-    with torch.inference_mode(), Lens(case.model, ()) as lens:
-        scores = answer(forward(lens, image * masks), aim)
-        if way.probabilities and aim.indices != (-1,) and not is_probability(scores):
-            scores = wide(scores).softmax(1)
-        return wide(aim.scores(scores))
+    scores = answer(run(image * masks), aim)
+    if way.probabilities and aim.indices != (-1,) and not is_probability(scores):
+        scores = wide(scores).softmax(1)
+    return wide(aim.scores(scores))

@@ -37,7 +37,7 @@ class Progress:
     """Where a run stands, for people."""
 
     stage: str
-    """"reading" or "training"."""
+    """"reading", "training", or "judged" once an epoch."""
     done: int
     """Pictures read, or steps done in the whole run."""
     total: int
@@ -122,7 +122,8 @@ class Around(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.progress is not None and trainer.is_global_zero:
-            self.progress(self._standing(_task(pl_module), batch_idx + 1, trainer.world_size))
+            step, world = batch_idx + 1, trainer.world_size
+            self.progress(self._standing("training", _task(pl_module), step, world))
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,6 +141,8 @@ class Around(Callback):
         self._observe(trainer, task, task.epoch + 1)
         if trainer.is_global_zero:
             self.commit(task, best)
+            if self.progress is not None:
+                self.progress(self._standing("judged", task, task.steps(), world))
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,7 +155,7 @@ class Around(Callback):
             for observer in self.observers:
                 observer(epoch, task.judged.eval())
 
-    def _standing(self, task: Task, step: int, world: int) -> Progress:
+    def _standing(self, stage: str, task: Task, step: int, world: int) -> Progress:
         per, seen = task.steps(), task.tally()
         loss, accuracy = seen.means()
         done = work(task.recipe, task.epoch, step / per)
@@ -160,7 +163,7 @@ class Around(Callback):
         whole = work(task.recipe, task.recipe.epochs, 0.0)
         now = time.monotonic()
         return Progress(
-            stage="training",
+            stage=stage,
             done=task.epoch * per + step,
             total=task.recipe.epochs * per,
             epoch=task.epoch + 1,

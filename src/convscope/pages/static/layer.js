@@ -104,13 +104,13 @@
         meter));
   }
 
-  /** Cards that are not drawn yet still take their true height, so that nothing jumps. */
+  /** All cards get the height of the tallest of the first ones: nothing jumps, and what comes
+   *  into view changes nothing around it, so that thousands scroll as easily as ten. */
   function measure(wall) {
-    const first = wall.querySelector("li");
-    if (!first) return;
-    wall.classList.add("measuring");
-    c.place(wall, { "--card-height": `${first.getBoundingClientRect().height}px` });
-    wall.classList.remove("measuring");
+    wall.classList.replace("measured", "measuring") || wall.classList.add("measuring");
+    const heights = [...wall.children].slice(0, 12).map((li) => li.getBoundingClientRect().height);
+    c.place(wall, { "--card-height": `${Math.ceil(Math.max(...heights, 1))}px` });
+    wall.classList.replace("measuring", "measured");
   }
 
   c.measureWall = () => { const wall = document.querySelector(".wall"); if (wall) measure(wall); };
