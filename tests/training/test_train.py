@@ -18,9 +18,9 @@ from convscope.images.folder import Folder
 from convscope.methods.predict import evaluate
 from convscope.models.load import load
 from convscope.records.series import Series
-from convscope.training.loop import COLUMNS, Progress
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import recipe
+from convscope.training.story import COLUMNS, Progress
 from convscope.training.train import TrainResult, train
 from tests.training.conftest import TINY, paint
 

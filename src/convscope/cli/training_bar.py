@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from convscope.cli.progress import say
 
 if TYPE_CHECKING:
-    from convscope.training.loop import Progress as Standing
+    from convscope.training.story import Progress as Standing
 
 Tell = Callable[["Standing"], None]
 

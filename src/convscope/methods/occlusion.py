@@ -55,9 +55,9 @@ def occlusion(
     image: preprocessed, as the network takes it. target: class whose probability is followed; by
     default the likeliest one of the whole picture. layer: whose strongest map (largest sum over
     positions in the whole picture) is followed; by default the last of `feature_layers`.
-    patch, stride: in input pixels. fill: of the square, in the units of the network's input: one number (0 is
-    the preprocessing's mean), one a channel, "mean" of this picture, or "noise" of this
-    picture's mean and spread, drawn once with `seed`.
+    patch, stride: in input pixels. fill: of the square, in the units of the network's input: one
+    number (0 is the preprocessing's mean), one a channel, "mean" of this picture, or "noise" of
+    this picture's mean and spread, drawn once with `seed`.
 
     Raises UsageError U530 (a square that does not fit), U531 (fill), ModelError M500, M501
     (no convolution), M507 (no such class), M514 (scores that are not finite), M520.

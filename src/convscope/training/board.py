@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from convscope.training.loop import COLUMNS
+from convscope.training.story import COLUMNS
 
 
 class Board:

@@ -23,13 +23,14 @@ from convscope.models.load import Card, load
 from convscope.models.preprocess import Preprocess
 from convscope.records.series import Series
 from convscope.training.board import Board
-from convscope.training.loop import COLUMNS, Around, Observer, Progress, Story
+from convscope.training.loop import Around, Observer
 from convscope.training.optimise import initialise
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import to_json
 from convscope.training.run_folder import finish, write_metrics
 from convscope.training.state import FOLDER, drop_damaged, load_state, save_state
 from convscope.training.stock import Stock
+from convscope.training.story import COLUMNS, Progress, Story
 from convscope.training.task import Task
 
 

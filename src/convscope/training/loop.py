@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,69 +15,11 @@ from torch import nn
 from typing_extensions import override
 
 from convscope.training.judge import Tally, judge
-from convscope.training.recipe import Recipe
 from convscope.training.stock import Stock
+from convscope.training.story import COLUMNS, Progress, Story, work
 from convscope.training.task import Task
 
 Observer = Callable[[int, nn.Module], None]
-COLUMNS = (
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "seconds",
-    "pictures_per_second",
-)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, for people."""
-
-    stage: str
-    """"reading", "training", or "judged" once an epoch."""
-    done: int
-    """Pictures read, or steps done in the whole run."""
-    total: int
-    epoch: int = 0
-    """The epoch being trained, from 1; its loss and accuracy so far are on training pictures."""
-    epochs: int = 0
-    loss: float = 0.0
-    accuracy: float = 0.0
-    pictures_per_second: float = 0.0
-    seconds_left: float = 0.0
-    val_accuracy: float | None = None
-    """Of the last epoch that was judged."""
-
-
-@dataclass
-class Story:
-    """What the run has been so far."""
-
-    rows: list[list[float]]
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
-
-    def add(self, row: list[float]) -> bool:
-        """Note an epoch; is it the best? The lower validation loss decides between equals."""
-        self.rows.append(row)
-        loss, accuracy = row[COLUMNS.index("val_loss")], row[COLUMNS.index("val_accuracy")]
-        if (accuracy, -loss) <= (self.best_accuracy, -self.best_loss):
-            return False
-        self.best_epoch, self.best_accuracy, self.best_loss = len(self.rows), accuracy, loss
-        return True
-
-    def to_json(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Story:
-        story = cls([])
-        for row in plain["rows"]:
-            story.add(list(row))
-        return story
 
 
 class Around(Callback):
@@ -162,6 +103,9 @@ class Around(Callback):
         begun = work(task.recipe, task.first, 0.0)
         whole = work(task.recipe, task.recipe.epochs, 0.0)
         now = time.monotonic()
+        speed = seen.pictures * world / max(1e-9, now - self._epoch_began)
+        if stage == "judged":  # judging took time too
+            speed = self.story.rows[-1][COLUMNS.index("pictures_per_second")]
         return Progress(
             stage=stage,
             done=task.epoch * per + step,
@@ -170,16 +114,12 @@ class Around(Callback):
             epochs=task.recipe.epochs,
             loss=loss,
             accuracy=accuracy,
-            pictures_per_second=seen.pictures * world / max(1e-9, now - self._epoch_began),
+            pictures_per_second=speed,
             seconds_left=(now - self._began) * (whole - done) / max(1e-9, done - begun),
-            val_accuracy=self.story.rows[-1][3] if self.story.rows else None,
+            val_accuracy=self.story.rows[-1][COLUMNS.index("val_accuracy")]
+            if self.story.rows
+            else None,
         )
-
-
-def work(recipe: Recipe, epoch: int, part: float) -> float:
-    """Work done after `epoch` epochs and a part of the next: proportional to the pixels seen."""
-    whole = sum(recipe.size_at(number) ** 2 for number in range(epoch))
-    return whole + part * recipe.size_at(epoch) ** 2
 
 
 def summed(tally: Tally, device: torch.device, world: int) -> Tally:

@@ -16,11 +16,12 @@ from convscope.publish import publish_file
 from convscope.records.series import Series
 from convscope.training.augment import Shrunk
 from convscope.training.fit import fit, series, trainer_for, versions
-from convscope.training.loop import Observer, Progress, Story
+from convscope.training.loop import Observer
 from convscope.training.quiet import deterministic, quiet
 from convscope.training.recipe import Recipe
 from convscope.training.run_folder import Identity, check_run, finished, open_run
 from convscope.training.stock import Stock, pixel_mean
+from convscope.training.story import Progress, Story
 
 
 @dataclass(frozen=True)

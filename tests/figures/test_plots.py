@@ -1,0 +1,95 @@
+"""Do plots show the record's numbers, and names as they are?"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convscope.errors import UsageError
+from convscope.figures.plots import confusion, png, shortened, training_curves
+from convscope.figures.prediction import prediction_figure
+from convscope.records.predictions import Evaluation, Prediction
+from convscope.records.series import Series
+
+COLUMNS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
+
+
+def series(epochs: int) -> Series:
+    values = np.random.default_rng(0).random((epochs, 5))
+    return Series(COLUMNS, np.arange(1, epochs + 1), values)
+
+
+def evaluation(names: tuple[str, ...], counts: np.ndarray) -> Evaluation:
+    many = int(counts.sum())
+    return Evaluation(
+        top1=float(np.trace(counts) / many),
+        top5=1.0,
+        names=names,
+        pictures=("x",) * many,
+        numbers=np.arange(many),
+        labels=np.zeros(many, np.int64),
+        likeliest=np.zeros((many, 5), np.int64),
+        probability=np.zeros((many, 5), np.float32),
+        confusion=counts,
+    )
+
+
+@pytest.mark.parametrize("epochs", [1, 7, 40])
+def test_curves_are_the_columns_and_the_best_epoch_is_marked(epochs: int) -> None:
+    record = series(epochs)
+    figure = training_curves(record)
+    left, right = figure.axes
+    drawn = [line.get_ydata() for axes in (left, right) for line in axes.lines[:2]]
+    for line, column in zip(drawn, ("train_loss", "val_loss", *COLUMNS[1:4:2]), strict=True):
+        assert np.array_equal(line, record.values[:, COLUMNS.index(column)])
+    accuracy = record.values[:, 3]
+    marked = right.texts[0].get_text()
+    assert marked == f"{accuracy.max():.1%} at epoch {accuracy.argmax() + 1}"
+
+
+def test_a_series_without_accuracy_is_refused_with_what_there_is() -> None:
+    bare = Series(("val_loss",), np.arange(1, 3), np.zeros((2, 1)))
+    with pytest.raises(UsageError, match="val_accuracy: no such column; there are val_loss"):
+        training_curves(bare)
+
+
+def test_the_confusion_has_its_numbers_at_their_places_and_only_classes_that_occur() -> None:
+    counts = np.array([[7, 0, 2], [0, 0, 0], [1, 0, 30]])
+    figure = confusion(evaluation(("rose", "never", "tulip"), counts))
+    axes = figure.axes[0]
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written == {(0, 0): "7", (1, 0): "2", (0, 1): "1", (1, 1): "30"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["rose", "tulip"]
+    shown = np.asarray(axes.images[0].get_array())
+    np.testing.assert_allclose(shown, [[7 / 9, 2 / 9], [1 / 31, 30 / 31]])
+
+
+def test_many_classes_are_drawn_without_names_or_numbers() -> None:
+    many = confusion(evaluation(tuple(map(str, range(70))), np.eye(70, dtype=np.int64)))
+    assert not many.axes[0].texts
+    assert not many.axes[0].get_yticklabels()
+
+
+def test_names_that_a_plot_could_trip_over_are_drawn() -> None:
+    names = ("a$b$", "\x1b[31mred", "漢字", "n" * 90)
+    figure = confusion(evaluation(names, np.eye(4, dtype=np.int64)))
+    with Image.open(io.BytesIO(png(figure, dots_per_inch=60))) as drawn:
+        assert drawn.size[0] > 200
+    assert shortened(names[1]) == "\\x1b[31mred"
+    assert len(shortened(names[3])) == 26
+
+
+def test_a_prediction_is_drawn_beside_its_picture() -> None:
+    found = Prediction(
+        "cat.jpg", ("cat", "dog"), np.array([3, 1]), np.array([0.75, 0.25], np.float32)
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    figure = prediction_figure(pixels, found)
+    left, right = figure.axes
+    assert np.array_equal(left.images[0].get_array(), pixels)
+    assert [bar.get_width() for bar in right.patches] == [0.75, 0.25]
+    assert [text.get_text() for text in right.texts] == ["75.0%", "25.0%"]
+    assert [label.get_text() for label in right.get_yticklabels()] == ["cat", "dog"]
