@@ -12,17 +12,15 @@ import pytest
 from PIL import Image
 
 from convscope.errors import DataError, EnvironmentFault, UsageError
-from convscope.images import builtin as module
-from convscope.images import photos
+from convscope.images import patches, photos
 from convscope.images.boxes import read_boxes
-from convscope.images.builtin import SIDE, TAG, open_pictures, places
+from convscope.images.builtin import open_pictures
 from convscope.images.cache import cache_folder
 from convscope.images.folder import Folder
 from convscope.images.framing import Framing
+from convscope.images.patches import SIDE, TAG, places
 from convscope.images.photos import PHOTOS, photo_file, regions
 from convscope.images.split import split
-
-FEW = {"train": 20, "val": 10}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COUNTS", FEW)
+    monkeypatch.setitem(patches.COUNTS, "train", 20)
+    monkeypatch.setitem(patches.COUNTS, "val", 10)
 
 
 @pytest.fixture
