@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import corpus
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +15,7 @@ from convscope.errors import DataError
 from convscope.images.decode import decode
 from convscope.images.folder import Folder, Picture, one_picture
 from convscope.images.limits import Fault, Limits
+from tests.images import corpus
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import corpus
 import pytest
 
 from convscope.errors import DataError, EnvironmentFault
 from convscope.images import listing
 from convscope.images.folder import Folder
+from tests.images import corpus
 
 PICTURE = corpus.flat_png(20, 10)
 

@@ -11,7 +11,7 @@ import io
 import warnings
 from collections.abc import Callable
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from convscope.images import damage, jpeg, png
 from convscope.images.formats import ENABLED, claimed
@@ -108,9 +108,9 @@ def _band_below(picture: Image.Image) -> bool:
     """Whether the last rows are what a truncated picture has there once it was saved again."""
     width, height = picture.size
     last = picture.crop((0, height - max(4, height // 50), width, height))
-    bands = [last.getchannel(band).getextrema() for band in "RGB"]
+    bands = ImageStat.Stat(last).extrema
     least, most = min(low for low, _ in bands), max(high for _, high in bands)
-    return bool(most <= 4 or (least >= 126 and most <= 130))
+    return most <= 4 or (least >= 126 and most <= 130)
 
 
 def _rgb(picture: Image.Image, kind: str, note: Callable[[str], None]) -> Image.Image:
