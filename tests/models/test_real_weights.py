@@ -32,8 +32,13 @@ def samples() -> list[tuple[Path, int]]:
     return [(SAMPLES / name, index[name]) for name in sorted(index)]
 
 
+def picture(path: Path) -> Image.Image:
+    with Image.open(path) as file:
+        return file.convert("RGB")
+
+
 def logits(found: Network, paths: list[Path]) -> torch.Tensor:
-    pixels = [found.preprocess.framing(Image.open(path).convert("RGB")) for path in paths]
+    pixels = [found.preprocess.framing(picture(path)) for path in paths]
     with torch.inference_mode():
         return found.model(found.preprocess.batch(pixels))
 
@@ -52,10 +57,10 @@ def test_its_answers_are_torchvisions_own() -> None:
     ready = torchvision.models.SqueezeNet1_0_Weights.IMAGENET1K_V1.transforms()
     paths = [path for path, _ in samples()[:BATCH]]
     with torch.inference_mode():
-        theirs = peer(torch.stack([ready(Image.open(path).convert("RGB")) for path in paths]))
+        theirs = peer(torch.stack([ready(picture(path)) for path in paths]))
     ours = logits(network(), paths)
     assert torch.equal(ours.argmax(1), theirs.argmax(1))
-    assert (ours - theirs).abs().max() < 0.02 * theirs.abs().max()
+    assert (ours - theirs).abs().max() < 0.01  # of logits up to 50
 
 
 @pytest.mark.slow
