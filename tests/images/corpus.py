@@ -158,7 +158,7 @@ FAULTY: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "one-byte.jpg": (lambda: b"\xff", "D101", 'not an image (starts with "\\xff")'),
     "page.jpg": (lambda: HTML, "D101", 'not an image (starts with "<!DOCTYPE html><")'),
     "drawing.png": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "D101", '"<svg'),
-    "words.png": (lambda: b"just words\n", "D101", 'not an image (starts with "just words\n")'),
+    "words.png": (lambda: b"just words\n", "D101", 'not an image (starts with "just words\\n")'),
     "postscript.jpg": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n", "D102", "format EPS is not enabled"),
     "document.jpg": (lambda: b"%PDF-1.7\n", "D102", "format PDF is not enabled (JPEG, PNG, WEBP,"),
     "stars.jpg": (lambda: b"SIMPLE  =                    T", "D102", "format FITS"),

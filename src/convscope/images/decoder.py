@@ -59,6 +59,25 @@ class Answer:
     pixels: UInt8[np.ndarray, "h w 3"]
 
 
+class _Patience:
+    """Seconds to wait for a process, not counting those in which we were stopped ourselves."""
+
+    def __init__(self, seconds: float) -> None:
+        self.all = self.left = seconds
+
+    def wait(self, selector: selectors.BaseSelector) -> None:
+        """Return when something can be read. Raises ChildLost when patience is at its end."""
+        while True:
+            turn = min(1.0, max(0.0, self.left))
+            before = time.monotonic()
+            ready = selector.select(turn)
+            self.left -= min(time.monotonic() - before, turn)
+            if ready:
+                return
+            if self.left <= 0:
+                raise ChildLost(f"gave no answer in {self.all:g} s", silent=True)
+
+
 class Child:
     """One decoding process; killed when this object goes."""
 
@@ -101,24 +120,23 @@ class Child:
 
     def receive(self, patience: float) -> Answer:
         """The next answer. Raises ChildLost after `patience` seconds, or if the process ended."""
-        deadline = time.monotonic() + patience
+        left = _Patience(patience)
         header = bytearray(ANSWER.size)
-        self._fill(memoryview(header), deadline, patience)
+        self._fill(memoryview(header), left)
         kind, height, width, digest, size, length = ANSWER.unpack(header)
         text = bytearray(length)
-        self._fill(memoryview(text), deadline, patience)
+        self._fill(memoryview(text), left)
         pixels = np.empty(height * width * 3, np.uint8)
-        self._fill(pixels.data, deadline, patience)
+        self._fill(pixels.data, left)
         return Answer(kind, text.decode("utf-8"), size, digest, pixels.reshape(height, width, 3))
 
-    def _fill(self, space: memoryview, deadline: float, patience: float) -> None:
+    def _fill(self, space: memoryview, left: _Patience) -> None:
         pipe = self._process.stdout
         assert pipe is not None
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             while space:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise ChildLost(f"gave no answer in {patience:g} s", silent=True)
+                left.wait(selector)
                 count = pipe.readinto(space)  # type: ignore[attr-defined]  # it is unbuffered
                 if not count:
                     raise self._loss()
