@@ -28,13 +28,15 @@ class Wide(nn.Module):
         self.conv2 = nn.Conv2d(8, 8, 3, padding=(2, 1), dilation=(2, 1), groups=4)
         self.bn = nn.BatchNorm2d(8, affine=False)
         self.pool2 = nn.MaxPool2d(2, 1, dilation=2)
-        self.conv3 = nn.Conv2d(8, 8, (1, 5), padding=(0, 2))
+        self.rows = nn.Conv2d(8, 8, (1, 5), padding=(0, 2))
+        self.columns = nn.Conv2d(8, 8, (5, 1), padding=(2, 0))
+        self.conv3 = nn.Conv2d(8, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool1(F.relu(self.conv1(x)))
         x = F.relu(self.bn(self.conv2(x)))
-        y = self.pool2(x)
-        return F.relu(self.conv3(y)) + y
+        x = self.pool2(x)
+        return self.conv3(F.relu(self.rows(x) + self.columns(x)) + x)
 
 
 def headless() -> nn.Sequential:
@@ -48,7 +50,7 @@ CASES = {
     "residual": (Residual, ["conv1", "bn1", "conv2", "bn3", "relu#3"]),
     "fire": (Fire, ["conv1", "squeeze", "expand1", "expand3", "classify"]),
     "functional": (lambda: Spelled(torch.relu_), ["pool1", "conv2", "conv3"]),
-    "wide": (Wide, ["conv1", "pool1", "conv2", "bn", "pool2", "conv3"]),
+    "wide": (Wide, ["conv1", "pool1", "bn", "pool2", "columns", "conv3"]),
 }
 
 
