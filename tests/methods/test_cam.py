@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from convscope.methods.cam import METHODS
+from convscope.methods.cam import DEFINITIONS, METHODS
+from convscope.methods.cam_run import How
 from convscope.records.maps import Attribution
 from tests.methods.cam_nets import (
     HEADS,
@@ -206,3 +209,14 @@ def test_the_target_is_a_class_a_name_a_function_or_the_likeliest() -> None:
     assert [found.target for found in by_index] == top
     assert others[2][0].target == -1
     assert others[2][0].space == "function"
+
+
+def test_the_page_names_every_method_and_variant() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cam.md").read_text(encoding="utf-8")
+    assert METHODS.keys() == DEFINITIONS.keys()
+    for name, definition in DEFINITIONS.items():
+        assert f"| `{name}` |" in page
+        for variant in definition.variants:
+            assert f'"{variant}"' in page, variant
+    for option in How.__annotations__:
+        assert f"| `{option}` |" in page

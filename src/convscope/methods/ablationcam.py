@@ -155,8 +155,8 @@ class Ablation:
         """Where in the layer's own layout the maps' numbers are: a reshape only moves numbers, so
         it may as well move their addresses."""
         reshape = self.case.maps(output)
-        addresses = torch.arange(output.numel(), dtype=torch.float64, device=output.device)
-        places = reshape(addresses.reshape(output.shape))[0].flatten(1).long()
+        addresses = torch.arange(output.numel(), dtype=torch.float64).reshape(output.shape)
+        places = reshape(addresses)[0].flatten(1).long().to(output.device)
         if not torch.equal(
             output.flatten()[places % output.numel()], reshape(output)[0].flatten(1)
         ):

@@ -98,14 +98,13 @@ def _principal(
     decomposition and more precise than one in float32. Of the two signs, which mean the same to
     the mathematics, the one that agrees with `strength`.
     """
-    with torch.autocast(maps.device.type, enabled=False):
-        rows = maps.flatten(1).T.double()
-        rows = rows - rows.mean(0) if centred else rows
-        if rows.shape[0] <= rows.shape[1]:
-            values, vectors = torch.linalg.eigh(rows @ rows.T)
-            projection = vectors[:, -1] * values[-1].clamp(min=0).sqrt()
-        else:
-            projection = rows @ torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -1]
-    agrees = bool((projection * strength.flatten().double()).sum() >= 0)
+    rows = maps.flatten(1).T.cpu().double()  # not every device computes in float64
+    rows = rows - rows.mean(0) if centred else rows
+    if rows.shape[0] <= rows.shape[1]:
+        values, vectors = torch.linalg.eigh(rows @ rows.T)
+        projection = vectors[:, -1] * values[-1].clamp(min=0).sqrt()
+    else:
+        projection = rows @ torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -1]
+    agrees = bool((projection * strength.flatten().cpu().double()).sum() >= 0)
     turned: Tensor = projection if agrees else -projection
-    return turned.reshape(maps.shape[1:]).to(maps.dtype)
+    return turned.reshape(maps.shape[1:]).to(maps)

@@ -62,7 +62,9 @@ class Biases(TorchFunctionMode):
         self.scale = scale
         self.calls = calls
         self.total = wide(case.images.new_zeros(len(case.images), *case.images.shape[2:]))
-        self.sum = torch.zeros(len(case.images), dtype=torch.float64, device=case.images.device)
+        # Millions of terms want float64, which Apple's devices do not have.
+        exact = torch.float32 if case.images.device.type == "mps" else torch.float64
+        self.sum = torch.zeros(len(case.images), dtype=exact, device=case.images.device)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -85,7 +87,7 @@ class Biases(TorchFunctionMode):
 
     def take(self, part: Float[Tensor, "b ..."], *, shown: bool = True) -> None:
         """Add one layer's bias-gradients, or the picture's own part."""
-        self.sum += part.double().flatten(1).sum(1)
+        self.sum += part.flatten(1).sum(1, dtype=self.sum.dtype)
         if shown and part.dim() == 4:
             small = self.scale(part.abs()).sum(1)
             self.total += enlarged(small, self.total.shape[1:])
@@ -93,7 +95,7 @@ class Biases(TorchFunctionMode):
     def check(self) -> None:
         """Write the completeness of each picture into the case, with a note where it fails."""
         for number, (score, found) in enumerate(zip(self.case.scores, self.sum, strict=True)):
-            gap = float((score.double() - found).abs() / score.double().abs().clamp(min=1e-12))
+            gap = abs(float(score) - float(found)) / max(abs(float(score)), 1e-12)
             facts = {"score": float(score), "sum": float(found), "relative gap": gap}
             self.case.fact(number, completeness=facts)
             if gap > COMPLETE:
