@@ -32,7 +32,7 @@ def choice(model: nn.Module, images: Tensor, layer: str | Sequence[str] | None) 
     """
     if isinstance(layer, str):
         return Choice((layer,), "by name")
-    if layer is not None:
+    if layer:
         return Choice(tuple(dict.fromkeys(layer)), "by name")
     return _last(model, images[:1])
 
