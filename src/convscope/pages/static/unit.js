@@ -109,7 +109,7 @@
       bar.append(notch);
     }
     return [el("span", {}, c.value(low)), bar, el("span", {}, c.value(high)),
-      el("span.scale-note", {}, "projected, in units of the network's input; black and white are the extremes over all of these")];
+      el("span.scale-note", {}, "projected, in units of the network's input; black and white are where the one scale of all of these ends: the strongest 0.5 % lie beyond")];
   }
 
   /** Exact linear stretches of single projections, done by the browser when asked for. */
