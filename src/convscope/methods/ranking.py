@@ -17,6 +17,9 @@ from convscope.images.folder import Folder, Picture
 from convscope.lens.taps import Reached
 from convscope.records.topk import LAST, NOBODY
 
+RUN = 256
+"""Numbers side by side in memory over which a maximum is taken at full speed."""
+
 
 class Slots:
     """Which pictures lie in the places of a batch."""
@@ -56,8 +59,8 @@ class Ranks:
         self.place = torch.zeros(shape, dtype=torch.int64, device=device)
         self.content = torch.zeros(shape, dtype=torch.int64, device=device)
         self.active, self.invalid = torch.zeros(2, shape[0], dtype=torch.int64, device=device)
-        self.floor = torch.full(shape[:1], torch.nan, device=device)
-        """Value to be exceeded; NaN, which is exceeded by all, where there is room."""
+        self.floor = torch.full(shape[:1], -torch.inf, device=device)
+        """The least value that may enter; -inf where there is room."""
 
     def begin(self, slots: Slots) -> None:
         """slots: pictures with higher numbers than any before."""
@@ -74,7 +77,7 @@ class Ranks:
             lines, peak = peaks(maps)
             self.peak[:, rows] = peak
             # The places only of the few maps that may enter: of all it takes ten times as long.
-            which, channel = (~(peak <= self.floor[rows])).nonzero(as_tuple=True)
+            which, channel = (peak >= self.floor[rows]).nonzero(as_tuple=True)
             if len(which):
                 self.where[:, rows][which, channel] = places(maps, lines, which, channel)
             self.layers_left -= 1
@@ -114,8 +117,10 @@ class Ranks:
         self.key[rows] = kept.values
         for table, now in zip((self.place, self.content), tables, strict=True):
             table[rows] = now.gather(1, kept.indices)
-        least = kept.values[:, -1]
-        self.floor[rows] = torch.where(least == NOBODY, torch.nan, values(least))
+        # Pictures come by number, so a value equal to the last one's would come after it.
+        least, top = kept.values[:, -1], torch.tensor(torch.inf, device=self.device)
+        above = torch.nextafter(values(least), top)
+        self.floor[rows] = torch.where(least == NOBODY, -torch.inf, above)
 
 
 def peaks(
@@ -124,8 +129,12 @@ def peaks(
     """The largest value of each map; in channels-last memory of each line of it as well."""
     if maps.is_contiguous() or not maps.is_contiguous(memory_format=torch.channels_last):
         return None, maps.amax((2, 3)).float()
-    batch, channels, height, _ = maps.shape
-    lines = maps.permute(0, 2, 3, 1).flatten(0, 1).amax(1).view(batch, height, channels)
+    batch, channels, height, width = maps.shape
+    # Few channels make short runs of memory: take several columns together first.
+    fits = (n for n in range(2, width + 1) if width % n == 0 and n * channels <= RUN)
+    several = max(fits, default=1)
+    runs = maps.permute(0, 2, 3, 1).reshape(batch * height, -1, several * channels).amax(1)
+    lines = runs.view(batch, height, several, channels).amax(2)
     return lines, lines.amax(1).float()
 
 
