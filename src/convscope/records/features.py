@@ -40,7 +40,7 @@ class LayerFeatures(Record):
     projections: UInt8[np.ndarray, "maps k s s 3"]
     low: Float32[np.ndarray, "maps"]
     high: Float32[np.ndarray, "maps"]
-    """A projection pixel v stands for low + v / 255 · (high - low), clipped there, jointly over k."""
+    """A projection pixel v stands for low + v / 255 · (high - low), clipped, jointly over k."""
     rewritten: int
     rectifiers: int
     """Coverage of the backward rule: rewritten of all rectifier calls below the layer."""
