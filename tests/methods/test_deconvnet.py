@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from convscope.errors import ConvscopeError, ModelError
 from convscope.methods.deconvnet import deconvnet, project
@@ -419,3 +420,9 @@ def test_what_cannot_be_projected_is_refused_with_its_reason():
                 return super().forward(x)
 
     assert code_of(lambda: deconvnet(Cut(), x, [Unit("conv1", 0)])) == "M540"
+
+    class Anew(Fire):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    assert code_of(lambda: deconvnet(Anew(), x, target=1)) == "M532"

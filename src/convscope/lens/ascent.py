@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from convscope.errors import ModelError, UsageError
 from convscope.lens.backward import BackwardRule
@@ -58,14 +59,20 @@ class Ascent:
     def down(
         self, start: Float[Tensor, "*shape"], signal: Float[Tensor, "*shape"]
     ) -> Float[Tensor, "b c h w"]:
-        """What arrives at the pixels. Raises ModelError M540 if there is no way down."""
+        """What arrives at the pixels. Raises ModelError M540 if there is no way down, M532 if the
+        network computes parts of it anew."""
         arrived = None
         if start.requires_grad:
             # A product, as torch imports sympy (seconds) when it is given a signal to start from.
             total = (start * signal).sum()
-            (arrived,) = torch.autograd.grad(
-                total, self.pixels, retain_graph=True, allow_unused=True
-            )
+            try:
+                (arrived,) = torch.autograd.grad(
+                    total, self.pixels, retain_graph=True, allow_unused=True
+                )
+            except CheckpointError as fault:
+                what = "computes layers anew on the way down, out of sight of the rule"
+                step = "turn checkpointing (memory_efficient) off"
+                raise ModelError("M532", "the network", what, next_step=step) from fault
         if arrived is None:
             what = "no signal can reach the pixels: the way is cut by no_grad, detach or rounding"
             raise ModelError("M540", "the network", what)
