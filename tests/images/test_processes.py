@@ -38,7 +38,7 @@ def test_a_consumer_may_stop_early_and_read_again(herd) -> None:
         reading.close()
     assert [picture.number for picture in folder.read()] == list(range(COUNT))
     folder.close()
-    assert children() == before
+    assert children() <= before  # others may end meanwhile
 
 
 def test_decoders_are_reused_and_end_with_their_folder(herd) -> None:
@@ -55,7 +55,7 @@ def test_decoders_are_reused_and_end_with_their_folder(herd) -> None:
     assert children() - before == first  # the part still needs it
     del part
     gc.collect()
-    assert children() == before
+    assert children() <= before  # others may end meanwhile
 
 
 def test_a_copy_of_a_folder_reads_on_its_own(herd) -> None:
