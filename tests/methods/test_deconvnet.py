@@ -249,6 +249,8 @@ def test_a_class_score_starts_from_one_and_may_be_any_function_of_the_scores():
     (record,) = deconvnet(net, x[:1], target=3)
     assert close(record.pixels, slow.down("fc", 3), 1e-5)
     assert record.origin["start"] == "score"
+    (record,) = deconvnet(net, x[:1], target=lambda scores: scores[:, 3].relu())
+    assert (record.rewritten, record.rectifiers) == (4, 4)
     each = deconvnet(net, x, target=[3, 5], rule="guided")
     assert [record.unit for record in each] == ["class:3", "class:5"]
     assert np.array_equal(each[0].pixels, by_index[0].pixels)

@@ -66,9 +66,10 @@ class Ascent:
             # A product, as torch imports sympy (seconds) when it is given a signal to start from.
             total = (start * signal).sum()
             try:
-                (arrived,) = torch.autograd.grad(
-                    total, self.pixels, retain_graph=True, allow_unused=True
-                )
+                with self.rule:
+                    (arrived,) = torch.autograd.grad(
+                        total, self.pixels, retain_graph=True, allow_unused=True
+                    )
             except CheckpointError as fault:
                 what = "computes layers anew on the way down, out of sight of the rule"
                 step = "turn checkpointing (memory_efficient) off"
@@ -148,12 +149,13 @@ def ascent(
     for name, module in model.named_modules():
         refuse_scripted(name, module)
     weight = next((p for p in model.parameters() if p.is_floating_point()), images)
-    with torch.inference_mode(False), torch.enable_grad(), Lens(model, layers) as lens, rule:
+    with torch.inference_mode(False), torch.enable_grad(), Lens(model, layers) as lens:
         pixels = images.detach().to(weight.device, weight.dtype).clone().requires_grad_()
         entering = pixels.clone()  # a network may work in place on what it is given
         output = None
-        if to_the_end:
-            output = lens(entering)
-        elif layers:
-            lens.reach(entering)
+        with rule:
+            if to_the_end:
+                output = lens(entering)
+            elif layers:
+                lens.reach(entering)
         yield Ascent(pixels, output, lens, rule)

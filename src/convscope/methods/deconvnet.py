@@ -176,7 +176,8 @@ def _peak(of_picture: Float[Tensor, "h w"]) -> tuple[int, int]:
 def _score_start(way: Ascent, aims: Aims) -> tuple[_Start, Float[Tensor, "b"]]:
     scores = logits(way.output)
     settled = aims.settled(scores)
-    values = settled.scores(scores)
+    with way.rule:  # a function of the scores may rectify, too
+        values = settled.scores(scores)
     numbers = tuple(float(value) for value in values.detach())
     names = tuple(f"class:{_said(one)}" for one in settled.each)
     return _Start("scores", "score", names, numbers, (1.0,) * len(numbers), ()), values
