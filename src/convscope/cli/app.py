@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from convscope import __version__
@@ -22,6 +21,11 @@ from convscope.cli.layers import layers
 from convscope.cli.predict import evaluate, predict
 from convscope.cli.train import train
 from convscope.errors import ConvscopeError, printable
+
+CommandFault: Any = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+"""What typer raises on a wrong command line; newer ones carry their own copy of click."""
 
 app = typer.Typer(
     name="convscope",
@@ -57,9 +61,11 @@ def run(arguments: list[str] | None = None) -> int:
         status = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()
         return int(status or 0)
-    except click.exceptions.Abort:
+    except typer.Abort:
         return 130
-    except click.ClickException as fault:
+    except CommandFault as fault:
+        if type(fault).__name__ == "NoArgsIsHelpError":
+            return _say(fault.format_message(), fault.exit_code)
         return _say(f"convscope: error[U200]: {_usage(fault)}", fault.exit_code)
     except ConvscopeError as fault:
         return _say(fault.line(), fault.exit_status)
@@ -73,10 +79,11 @@ def run(arguments: list[str] | None = None) -> int:
         return _own_bug(fault)
 
 
-def _usage(fault: click.ClickException) -> str:
+def _usage(fault: Any) -> str:
     context = getattr(fault, "ctx", None)
     where = f" Next: {context.command_path} --help" if context else ""
-    return printable(fault.format_message().rstrip(".")) + "." + where
+    said = printable(fault.format_message().rstrip("."))
+    return said + ("" if said.endswith("?") else ".") + where
 
 
 def _say(line: str, status: int) -> int:

@@ -64,6 +64,9 @@ def atlas(
             bars=progress,
         )
         say(folder.summary())
+        if folder.skipped:
+            folder.write_skipped(out / "skipped.csv")
+            say(f"which, and why: {out / 'skipped.csv'}")
     typer.echo(page)
     if open_page:
         typer.launch(page.resolve().as_uri())
