@@ -15,7 +15,27 @@ if TYPE_CHECKING:
     from convscope.lens.backward import BackwardRule
     from convscope.lens.geometry import fields
     from convscope.lens.lens import Lens
+    from convscope.methods.cam import (
+        ablationcam,
+        eigencam,
+        eigengradcam,
+        fullgrad,
+        gradcam,
+        gradcam_plus_plus,
+        layercam,
+        scorecam,
+        xgradcam,
+    )
     from convscope.methods.deconvnet import deconvnet
+    from convscope.methods.gradients import (
+        deconvnet_class,
+        gradient_x_input,
+        guided_backprop,
+        guided_gradcam,
+        integrated_gradients,
+        saliency,
+        smoothgrad,
+    )
     from convscope.methods.occlusion import occlusion
     from convscope.methods.predict import evaluate, predict
     from convscope.methods.topk import topk
@@ -34,18 +54,34 @@ _HOME = {
     "Folder": "images.folder",
     "Lens": "lens.lens",
     "Unit": "units",
+    "ablationcam": "methods.cam",
     "deconvnet": "methods.deconvnet",
+    "deconvnet_class": "methods.gradients",
+    "eigencam": "methods.cam",
+    "eigengradcam": "methods.cam",
     "evaluate": "methods.predict",
     "features": "studies.features",
     "fields": "lens.geometry",
+    "fullgrad": "methods.cam",
+    "gradcam": "methods.cam",
+    "gradcam_plus_plus": "methods.cam",
+    "gradient_x_input": "methods.gradients",
+    "guided_backprop": "methods.gradients",
+    "guided_gradcam": "methods.gradients",
+    "integrated_gradients": "methods.gradients",
+    "layercam": "methods.cam",
     "load": "models.load",
     "occlusion": "methods.occlusion",
     "one_picture": "images.folder",
     "open_pictures": "images.builtin",
     "predict": "methods.predict",
+    "saliency": "methods.gradients",
+    "scorecam": "methods.cam",
+    "smoothgrad": "methods.gradients",
     "topk": "methods.topk",
     "train": "training.train",
     "write_atlas": "pages.atlas",
+    "xgradcam": "methods.cam",
 }
 
 __all__ = [
@@ -55,18 +91,34 @@ __all__ = [
     "Folder",
     "Lens",
     "Unit",
+    "ablationcam",
     "deconvnet",
+    "deconvnet_class",
+    "eigencam",
+    "eigengradcam",
     "evaluate",
     "features",
     "fields",
+    "fullgrad",
+    "gradcam",
+    "gradcam_plus_plus",
+    "gradient_x_input",
+    "guided_backprop",
+    "guided_gradcam",
+    "integrated_gradients",
+    "layercam",
     "load",
     "occlusion",
     "one_picture",
     "open_pictures",
     "predict",
+    "saliency",
+    "scorecam",
+    "smoothgrad",
     "topk",
     "train",
     "write_atlas",
+    "xgradcam",
 ]
 
 
