@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from convscope.errors import EnvironmentFault, OutputError
@@ -29,7 +30,8 @@ def publish_file(target: Path, content: bytes) -> None:
         temporary.replace(target)
         _sync(target.parent)
     except OSError as fault:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # as where a file stands in the place of its folder
+            temporary.unlink(missing_ok=True)
         raise environment_fault(fault, target) from fault
 
 
@@ -62,6 +64,17 @@ def require_free(target: Path) -> None:
             str(target),
             "is there already, and nothing is overwritten",
             next_step="name a new folder with --out, or move the old one away",
+        )
+
+
+def require_folder(target: Path) -> None:
+    """Raise OutputError O501 if `target`, where files are to be added, is no folder."""
+    if target.exists() and not target.is_dir():
+        raise OutputError(
+            "O501",
+            str(target),
+            "is a file, where a folder for the results is wanted",
+            next_step="name another one with --out",
         )
 
 

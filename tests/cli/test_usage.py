@@ -29,3 +29,16 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([]) == 2
     assert "Commands:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [["predict", "zfnet", ""], ["atlas", "zfnet", "pictures", "--out", ""], ["layers", "--size="]],
+)
+def test_an_empty_name_does_not_stand_for_the_working_folder(
+    line: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("convscope: error[U375]: ")
+    assert told.count("\n") == 1

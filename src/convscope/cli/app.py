@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +16,13 @@ import typer
 
 from convscope import __version__
 from convscope.cli.atlas import atlas
+from convscope.cli.check import check
 from convscope.cli.demo import demo
 from convscope.cli.flowers import flowers
 from convscope.cli.layers import layers
 from convscope.cli.predict import evaluate, predict
 from convscope.cli.train import train
-from convscope.errors import ConvscopeError, printable
+from convscope.errors import ConvscopeError, UsageError, printable
 
 CommandFault: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -35,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, predict, evaluate, layers, atlas, flowers):
+for command in (demo, train, predict, evaluate, layers, atlas, flowers, check):
     app.command()(command)
 
 
@@ -58,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line; return its exit status."""
     try:
+        _refuse_empty(sys.argv[1:] if arguments is None else arguments)
         status = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()
         return int(status or 0)
@@ -77,6 +80,14 @@ def run(arguments: list[str] | None = None) -> int:
         return 0
     except Exception as fault:
         return _own_bug(fault)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty name means the working folder to Path; what was meant is a variable not set."""
+    for place, argument in enumerate(arguments):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            where = argument or (arguments[place - 1] if place else "")
+            raise UsageError("U375", where, "is empty", next_step="give a name or a value")
 
 
 def _usage(fault: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convscope.cli.progress import progress, say
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
@@ -36,9 +37,7 @@ def atlas(
         str | None, typer.Option(help="Names with commas; default: all convolutions.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="Pictures for each feature map.")] = 9,
-    max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of unusable pictures allowed.")
-    ] = 0.01,
+    max_bad: MaxBad = 0.01,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
 ) -> None:
     """The strongest pictures of every feature map beside their projections, as a static page.
@@ -55,18 +54,16 @@ def atlas(
         say(note)
     with open_pictures(pictures) as folder:
         folder.max_bad = max_bad
-        page = make_atlas(
-            network,
-            folder,
-            out,
-            layers=layers.split(",") if layers else None,
-            k=top,
-            bars=progress,
-        )
-        say(folder.summary())
-        if folder.skipped:
-            folder.write_skipped(out / "skipped.csv")
-            say(f"which, and why: {out / 'skipped.csv'}")
+        with listing_skipped([folder], beside(out)):
+            page = make_atlas(
+                network,
+                folder,
+                out,
+                layers=layers.split(",") if layers else None,
+                k=top,
+                bars=progress,
+            )
+        tell_skipped([folder], out / "skipped.csv")
     typer.echo(page)
     if open_page:
         typer.launch(page.resolve().as_uri())

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.progress import progress, say
+from convscope.cli.skipped import MaxBad, beside, free, listing_skipped, tell_skipped
 from convscope.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from convscope.images.folder import Folder
+    from convscope.models.load import Network
     from convscope.records.predictions import Evaluation
 
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")]
@@ -24,33 +27,49 @@ ANY_MODEL = "zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run
 
 def predict(
     model: Annotated[str, typer.Argument(help=ANY_MODEL)],
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    pictures: Annotated[list[str], typer.Argument(help="Pictures, and folders of pictures.")],
     checkpoint: Checkpoint = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to tell.")] = 5,
     views: Views = 1,
     out: Annotated[Path, typer.Option(help="Folder for a figure of each picture.")] = Path(
         "predictions"
     ),
+    max_bad: MaxBad = 0.01,
 ) -> None:
     """The likeliest classes of pictures with their probabilities, and a figure of each.
 
     Example: convscope predict run photograph.jpg
     """
-    from convscope.figures.plots import png
-    from convscope.figures.prediction import prediction_figure
-    from convscope.images.folder import one_picture
-    from convscope.methods.predict import predict as ask
+    from convscope.images.builtin import open_all
     from convscope.models.load import load
-    from convscope.publish import publish_file
+    from convscope.publish import require_folder
 
+    require_folder(out)
+    folders = open_all(pictures)
     network = load(model, checkpoint)
     for note in network.notes:
         say(note)
-    for path in pictures:
-        picture = one_picture(path)
+    for folder in folders:
+        folder.max_bad = max_bad
+        with folder:
+            _predict_all(network, folder, out, top, views)
+    with listing_skipped(folders, out / "skipped.csv"):
+        for folder in folders:
+            folder.check_bad()
+    tell_skipped(folders, out / "skipped.csv")
+
+
+def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: int) -> None:
+    from convscope.figures.plots import png
+    from convscope.figures.prediction import prediction_figure
+    from convscope.methods.predict import predict as ask
+    from convscope.publish import publish_file
+
+    for picture in folder.read():
         found = ask(network, picture, top=top, views=views)
-        typer.echo(_listed(str(path), found.names, found.probability.tolist()))
-        figure = _free(out / f"{path.stem}.png")
+        typer.echo(_listed(picture.name, found.names, found.probability.tolist()))
+        name = Path(picture.name).with_suffix(".png")
+        figure = free(out / (name.name if folder.root == Path() else name))
         publish_file(figure, png(prediction_figure(picture.pixels, found)))
         typer.echo(figure)
 
@@ -65,9 +84,7 @@ def evaluate(
     ] = None,
     views: Views = 1,
     out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("evaluation"),
-    max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of unusable pictures allowed.")
-    ] = 0.01,
+    max_bad: MaxBad = 0.01,
 ) -> None:
     """Top-1 and top-5 on pictures with known classes, and which class is taken for which.
 
@@ -82,13 +99,14 @@ def evaluate(
     network = load(model, checkpoint)
     for note in network.notes:
         say(note)
-    with open_pictures(pictures) as folder, progress("evaluating") as tick:
+    known = None if labels is None else _labels(labels)
+    with open_pictures(pictures) as folder:
         folder.max_bad = max_bad
-        known = None if labels is None else _labels(labels)
-        found = measure(network, folder, views=views, labels=known, progress=tick)
-        folder.check_bad()
-        say(folder.summary())
+        with listing_skipped([folder], beside(out)), progress("evaluating") as tick:
+            found = measure(network, folder, views=views, labels=known, progress=tick)
+            folder.check_bad()
     save_evaluation(found, out)
+    tell_skipped([folder], out / "skipped.csv")
     typer.echo(_told(found))
     typer.echo(out)
 
@@ -118,15 +136,6 @@ def _listed(title: str, names: Sequence[str], probability: Sequence[float]) -> s
     wide = max(map(len, shown))
     lines = [f"  {name:<{wide}}  {p:6.1%}" for name, p in zip(shown, probability, strict=True)]
     return "\n".join([printable(title), *lines])
-
-
-def _free(path: Path) -> Path:
-    """The path, or with a number where it is taken: nothing is overwritten."""
-    number, found = 1, path
-    while found.exists():
-        number += 1
-        found = path.with_stem(f"{path.stem}-{number}")
-    return found
 
 
 def _labels(path: Path) -> dict[str, int]:

@@ -12,13 +12,14 @@ import hashlib
 import json
 import shutil
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from convscope.errors import DataError, EnvironmentFault, OutputError, UsageError, nearest
 from convscope.images.cache import cache_folder, publish_many
 from convscope.images.flowers import flowers_folder
-from convscope.images.folder import Folder
+from convscope.images.folder import Folder, some_pictures
 from convscope.images.patches import COUNTS, Variant, recipe, write_patches
 from convscope.images.photos import PHOTOS, photo_file
 
@@ -50,6 +51,23 @@ def open_pictures(
         if fault.what == "does not exist":
             fault.next_step = "name a folder, builtin:photos or flowers"
         raise
+
+
+def open_all(names: Sequence[str]) -> list[Folder]:
+    """What several names mean, in their order: folders and sets as `open_pictures` has them,
+    single files that follow each other as one folder.
+
+    Raises as `open_pictures`, and DataError D121 if there is no such file.
+    """
+    found: list[Folder] = []
+    for are_sets, group in groupby(names, _is_set):
+        together = list(group)
+        found += map(open_pictures, together) if are_sets else [some_pictures(together)]
+    return found
+
+
+def _is_set(name: str) -> bool:
+    return name.startswith("builtin:") or name == "flowers" or bool(name and Path(name).is_dir())
 
 
 def builtin(

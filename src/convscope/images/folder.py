@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,9 +21,9 @@ from convscope.images.crew import Crew
 from convscope.images.decoder import Answer
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
-from convscope.images.listing import listed, manifest, remarks, shown
+from convscope.images.listing import listed, manifest, remarks, require_name, shown
 from convscope.images.reading import Reading
-from convscope.images.skipped import Skipped, counted, table
+from convscope.images.skipped import Skipped, counted, first_few, table
 from convscope.publish import publish_file
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -60,8 +61,10 @@ class Folder:
     ) -> None:
         """workers: decoding processes of one reading. max_bad: see `check_bad`.
 
-        Raises DataError D100 if there is no such folder or no picture in it.
+        Raises DataError D100 if there is no such folder or no picture in it, and as
+        `require_name`.
         """
+        require_name(root)
         self.root = Path(root)
         self.limits, self.workers, self.max_bad = limits or Limits(), workers, max_bad
         found = listed(os.fsencode(self.root))
@@ -81,7 +84,7 @@ class Folder:
         self._files, self.labels = tuple(files), tuple(labels)
         self.names = tuple(shown(path) for path, _ in files)
         """Paths below the root as valid text, undecodable bytes escaped."""
-        self.paths = tuple(root + b"/" + path for path, _ in files)
+        self.paths = tuple(posixpath.join(root, path) for path, _ in files)
         """Paths as the file system has them, with the root."""
         self.sha256 = manifest(self.classes, self._files)
         """Hash of the classes and of all paths and sizes; content does not enter."""
@@ -139,8 +142,11 @@ class Folder:
         """One picture. Raises DataError with the fault's code if it cannot be used."""
         for picture in self.read(framing, [number]):
             return picture
+        raise self._fault(number)
+
+    def _fault(self, number: int) -> DataError:
         entry = self._skipped[number]
-        raise DataError(entry.code, entry.name, entry.text)
+        return DataError(entry.code, str(self.root / entry.name), entry.text)
 
     def subset(self, chosen: Callable[[str], bool] | Sequence[int]) -> Self:
         """Some of the pictures, numbered anew from 0; the classes stay as they are.
@@ -194,18 +200,20 @@ class Folder:
         """Raise DataError D118 if more than `max_bad` of what was read could not be used,
 
         if nothing could, or if a folder could not be read: who knows how much is missing then?
+        A single picture's own fault is raised.
         """
+        if len(self) == 1 and self._skipped and self.max_bad < 1:
+            raise self._fault(0)
         bad, used = len(self._skipped), len(self._notes)
         unread = any(entry.code == "D122" for entry in self._findings)
         many = bad > self.max_bad * (bad + used)
         if (bad and not used) or (self.max_bad < 1 and (unread or many)):
-            first = self.skipped[0]
+            which, most = first_few(self.skipped), 100 * self.max_bad
             raise DataError(
                 "D118",
-                str(self.root),
-                f"{self.summary()}, the first: {printable(first.name)}: {first.text}; "
-                f"allowed are {100 * self.max_bad:g} %",
-                next_step="mend or remove them, or allow more (max_bad)",
+                "" if self.root == Path() else str(self.root),
+                f"{self.summary()}: {which}; allowed are {most:g} %",
+                next_step="mend or remove them, or allow more with --max-bad (max_bad)",
             )
 
     def close(self) -> None:
@@ -231,18 +239,32 @@ class Folder:
         self._crew = Crew()
 
 
+def some_pictures(
+    paths: Sequence[Path | str], *, limits: Limits | None = None, max_bad: float = 0.01
+) -> Folder:
+    """Single files as one folder, in the order given; their names are the paths.
+
+    Raises DataError D121 if there is no such file, and as `require_name`.
+    """
+    places = [os.fsencode(require_name(path)) for path in paths]
+    for place in places:
+        if not os.path.lexists(place):
+            raise DataError("D121", shown(place), "there is no such file")
+    loose = object.__new__(Folder)
+    loose.root, loose.classes = Path(), ()
+    loose.limits, loose.workers, loose.max_bad = limits or Limits(), 1, max_bad
+    loose.remarks, loose._findings, loose._crew = (), [], Crew()
+    loose._contain([(place, 0) for place in places], [None] * len(places))
+    return loose
+
+
 def one_picture(
     path: Path | str, framing: Frame | None = None, *, limits: Limits | None = None
 ) -> Picture:
-    """A single file, decoded as a folder's pictures are.
+    """A single file, decoded as a folder's pictures are; its name is the file's own.
 
-    Raises DataError with the fault's code if it cannot be used.
+    Raises DataError with the fault's code if it cannot be used, and as `some_pictures`.
     """
-    place = os.fsencode(path)
-    alone = object.__new__(Folder)
-    alone.root, alone.classes = Path(path).parent, ()
-    alone.limits, alone.workers, alone.max_bad = limits or Limits(), 1, 0.0
-    alone.remarks, alone._findings, alone._crew = (), [], Crew()
-    alone._contain([(place.rsplit(b"/", 1)[-1], 0)], [None])
-    with alone:
-        return alone.one(0, framing)
+    with some_pictures([path], limits=limits) as alone:
+        found = alone.one(0, framing)
+    return replace(found, name=found.name.rpartition("/")[2])

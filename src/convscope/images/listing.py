@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convscope.errors import DataError, EnvironmentFault, printable
+from convscope.errors import DataError, EnvironmentFault, UsageError, printable
 from convscope.images.files import TRANSIENT
 from convscope.images.formats import DOCUMENTS, ENDINGS, HEAD, claimed, ending
 from convscope.images.skipped import Skipped
@@ -55,6 +55,13 @@ def manifest(classes: Iterable[str], files: Iterable[tuple[bytes, int]]) -> str:
     for path, size in files:
         digest.update(b"\n%s\0%d" % (path, size))
     return digest.hexdigest()
+
+
+def require_name(path: Path | str) -> Path | str:
+    """The path, unless it is empty: that would mean the working folder. Raises UsageError U375."""
+    if not os.fspath(path):
+        raise UsageError("U375", "''", "is an empty name, which names no pictures")
+    return path
 
 
 def listed(root: bytes) -> Listing:

@@ -6,7 +6,7 @@ import csv
 import io
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from convscope.errors import printable
@@ -51,6 +51,13 @@ def counted(skipped: Iterable[Skipped]) -> str:
     counts = Counter(entry.code for entry in skipped)
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{count:,} {code} {CODES.get(code, '')}".strip() for code, count in ordered)
+
+
+def first_few(skipped: Sequence[Skipped], most: int = 3) -> str:
+    """`a.jpg (truncated JPEG), b.jpg (empty file) and 4 more`, for a message."""
+    told = [f"{printable(entry.name) or 'the folder'} ({entry.text})" for entry in skipped[:most]]
+    more = len(skipped) - len(told)
+    return ", ".join(told) + (f" and {more:,} more" if more else "")
 
 
 def table(skipped: Iterable[Skipped]) -> bytes:

@@ -72,6 +72,7 @@ def evaluate(
         if progress is not None:
             progress(chunk[-1].number + 1, len(folder))
     if truth is None:
+        folder.check_bad()  # which says why
         raise DataError("D161", str(folder.root), "holds no usable picture")
     used = np.array(numbers, dtype=np.int64)
     known = truth[used] >= 0
