@@ -1,0 +1,69 @@
+"""Does a map point at the thing, where somebody has marked the thing with boxes?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from convscope.units import Box
+
+MARGIN = 15
+"""Pixels by which a peak may miss a box. Source: Zhang et al. 2018, §4.1."""
+
+
+def pointing(
+    values: Float[np.ndarray, "h w"], boxes: Sequence[Box], *, margin: int = MARGIN
+) -> float:
+    """1 if the map's peak lies in a box or at most `margin` pixels beside it, otherwise 0.
+
+    Of several equal peaks the share that does; NaN for a map with no positive evidence, which
+    points nowhere. boxes: in the map's pixels. Source: Zhang et al. 2018, "Top-down Neural
+    Attention by Excitation Backprop", the pointing game.
+    """
+    peak = float(values.max())
+    if peak <= 0:
+        return math.nan
+    hit = inside(values.shape, [_grown(box, margin) for box in boxes])
+    return float(hit[values == peak].mean())
+
+
+def energy_inside(values: Float[np.ndarray, "h w"], boxes: Sequence[Box]) -> float:
+    """Share of the map's positive evidence that lies in the boxes; NaN without any.
+
+    Source: Wang et al. 2020, "Score-CAM", §5.2, the energy-based pointing game.
+    """
+    positive = np.maximum(values, 0).astype(np.float64)
+    total = float(positive.sum())
+    return float(positive[inside(values.shape, boxes)].sum()) / total if total > 0 else math.nan
+
+
+def share_inside(shape: tuple[int, ...], boxes: Sequence[Box]) -> float:
+    """Share of the picture that the boxes cover: the energy inside of a map that says nothing."""
+    return float(inside(shape, boxes).mean())
+
+
+def coverage(values: Float[np.ndarray, "h w"], part: float = 0.5) -> float:
+    """The smallest share of the picture that holds this part of the positive evidence; NaN
+    without any."""
+    positive = np.sort(np.maximum(values, 0).ravel().astype(np.float64))[::-1]
+    total = float(positive.sum())
+    if total <= 0:
+        return math.nan
+    return float(np.searchsorted(np.cumsum(positive), part * total) + 1) / positive.size
+
+
+def inside(shape: tuple[int, ...], boxes: Sequence[Box]) -> Bool[np.ndarray, "h w"]:
+    """Which pixels lie in a box."""
+    height, width = shape
+    found = np.zeros((height, width), bool)
+    for box in boxes:
+        part = box.clipped(height, width)
+        found[part.top : part.bottom, part.left : part.right] = True
+    return found
+
+
+def _grown(box: Box, margin: int) -> Box:
+    return Box(box.top - margin, box.left - margin, box.bottom + margin, box.right + margin)
