@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from convscope.methods.topk import topk
     from convscope.models.load import load
     from convscope.pages.atlas import write_atlas
+    from convscope.studies.audit import audit
     from convscope.studies.features import features
     from convscope.training.train import train
     from convscope.units import Box, Unit
@@ -54,6 +55,7 @@ _HOME = {
     "Folder": "images.folder",
     "Lens": "lens.lens",
     "Unit": "units",
+    "audit": "studies.audit",
     "ablationcam": "methods.cam",
     "deconvnet": "methods.deconvnet",
     "deconvnet_class": "methods.gradients",
@@ -91,6 +93,7 @@ __all__ = [
     "Folder",
     "Lens",
     "Unit",
+    "audit",
     "ablationcam",
     "deconvnet",
     "deconvnet_class",

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from convscope.errors import CheckpointError, ModelError, nearest
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
+from convscope.models.delivered import Delivered
 from convscope.models.fit import fit
 from convscope.models.network import Card, Draft, Network, Request
 from convscope.models.ours import OURS, from_ours
@@ -122,7 +123,9 @@ def _timm(request: Request) -> Draft:
 
 
 def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
-    model = _python_module(draft.model, request.spec).eval()
+    model = _python_module(draft.model, request.spec)
+    delivered = Delivered.of(draft.model) if isinstance(draft.model, nn.Module) else None
+    model.eval()
     preprocess, classes, notes = draft.preprocess, draft.classes, draft.notes
     if card is not None:
         preprocess, classes, notes = card.preprocess, card.classes, ()
@@ -146,6 +149,7 @@ def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
         draft.weights or f"random, seed {request.seed}",
         draft.checkpoint.sha256 if draft.checkpoint is not None else draft.sha256,
         notes,
+        delivered,
     )
 
 

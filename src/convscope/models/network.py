@@ -11,6 +11,7 @@ from torch import nn
 
 from convscope.errors import CheckpointError
 from convscope.models.checkpoint import Checkpoint
+from convscope.models.delivered import Delivered
 from convscope.models.preprocess import Preprocess
 
 KEY = "convscope"
@@ -32,6 +33,8 @@ class Network:
     """Of the weights' file; empty if they came from none."""
     notes: tuple[str, ...] = ()
     """What was repaired or assumed; for every report."""
+    delivered: Delivered | None = None
+    """Modes and wrappers before `load` set eval mode and unwrapped; None if it is not known."""
 
 
 @dataclass(frozen=True, eq=False)

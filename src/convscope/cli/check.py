@@ -1,0 +1,135 @@
+"""Can this network be looked at, by which methods, and what should one know beforehand?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.progress import progress
+from convscope.errors import ModelError, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
+
+    from convscope.models.network import Network
+    from convscope.records.audit import Audit, Finding
+
+MARKS = {"ok": "ok", "warn": "WARN", "bad": "BAD"}
+COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+WIDTH = 110
+"""Characters of the table where nobody's screen says otherwise."""
+
+
+def check(
+    model: Annotated[
+        str,
+        typer.Argument(help="zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run."),
+    ],
+    picture: Annotated[
+        str | None, typer.Argument(help="Picture, or folder of which the first is taken.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="For each method that runs the network many times.")
+    ] = 0.5,
+    save_json: Annotated[
+        Path | None, typer.Option("--json", help="New file for the findings.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for the record.")] = None,
+) -> None:
+    """What to know about a network before looking at it, and which methods it allows.
+
+    Everything is tried on a picture; without one, on a built-in photograph. The exit status is 4
+    where the network cannot be used.
+
+    Example: convscope check torchvision:resnet18
+    """
+    from convscope.models.load import load
+    from convscope.publish import publish_file, require_free
+    from convscope.studies.audit import audit
+
+    for place in (save_json, out):
+        if place is not None:
+            require_free(place)
+    network = load(model, checkpoint)
+    image = None if picture is None else _prepared(network, picture)
+    with progress("trying methods") as tick:
+        found = audit(network, image, seconds=seconds, progress=tick)
+    _show(found)
+    if out is not None:
+        typer.echo(found.save(out))
+    if save_json is not None:
+        text = json.dumps(found.plain(), indent=1, ensure_ascii=False)
+        publish_file(save_json, text.encode())
+        typer.echo(save_json)
+    _refuse(found)
+
+
+def _prepared(network: Network, picture: str) -> Tensor:
+    from convscope.images.builtin import open_pictures
+    from convscope.images.folder import one_picture
+
+    framing = network.preprocess.framing
+    if Path(picture).is_file():
+        pixels = one_picture(picture, framing).pixels
+    else:
+        with open_pictures(picture) as folder:
+            pixels = next(iter(folder.read(framing))).pixels
+    return network.preprocess.tensor(pixels)
+
+
+def _show(found: Audit) -> None:
+    """The table, to stdout: it is the result."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    topic = ""
+    for line in found.findings:
+        if line.topic != topic:
+            topic = line.topic
+            console.print(f"\n{topic.upper()}", style="bold", markup=False)
+            table = _table([f for f in found.findings if f.topic == topic])
+            console.print(table)
+    console.print(f"\n{_summary(found)}", markup=False)
+
+
+def _table(findings: list[Finding]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=4)
+    table.add_column(width=23)
+    table.add_column(overflow="fold")
+    for line in findings:
+        told = Text(printable(line.finding))
+        if line.advice:
+            told.append(f"\n→ {printable(line.advice)}", style="dim")
+        mark = Text(MARKS[line.verdict], style=COLOURS[line.verdict])
+        table.add_row(mark, printable(line.question), told)
+    return table
+
+
+def _summary(found: Audit) -> str:
+    counts = {verdict: len(found.of(verdict)) for verdict in ("ok", "warn", "bad")}
+    picture = found.origin.get("picture") or "no picture"
+    return (
+        f"{'usable' if found.usable else 'NOT usable'}: {counts['ok']} ok, "
+        f"{counts['warn']} to know about, {counts['bad']} bad; tried on {picture}"
+    )
+
+
+def _refuse(found: Audit) -> None:
+    """Raises ModelError with the code of the first bad finding."""
+    for line in found.of("bad"):
+        raise ModelError(
+            line.code, found.network, f"{line.question}: {line.finding}", next_step=line.advice
+        )

@@ -1,0 +1,123 @@
+"""Whom does an audit look at, and how does a check tell what it found?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope.lens.twin import Twin, is_scripted
+from convscope.models.delivered import Delivered
+from convscope.models.network import Network
+from convscope.records.audit import Finding, Verdict
+
+ROUNDING = 1e-4
+"""Relative to the largest score: what may differ through the order of sums alone."""
+
+
+@dataclass
+class Case:
+    """One network under audit. Everything is tried on `model`, a twin in eval mode with buffers
+    of its own, so that not even a network that changes itself when it runs is changed."""
+
+    given: nn.Module
+    model: nn.Module
+    name: str
+    network: Network | None
+    """What `load` made; None for a bare module."""
+    delivered: Delivered
+    seconds: float
+    """How long each method may be tried."""
+    seed: int
+    image: Float[Tensor, "c h w"] = field(default_factory=lambda: torch.zeros(0))
+    pictured: str = ""
+    """What the picture is, in words."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> Float[Tensor, "1 c h w"]:
+        return self.image[None]
+
+    def scores(self, images: Float[Tensor, "b c h w"]) -> Any:
+        """What the network puts out, without gradients."""
+        with torch.no_grad():
+            return self.model(images)
+
+
+def private(model: nn.Module) -> nn.Module:
+    """A twin in eval mode that shares weights and nothing else. Raises as Twin does."""
+    twin = Twin(model).model
+    for module in twin.modules():
+        if not is_scripted(module):
+            state = module.__dict__
+            state["_buffers"] = {
+                name: value if value is None else value.clone()
+                for name, value in state["_buffers"].items()
+            }
+    return twin
+
+
+Check = Callable[[Case], Iterator[Finding]]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Findings under one heading."""
+
+    topic: str
+
+    def _find(
+        self, verdict: Verdict, question: str, finding: str, advice: str = "", code: str = ""
+    ) -> Finding:
+        return Finding(self.topic, question, finding, verdict, advice, code)
+
+    def ok(self, question: str, finding: str, advice: str = "") -> Finding:
+        return self._find("ok", question, finding, advice)
+
+    def warn(self, question: str, finding: str, advice: str) -> Finding:
+        return self._find("warn", question, finding, advice)
+
+    def bad(self, code: str, question: str, finding: str, advice: str) -> Finding:
+        return self._find("bad", question, finding, advice, code)
+
+
+def said(fault: BaseException, most: int = 160) -> str:
+    """The first line of a fault's message, cut where it goes on for long."""
+    line = (str(fault).splitlines() or [""])[0].strip() or type(fault).__name__
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def some(names: list[str], most: int = 3) -> str:
+    """A few of the names, and how many more there are."""
+    shown = ", ".join(name or "the network" for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def many(count: int, one: str, several: str = "") -> str:
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+class OutOfTime(Exception):
+    """A method has been tried for as long as it may be: it works, and takes longer."""
+
+    def __init__(self, done: int, total: int, seconds: float) -> None:
+        super().__init__(done, total, seconds)
+        self.whole = seconds * total / max(done, 1)
+        """Seconds that all of it would take."""
+
+
+def until(seconds: float) -> Callable[[int, int], None]:
+    """A progress callback that ends the work when so many seconds have passed."""
+    return partial(_look_at_the_clock, time.perf_counter(), seconds)
+
+
+def _look_at_the_clock(started: float, seconds: float, done: int, total: int) -> None:
+    passed = time.perf_counter() - started
+    if passed > seconds and done < total:
+        raise OutOfTime(done, total, passed)
