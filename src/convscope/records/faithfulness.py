@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
+from convscope.errors import UsageError
 from convscope.records.record import Record
 
 
@@ -115,3 +119,47 @@ class Agreement(Record):
 def area(curve: Float32[np.ndarray, "steps"], share: Float32[np.ndarray, "steps"]) -> float:
     """Under the curve, by trapezia."""
     return float(np.trapezoid(curve, share))
+
+
+class Interval(NamedTuple):
+    """A mean over pictures, and between what it would lie with other pictures of their kind."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(
+    values: Sequence[float] | Float[np.ndarray, "pictures"],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of one number a picture, and its confidence interval: pictures are drawn again and
+    again with replacement, and the middle `level` of these draws' means is given.
+
+    NaN are left out; `left_out` counts them. The limits are NaN with fewer than two numbers, all
+    three with none. With less than about ten pictures the interval is too narrow. Raises
+    UsageError U391 on a level outside of 0 to 1, or no resamples.
+    Source: Efron 1979, "Bootstrap Methods" (percentile interval).
+    """
+    if not 0 < level < 1 or resamples < 1:
+        what = f"no interval at level {level} of {resamples} resamples"
+        step = "give a level between 0 and 1, and at least 1 resample"
+        raise UsageError("U391", "", what, next_step=step)
+    numbers = np.asarray(values, np.float64).ravel()
+    numbers = numbers[~np.isnan(numbers)]
+    mean = float(numbers.mean()) if len(numbers) else math.nan
+    if len(numbers) < 2:
+        return Interval(mean, math.nan, math.nan)
+    chance = np.random.default_rng(seed)
+    draws = (numbers[chance.integers(len(numbers), size=len(numbers))] for _ in range(resamples))
+    means = np.fromiter((draw.mean() for draw in draws), np.float64, resamples)
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2)).tolist()
+    return Interval(mean, low, high)
+
+
+def left_out(values: Sequence[float] | Float[np.ndarray, "pictures"]) -> int:
+    """How many of the numbers are NaN, so that `interval` cannot use them."""
+    return int(np.isnan(np.asarray(values, np.float64)).sum())
