@@ -1,0 +1,158 @@
+"""Which picture excites this unit, or this class, most?
+
+A picture is changed, step by step along the gradient, until the network answers more strongly.
+What comes out shows what the unit *can* be excited by, not what excites it in photographs.
+Sources: Erhan, Bengio, Courville and Vincent 2009 (activation maximisation); Simonyan, Vedaldi
+and Zisserman 2013, §2 (classes); Yosinski et al. 2015 (regularisers); Olah, Mordvintsev and
+Schubert 2017 (coordinates).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Unpack
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope.errors import ModelError, UsageError, nearest
+from convscope.methods.optimise_plan import How, Plan
+from convscope.methods.optimise_record import finished, first
+from convscope.methods.optimise_run import Climb
+from convscope.methods.optimise_sight import Look, canvas, maps, sight
+from convscope.methods.targets import Aims, Target, answer
+from convscope.records.optimise import OptimisedPicture
+from convscope.units import Unit
+
+Size = tuple[int, int] | tuple[int, int, int]
+OVER: Mapping[str, Callable[[Float[Tensor, "h w"]], Float[Tensor, ""]]] = {
+    "mean": torch.mean,
+    "max": torch.amax,
+    "centre": lambda of_unit: of_unit[of_unit.shape[0] // 2, of_unit.shape[1] // 2],
+}
+"""What of a feature map is to be large: its texture everywhere, its strongest place, or its
+middle, where one example of what it sees appears."""
+USUAL: How = {"steps": 128, "learning_rate": 0.02, "noise": 0.02, "jitter": 8}
+USUAL_CLASS: How = {**USUAL, "regularise": {"l2": 10.0}}
+
+
+@dataclass(frozen=True)
+class UnitGoal:
+    """A unit's activation."""
+
+    look: Look
+    unit: Unit
+    over: str
+    sign: int = 1
+
+    @property
+    def name(self) -> str:
+        return str(self.unit)
+
+    def __call__(self, pixels: Float[Tensor, "c h w"]) -> Float[Tensor, ""]:
+        of_layer = maps(self.unit.layer, self.look(pixels), pixels)
+        if self.unit.channel >= len(of_layer):
+            there = f"has {len(of_layer)} feature maps (0 to {len(of_layer) - 1})"
+            raise ModelError("M504", self.unit.layer, f"{there}, no {self.unit.channel}")
+        of_unit = of_layer[self.unit.channel]
+        if self.unit.at is None:
+            return OVER[self.over](of_unit)
+        rows, columns = of_unit.shape
+        if self.unit.at[0] >= rows or self.unit.at[1] >= columns:
+            there = f"has {rows} rows and {columns} columns, counted from 0"
+            raise ModelError("M505", str(self.unit), there)
+        return of_unit[self.unit.at]
+
+
+@dataclass(frozen=True)
+class ClassGoal:
+    """A class's score."""
+
+    look: Look
+    aims: Aims
+    classes: tuple[str, ...]
+    sign: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.aims.words(0, self.classes)
+
+    def __call__(self, pixels: Float[Tensor, "c h w"]) -> Float[Tensor, ""]:
+        scores = answer(self.look(pixels), self.aims)
+        return self.aims.settled(scores).scores(scores)[0]
+
+
+def activation_maximisation(
+    model: nn.Module,
+    unit: Unit | str,
+    *,
+    size: Size = (224, 224),
+    over: str = "mean",
+    natural: float = math.nan,
+    **how: Unpack[How],
+) -> OptimisedPicture:
+    """A picture that excites a unit.
+
+    unit: "conv5:41" is a feature map, "conv5:41@6,7" one place of it. size: rows and columns, of
+    three colours; or colours, rows and columns. over: "mean", "max" or "centre" of the map.
+    natural: the same number of the best natural picture, see `unit_values`. how: see `How`.
+
+    Raises ModelError M500, M502, M503, M530 (see `Lens`), M504, M505, M542 (no such unit), M522
+    (size), M540, M548, M549 (no gradient, silent, NaN); UsageError U201 (unit), U365, U366
+    (options), U367 (start).
+    """
+    unit = Unit.parse(unit) if isinstance(unit, str) else unit
+    if over not in OVER:
+        raise UsageError("U365", over, f"no such part of a map; {nearest(over, OVER)}")
+    plan = Plan.of(USUAL, how)
+    with sight(model, unit.layer) as look:
+        goal = UnitGoal(look, unit, over)
+        way = Climb(goal, plan, *first(model, plan, size))
+        way.go()
+        return finished(way, "unit", natural=natural, over="" if unit.at else over)
+
+
+def unit_values(
+    model: nn.Module,
+    unit: Unit | str,
+    images: Float[Tensor, "b c h w"],
+    *,
+    over: str = "mean",
+) -> list[float]:
+    """What `activation_maximisation` makes large, of pictures that there are: its yardstick.
+
+    images: preprocessed, as the network takes them.
+    """
+    unit = Unit.parse(unit) if isinstance(unit, str) else unit
+    with sight(model, unit.layer) as look, torch.no_grad():
+        goal = UnitGoal(look, unit, over)
+        return [float(goal(canvas(model, image))) for image in images]
+
+
+def class_image(
+    model: nn.Module,
+    target: Target,
+    *,
+    size: Size = (224, 224),
+    classes: Sequence[str] = (),
+    natural: float = math.nan,
+    **how: Unpack[How],
+) -> OptimisedPicture:
+    """A picture with a high score of a class: S_c(I) − λ ‖I‖², with λ = `regularise["l2"]`.
+
+    The score before the softmax, as in the paper, so that it grows by evidence for the class and
+    not by the lack of evidence for others. target: class index, name (with `classes`), or a
+    function from scores (1, classes) to (1,). The rest as `activation_maximisation`; UsageError
+    U352 to U354 for targets.
+    Source: Simonyan, Vedaldi and Zisserman 2013, equation 1.
+    """
+    plan = Plan.of(USUAL_CLASS, how)
+    aims = Aims.of(target, 1, classes)
+    with sight(model, None) as look:
+        goal = ClassGoal(look, aims, tuple(classes))
+        way = Climb(goal, plan, *first(model, plan, size))
+        way.go()
+        return finished(way, "class", natural=natural)
