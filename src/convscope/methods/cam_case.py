@@ -152,18 +152,18 @@ def prepared(model: nn.Module, images: Tensor) -> Float[Tensor, "b c h w"]:
 
 
 def forward(network: Callable[[Tensor], Any], images: Float[Tensor, "b c h w"]) -> Any:
-    """Run the network on pictures that lie pixel by pixel in memory, which is up to twice as
-    fast on a CPU; on pictures channel by channel where its code needs that.
+    """Run the network on a copy of pictures, as it may work in place, that lies pixel by pixel in
+    memory, which is up to twice as fast on a CPU; channel by channel where its code needs that.
 
     Raises ModelError M522 where torch says that it cannot take pictures of this size.
     """
     try:
         try:
-            return network(images.contiguous(memory_format=torch.channels_last))
+            return network(images.clone(memory_format=torch.channels_last))
         except RuntimeError as fault:
             if NOT_IN_THIS_ORDER not in str(fault):
                 raise
-            return network(images.contiguous())
+            return network(images.clone(memory_format=torch.contiguous_format))
     except RuntimeError as fault:
         if not any(sign in str(fault) for sign in SIZES):
             raise

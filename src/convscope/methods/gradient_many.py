@@ -6,6 +6,7 @@ The network runs on many variations of each picture, in batches that fit the mem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ RULES: Mapping[str, Callable[[int], Nodes]] = {
 def smoothed(samples: int, noise: float, seed: int, *, squared: bool = False) -> Formula:
     """The mean gradient (or its square) of noisy copies of the picture."""
     at_least("samples", samples, 1)
-    if not noise >= 0 or np.isinf(noise):
+    if not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
         raise UsageError("U361", f"noise {noise}", "must be a number from 0, as 0.15")
 
     def formula(case: Case) -> Float[Tensor, "b c h w"]:
@@ -83,7 +84,7 @@ def drawing(image: Float[Tensor, "c h w"], seed: int) -> Iterator[Float[Tensor, 
     batches, device and precision, and for a picture alone and among others."""
     generator = torch.Generator().manual_seed(seed)
     while True:
-        yield torch.randn(image.shape, generator=generator).to(image)
+        yield torch.randn(image.shape, generator=generator, dtype=torch.float32).to(image)
 
 
 def integrated(
@@ -154,7 +155,7 @@ def _starts(
     """Raises UsageError U360 for a baseline that does not fit the pictures."""
     if baseline is None:
         return [torch.zeros_like(wide(images))]
-    several = [baseline] if isinstance(baseline, Tensor) else list(baseline)
+    several = list(baseline) if isinstance(baseline, (list, tuple)) else [baseline]
     if not several:
         raise UsageError("U360", "baseline", "is an empty list", next_step="leave it out")
     return [_fitting(one, wide(images)) for one in several]

@@ -97,8 +97,7 @@ def down(case: Case, rule: AbstractContextManager[Any] | None = None) -> Float[T
     """What the target's score of each picture sends to its pixels; the case is settled then."""
     pixels = case.images.clone().requires_grad_()
     with torch.enable_grad(), Lens(case.model, ()) as lens, rule or nullcontext():
-        # A product, as a network may work in place on what it is given.
-        score = case.settle(forward(lens, pixels * 1))
+        score = case.settle(forward(lens, pixels))
         return arrived(score, pixels)
 
 
@@ -114,7 +113,7 @@ def gradients(
     """Of one picture's target, at these variations of the picture."""
     pixels = images.to(case.images.dtype).detach().clone().requires_grad_()
     aims = case.aims.only(number).times(len(images))
-    score = aims.scores(answer(forward(lens, pixels * 1), aims))
+    score = aims.scores(answer(forward(lens, pixels), aims))
     return arrived(score, pixels)
 
 
@@ -171,7 +170,7 @@ def _general(case: Case, number: int, pixels: Tensor) -> list[str]:
     """What to be careful about, whatever the method."""
     notes = []
     if not bool(pixels.any()):
-        notes.append("0 everywhere: a small change of the picture does not change the score")
+        notes.append("0 everywhere: this map says nothing about the picture")
     if case.spaces[number] == "probability":
         notes.append(
             "the network puts out probabilities, which also rise when other classes fall; "
