@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
+from convscope.units import Box
+
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt8
@@ -39,6 +41,28 @@ class Framing:
         import numpy as np  # here, because decoding children never need it
 
         return np.asarray(self.image(picture))
+
+    def box(self, box: Box, size: tuple[int, int]) -> Box:
+        """Where a rectangle of a picture of this size (height, width) is afterwards, to the
+        nearest pixel; it may reach outside."""
+        (down, top), (across, left) = self._scale(size)
+        return Box(
+            round(box.top * down - top),
+            round(box.left * across - left),
+            round(box.bottom * down - top),
+            round(box.right * across - left),
+        )
+
+    def _scale(self, size: tuple[int, int]) -> tuple[tuple[float, int], tuple[float, int]]:
+        """Factor and first pixel of the crop, down and across."""
+        height, width = size
+        if self.resize is None:
+            return (self.crop[0] / height, 0), (self.crop[1] / width, 0)
+        wide, high = resized((width, height), self.resize)
+        return (
+            (high / height, _start(high, self.crop[0])),
+            (wide / width, _start(wide, self.crop[1])),
+        )
 
     def image(self, picture: Image.Image) -> Image.Image:
         """The same as a Pillow image."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
+from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torchvision.transforms import GaussianBlur
 
+from convscope.errors import ModelError
 from convscope.lens.lens import Lens
 from convscope.lens.survey import survey
 from convscope.methods.cam_case import forward, wide
@@ -20,11 +21,12 @@ from convscope.methods.targets import Aims, answer, is_probability
 
 BYTES = 24e6
 """What the largest activation of one batch may take: more and the system pages (measured)."""
-BLUR, REACH = 5.0, 11
-"""Width of the blur that insertion begins with, and the side of its kernel, in pixels."""
+BLUR, REACH = 5.0, 5
+"""Width of the blur that insertion begins with, and how far its kernel of 11 by 11 reaches."""
 NOISE = 0.01
 """Spread of what ROAD adds to imputed pixels, as in its authors' code."""
 
+T = TypeVar("T")
 Order = Int[np.ndarray, "h w"]
 """Each pixel's place in the order of a map: 0 is what the map marks most."""
 
@@ -33,11 +35,11 @@ def order(values: Float[np.ndarray, "h w"], seed: int = 0) -> Order:
     """Equal values stand in random order: row by row would erase the picture from its top."""
     chance = np.random.default_rng(seed).permutation(values.size)
     ranks = np.empty(values.size, np.int64)
-    ranks[np.lexsort((chance, -values.ravel()))] = np.arange(values.size)
+    ranks[np.lexsort((chance, -values.ravel().astype(np.float64)))] = np.arange(values.size)
     return ranks.reshape(values.shape)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Asked:
     """A network that is asked about variations of one picture, with one target."""
 
@@ -45,27 +47,43 @@ class Asked:
     image: Float[Tensor, "c h w"]
     aim: Aims
     batch: int
+    softmax: bool
+    """Whether the network puts out scores, of which probabilities are to be made."""
     score: float
+    """Of the picture as it is."""
 
     @classmethod
     def of(cls, model: nn.Module, image: Float[Tensor, "c h w"], aim: Aims) -> Asked:
-        seen, output = survey(model, image[None], lambda _, out: out.numel())
-        aim = aim.settled(answer(output, aim).detach())
+        """Raises ModelError M514 (NaN), M520 (no scores, or one), M522 (size), UsageError U353."""
+        seen, output = surveyed(model, image[None], lambda _, out: out.numel())
+        scores = answer(output, aim).detach()
+        aim = aim.settled(scores)
         largest = max((count for _, count in seen), default=1)
-        asked = cls(model, image, aim, max(1, min(64, int(BYTES // (4 * largest)))), math.nan)
-        asked.score = float(asked([image])[0])
-        return asked
+        batch = max(1, min(64, int(BYTES // (4 * largest))))
+        softmax = aim.indices != (-1,) and not is_probability(scores)
+        if softmax and scores.shape[1] < 2:
+            what = "has one score only, of which no probability can be made"
+            step = "give a function of the scores as target: lambda s: s[:, 0].sigmoid()"
+            raise ModelError("M520", "the network", what, next_step=step)
+        asked = cls(model, image, aim, batch, softmax, 0.0)
+        return replace(asked, score=float(asked([image])[0]))
 
     def __call__(self, pictures: Iterable[Float[Tensor, "c h w"]]) -> Float32[np.ndarray, "n"]:
-        """The target's probability in each, or the function's value, in batches."""
-        with torch.inference_mode(), Lens(self.model, ()) as lens:
-            found = [self._scores(forward(lens, part)) for part in _batches(pictures, self.batch)]
-        return np.asarray(torch.cat(found).cpu().numpy(), np.float32)
+        """The target's probability in each, or the function's value, in batches.
+
+        Raises ModelError M514 where one is NaN or infinite.
+        """
+        with torch.no_grad(), Lens(self.model, ()) as lens:
+            parts = [self._scores(forward(lens, part)) for part in _batches(pictures, self.batch)]
+        found = np.asarray(torch.cat(parts).cpu().numpy(), np.float32)
+        if not np.isfinite(found).all():
+            what = "has NaN or infinite scores when the picture is changed"
+            raise ModelError("M514", "the network", what, next_step="check the weights")
+        return found
 
     def _scores(self, output: Tensor) -> Float[Tensor, "b"]:
         scores = answer(output, self.aim)
-        if self.aim.indices != (-1,) and not is_probability(scores):
-            scores = wide(scores).softmax(1)
+        scores = wide(scores).softmax(1) if self.softmax else scores
         return wide(self.aim.times(len(scores)).scores(scores))
 
     def deleted(self, ranks: Order, counts: Sequence[int]) -> Float32[np.ndarray, "steps"]:
@@ -87,7 +105,7 @@ class Asked:
         self, ranks: Order, counts: Sequence[int], seed: int
     ) -> Float32[np.ndarray, "steps"]:
         """The first `counts` pixels replaced by what surrounds them, and a little noise."""
-        picture = self.image.double().cpu().numpy()
+        picture = self.image.cpu().double().numpy()
         noise = np.random.default_rng(seed).normal(0, NOISE, picture.shape)
         return self(
             torch.from_numpy(imputed(picture, ranks < count, noise)).to(self.image)
@@ -107,7 +125,16 @@ def _batches(pictures: Iterable[Tensor], size: int) -> Iterator[Float[Tensor, "b
 
 
 def blurred(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
-    """By a Gaussian of 5 pixels within 11 by 11, as in the code of Petsiuk et al. 2018."""
-    kernel = [min(REACH, 2 * side - 1) for side in image.shape[:0:-1]]
-    soft: Tensor = GaussianBlur(kernel, BLUR)(image)
-    return soft
+    """By a Gaussian of 5 pixels within 11 by 11, about as in the code of Petsiuk et al. 2018;
+    mirrored at the borders."""
+    picture = image.cpu().double().numpy()
+    soft = gaussian_filter(picture, BLUR, mode="mirror", radius=REACH, axes=(1, 2))
+    return torch.from_numpy(soft).to(image)
+
+
+def surveyed(
+    model: nn.Module, images: Float[Tensor, "b c h w"], see: Callable[[nn.Module, Tensor], T]
+) -> tuple[list[tuple[str, T]], Any]:
+    """As `survey`. Raises ModelError M522 where the network cannot take such pictures."""
+    found: tuple[list[tuple[str, T]], Any] = forward(lambda seen: survey(model, seen, see), images)
+    return found

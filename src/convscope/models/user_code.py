@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from convscope.errors import ConvscopeError, ModelError, nearest
-from convscope.models.network import Draft, Request
-from convscope.models.preprocess import Preprocess
+from convscope.models.network import Draft, Network, Request
+from convscope.models.own import assumed
 
 NAMES = ("zfnet", "alexnet", "torchvision", "timm")
 """What a misspelt first word may have meant."""
@@ -27,8 +27,9 @@ COUNTS = ("classes", "num_classes")
 def from_user_code(request: Request) -> Draft:
     """`package.module:factory`: call the factory, or take the module it names.
 
-    Modules are looked for in the working folder too. Raises ModelError M570 if there is no such
-    module or name, M571 if the code raises.
+    Either may also give a Network, as `load(module, preprocess=…)` makes it. Modules are looked
+    for in the working folder too. Raises ModelError M570 if there is no such module or name, M571
+    if the code raises, M583 if the factory needs arguments.
     """
     module, _, name = request.spec.partition(":")
     if not all(part.isidentifier() for part in module.split(".")) or not name.isidentifier():
@@ -42,12 +43,24 @@ def from_user_code(request: Request) -> Draft:
         torch.manual_seed(request.seed)
         found = _factory(_import(module, request.spec), name, request.spec)
         torch.manual_seed(request.seed)  # the first import alone may have drawn numbers
-        model = found if isinstance(found, nn.Module) else _call(found, request)
-    weights = "as the factory made them"
-    notes = ["preprocessing is not known for this network; ImageNet's was assumed"]
-    if request.checkpoint is not None:
-        weights = request.checkpoint.name
-    return Draft(model, Preprocess.imagenet(), (), weights, request.checkpoint, tuple(notes))
+        ready = isinstance(found, nn.Module | Network)
+        model = found if ready else _call(found, request)
+    weights = "as the factory made them" if request.checkpoint is None else request.checkpoint.name
+    if isinstance(model, Network):
+        told = model.preprocess, model.classes
+        return Draft(model.model, *told, weights, request.checkpoint, model.notes)
+    preprocess, note = assumed(model)
+    return Draft(model, preprocess, (), weights, request.checkpoint, (note,))
+
+
+def from_module(spec: str) -> Any:
+    """What `package.module:name` names, imported from the working folder too.
+
+    Raises ModelError M570 if there is no such module or name, M571 if importing it raises.
+    """
+    module, _, name = spec.partition(":")
+    with _working_folder_on_path():
+        return _factory(_import(module, spec), name, spec)
 
 
 @contextmanager
@@ -93,12 +106,28 @@ def _call(factory: Any, request: Request) -> Any:
     if not callable(factory):
         kind = type(factory).__name__
         raise ModelError("M572", request.spec, f"is a {kind}, not a network or a factory of one")
+    count = _count(factory, request)
+    _require_callable(factory, count, request.spec)
     try:
-        return factory(**_count(factory, request))
+        return factory(**count)
     except ConvscopeError:
         raise
     except (Exception, SystemExit) as fault:
         raise _raised(request.spec, fault) from fault
+
+
+def _require_callable(factory: Any, given: Mapping[str, int], spec: str) -> None:
+    try:
+        inspect.signature(factory).bind(**given)
+    except TypeError as fault:
+        raise ModelError(
+            "M583",
+            spec,
+            f"needs arguments that convscope cannot know ({fault})",
+            next_step="name a function that calls it with them",
+        ) from fault
+    except ValueError:
+        return  # some of what is written in C does not tell its parameters
 
 
 def _count(factory: Any, request: Request) -> dict[str, int]:

@@ -1,0 +1,155 @@
+"""Which methods explain one picture's score, and how does a user's own join them?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope import __version__
+from convscope.errors import UsageError, nearest
+from convscope.methods import cam, gradients
+from convscope.methods.cam_case import prepared
+from convscope.methods.occlusion import occlusion
+from convscope.models.user_code import from_module
+from convscope.records.maps import Attribution, Occlusion
+
+Method = Callable[..., list[Attribution]]
+"""`(model, images, *, target, …) -> list[Attribution]`, one for each picture."""
+SQUARES = 7
+"""The grey square's side goes so often into the picture's shorter side; it moves by half of it."""
+
+
+def occlusion_map(
+    model: nn.Module,
+    images: Float[Tensor, "b c h w"],
+    *,
+    target: int | Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **_: Any,
+) -> list[Attribution]:
+    """By how much the target's probability falls when a grey square hides a place.
+
+    `raw` is the fall for each place of the square, `values` the mean over the squares that cover
+    a pixel. The square's side is a seventh of the picture's shorter side and moves by half of it.
+    Source: Zeiler and Fergus 2014, §4.2.
+    """
+    images = prepared(model, images)
+    several = isinstance(target, Sequence)
+    aims = list(target) if isinstance(target, Sequence) else [target] * len(images)
+    found = []
+    for number, (image, aim) in enumerate(zip(images, aims, strict=several)):
+        side = max(1, round(min(image.shape[1:]) / SQUARES))
+        hidden = occlusion(model, image, target=aim, patch=side, stride=max(1, side // 2))
+        found.append(_fallen(hidden, (image.shape[1], image.shape[2])))
+        if progress is not None:
+            progress(number + 1, len(images))
+    return found
+
+
+def _fallen(hidden: Occlusion, size: tuple[int, int]) -> Attribution:
+    raw = hidden.base_probability - hidden.probability
+    total, count = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    for fall, top, left in zip(
+        raw.ravel(),
+        hidden.tops.repeat(len(hidden.lefts)),
+        np.tile(hidden.lefts, len(hidden.tops)),
+        strict=True,
+    ):
+        place = (slice(top, top + hidden.patch), slice(left, left + hidden.patch))
+        total[place] += fall
+        count[place] += 1
+    return Attribution(
+        values=total / np.maximum(count, 1),
+        target=hidden.target,
+        raw=raw,
+        method="Occlusion",
+        variant="authors",
+        layer="pixels",
+        space="probability",
+        score=hidden.base_probability,
+        origin=dict(hidden.origin) | {"patch": hidden.patch, "notes": []},
+    )
+
+
+METHODS: Mapping[str, Method] = {
+    **cam.METHODS,
+    **gradients.METHODS,
+    "occlusion": occlusion_map,
+}
+"""All methods that explain a score, by the names that commands and pages use."""
+DEFAULT = ("gradcam", "layercam", "integrated-gradients", "occlusion")
+"""Two maps of a layer, one of pixels, and one that tries it out."""
+LAYERED = {
+    *(name for name, made in cam.DEFINITIONS.items() if made.takes_layers),
+    "guided-gradcam",
+}
+"""Those that can be told a layer."""
+
+
+def chosen(names: Sequence[str], layer: str | None = None) -> dict[str, Method]:
+    """Methods by name; "all" for every one, `package.module:function` for a user's own.
+
+    layer: for those methods that take one. Raises UsageError U395 (no such method, with near
+    names), ModelError M570, M571 (a user's module that cannot be imported).
+    """
+    wanted = [name for told in names for name in (METHODS if told == "all" else (told,))]
+    return {name: _one(name, layer) for name in dict.fromkeys(wanted)}
+
+
+def _one(name: str, layer: str | None) -> Method:
+    if name in METHODS:
+        method = METHODS[name]
+        return partial(method, layer=layer) if layer and name in LAYERED else method
+    if ":" in name:
+        return own(from_module(name), name)
+    what = f"no such method; {nearest(name, [*METHODS, 'all'])}"
+    raise UsageError("U395", name, what, next_step="or write package.module:function")
+
+
+def own(function: Callable[..., Any], name: str) -> Method:
+    """A user's function as a method of the family.
+
+    It is called as `function(model, images, target=…)`, with a class index for each picture's
+    target where it takes one, and gives attributions, or maps (b, h, w) or (b, c, h, w) as an
+    array or tensor; colours are added up. Raises UsageError U396 where it gives something else.
+    """
+    parameters = inspect.signature(function).parameters
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+    def method(model: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
+        images = prepared(model, images)
+        taken = {key: value for key, value in how.items() if takes_all or key in parameters}
+        return _wrapped(function(model, images, **taken), images, how.get("target"), name)
+
+    return method
+
+
+def _wrapped(answer: Any, images: Tensor, target: Any, name: str) -> list[Attribution]:
+    if isinstance(answer, (list, tuple)) and all(isinstance(one, Attribution) for one in answer):
+        return list(answer)
+    values = answer.detach().cpu().numpy() if isinstance(answer, Tensor) else np.asarray(answer)
+    if values.ndim == 4:
+        values = values.sum(1)
+    size = (len(images), *images.shape[2:])
+    if values.shape != size or not np.issubdtype(values.dtype, np.floating):
+        got = f"{tuple(values.shape)} in {values.dtype}"
+        what = f"gave {got}; it must give one map of the picture's size a picture, {size}"
+        raise UsageError("U396", name, what)
+    aims = target if isinstance(target, (list, tuple)) else [target] * len(images)
+    return [
+        Attribution(
+            values=np.ascontiguousarray(one, dtype=np.float32),
+            target=aim if isinstance(aim, int) else -1,
+            method=name,
+            variant="own",
+            layer="",
+            origin={"method": name, "notes": [], "convscope": __version__},
+        )
+        for one, aim in zip(values, aims, strict=True)
+    ]
