@@ -132,4 +132,5 @@ class Explanations(Record):
     def shown(self, metric: str, method: str) -> Float32[np.ndarray, "n"]:
         """The same without the pictures that have no answer."""
         found = self.of(metric, method)
-        return found[~np.isnan(found)]
+        known: Float32[np.ndarray, "n"] = found[~np.isnan(found)]
+        return known

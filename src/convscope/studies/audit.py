@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from convscope.studies.audit_delivered import check_delivered
 from convscope.studies.audit_input import check_input
 from convscope.studies.audit_methods import check_methods
 from convscope.studies.audit_output import check_answers, check_output
+from convscope.studies.audit_scale import check_scale
 from convscope.studies.audit_weights import check_weights
 
 NETWORK = Heading("network")
@@ -52,7 +54,9 @@ def audit(
     """
     name = network.spec if isinstance(network, Network) else type(network).__name__
     facts: dict[str, object] = {}
-    found = tuple(_findings(network, name, image, seconds, seed, progress, facts))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        found = tuple(_findings(network, name, image, seconds, seed, progress, facts))
     origin = {"method": "audit", "seconds": seconds, "seed": seed, "convscope": __version__}
     return Audit(name, found, facts, origin={**origin, "picture": facts.pop("picture", "")})
 
@@ -99,6 +103,7 @@ def _looked_at(
         if found.verdict == "bad":
             return
     case.facts["picture"] = case.pictured
+    yield from check_scale(case)
     yield from check_output(case)
     yield from check_answers(case)
     yield from check_calls(case)
@@ -111,5 +116,5 @@ def _introduced(case: Case) -> Finding:
     what = f"{type(case.model).__name__}, {many(weights, 'parameter')}"
     if not convolutions:
         advice = "feature maps are looked for in nn.Conv2d: without any there is nothing to see"
-        return NETWORK.warn("is", f"{what}, no convolution", advice)
-    return NETWORK.ok("is", f"{what}, {many(convolutions, 'convolution')}")
+        return NETWORK.warn("architecture", f"{what}, no convolution", advice)
+    return NETWORK.ok("architecture", f"{what}, {many(convolutions, 'convolution')}")

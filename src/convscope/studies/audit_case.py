@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +36,10 @@ class Case:
     image: Float[Tensor, "c h w"] = field(default_factory=lambda: torch.zeros(0))
     pictured: str = ""
     """What the picture is, in words."""
+    one_pass: float = 0.0
+    """Seconds that the network takes for the picture."""
+    layer: str | None = None
+    """That class activation maps take if nobody names one, once it is known."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -101,23 +103,3 @@ def some(names: list[str], most: int = 3) -> str:
 
 def many(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
-class OutOfTime(Exception):
-    """A method has been tried for as long as it may be: it works, and takes longer."""
-
-    def __init__(self, done: int, total: int, seconds: float) -> None:
-        super().__init__(done, total, seconds)
-        self.whole = seconds * total / max(done, 1)
-        """Seconds that all of it would take."""
-
-
-def until(seconds: float) -> Callable[[int, int], None]:
-    """A progress callback that ends the work when so many seconds have passed."""
-    return partial(_look_at_the_clock, time.perf_counter(), seconds)
-
-
-def _look_at_the_clock(started: float, seconds: float, done: int, total: int) -> None:
-    passed = time.perf_counter() - started
-    if passed > seconds and done < total:
-        raise OutOfTime(done, total, passed)

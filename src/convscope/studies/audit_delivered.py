@@ -13,6 +13,8 @@ from convscope.records.audit import Finding
 from convscope.studies.audit_case import Case, Heading, many, some
 
 DELIVERED = Heading("as delivered")
+UNKNOWN = "preprocessing is not known"
+"""A note about which the input's findings say more."""
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 CHECKPOINTING = ("memory_efficient", "grad_checkpointing", "gradient_checkpointing")
 """Attributes by which networks turn checkpointing on."""
@@ -21,7 +23,7 @@ CHECKPOINTING = ("memory_efficient", "grad_checkpointing", "gradient_checkpointi
 def check_delivered(case: Case) -> Iterator[Finding]:
     yield _mode(case)
     if case.network is not None:
-        yield from (_note(note) for note in case.network.notes)
+        yield from (_note(note) for note in case.network.notes if UNKNOWN not in note)
     yield _wrappers(case)
     yield _scripted(case.model)
     yield _hooks(case.given)
@@ -40,7 +42,7 @@ def _mode(case: Case) -> Finding:
     """Train mode as such is torch's default for new networks; left on by mistake it decides."""
     found = case.delivered
     case.facts["delivered in train mode"] = list(found.training)
-    acting = ", ".join(many(count, kind) for kind, count in found.acting.items())
+    acting = " and ".join(f"{count} {kind}" for kind, count in found.acting.items())
     if not found.training:
         return DELIVERED.ok("mode", "eval mode, every module")
     stubborn = [name for name, module in case.given.named_modules() if module.training]
@@ -50,12 +52,15 @@ def _mode(case: Case) -> Finding:
         else f"{len(found.training)} of {many(found.modules, 'module')} in train mode "
         f"({some(list(found.training))})"
     )
-    what = f"{extent}, in which {acting} act otherwise" if acting else f"{extent}; no layer minds"
+    what = f"{extent}, which {acting} mind" if acting else f"{extent}, which no layer minds"
     if not acting:
         return DELIVERED.ok("mode", what)
     if case.network is not None and not stubborn:
-        turned = "convscope set eval mode; in your own scripts call model.eval() first"
-        return DELIVERED.ok("mode", f"built in {what}", turned)
+        turned = (
+            "new networks are in train mode. convscope set eval mode; in your own scripts call "
+            "model.eval() first"
+        )
+        return DELIVERED.ok("mode", what, turned)
     advice = (
         "call model.eval(): otherwise answers depend on chance or on the other pictures of the "
         "batch. convscope itself looks at a twin in eval mode, and the rest of this table is "
@@ -91,7 +96,11 @@ def _wrappers(case: Case) -> Finding:
 
 
 def _scripted(model: nn.Module) -> Finding:
-    scripted = [name for name, module in model.named_modules() if is_scripted(module)]
+    scripted: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in scripted)
+        if is_scripted(module) and not inside:
+            scripted.append(name)
     if not scripted:
         return DELIVERED.ok("scripted", "no: every layer is a Python module")
     what = f"{many(len(scripted), 'scripted or traced module')}: {some(scripted)}"

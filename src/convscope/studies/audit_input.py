@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from convscope.images.folder import one_picture
 from convscope.images.photos import PHOTOS, photo_file
 from convscope.records.audit import Finding
-from convscope.studies.audit_case import Case, Heading, said
+from convscope.studies.audit_case import Case, Heading, many, said
+from convscope.studies.audit_delivered import UNKNOWN
 
 INPUT = Heading("input")
 SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384, 448, 512)
@@ -111,7 +112,7 @@ def _more_sizes(case: Case) -> str:
     if not case.facts["takes other sizes"]:
         return ", and no other size"
     shown = [f"{high} × {wide}" for high, wide in takes]
-    shown += [f"squares from {least} pixels"] if least < min(height, width) else []
+    shown += [f"squares from {many(least, 'pixel')}"] if least < min(height, width) else []
     return f"; also takes {', '.join(shown)}"
 
 
@@ -174,10 +175,10 @@ def _prepared(case: Case) -> Finding:
         advice = "prepare them as in training; with other means and scales every score is off"
         return INPUT.warn("preprocessing", "not known: this is a bare module", advice)
     described = case.network.preprocess.describe()
-    if any("preprocessing is not known" in note for note in case.network.notes):
+    if any(UNKNOWN in note for note in case.network.notes):
         advice = (
-            "if it was trained with other sizes, means or scales, every score and map is off: "
-            "keep pictures as in training, through load() of a training run or Network(…)"
+            "if it was trained with other means or scales, every score and map is off. Give its "
+            "own from Python, as dataclasses.replace(network, preprocess=Preprocess(…))"
         )
         return INPUT.warn("preprocessing", f"assumed: {described}", advice)
     return INPUT.ok("preprocessing", described)

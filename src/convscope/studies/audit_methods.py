@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -22,12 +21,13 @@ from convscope.methods.occlusion import occlusion
 from convscope.methods.targets import Aims
 from convscope.records.audit import Finding
 from convscope.records.maps import Attribution
-from convscope.studies.audit_case import Case, Heading, OutOfTime, many, said, until
+from convscope.studies.audit_case import Case, Heading, many, said
+from convscope.studies.audit_clock import Clock, OutOfTime
 
 METHODS = Heading("methods")
 Told = tuple[str, str, Mapping[str, Any]]
 """What a try found, what to be careful about, and the same for programs."""
-Try = Callable[[Case], Told]
+Try = Callable[[Case, Clock], Told]
 
 
 def check_methods(
@@ -46,38 +46,38 @@ def tries() -> dict[str, Try]:
     return {
         "receptive fields": _geometry,
         "projection of units": _projection,
-        **{name: partial(_mapped, method=method) for name, method in gradients.METHODS.items()},
-        **{name: partial(_mapped, method=method) for name, method in cam.METHODS.items()},
+        **{name: partial(_pixels, method=method) for name, method in gradients.METHODS.items()},
+        "automatic layer": _layer,
+        **{name: partial(_maps, method=method) for name, method in cam.METHODS.items()},
         **{"ablationcam": _ablationcam, "fullgrad": _fullgrad, "occlusion": _occlusion},
     }
 
 
 def _tried(case: Case, name: str, attempt: Try) -> Finding:
-    started = time.perf_counter()
-    facts: dict[str, Any] = {"defined": True, "why": ""}
+    clock = Clock(case.seconds, case.one_pass)
     try:
-        told, careful, more = attempt(case)
-        facts |= more
-        finding = METHODS.warn if careful else METHODS.ok
-        found = finding(name, told, careful)
-    except OutOfTime as stop:
-        advice = "the audit stopped it after a part; it works"
-        found = METHODS.ok(name, f"defined; slow: about {stop.whole:.0f} s a picture", advice)
-        facts["whole seconds"] = round(stop.whole, 1)
+        with clock:
+            told, careful, more = attempt(case, clock)
+        facts = {"defined": True, "why": "", **more}
+        found = (METHODS.warn if careful else METHODS.ok)(name, told, careful)
+    except OutOfTime:
+        facts = {"defined": True, "why": f"not waited for: {clock.needs}"}
+        found = METHODS.ok(name, f"runs; not waited for: it takes {clock.needs}")
     except ConvscopeError as fault:
-        facts |= {"defined": False, "why": f"{fault.code} {fault}"}
+        facts = {"defined": False, "why": f"{fault.code} {fault}"}
         where = f"{fault.subject}: " if fault.subject else ""
         advice = fault.next_step or "take a method that is defined"
         found = METHODS.warn(name, f"refused [{fault.code}]: {where}{fault.what}", advice)
     except Exception as fault:  # whatever a stranger's code raises
-        facts |= {"defined": False, "why": f"{type(fault).__name__}: {said(fault)}"}
-        what = f"fails in the network's own code: {type(fault).__name__}: {said(fault)}"
-        found = METHODS.warn(name, what, "take another method, or mend the network's code")
-    case.facts["methods"][name] = {**facts, "seconds": round(time.perf_counter() - started, 3)}
+        what = f"{type(fault).__name__}: {said(fault)}"
+        facts = {"defined": False, "why": what}
+        advice = "take another method, or mend the network's code"
+        found = METHODS.warn(name, f"fails in the network's own code: {what}", advice)
+    case.facts["methods"][name] = {**facts, "seconds": round(clock.passed, 3)}
     return found
 
 
-def _geometry(case: Case) -> Told:
+def _geometry(case: Case, _: Clock) -> Told:
     names = feature_layers(case.model, case.batch)
     channels, height, width = case.image.shape
     found = fields(case.model, (channels, height, width), names)
@@ -93,7 +93,7 @@ def _geometry(case: Case) -> Told:
     return what + whole[0], advice, facts
 
 
-def _projection(case: Case) -> Told:
+def _projection(case: Case, _: Clock) -> Told:
     """By the deconvnet rule, from the strongest place of the last feature layer's first map."""
     layer = feature_layers(case.model, case.batch)[-1]
     with ascent(case.model, case.batch, [layer], BackwardRule("deconvnet")) as way:
@@ -106,11 +106,24 @@ def _projection(case: Case) -> Told:
 
 
 def _coverage(rule: BackwardRule) -> str:
+    if not rule.rectifiers:
+        return "no rectifier on the way, so it is the plain gradient"
     return f"{rule.rewritten} of {many(rule.rectifiers, 'rectifier')} follow the rule"
 
 
-def _mapped(case: Case, method: cam.Method) -> Told:
-    (found,) = method(case.model, case.batch, progress=until(case.seconds))
+def _pixels(case: Case, clock: Clock, method: gradients.Method) -> Told:
+    (found,) = method(case.model, case.batch, progress=clock)
+    return _told(found)
+
+
+def _layer(case: Case, _: Clock) -> Told:
+    """What class activation maps take if nobody names a layer; looked for once."""
+    case.layer = default_layer(case.model, case.batch)
+    return f"{case.layer}, where none is named", "", {"layer": case.layer}
+
+
+def _maps(case: Case, clock: Clock, method: cam.Method) -> Told:
+    (found,) = method(case.model, case.batch, layer=case.layer, progress=clock)
     return _told(found)
 
 
@@ -131,34 +144,32 @@ def _told(found: Attribution) -> Told:
     return told, "; ".join(careful), facts
 
 
-def _fullgrad(case: Case) -> Told:
+def _fullgrad(case: Case, _: Clock) -> Told:
     (found,) = cam.fullgrad(case.model, case.batch)
     gap = found.origin["completeness"]["relative gap"]
     is_whole = gap <= COMPLETE
-    sum_ = "input and biases add up to the score" if is_whole else "its sum is not the score"
+    told = "defined; input and biases add up to the score"
+    told += f" (gap {gap:.1g})" if is_whole else f" but for {gap:.1%}"
+    careful = "the network is not made of linear layers and rectifiers: the map leaves out a part"
     facts = {"layer": found.layer, "relative gap": gap}
-    return f"defined; {sum_} (gap {gap:.1g})", "; ".join(found.origin["notes"]), facts
+    return told, "" if is_whole else careful, facts
 
 
-def _ablationcam(case: Case) -> Told:
-    """With the short cut that it takes, also where all of it would take too long."""
-    slow = ""
+def _ablationcam(case: Case, clock: Clock) -> Told:
+    """First the short cut that it takes, which is soon known."""
+    layer = case.layer or default_layer(case.model, case.batch)
+    how = Ablation.of(CamCase(case.model, case.batch, Aims((None,))), layer, 0).how
     try:
-        (found,) = cam.ablationcam(case.model, case.batch, progress=until(case.seconds))
+        (found,) = cam.ablationcam(case.model, case.batch, layer=layer, progress=clock)
         told, careful, facts = _told(found)
-    except OutOfTime as stop:
-        layer = default_layer(case.model, case.batch)
-        told, careful, facts = f"defined; layer {layer}", "", {"layer": layer}
-        slow = f"; about {stop.whole:.0f} s a picture"
-    one = Ablation.of(CamCase(case.model, case.batch, Aims((None,))), facts["layer"], 0)
-    return f"{told}; short cut: {one.how}{slow}", careful, {**facts, "short cut": one.how}
+    except OutOfTime:
+        told, careful, facts = f"runs; not waited for: it takes {clock.needs}", "", {"layer": layer}
+    return f"{told}; short cut: {how}", careful, {**facts, "short cut": how}
 
 
-def _occlusion(case: Case) -> Told:
+def _occlusion(case: Case, clock: Clock) -> Told:
     patch = max(1, min(case.image.shape[1:]) // 3)
-    found = occlusion(
-        case.model, case.image, patch=patch, stride=patch, progress=until(case.seconds)
-    )
+    found = occlusion(case.model, case.image, patch=patch, stride=patch, progress=clock)
     drop = found.base_probability - float(found.probability.min())
     facts = {"layer": found.layer, "largest drop": drop}
     return (

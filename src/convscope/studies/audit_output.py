@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,13 +21,17 @@ from convscope.studies.audit_input import neighbour
 
 OUTPUT = Heading("output")
 ANSWERS = Heading("answers")
+NO_OPINION = 2.0
+"""A softmax below this many times the share of chance says nothing."""
 DEPENDS = 1e-3
 """Relative to the largest score: more than rounding, whatever the batch (as measured on
 convolutional networks in float32, which stay below 1e-5)."""
 
 
 def check_output(case: Case) -> Iterator[Finding]:
+    started = time.perf_counter()
     output = case.scores(case.batch)
+    case.one_pass = time.perf_counter() - started
     form = _form(output)
     case.facts["output"] = form
     try:
@@ -41,6 +46,8 @@ def check_output(case: Case) -> Iterator[Finding]:
     yield _finite(scores)
     yield _classes(case, scores)
     yield _meaning(scores)
+    if scores.shape[1] > 1 and bool(torch.isfinite(scores).all()):
+        yield _likeliest(case, scores[0].double())
 
 
 def _form(output: Any) -> str:
@@ -56,10 +63,10 @@ def _finite(scores: Tensor) -> Finding:
     lost = int((~torch.isfinite(scores)).sum())
     if not lost:
         low, high = float(scores.min()), float(scores.max())
-        return OUTPUT.ok("finite", f"yes, from {low:.3g} to {high:.3g}")
+        return OUTPUT.ok("finite scores", f"yes, from {low:.3g} to {high:.3g}")
     advice = "no map can be made of such scores; look for the layer that breaks down"
     what = f"{many(lost, 'score')} NaN or infinite for this picture"
-    return OUTPUT.bad("M590", "finite", what, advice)
+    return OUTPUT.bad("M590", "finite scores", what, advice)
 
 
 def _classes(case: Case, scores: Tensor) -> Finding:
@@ -87,20 +94,34 @@ def _meaning(scores: Tensor) -> Finding:
     return OUTPUT.warn("scores are", "probabilities already", advice)
 
 
+def _likeliest(case: Case, scores: Float[Tensor, "classes"]) -> Finding:
+    """What the picture is taken for; a network that has learned something has an opinion."""
+    shares = scores if is_probability(scores[None]) else scores.softmax(0)
+    top, number = float(shares.max()), int(shares.argmax())
+    names = case.network.classes if case.network is not None else ()
+    name = names[number] if number < len(names) else f"class {number}"
+    case.facts["likeliest"] = {"class": number, "probability": top}
+    what = f"{case.pictured} is taken for {name} ({top:.1%})"
+    if top > NO_OPINION / len(scores):
+        return OUTPUT.ok("opinion", what)
+    chance = f"{what}, hardly more than any other class"
+    advice = (
+        "maps of a score that is about nothing are about nothing: are the weights random, or the "
+        "pictures prepared in another way than in training?"
+    )
+    return OUTPUT.warn("opinion", chance, advice)
+
+
 def check_answers(case: Case) -> Iterator[Finding]:
     """Nothing is told where there is no answer to compare."""
     before = [value.clone() for value in case.model.buffers()]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(case.seed)
-        drawn = torch.random.get_rng_state()
-        first = _numbers(case, case.batch)
-        is_drawing = not torch.equal(drawn, torch.random.get_rng_state())
-        second = _numbers(case, case.batch)
-        same = _gap(first, second)
-        yield _twice(case, same, is_drawing)
-        yield _changed(case, before)
-        if same > DEPENDS:
-            return
+    drawn = torch.random.get_rng_state()
+    first = _numbers(case, case.batch)
+    is_drawing = not torch.equal(drawn, torch.random.get_rng_state())
+    same = _gap(first, _numbers(case, case.batch))
+    yield _twice(case, same, is_drawing)
+    yield _changed(case, before)
+    if same <= DEPENDS:
         yield _threads(case, first)
         yield from _company(case, first)
 
@@ -151,11 +172,8 @@ def _changed(case: Case, before: list[Tensor]) -> Finding:
 
 
 def _threads(case: Case, first: Tensor) -> Finding:
-    gaps = []
-    for count in (1, 2):
-        with _threaded(count):
-            gaps.append(_gap(first, _numbers(case, case.batch)))
-    gap = max(gaps)
+    with _threaded(1 if torch.get_num_threads() > 1 else 2):
+        gap = _gap(first, _numbers(case, case.batch))
     case.facts["one thread or two"] = gap
     if gap > ROUNDING:
         advice = "fix the number of threads when results are to be compared"
@@ -178,10 +196,7 @@ def _company(case: Case, first: Tensor) -> Iterator[Finding]:
     """Does a picture's answer depend on what else is in the batch?"""
     other = neighbour(case.image, case.seed)
     try:
-        pairs = [
-            _numbers(case, torch.stack([case.image, beside]))
-            for beside in (case.image, other, other * 3)
-        ]
+        pairs = [_numbers(case, torch.stack([case.image, beside])) for beside in (other, other * 3)]
     except Exception as fault:  # whatever a stranger's code raises
         advice = "methods that run batches fail; reshape by len(x), not by 1"
         yield ANSWERS.warn("neighbours in the batch", f"takes no batch of 2: {said(fault)}", advice)

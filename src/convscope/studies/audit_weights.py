@@ -18,6 +18,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def check_weights(case: Case) -> Iterator[Finding]:
     yield _finite(case)
     yield _dead(case)
+    yield from _untouched(case)
     yield _kinds(case.model)
     yield from _devices(case.model)
     yield _shared(case.model)
@@ -39,13 +40,13 @@ def _finite(case: Case) -> Finding:
     case.facts["weights not finite"] = broken
     if not broken:
         count = sum(weight.numel() for weight in case.model.parameters())
-        return WEIGHTS.ok("finite", f"all {count:,} are finite numbers")
+        return WEIGHTS.ok("finite weights", f"all {count:,} are finite numbers")
     what = f"{many(total, 'number')} NaN or infinite, in {some(broken)}"
     advice = (
         "one NaN reaches every score, and each map of it is empty; take weights from before the "
         "training broke down"
     )
-    return WEIGHTS.bad("M588", "finite", what, advice)
+    return WEIGHTS.bad("M588", "finite weights", what, advice)
 
 
 def _dead(case: Case) -> Finding:
@@ -67,6 +68,20 @@ def _dead(case: Case) -> Finding:
         "strongest pictures leave them empty"
     )
     return WEIGHTS.warn("dead filters", f"all zeros in {some(list(dead.values()))}", advice)
+
+
+def _untouched(case: Case) -> Iterator[Finding]:
+    """Batch norms that have never seen a picture."""
+    norms = [
+        (module.running_mean, module.running_var)
+        for module in case.model.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    kept = [(mean, var) for mean, var in norms if mean is not None and var is not None]
+    if kept and all(bool((mean == 0).all() and (var == 1).all()) for mean, var in kept):
+        advice = "training moves them at once: are these the weights that were meant?"
+        what = f"all {len(kept)} still have mean 0 and variance 1, as before any training"
+        yield WEIGHTS.warn("batch norms", what, advice)
 
 
 def _kinds(model: nn.Module) -> Finding:

@@ -23,8 +23,8 @@ def side_of(field: Field, most: int) -> int:
 
 
 def cut(
-    image: Float[Tensor, "3 h w"], box: Box, side: int, outside: float
-) -> Float[Tensor, "3 side side"]:
+    image: Float[Tensor, "c h w"], box: Box, side: int, outside: float
+) -> Float[Tensor, "c side side"]:
     """The box of the image as a square; what reaches outside, or beyond a box that is not
     square, has the value `outside`. Boxes larger than the square are made smaller, by averages;
     none is made larger."""
@@ -41,8 +41,8 @@ def cut(
 
 
 def _padded(
-    image: Float[Tensor, "3 h w"], box: Box, outside: float
-) -> Float[Tensor, "3 boxheight boxwidth"]:
+    image: Float[Tensor, "c h w"], box: Box, outside: float
+) -> Float[Tensor, "c boxheight boxwidth"]:
     inside = box.clipped(*image.shape[-2:])
     part = image.new_full((image.shape[0], box.height, box.width), outside)
     down, across = inside.top - box.top, inside.left - box.left

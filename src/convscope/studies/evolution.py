@@ -76,7 +76,7 @@ class EvolutionRecorder:
             self.units = self._drawn(model)
         layers = list(dict.fromkeys(unit.layer for unit in self.units))
         if not self._fields:
-            self._fields = fields(model, (3, *self.preprocess.size), layers)
+            self._fields = fields(model, self.preprocess.shape, layers)
         found = topk(model, self.folder, self.preprocess, layers, k=1)
         strongest = []
         for unit in self.units:
@@ -121,9 +121,9 @@ class EvolutionRecorder:
         )
 
     def _drawn(self, model: nn.Module) -> tuple[Unit, ...]:
-        blank = torch.zeros(1, 3, *self.preprocess.size, device=_device(model))
+        blank = torch.zeros(1, *self.preprocess.shape, device=_device(model))
         draw = np.random.default_rng(self.seed)
-        maps = fields(model, (3, *self.preprocess.size))
+        maps = fields(model, self.preprocess.shape)
         units = []
         for layer in feature_layers(model, blank):
             channels = maps[layer].shape[0]
@@ -139,12 +139,12 @@ class EvolutionRecorder:
         field = self._fields[unit.layer]
         box = field.box(row, column)
         side = max(1, min(self.side, max(field.size)))
-        small = cut(torch.tensor(projection.pixels), box, side, 0.0)
+        small = cut(torch.tensor(projection.pixels), box, side, 0.0).expand(3, -1, -1)
         return _Moment(
             value,
             number,
             (row, column),
-            _enlarged(patch(picture.pixels, box, side), self.side),
+            _enlarged(patch(self.preprocess.seen(picture.pixels), box, side), self.side),
             _enlarged(small.permute(1, 2, 0).numpy(), self.side),
         )
 

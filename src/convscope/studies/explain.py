@@ -42,7 +42,8 @@ class Checks:
     road: bool = False
     """Also impute in the place of grey; slow."""
     randomise: bool = True
-    """Also make the maps of the same network with random weights."""
+    """Also make the maps of another class, and of the same network with random weights: in its
+    topmost layer, and in all."""
     seed: int = 0
 
 
@@ -168,7 +169,13 @@ def _sanity(
     if not checks.randomise:
         return (), ()
     made = randomisation(
-        network.model, image, dict(methods), target=target, seed=checks.seed, progress=tick.sanity
+        network.model,
+        image,
+        dict(methods),
+        target=target,
+        steps=2,
+        seed=checks.seed,
+        progress=tick.sanity,
     )
     others = [int(index) for index in np.argsort(-share, kind="stable")[:2] if index != target]
     if not others:

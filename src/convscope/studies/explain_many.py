@@ -118,7 +118,7 @@ def _row(
     grown = found.boxes
     return _Row(
         picture.name,
-        _label(network, picture, found),
+        _label(network, found),
         found,
         values,
         crops,
@@ -130,7 +130,7 @@ def _row(
     )
 
 
-def _label(network: Network, picture: Picture, found: Explanation) -> int:
+def _label(network: Network, found: Explanation) -> int:
     names = network.classes
     return names.index(found.label) if found.label in names else -1
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float16, Float32
 from torch import Tensor, nn
 
+from convscope.images.builtin import as_folder
 from convscope.images.folder import Folder, Picture
 from convscope.lens.backward import Other, Overlap
-from convscope.lens.feature_layers import feature_layers
+from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.geometry import Field, fields
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.topk import topk
-from convscope.models.load import Network
+from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
 from convscope.records.features import LayerFeatures, Pictures
 from convscope.records.topk import TopK
@@ -36,8 +38,8 @@ AT_ONCE = 32
 
 def features(
     network: Network,
-    folder: Folder,
-    layers: Sequence[str] | None = None,
+    folder: Folder | Path | str,
+    layers: Sequence[str] | str | None = None,
     *,
     k: int = 9,
     side: int = SIDE,
@@ -47,17 +49,20 @@ def features(
 ) -> tuple[TopK, Pictures, Iterator[LayerFeatures]]:
     """The k strongest pictures of every feature map, with patches and projections.
 
-    layers: by default see `feature_layers`. side: largest side of a patch in pixels. overlap,
-    other: see `BackwardRule`. progress: of the pass over the pictures. The layers' features come
-    one by one, as each is asked for, so that only one layer is in memory.
+    folder: opened, or its name. layers: one or several; by default see `feature_layers`. side:
+    largest side of a patch in pixels. overlap, other: see `BackwardRule`. progress: of the pass
+    over the pictures. The layers' features come one by one, as each is asked for, so that only
+    one layer is in memory.
 
-    Raises what `topk`, `fields` and `deconvnet` raise.
+    Raises UsageError U376 (a bare module), U377 (no folder), and what `topk`, `fields` and
+    `deconvnet` raise.
     """
+    network, folder = whole(network), as_folder(folder)
     model, preprocess = network.model, network.preprocess
-    blank = torch.zeros(1, 3, *preprocess.size, device=_device(model))
-    names = list(layers) if layers is not None else feature_layers(model, blank)
+    blank = torch.zeros(1, *preprocess.shape, device=_device(model))
+    names = chosen_layers(model, layers, blank)
     found = topk(model, folder, preprocess, names, k=k, progress=progress)
-    known = fields(model, (3, *preprocess.size), names)
+    known = fields(model, preprocess.shape, names)
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
 
     def each() -> Iterator[LayerFeatures]:
@@ -76,7 +81,7 @@ def winners(folder: Folder, preprocess: Preprocess, found: TopK) -> Pictures:
     height, width = preprocess.size
     whole = Box(0, 0, height, width)
     thumb = min(THUMB, max(height, width))
-    squares = [patch(picture.pixels, whole, thumb) for picture in seen]
+    squares = [patch(preprocess.seen(picture.pixels), whole, thumb) for picture in seen]
     return Pictures(
         number=np.array([picture.number for picture in seen], np.int64),
         name=tuple(picture.name for picture in seen),
@@ -160,7 +165,8 @@ class _Layer:
                 self._take(picture, chosen[start : start + AT_ONCE])
 
     def _take(self, picture: Picture, chosen: list[tuple[int, int]]) -> None:
-        tensor = self.network.preprocess.tensor(picture.pixels)
+        preprocess = self.network.preprocess
+        tensor, shown = preprocess.tensor(picture.pixels), preprocess.seen(picture.pixels)
         projected = deconvnet(
             self.network.model,
             tensor[None],
@@ -171,7 +177,7 @@ class _Layer:
         for (channel, place), projection in zip(chosen, projected, strict=True):
             box = self.field.box(*self._at(channel, place))
             self.box[channel, place] = box
-            self.patches[channel, place] = patch(picture.pixels, box, self.side)
+            self.patches[channel, place] = patch(shown, box, self.side)
             self._keep(channel, place, cut(torch.tensor(projection.pixels), box, self.side, 0.0))
             self.coverage = (projection.rewritten, projection.rectifiers)
 
@@ -179,7 +185,7 @@ class _Layer:
         row = self.rows.start + channel
         return int(self.found.row[row, place]), int(self.found.column[row, place])
 
-    def _keep(self, channel: int, place: int, square: Float[Tensor, "3 s s"]) -> None:
+    def _keep(self, channel: int, place: int, square: Float[Tensor, "c s s"]) -> None:
         peak = float(square.abs().max())
         self.peak[channel, place] = peak
         if peak > 0:
