@@ -78,6 +78,13 @@ class Stopped(ConvscopeError):
     exit_status = 75
 
 
+def is_out_of_memory(fault: BaseException) -> bool:
+    """Whether memory ran out. torch tells that of main memory by words alone."""
+    said = str(fault).lower()
+    told = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(fault, MemoryError) or any(words in said for words in told)
+
+
 def printable(text: str) -> str:
     """Text that cannot forge a second line or hide: control and undecodable bytes escaped."""
     return "".join(

@@ -163,3 +163,30 @@ def test_the_description_says_all_in_one_line() -> None:
         "shorter side to 20 (bilinear), centre 16 × 16; pixels × 1, "
         "minus one number a pixel, divided by (1, 1, 1)"
     )
+
+
+@pytest.mark.parametrize("mean", [(0.4,), RNG.uniform(0, 1, (1, 16, 16))])
+def test_one_channel_is_pillows_grey_there_and_back(mean: object) -> None:
+    preprocess = Preprocess(Framing(20, (16, 16)), mean, (0.25,))
+    assert preprocess.shape == (1, 16, 16)
+    colours = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    grey = np.asarray(Image.fromarray(colours).convert("L"))
+    tensor = preprocess.tensor(colours)
+    offset = np.asarray(mean, np.float32).reshape(-1, 1, 1) if isinstance(mean, tuple) else mean
+    expected = (grey[None].astype(np.float64) / 255 - offset) / 0.25
+    np.testing.assert_allclose(tensor.numpy(), expected, atol=1e-5)
+    assert np.array_equal(preprocess.pixels(tensor), np.stack([grey] * 3, axis=2))
+    assert np.array_equal(preprocess.seen(RAMP), RAMP)
+    assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
+
+
+def test_imagenets_grey_is_the_grey_of_its_mean() -> None:
+    grey = Preprocess.imagenet(20, 16).grey()
+    assert grey.mean == pytest.approx((0.299 * 0.485 + 0.587 * 0.456 + 0.114 * 0.406,), abs=1e-5)
+    assert grey.std == pytest.approx((0.226,))
+    assert "; grey; 0 to 1" in grey.describe()
+
+
+def test_colours_of_mean_and_std_must_agree() -> None:
+    with pytest.raises(UsageError, match="same number of colours"):
+        Preprocess(Framing(20, (16, 16)), (0.5,), (0.5, 0.5, 0.5))

@@ -90,7 +90,7 @@ def make_atlas(
     from convscope.pages.atlas import write_atlas
     from convscope.studies.features import features
 
-    table = layer_table(network.model, (3, *network.preprocess.size))
+    table = layer_table(network.model, network.preprocess.shape)
     if judged is None and folder.classes and set(folder.classes) <= set(network.classes):
         with bars("evaluating") as tick:
             judged = evaluate(network, folder, progress=tick)

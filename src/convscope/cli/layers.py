@@ -42,7 +42,7 @@ def layers(
     for note in network.notes:
         say(note)
     pixels = network.preprocess.size if size is None else _pixels(size)
-    for line in lines(layer_table(network.model, (3, *pixels))):
+    for line in lines(layer_table(network.model, (network.preprocess.shape[0], *pixels))):
         typer.echo(line)
 
 

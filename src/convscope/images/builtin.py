@@ -12,7 +12,8 @@ import hashlib
 import json
 import shutil
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -51,6 +52,27 @@ def open_pictures(
         if fault.what == "does not exist":
             fault.next_step = "name a folder, builtin:photos or flowers"
         raise
+
+
+def as_folder(given: Folder | Path | str) -> Folder:
+    """The folder, or what the name means. Raises as `open_pictures`, and UsageError U377."""
+    if isinstance(given, str | Path):
+        return open_pictures(str(given))
+    if hasattr(given, "read") and hasattr(given, "check_bad"):  # whatever acts as a folder
+        return given
+    what = f"a {type(given).__name__} is no folder of pictures"
+    raise UsageError("U377", "", what, next_step="give open_pictures(…), or a folder's name")
+
+
+@contextmanager
+def opened(given: Folder | Path | str) -> Iterator[Folder]:
+    """`as_folder`; what is opened here is closed at the end."""
+    folder = as_folder(given)
+    try:
+        yield folder
+    finally:
+        if folder is not given:
+            folder.close()
 
 
 def open_all(names: Sequence[str]) -> list[Folder]:

@@ -16,7 +16,7 @@ from convscope.errors import ModelError, UsageError
 from convscope.lens.backward import BackwardRule
 from convscope.lens.descent import Descent
 from convscope.lens.lens import Lens
-from convscope.lens.twin import refuse_scripted
+from convscope.lens.twin import bare, refuse_scripted
 
 CELLS = 4_000_000
 """Cells of a map that are worked on at once: 16 MB, beyond which memory gets slow."""
@@ -117,6 +117,18 @@ class Ascent:
         return arrived
 
 
+def require_tensor(images: object) -> None:
+    """Raises UsageError U520 for a picture that was not made ready for a network."""
+    if not isinstance(images, Tensor):
+        made = "network.preprocess.batch([network.preprocess.framing(picture)])"
+        raise UsageError(
+            "U520",
+            "pictures",
+            f"a {type(images).__name__} is no preprocessed tensor",
+            next_step=f"for a Pillow picture: {made}",
+        )
+
+
 def _down_windows(
     descent: Descent, maps: Tensor, neurons: Sequence[Neuron], values: Tensor
 ) -> Tensor:
@@ -142,6 +154,8 @@ def ascent(
     `no_grad` and `inference_mode`, and leaves no gradient anywhere. Raises as Lens does, and
     UsageError U520 for pictures of another shape.
     """
+    model = bare(model)
+    require_tensor(images)
     if images.dim() != 4 or 0 in images.shape:
         shape = " × ".join(str(side) for side in images.shape)
         what = f"{shape} is not (pictures, channels, height, width)"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from convscope.lens.lens import layers_in_order
+from convscope.lens.twin import bare
 
 
 def feature_layers(model: nn.Module, *args: Any) -> list[str]:
@@ -16,7 +18,7 @@ def feature_layers(model: nn.Module, *args: Any) -> list[str]:
     may be negative, and then what excites the convolution silences the feature.
     """
     names = layers_in_order(model, *args)
-    modules = dict(model.named_modules())
+    modules = dict(bare(model).named_modules())
     found = []
     for name, following in zip(names, [*names[1:], ""], strict=True):
         layer, after = (modules.get(n.partition("#")[0]) for n in (name, following))
@@ -24,3 +26,10 @@ def feature_layers(model: nn.Module, *args: Any) -> list[str]:
             normed = isinstance(after, nn.BatchNorm2d) and after.num_features == layer.out_channels
             found.append(following if normed else name)
     return found
+
+
+def chosen_layers(model: nn.Module, layers: Sequence[str] | str | None, *args: Any) -> list[str]:
+    """The layers named, one or several; by default the `feature_layers`."""
+    if layers is None:
+        return feature_layers(model, *args)
+    return [layers] if isinstance(layers, str) else list(layers)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, nearest
 from convscope.lens.lens import HOOK
+from convscope.lens.refusal import refusing
 from convscope.lens.spans import Span, SpanMode, tensors_in
 from convscope.lens.taps import call_of
 from convscope.lens.twin import Twin, is_scripted
@@ -55,7 +56,7 @@ class Field:
 
 
 def fields(
-    model: nn.Module, size: tuple[int, int, int], layers: Sequence[str] | None = None
+    model: nn.Module, size: tuple[int, int, int], layers: Sequence[str] | str | None = None
 ) -> dict[str, Field]:
     """The receptive field of each layer, in the order in which they run.
 
@@ -66,6 +67,7 @@ def fields(
     (it runs several times and no call is named), M522 (the network does not take such a picture).
     """
     twin = Twin(model)
+    layers = (layers,) if isinstance(layers, str) else layers
     for layer in layers or ():
         if call_of(layer)[0] not in twin.modules:
             known = nearest(layer, twin.names)
@@ -108,12 +110,8 @@ def _run(twin: Twin, picture: Tensor, note: Callable[[nn.Module, Tensor], None])
     for module in twin.model.modules():
         if not is_scripted(module):
             module._forward_hooks[HOOK] = see
-    try:
+    with refusing(picture):
         twin.model(picture)
-    except (RuntimeError, ValueError, TypeError) as fault:
-        shape = " × ".join(map(str, picture.shape[1:]))
-        what = f"does not take a picture of {shape} ({fault})"
-        raise ModelError("M522", "the network", what) from fault
 
 
 def _named(twin: Twin, calls: list[_Watched], layers: Sequence[str] | None) -> dict[str, Field]:

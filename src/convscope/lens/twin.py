@@ -40,6 +40,7 @@ class Twin:
 
     def __init__(self, model: nn.Module) -> None:
         """Raises ModelError M530 (not a Python module) or M526 (weights not there yet)."""
+        model = bare(model)
         if not isinstance(model, nn.Module):
             raise ModelError(
                 "M530", type(model).__name__, "is not a torch.nn.Module", next_step=NEEDS_PYTHON
@@ -126,6 +127,11 @@ def _recordable(value: Tensor | None) -> Tensor | None:
         return value
     copy = value.clone()
     return nn.Parameter(copy, value.requires_grad) if isinstance(value, nn.Parameter) else copy
+
+
+def bare(model: Any) -> nn.Module:
+    """The module itself, where something was given that holds it, as what `load` returns does."""
+    return model if isinstance(model, nn.Module) else getattr(model, "model", model)
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:

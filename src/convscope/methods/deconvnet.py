@@ -28,7 +28,9 @@ from convscope.errors import ModelError
 from convscope.lens.ascent import Ascent, Neuron, ascent
 from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.lens import logits
+from convscope.lens.twin import bare
 from convscope.methods.targets import Aims, Target
+from convscope.models.network import Network
 from convscope.records.maps import Projection
 from convscope.units import Unit
 
@@ -38,9 +40,9 @@ Place = tuple[int, int, int]
 
 
 def deconvnet(
-    model: nn.Module,
-    images: Float[Tensor, "b 3 h w"],
-    units: Sequence[Unit] = (),
+    model: nn.Module | Network,
+    images: Float[Tensor, "b c h w"],
+    units: Sequence[Unit | str] | Unit | str = (),
     *,
     target: Target | Sequence[Target] | None = None,
     rule: Rule = "deconvnet",
@@ -51,11 +53,12 @@ def deconvnet(
 ) -> list[Projection]:
     """Project units back to pixels: for each picture all units, in the order given.
 
-    images: preprocessed, as the network takes them. units: a unit without a place stands for its
-    map's strongest neuron in each picture (the first in row-major order), or with `whole_map` for
-    the whole map. target: a class index, or a function from scores (b, classes) to one number a
-    picture, or one of these for each picture; its projection comes last, as unit `class:INDEX`,
-    and starts from 1, as a score may well be negative. rule, overlap, other: see `BackwardRule`.
+    images: preprocessed, as the network takes them. units: one or several, as Unit or as text
+    (`conv5:41`, `conv5:41@6,7`); a unit without a place stands for its map's strongest neuron in
+    each picture (the first in row-major order), or with `whole_map` for the whole map. target: a
+    class index, or a function from scores (b, classes) to one number a picture, or one of these
+    for each picture; its projection comes last, as unit `class:INDEX`, and starts from 1, as a
+    score may well be negative. rule, overlap, other: see `BackwardRule`.
 
     A unit starts from its own activation, rectified first under "deconvnet" and "guided": a unit
     that is not active gives a picture of zeros, and `origin["silent"]` says so.
@@ -63,8 +66,10 @@ def deconvnet(
     The model is not touched. Raises ModelError M500, M502, M503, M530 (see `Lens`), M504 (no such
     map), M505 (no such place), M506 (a layer without feature maps), M514 (an activation that is
     not finite), M531 and M532 (see `BackwardRule`), M540 (no way down to the pixels), and
-    UsageError U351 to U354 (targets, see `Aims`), U520 (pictures of a wrong shape).
+    UsageError U201 (no unit), U351 to U354 (targets, see `Aims`), U520 (pictures of a wrong shape
+    or not made ready).
     """
+    model, units = bare(model), _units(units)
     backward = BackwardRule(rule, overlap=overlap, other=other)
     layers = list(dict.fromkeys(unit.layer for unit in units))
     found: dict[int, list[Projection]] = {}
@@ -85,20 +90,25 @@ def deconvnet(
     return [projection for of_picture in zip(*in_order, strict=True) for projection in of_picture]
 
 
+def _units(given: Sequence[Unit | str] | Unit | str) -> list[Unit]:
+    several = [given] if isinstance(given, Unit | str) else given
+    return [Unit.parse(unit) if isinstance(unit, str) else unit for unit in several]
+
+
 def project(
-    model: nn.Module,
-    image: Float[Tensor, "3 h w"],
+    model: nn.Module | Network,
+    image: Float[Tensor, "c h w"],
     layer: str,
     places: Sequence[Place],
     *,
     rule: Rule = "deconvnet",
     overlap: Overlap = "add",
     other: Other = "refuse",
-) -> Float[Tensor, "n 3 h w"]:
+) -> Float[Tensor, "n c h w"]:
     """Project many neurons (channel, row, column) of one layer in one picture: one pass up for
     all of them. In all else as `deconvnet`."""
     backward = BackwardRule(rule, overlap=overlap, other=other)
-    with ascent(model, image[None], [layer], backward) as way:
+    with ascent(bare(model), image[None], [layer], backward) as way:
         starts = [_unit_start(way, Unit(layer, c, (row, column))) for c, row, column in places]
         arrived = list(_down(way, starts))
     return torch.cat(arrived) if arrived else image.new_zeros(0, *image.shape)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from convscope.lens.geometry import Field, fields
 from convscope.lens.lens import HOOK
+from convscope.lens.refusal import refusing
 from convscope.lens.taps import tensors_in
-from convscope.lens.twin import Twin, is_scripted
+from convscope.lens.twin import Twin, bare, is_scripted
 from convscope.models.network import Network
 from convscope.records.features import LayerTable, ModelCard
 
@@ -41,6 +42,7 @@ def layer_table(model: nn.Module, size: tuple[int, int, int]) -> LayerTable:
 
     The model is not touched. Raises ModelError M522 (it does not take such a picture), M530.
     """
+    model = bare(model)
     known = fields(model, size)
     twin = Twin(model)
     rows = _rows(twin, size)
@@ -95,8 +97,9 @@ def _rows(twin: Twin, size: tuple[int, int, int]) -> list[_Row]:
         if (own or leaf) and not is_scripted(module):
             module._forward_hooks[HOOK] = note
     like = next(twin.model.parameters(), torch.empty(0))
-    with torch.inference_mode():
-        twin.model(torch.zeros(1, *size, dtype=like.dtype, device=like.device))
+    blank = torch.zeros(1, *size, dtype=like.dtype, device=like.device)
+    with torch.inference_mode(), refusing(blank):
+        twin.model(blank)
     return list(rows.values())
 
 

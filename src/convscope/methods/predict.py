@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 
-from convscope.errors import DataError, ModelError
-from convscope.images.folder import Folder, Picture
+from convscope.errors import DataError, ModelError, UsageError
+from convscope.images.builtin import opened
+from convscope.images.folder import Folder, Picture, one_picture
+from convscope.lens.lens import Lens, logits
+from convscope.lens.refusal import refusing
 from convscope.methods.labels import class_names, true_classes
 from convscope.methods.views import framed, plan
-from convscope.models.load import Network
+from convscope.models.network import Network, whole
 from convscope.records.predictions import Evaluation, Prediction
 
 BATCH = 64
@@ -22,12 +26,17 @@ BATCH = 64
 TOP = 5
 
 
-def predict(network: Network, picture: Picture, *, top: int = TOP, views: int = 1) -> Prediction:
+def predict(
+    network: Network, picture: Picture | Path | str, *, top: int = TOP, views: int = 1
+) -> Prediction:
     """The likeliest classes of a picture, by the mean softmax over its views.
 
-    picture: whole, as decoded. views: 1 (the centre) or 10 (corners and centre and their mirror
-    images, as the paper tests). Raises UsageError U310, ModelError M560 (not finite).
+    picture: whole, as decoded, or its file. views: 1 (the centre) or 10 (corners and centre and
+    their mirror images, as the paper tests). Raises UsageError U310, U376 (a bare module), U377
+    (no picture), ModelError M520 (no scores), M522 (it takes no such picture), M560 (not finite),
+    and as `one_picture`.
     """
+    network, picture = whole(network), _decoded(picture)
     framing, cut = plan(network.preprocess, views)
     probability = _probability(network, [cut(framed(framing, picture.pixels))])
     _require_finite(probability, [picture])
@@ -45,7 +54,7 @@ def predict(network: Network, picture: Picture, *, top: int = TOP, views: int = 
 
 def evaluate(
     network: Network,
-    folder: Folder,
+    folder: Folder | Path | str,
     *,
     views: int = 1,
     labels: Mapping[str, int] | None = None,
@@ -57,9 +66,21 @@ def evaluate(
     are matched to the network's classes by name (by place where the network has no names).
     Pictures that cannot be used, or have no class, are left out.
 
-    Raises DataError D160 (no classes), D161 (nothing usable), UsageError U310, U311, ModelError
-    M560 (scores that are not finite).
+    Raises DataError D160 (no classes), D161 (nothing usable), UsageError U310, U311, U376 (a bare
+    module), U377 (no folder), ModelError M520 (no scores), M522 (it takes no such picture), M560
+    (scores that are not finite).
     """
+    with opened(folder) as pictures:
+        return _evaluate(whole(network), pictures, views, labels, progress)
+
+
+def _evaluate(
+    network: Network,
+    folder: Folder,
+    views: int,
+    labels: Mapping[str, int] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Evaluation:
     framing, cut = plan(network.preprocess, views)
     truth, numbers, shares = None, [], []
     for chunk in _chunks(folder.read(framing), max(1, BATCH // views)):
@@ -110,6 +131,15 @@ def _evaluation(
     )
 
 
+def _decoded(given: Picture | Path | str) -> Picture:
+    if isinstance(given, Picture):
+        return given
+    if isinstance(given, str | Path):
+        return one_picture(given)
+    what = f"a {type(given).__name__} is no picture of a folder"
+    raise UsageError("U377", "", what, next_step="give one_picture(…), or the file's name")
+
+
 @torch.inference_mode()
 def _probability(
     network: Network, cuts: list[list[UInt8[np.ndarray, "h w 3"]]]
@@ -117,9 +147,20 @@ def _probability(
     """Mean softmax over each picture's views."""
     device = next((weight.device for weight in network.model.parameters()), torch.device("cpu"))
     images = network.preprocess.batch([view for views in cuts for view in views]).to(device)
-    scores = network.model(images.contiguous(memory_format=torch.channels_last)).float()
-    shares = scores.flatten(1).softmax(1).reshape(len(cuts), -1, scores.shape[1]).mean(1)
+    scores = _scores(network, images.contiguous(memory_format=torch.channels_last)).float()
+    shares = scores.softmax(1).reshape(len(cuts), -1, scores.shape[1]).mean(1)
     return np.asarray(shares.cpu().numpy(), dtype=np.float32)
+
+
+def _scores(
+    network: Network, images: Float32[torch.Tensor, "b c h w"]
+) -> Float32[torch.Tensor, "b classes"]:
+    """In evaluation mode, whatever mode the model is in."""
+    with Lens(network.model, ()) as lens, refusing(images, network.spec):
+        output = lens(images)
+    if isinstance(output, torch.Tensor) and output.dim() >= 2:
+        return output.flatten(1)
+    return logits(output)
 
 
 def _strongest(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,10 +21,14 @@ from torch import Tensor, nn
 
 from convscope import __version__
 from convscope.errors import DataError, ModelError, UsageError
+from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
-from convscope.lens.feature_layers import feature_layers
+from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.lens import Lens
+from convscope.lens.refusal import refusing
+from convscope.lens.twin import bare
 from convscope.methods.ranking import Ranks, Slots, values
+from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
 from convscope.records.topk import LAST, NOBODY, TopK
 
@@ -34,10 +39,10 @@ MOST = 64
 
 
 def topk(
-    model: nn.Module,
-    folder: Folder,
-    preprocess: Preprocess,
-    layers: Sequence[str] | None = None,
+    model: nn.Module | Network,
+    folder: Folder | Path | str,
+    preprocess: Preprocess | None = None,
+    layers: Sequence[str] | str | None = None,
     *,
     k: int = 9,
     batch: int | None = None,
@@ -46,17 +51,35 @@ def topk(
 ) -> TopK:
     """The k strongest distinct pictures of every feature map, with value and place.
 
-    layers: by default see `feature_layers`. batch: pictures computed together; by default chosen
-    from the sizes of the layers' outputs. part: (i, n) looks only at every n-th batch from the
-    i-th on; `TopK.merge` of all n parts is the whole. A picture's activation is its largest over
-    all places; a map's NaNs never enter, and are counted; a unit of a fully connected layer is a
-    map of one place. Unusable pictures are left out (`folder.skipped`) and their number is kept.
+    folder: opened, or its name. preprocess: by default that of the network, if it is one of
+    `load`'s. layers: one or several; by default see `feature_layers`. batch: pictures computed
+    together; by default chosen from the sizes of the layers' outputs. part: (i, n) looks only at
+    every n-th batch from the i-th on; `TopK.merge` of all n parts is the whole. A picture's
+    activation is its largest over all places; a map's NaNs never enter, and are counted; a unit
+    of a fully connected layer is a map of one place. Unusable pictures are left out
+    (`folder.skipped`) and their number is kept.
 
     Raises DataError D118 (too many unusable), D161 (none usable), UsageError U221 (k, batch or
-    part), ModelError M500, M502, M506 (a layer without feature maps).
+    part), U376 (a module without preprocess), U377 (no folder), ModelError M500, M502, M506 (a
+    layer without feature maps), M522 (it takes no such picture).
     """
-    blank = next(model.parameters(), torch.empty(0)).new_zeros(1, 3, *preprocess.size)
-    names = tuple(layers) if layers is not None else tuple(feature_layers(model, blank))
+    ready = whole(model).preprocess if preprocess is None else preprocess
+    with opened(folder) as pictures:
+        return _topk(bare(model), pictures, ready, layers, k, batch, part, progress)
+
+
+def _topk(
+    model: nn.Module,
+    folder: Folder,
+    preprocess: Preprocess,
+    layers: Sequence[str] | str | None,
+    k: int,
+    batch: int | None,
+    part: tuple[int, int],
+    progress: Callable[[int, int], None] | None,
+) -> TopK:
+    blank = next(model.parameters(), torch.empty(0)).new_zeros(1, *preprocess.shape)
+    names = tuple(chosen_layers(model, layers, blank))
     shapes = _shapes(model, names, blank)
     size = _batch(shapes) if batch is None else batch
     _require(k >= 1 and size >= 1 and 0 <= part[0] < part[1], f"k {k}, batch {size}, part {part}")
@@ -117,11 +140,12 @@ def _record(
 
 
 def _shapes(
-    model: nn.Module, names: Sequence[str], blank: Float[Tensor, "1 3 h w"]
+    model: nn.Module, names: Sequence[str], blank: Float[Tensor, "1 c h w"]
 ) -> list[tuple[int, int, int]]:
     found = []
     with Lens(model, names) as lens, torch.inference_mode():
-        lens.reach(blank)
+        with refusing(blank):
+            lens.reach(blank)
         for name in names:
             shape = tuple(lens[name].shape[1:])
             if len(shape) not in (1, 3):
@@ -149,7 +173,7 @@ def _batches(
 
 def _pixels(
     pictures: Sequence[Picture], preprocess: Preprocess, start: int, size: int
-) -> Float[Tensor, "b 3 h w"]:
+) -> Float[Tensor, "b c h w"]:
     tensors = preprocess.batch([picture.pixels for picture in pictures])
     places = [picture.number - start for picture in pictures]
     pixels = torch.zeros(size, *tensors.shape[1:], dtype=tensors.dtype)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from convscope.errors import CheckpointError, ModelError, nearest
+from convscope.errors import CheckpointError, ModelError, UsageError, nearest
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
 from convscope.models.delivered import Delivered
 from convscope.models.fit import fit
 from convscope.models.network import Card, Draft, Network, Request
 from convscope.models.ours import OURS, from_ours
+from convscope.models.own import classes_asked, from_own
 from convscope.models.preprocess import Preprocess
 from convscope.models.user_code import from_user_code
 
@@ -24,10 +26,11 @@ IN_A_RUN = ("best.safetensors", "last.safetensors")
 
 
 def load(
-    spec: str | Path,
+    spec: str | Path | nn.Module,
     checkpoint: Path | str | None = None,
     *,
-    classes: int | None = None,
+    classes: int | Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Network:
@@ -35,25 +38,41 @@ def load(
 
     spec: `zfnet` or `alexnet` with options (`zfnet:width=0.5,head=compact`), `torchvision:NAME`,
     `timm:NAME` (both with their own weights, or `…:weights=none`), `package.module:factory`, or
-    what training left: its folder, or a `.safetensors` in it. checkpoint: a file of weights that
-    belong to the spec. seed: for weights that come from no file. progress: bytes of a download.
+    what training left: its folder, or a `.safetensors` in it; or a module of your own, which
+    keeps its mode and device. checkpoint: a file of weights that belong to the spec. classes:
+    their number, or their names in the order of the outputs. preprocess: in the place of what is
+    known or assumed. seed: for weights that come from no file. progress: bytes of a download.
 
-    Raises UsageError U230, U231; ModelError M501 nothing to look at, M570 unknown name, M571,
-    M572 the user's own code, M573 code named by a file, M522, M530 a program;
+    Raises UsageError U230, U231, U376; ModelError M501 nothing to look at, M570 unknown name,
+    M571, M572, M583 the user's own code, M573 code named by a file, M522, M526, M530 a program;
     CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621, R622.
     """
-    text = str(spec)
+    count, names = classes_asked(classes)
+    module, text = (spec, type(spec).__name__) if isinstance(spec, nn.Module) else (None, str(spec))
+    if module is None and not isinstance(spec, str | Path):
+        what = f"a {type(spec).__name__} is no network"
+        raise UsageError("U376", "", what, next_step="give a network's name or a torch.nn.Module")
     found = None if checkpoint is None else open_checkpoint(checkpoint)
-    if found is None and (place := _left_by_training(text)) is not None:
+    if found is None and module is None and (place := _left_by_training(text)) is not None:
         found = open_checkpoint(place)
         text = _spec_of(found)
     card = None if found is None else Card.of(found)
-    if classes is None and card is not None and card.classes:
-        classes = len(card.classes)
+    if count is None and card is not None and card.classes:
+        count = len(card.classes)
     head, _, rest = text.partition(":")
-    request = Request(text, rest, found, classes, seed, progress)
-    draft = _source(head, request)(request)
-    return _finished(draft, request, card)
+    request = Request(text, rest, found, count, seed, progress, module)
+    draft = (from_own if module is not None else _source(head, request))(request)
+    return _as_told(_finished(draft, request, card), names, preprocess)
+
+
+def _as_told(network: Network, names: tuple[str, ...], preprocess: Preprocess | None) -> Network:
+    """With the names and the preprocessing that the caller knows better."""
+    if names:
+        network = replace(network, classes=names)
+    if preprocess is None:
+        return network
+    notes = tuple(note for note in network.notes if not note.startswith("preprocessing"))
+    return replace(network, preprocess=preprocess, notes=(*notes, "preprocessing as it was given"))
 
 
 def _left_by_training(spec: str) -> Path | None:
@@ -125,7 +144,8 @@ def _timm(request: Request) -> Draft:
 def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
     model = _python_module(draft.model, request.spec)
     delivered = Delivered.of(draft.model) if isinstance(draft.model, nn.Module) else None
-    model.eval()
+    if request.module is None:
+        model.eval()
     preprocess, classes, notes = draft.preprocess, draft.classes, draft.notes
     if card is not None:
         preprocess, classes, notes = card.preprocess, card.classes, ()
@@ -175,7 +195,7 @@ def _give_shapes(model: nn.Module, preprocess: Preprocess, spec: str) -> None:
         return
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, *preprocess.size))
+            model(torch.zeros(1, *preprocess.shape))
     except (RuntimeError, ValueError, TypeError) as fault:
         height, width = preprocess.size
         raise ModelError(

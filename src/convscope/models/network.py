@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from convscope.errors import CheckpointError
+from convscope.errors import CheckpointError, UsageError
 from convscope.models.checkpoint import Checkpoint
 from convscope.models.delivered import Delivered
 from convscope.models.preprocess import Preprocess
@@ -19,9 +19,11 @@ KEY = "convscope"
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A model in evaluation mode, how pictures are made ready for it, and where it came from."""
+    """A model, how pictures are made ready for it, and where it came from."""
 
     model: nn.Module
+    """In evaluation mode; a module of the caller's own is left in the mode it has, and every
+    method looks at it in evaluation mode all the same."""
     preprocess: Preprocess
     classes: tuple[str, ...]
     """Names in the order of the outputs; empty if unknown."""
@@ -35,6 +37,19 @@ class Network:
     """What was repaired or assumed; for every report."""
     delivered: Delivered | None = None
     """Modes and wrappers before `load` set eval mode and unwrapped; None if it is not known."""
+
+
+def whole(given: Network | nn.Module) -> Network:
+    """The network, where a bare module will not do. Raises UsageError U376 for anything else."""
+    if isinstance(given, Network):
+        return given
+    kind = type(given).__name__
+    if isinstance(given, nn.Module):
+        what = f"a bare {kind} does not say how pictures are made ready for it"
+        raise UsageError(
+            "U376", "", what, next_step="give load(module), or load(module, preprocess=…)"
+        )
+    raise UsageError("U376", "", f"a {kind} is no network", next_step="give what load returns")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +101,8 @@ class Request:
     classes: int | None
     seed: int
     progress: Callable[[int, int], None] | None = None
+    module: nn.Module | None = None
+    """The caller's own, in the place of a spec."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import base64
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -19,6 +19,9 @@ from convscope.images.framing import Framing
 
 MAX_SIDE = 8192
 """Pixels; 64 million of them are the most that a picture may have."""
+GREY, BITS = (19595, 38470, 7471), 16
+"""Weights of red, green and blue, in 65536ths, as Pillow has them."""
+ROUND = 1 << (BITS - 1)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Numbers = Sequence[float] | np.ndarray
@@ -30,6 +33,9 @@ class Preprocess:
     """(pixel × scale − mean) / std, after the framing; it travels with the weights.
 
     mean is one number a colour, or one a pixel and colour (3, h, w), as the paper subtracts it.
+    With one colour in mean and std, pictures become grey, as Pillow's "L" weighs the colours
+    (ITU-R BT.601), and tensors have one channel.
+
     Raises UsageError U232 for numbers that cannot be meant.
     """
 
@@ -41,6 +47,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", _numbers("mean", self.mean, self.size))
         object.__setattr__(self, "std", _numbers("std", self.std, self.size))
+        if len(self.mean) != len(self.std):
+            raise UsageError("U232", "std", "mean and std must have the same number of colours")
         if not self.scale > 0 or not (np.asarray(self.std) > 0).all():
             raise UsageError("U232", "std", "std and scale must be above 0")
 
@@ -55,27 +63,47 @@ class Preprocess:
         size = (crop, crop) if isinstance(crop, int) else crop
         return cls(Framing(resize, size, interpolation), IMAGENET_MEAN, IMAGENET_STD)
 
+    def grey(self) -> Self:
+        """The same for a network of one channel, with the grey of the mean and the mean std."""
+        weights = np.asarray(GREY, np.float32) / sum(GREY)
+        mean = tuple(np.tensordot(weights, np.asarray(self.mean, np.float32), 1)[None].tolist())
+        std = (float(np.mean(self.std)),)
+        return replace(self, mean=mean, std=std)
+
     @property
     def size(self) -> tuple[int, int]:
         """Rows and columns of what the network takes."""
         return self.framing.crop
 
-    def tensor(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 h w"]:
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of what the network takes."""
+        return (len(self.mean), *self.size)
+
+    def tensor(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "c h w"]:
         """What the network takes for these pixels, which are framed already."""
         return self.batch([pixels])[0]
 
-    def batch(self, pixels: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Float[Tensor, "b 3 h w"]:
+    def batch(self, pixels: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Float[Tensor, "b c h w"]:
         """`tensor` of each, stacked."""
-        stack = np.stack(pixels).transpose(0, 3, 1, 2)
+        stack = np.stack([self.seen(one) for one in pixels]).transpose(0, 3, 1, 2)
+        stack = stack[:, : len(self.mean)]
         values = torch.from_numpy(np.ascontiguousarray(stack)).to(torch.float32)
         return values.mul_(self.scale).sub_(_column(self.mean)).div_(_column(self.std))
 
-    def pixels(self, tensor: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture that `tensor` came from, exactly; other values to the nearest pixel."""
+    def seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """What is left of framed pixels for the network: with one channel, their grey."""
+        if len(self.mean) > 1:
+            return pixels
+        grey = (pixels.astype(np.uint32) @ np.array(GREY, np.uint32) + ROUND) >> BITS
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+
+    def pixels(self, tensor: Float[Tensor, "c h w"]) -> UInt8[np.ndarray, "h w 3"]:
+        """What was `seen` in the picture that `tensor` came from; other values to the nearest."""
         values = tensor.detach().to("cpu", torch.float64)
         values = values * _column(self.std).double() + _column(self.mean).double()
         bytes_ = (values / self.scale).round().clamp(0, 255).to(torch.uint8)
-        return bytes_.permute(1, 2, 0).contiguous().numpy()
+        return bytes_.permute(1, 2, 0).expand(-1, -1, 3).contiguous().numpy()
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads, of plain JSON types."""
@@ -108,6 +136,7 @@ class Preprocess:
             side = f"shorter side to {self.framing.resize} ({way})"
             framed = f"{side}, centre {height} × {width}"
         unit = "0 to 1" if self.scale == 1 / 255 else f"pixels × {self.scale:.6g}"
+        framed += "; grey" if len(self.mean) == 1 else ""
         return f"{framed}; {unit}, minus {_said(self.mean)}, divided by {_said(self.std)}"
 
     def __eq__(self, other: object) -> bool:
@@ -129,21 +158,24 @@ def _framing(resize: int | None, crop: Sequence[int], interpolation: Interpolati
 
 
 def _numbers(name: str, given: Numbers, size: tuple[int, int]) -> Numbers:
-    """Three plain numbers, or a read-only array of one a pixel."""
+    """One plain number a colour, or a read-only array of one a pixel; 3 colours or 1."""
     values = np.array(given, dtype=np.float32)
-    if values.shape not in ((3,), (3, *size)) or not np.isfinite(values).all():
+    known = [shape for colours in (3, 1) for shape in ((colours,), (colours, *size))]
+    if values.shape not in known or not np.isfinite(values).all():
         raise UsageError(
-            "U232", name, f"{name} is 3 finite numbers or an array of 3 × {size[0]} × {size[1]}"
+            "U232",
+            name,
+            f"{name} is 3 finite numbers or an array of 3 × {size[0]} × {size[1]}; for grey, 1",
         )
-    if values.shape == (3,):
+    if values.ndim == 1:
         return tuple(float(number) for number in given)
     values.flags.writeable = False
     return values
 
 
-def _column(numbers: Numbers) -> Float[Tensor, "3 _ _"]:
+def _column(numbers: Numbers) -> Float[Tensor, "c _ _"]:
     values = torch.tensor(np.asarray(numbers, dtype=np.float32))
-    return values.reshape(3, 1, 1) if values.ndim == 1 else values
+    return values.reshape(-1, 1, 1) if values.ndim == 1 else values
 
 
 def _pack(numbers: Numbers) -> Any:
