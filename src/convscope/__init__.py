@@ -37,6 +37,9 @@ if TYPE_CHECKING:
         smoothgrad,
     )
     from convscope.methods.occlusion import occlusion
+    from convscope.methods.optimise import activation_maximisation, class_image
+    from convscope.methods.optimise_dream import deep_dream
+    from convscope.methods.optimise_invert import invert
     from convscope.methods.predict import evaluate, predict
     from convscope.methods.topk import topk
     from convscope.models.load import load
@@ -55,10 +58,13 @@ _HOME = {
     "Folder": "images.folder",
     "Lens": "lens.lens",
     "Unit": "units",
+    "activation_maximisation": "methods.optimise",
     "audit": "studies.audit",
     "ablationcam": "methods.cam",
+    "class_image": "methods.optimise",
     "deconvnet": "methods.deconvnet",
     "deconvnet_class": "methods.gradients",
+    "deep_dream": "methods.optimise_dream",
     "eigencam": "methods.cam",
     "eigengradcam": "methods.cam",
     "evaluate": "methods.predict",
@@ -71,6 +77,7 @@ _HOME = {
     "guided_backprop": "methods.gradients",
     "guided_gradcam": "methods.gradients",
     "integrated_gradients": "methods.gradients",
+    "invert": "methods.optimise_invert",
     "layercam": "methods.cam",
     "load": "models.load",
     "occlusion": "methods.occlusion",
@@ -93,10 +100,13 @@ __all__ = [
     "Folder",
     "Lens",
     "Unit",
-    "audit",
     "ablationcam",
+    "activation_maximisation",
+    "audit",
+    "class_image",
     "deconvnet",
     "deconvnet_class",
+    "deep_dream",
     "eigencam",
     "eigengradcam",
     "evaluate",
@@ -109,6 +119,7 @@ __all__ = [
     "guided_backprop",
     "guided_gradcam",
     "integrated_gradients",
+    "invert",
     "layercam",
     "load",
     "occlusion",

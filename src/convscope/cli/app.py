@@ -20,6 +20,7 @@ from convscope.cli.check import check
 from convscope.cli.demo import demo
 from convscope.cli.flowers import flowers
 from convscope.cli.layers import layers
+from convscope.cli.optimise import optimise
 from convscope.cli.predict import evaluate, predict
 from convscope.cli.train import train
 from convscope.errors import ConvscopeError, UsageError, printable
@@ -37,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, predict, evaluate, layers, atlas, flowers, check):
+for command in (demo, train, predict, evaluate, layers, atlas, flowers, check, optimise):
     app.command()(command)
 
 

@@ -19,15 +19,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError, nearest
-from convscope.methods.optimise_plan import How, Plan
-from convscope.methods.optimise_record import finished, first
-from convscope.methods.optimise_run import Climb
+from convscope.methods.optimise_plan import How
+from convscope.methods.optimise_record import Case, Size, finished
 from convscope.methods.optimise_sight import Look, canvas, maps, sight
 from convscope.methods.targets import Aims, Target, answer
+from convscope.models.network import Network
 from convscope.records.optimise import OptimisedPicture
 from convscope.units import Unit
 
-Size = tuple[int, int] | tuple[int, int, int]
 OVER: Mapping[str, Callable[[Float[Tensor, "h w"]], Float[Tensor, ""]]] = {
     "mean": torch.mean,
     "max": torch.amax,
@@ -86,19 +85,21 @@ class ClassGoal:
 
 
 def activation_maximisation(
-    model: nn.Module,
+    model: nn.Module | Network,
     unit: Unit | str,
     *,
-    size: Size = (224, 224),
+    size: Size | None = None,
     over: str = "mean",
     natural: float = math.nan,
     **how: Unpack[How],
 ) -> OptimisedPicture:
     """A picture that excites a unit.
 
-    unit: "conv5:41" is a feature map, "conv5:41@6,7" one place of it. size: rows and columns, of
-    three colours; or colours, rows and columns. over: "mean", "max" or "centre" of the map.
-    natural: the same number of the best natural picture, see `unit_values`. how: see `How`.
+    model: a Network brings its preprocessing along, which a bare module needs by name. unit:
+    "conv5:41" is a feature map, "conv5:41@6,7" one place of it. size: rows and columns, or
+    colours, rows and columns; without it what the preprocessing makes, or 3 × 224 × 224. over:
+    "mean", "max" or "centre" of the map. natural: the same number of the best natural picture,
+    see `unit_values`. how: see `How`.
 
     Raises ModelError M500, M502, M503, M530 (see `Lens`), M504, M505, M542 (no such unit), M522
     (size), M540, M548, M549 (no gradient, silent, NaN); UsageError U201 (unit), U365, U366
@@ -107,16 +108,15 @@ def activation_maximisation(
     unit = Unit.parse(unit) if isinstance(unit, str) else unit
     if over not in OVER:
         raise UsageError("U365", over, f"no such part of a map; {nearest(over, OVER)}")
-    plan = Plan.of(USUAL, how)
-    with sight(model, unit.layer) as look:
-        goal = UnitGoal(look, unit, over)
-        way = Climb(goal, plan, *first(model, plan, size))
+    case = Case.of(model, USUAL, how)
+    with sight(case.model, unit.layer) as look:
+        way = case.begin(UnitGoal(look, unit, over), size)
         way.go()
-        return finished(way, "unit", natural=natural, over="" if unit.at else over)
+        return finished(case, way, "unit", natural=natural, over="" if unit.at else over)
 
 
 def unit_values(
-    model: nn.Module,
+    model: nn.Module | Network,
     unit: Unit | str,
     images: Float[Tensor, "b c h w"],
     *,
@@ -127,16 +127,32 @@ def unit_values(
     images: preprocessed, as the network takes them.
     """
     unit = Unit.parse(unit) if isinstance(unit, str) else unit
-    with sight(model, unit.layer) as look, torch.no_grad():
+    case = Case.of(model, USUAL, {})
+    with sight(case.model, unit.layer) as look, torch.no_grad():
         goal = UnitGoal(look, unit, over)
-        return [float(goal(canvas(model, image))) for image in images]
+        return [float(goal(canvas(case.model, image))) for image in images]
+
+
+def class_values(
+    model: nn.Module | Network,
+    target: Target,
+    images: Float[Tensor, "b c h w"],
+    *,
+    classes: Sequence[str] = (),
+) -> list[float]:
+    """What `class_image` makes large, of pictures that there are."""
+    case = Case.of(model, USUAL, {}, classes)
+    aims = Aims.of(target, 1, case.classes)
+    with sight(case.model, None) as look, torch.no_grad():
+        goal = ClassGoal(look, aims, case.classes)
+        return [float(goal(canvas(case.model, image))) for image in images]
 
 
 def class_image(
-    model: nn.Module,
+    model: nn.Module | Network,
     target: Target,
     *,
-    size: Size = (224, 224),
+    size: Size | None = None,
     classes: Sequence[str] = (),
     natural: float = math.nan,
     **how: Unpack[How],
@@ -149,10 +165,9 @@ def class_image(
     U352 to U354 for targets.
     Source: Simonyan, Vedaldi and Zisserman 2013, equation 1.
     """
-    plan = Plan.of(USUAL_CLASS, how)
-    aims = Aims.of(target, 1, classes)
-    with sight(model, None) as look:
-        goal = ClassGoal(look, aims, tuple(classes))
-        way = Climb(goal, plan, *first(model, plan, size))
+    case = Case.of(model, USUAL_CLASS, how, classes)
+    aims = Aims.of(target, 1, case.classes)
+    with sight(case.model, None) as look:
+        way = case.begin(ClassGoal(look, aims, case.classes), size)
         way.go()
-        return finished(way, "class", natural=natural)
+        return finished(case, way, "class", natural=natural)

@@ -45,7 +45,7 @@ class How(TypedDict, total=False):
     bounds: str
     """How pixels are kept between black and white: "soft", by a tanh, or "clip"."""
     noise: float
-    """Standard deviation of the noise on the start, in halves of the range."""
+    """Standard deviation of the noise on the start, in halves of the range; none on a `start`."""
     settle: float
     """The last part of the steps (0 to 1), over which they become shorter and shorter."""
     jitter: int
@@ -90,6 +90,8 @@ class Plan:
     def of(cls, usual: How, said: How) -> Self:
         """Raises UsageError U365 (no such bounds), U366 for numbers that cannot be meant."""
         options: dict[str, Any] = {**usual, **said}
+        if said.get("start") is not None:
+            options["noise"] = said.get("noise", 0.0)
         plan = cls(**options)
         for name in ("steps", "learning_rate", "blur_every", *NOT_NEGATIVE):
             value = getattr(plan, name)

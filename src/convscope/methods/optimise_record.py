@@ -3,35 +3,73 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope import __version__
 from convscope.errors import UsageError
-from convscope.methods.optimise_plan import Plan, Range
-from convscope.methods.optimise_run import Climb
+from convscope.methods.optimise_plan import How, Plan, Range
+from convscope.methods.optimise_run import Climb, Goal
 from convscope.methods.optimise_sight import canvas
+from convscope.models.network import Network
+from convscope.models.preprocess import Preprocess
 from convscope.records.optimise import Kind, OptimisedPicture
 
+Size = tuple[int, int] | tuple[int, int, int]
+DEFAULT = (3, 224, 224)
+METHOD: Mapping[Kind, str] = {
+    "unit": "activation maximisation",
+    "class": "class image",
+    "inversion": "feature inversion",
+    "dream": "deep dream",
+}
 
-def first(
-    model: nn.Module, plan: Plan, size: tuple[int, ...]
-) -> tuple[torch.Generator, Float[Tensor, "c h w"]]:
-    """Seeded noise, and the start: the plan's, or grey.
 
-    Raises UsageError U366 (no such size), U367 (no picture to start from).
-    """
-    noise = torch.Generator().manual_seed(plan.seed)
-    if plan.start is not None:
-        return noise, canvas(model, as_tensor(plan.start))
-    if len(size) not in (2, 3) or min(size) < 1:
-        raise UsageError("U366", "size", f"is {size}, and must be rows and columns")
-    grey = canvas(model, torch.zeros(*((3,) * (3 - len(size))), *size))
-    return noise, Range.of(plan, grey).input(grey)
+@dataclass(frozen=True)
+class Case:
+    """One call: a network, what is known of its pictures, and how the picture is to be made."""
+
+    model: nn.Module
+    plan: Plan
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, given: nn.Module | Network, usual: How, said: How, classes: Sequence[str] = ()
+    ) -> Self:
+        """A Network brings its preprocessing and class names along."""
+        if not isinstance(given, Network):
+            return cls(given, Plan.of(usual, said), tuple(classes))
+        known: How = {"preprocess": given.preprocess, **said}
+        return cls(given.model, Plan.of(usual, known), tuple(classes or given.classes))
+
+    def begin(self, goal: Goal, size: Size | None) -> Climb:
+        """At the plan's start, or at grey of this size; the noise is seeded.
+
+        Raises UsageError U366 (no such size), U367 (no picture to start from).
+        """
+        noise = torch.Generator().manual_seed(self.plan.seed)
+        if self.plan.start is not None:
+            start = canvas(self.model, as_tensor(self.plan.start))
+        else:
+            grey = canvas(self.model, torch.zeros(self._shape(size)))
+            start = Range.of(self.plan, grey).input(grey)
+        return Climb(goal, self.plan, noise, start)
+
+    def _shape(self, size: Size | None) -> tuple[int, ...]:
+        """Colours, rows, columns."""
+        known = self.plan.preprocess
+        whole = (len(known.mean), *known.size) if isinstance(known, Preprocess) else DEFAULT
+        size = whole if size is None else size
+        if len(size) not in (2, 3) or min(size) < 1:
+            what = f"is {size}; it must be rows and columns, or colours, rows and columns"
+            raise UsageError("U366", "size", what)
+        return (*whole[: 3 - len(size)], *size)
 
 
 def as_tensor(picture: Tensor | np.ndarray) -> Tensor:
@@ -39,6 +77,7 @@ def as_tensor(picture: Tensor | np.ndarray) -> Tensor:
 
 
 def finished(
+    case: Case,
     way: Climb,
     kind: Kind,
     *,
@@ -52,11 +91,11 @@ def finished(
     span = Range.of(way.plan, way.pixels)
     known = span.bounds != "none"
     origin = {
-        "method": "activation maximisation",
-        **way.plan.settings(),
+        "method": METHOD[kind],
+        **case.plan.settings(),
         **more,
         "size": list(way.pixels.shape),
-        "network": "",
+        "network": type(case.model).__name__,
         "convscope": __version__,
     }
     return OptimisedPicture(
@@ -66,7 +105,7 @@ def finished(
         value=value,
         values=np.array(way.values),
         objective=np.array(way.objective),
-        asked=way.plan.steps,
+        asked=case.plan.steps * int(more.get("octaves", 1)),
         natural=natural,
         black=span.black.cpu().numpy() if known else np.zeros(0, np.float32),
         white=span.white.cpu().numpy() if known else np.zeros(0, np.float32),

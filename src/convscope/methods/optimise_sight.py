@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
-from convscope.methods.cam_case import forward, prepared, wide
+from convscope.methods.cam_case import forward
 from convscope.methods.cam_layer import as_maps
 
 Look = Callable[[Float[Tensor, "c h w"]], Any]
@@ -28,7 +28,7 @@ def sight(model: nn.Module, layer: str | None) -> Iterator[Look]:
     with torch.inference_mode(False), torch.enable_grad(), Lens(model, layers) as lens:
 
         def look(picture: Tensor) -> Any:
-            entering = fitted(model, picture).clone()  # a network may work in place on it
+            entering = fitted(model, picture)
             if layer is None:
                 return forward(lens, entering)
             forward(lens.reach, entering)
@@ -44,7 +44,7 @@ def fitted(model: nn.Module, picture: Float[Tensor, "c h w"]) -> Float[Tensor, "
 
 
 def canvas(model: nn.Module, picture: Tensor) -> Float[Tensor, "c h w"]:
-    """A picture to work on: where the network is, in float32 or, if it computes so, float64.
+    """A picture to work on: where the network is, in float64 if it computes so, else float32.
 
     Raises UsageError U367 unless it is one picture (c, h, w) of finite numbers.
     """
@@ -55,7 +55,9 @@ def canvas(model: nn.Module, picture: Tensor) -> Float[Tensor, "c h w"]:
         raise UsageError("U367", "picture", what)
     if not bool(torch.isfinite(picture).all()):
         raise UsageError("U367", "picture", "has NaN or infinite numbers")
-    return wide(prepared(model, picture))[0]
+    like = next((weight for weight in model.parameters() if weight.is_floating_point()), picture)
+    kind = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return picture.detach().clone().to(like.device, kind)
 
 
 def maps(layer: str, output: Tensor, picture: Tensor) -> Float[Tensor, "k h w"]:
