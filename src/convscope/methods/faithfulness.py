@@ -7,6 +7,8 @@ picture: most things stand in the middle, so a map must beat that to have said a
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from convscope import __version__
-from convscope.errors import UsageError
-from convscope.methods.cam_case import prepared
-from convscope.methods.erasing import Asked, order
+from convscope.methods.controls import blob, grain_of, random_map
+from convscope.methods.erasing import Asked, Order, order
+from convscope.methods.given import alone, at_least, attributions
 from convscope.methods.targets import Aims, Target
 from convscope.records.faithfulness import Faithfulness
 from convscope.records.maps import Attribution
@@ -56,34 +57,38 @@ def faithfulness(
     picture. The average drop shows only what the map lights up: the picture times the map's
     positive part, scaled to [0, 1].
 
-    Raises UsageError U390 (a map of another size), U351 to U354 (targets), ModelError M514, M520.
+    Raises UsageError U351 to U354 (targets), U355 (no picture), U390 (a map of another size),
+    U391 (steps or random below 1), U392 (several pictures), U393 (no attributions), U394 (NaN in
+    a map), ModelError M514 (NaN in the scores), M520 (no scores, or only one), M522.
     Source: Petsiuk et al. 2018, "RISE", §4.2 (deletion, insertion); Chattopadhyay et al. 2018,
     §5.1 (drop, increase); Rong et al. 2022 (ROAD).
     """
-    images = prepared(model, image)
-    size = tuple(images.shape[2:])
-    for found in maps:
-        if found.values.shape != size:
-            what = f"a map of {found.values.shape} for a picture of {size}"
-            raise UsageError("U390", found.method, what)
-    done, total = 0, len(maps) * (3 if road else 2)
+    at_least(1, steps=steps, random=random)
+    (picture,) = alone(model, image)
+    found = attributions(maps, (picture.shape[1], picture.shape[2]))
+    aims = _aims(found, target, classes)
+    grains = [grain_of(one.values) for one in found]
+    controls = random * len(set(zip(aims, grains, strict=True))) + len(set(aims))
+    done, total = itertools.count(1), 2 * controls + (4 if road else 2) * len(found)
 
-    def tick(count: int = 1) -> None:
-        nonlocal done
-        done += count
+    def tick() -> None:
         if progress is not None:
-            progress(done, total)
+            progress(next(done), total)
 
-    aims = _aims(maps, target, classes)
-    trials = {aim: Trial.of(model, images[0], aim, steps, random, seed) for aim in set(aims)}
-    plan = Plan(road, seed, tick)
-    return [_tested(trials[aim], found, plan) for aim, found in zip(aims, maps, strict=True)]
+    plan = Plan(steps, random, road, seed, tick)
+    trials = {aim: Trial.of(model, picture, aim, plan) for aim in dict.fromkeys(aims)}
+    return [
+        _tested(trials[aim], one, grain)
+        for aim, one, grain in zip(aims, found, grains, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done with each map."""
+    """How maps are put to the test."""
 
+    steps: int
+    random: int
     road: bool
     seed: int
     tick: Callable[[], None]
@@ -95,53 +100,49 @@ def _aims(maps: Sequence[Attribution], target: Target | None, classes: Sequence[
     return [Aims((found.target if found.target >= 0 else None,)) for found in maps]
 
 
-def _tested(trial: Trial, found: Attribution, plan: Plan) -> Faithfulness:
+def _tested(trial: Trial, found: Attribution, grain: tuple[int, int]) -> Faithfulness:
+    plan, score = trial.plan, trial.asked.score
     ranks = order(found.values, plan.seed)
-    grain = grain_of(found.values)
     chance_deletion, chance_insertion = trial.chance(grain)
-    deletion = trial.asked.deleted(ranks, trial.counts)
-    plan.tick()
-    insertion = trial.asked.inserted(ranks, trial.counts)
-    plan.tick()
+    deletion, insertion = trial.curves(ranks)
     seen = float(trial.asked([_lit(trial.asked.image, found.values)])[0])
-    road = trial.road(ranks) if plan.road else (np.empty(0, np.float32),) * 2
-    if plan.road:
-        plan.tick()
-    score = trial.asked.score
+    most, least = trial.road(ranks) if plan.road else (np.empty(0, np.float32),) * 2
     return Faithfulness(
         method=found.method,
         target=trial.asked.aim.indices[0],
         score=score,
-        share=np.linspace(0, 1, len(trial.counts), dtype=np.float32),
+        share=trial.share,
         deletion=deletion,
         insertion=insertion,
         random_deletion=chance_deletion,
         random_insertion=chance_insertion,
         blob_deletion=trial.blob[0],
         blob_insertion=trial.blob[1],
-        drop=max(0.0, score - seen) / score if score > 0 else 0.0,
+        drop=max(0.0, score - seen) / score if score > 0 else math.nan,
         increase=seen > score,
         road_share=np.array(ROAD_SHARES if plan.road else (), np.float32),
-        road_most=road[0],
-        road_least=road[1],
-        origin=_origin(trial, found, plan, grain),
+        road_most=most,
+        road_least=least,
+        origin=_origin(plan, found, grain),
     )
 
 
-def _origin(
-    trial: Trial, found: Attribution, plan: Plan, grain: tuple[int, ...]
-) -> dict[str, object]:
+def _origin(plan: Plan, found: Attribution, grain: tuple[int, int]) -> dict[str, object]:
     return {
         "method": found.method,
         "variant": found.variant,
         "layer": found.layer,
         "hidden": "0 in the network's input",
         "shown over": "the picture blurred by 5 px within 11×11",
-        "random maps": f"{trial.random} of {grain[0]}×{grain[1]} numbers",
-        "steps": len(trial.counts) - 1,
+        "random maps": f"{plan.random} of {grain[0]}×{grain[1]} numbers",
+        "steps": plan.steps,
         "seed": plan.seed,
         "convscope": __version__,
     }
+
+
+Curve = Float32[np.ndarray, "steps"]
+Curves = Float32[np.ndarray, "maps steps"]
 
 
 @dataclass(frozen=True)
@@ -150,107 +151,60 @@ class Trial:
 
     asked: Asked
     counts: tuple[int, ...]
-    random: int
-    seed: int
-    kept: dict[tuple[int, ...], tuple[Curves, Curves]]
+    plan: Plan
+    kept: dict[tuple[int, int], tuple[Curves, Curves]]
 
     @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        image: Float[Tensor, "c h w"],
-        aim: Aims,
-        steps: int,
-        random: int,
-        seed: int,
-    ) -> Trial:
-        pixels = image.shape[1] * image.shape[2]
+    def of(cls, model: nn.Module, image: Float[Tensor, "c h w"], aim: Aims, plan: Plan) -> Trial:
+        pixels, steps = image.shape[1] * image.shape[2], plan.steps
         counts = tuple(round(step * pixels / steps) for step in range(steps + 1))
-        return cls(Asked.of(model, image, aim), counts, random, seed, {})
+        return cls(Asked.of(model, image, aim), counts, plan, {})
 
     @property
     def size(self) -> tuple[int, int]:
         return self.asked.image.shape[1], self.asked.image.shape[2]
 
-    def chance(self, grain: tuple[int, ...]) -> tuple[Curves, Curves]:
+    @property
+    def share(self) -> Curve:
+        """Of the pixels, at each step."""
+        return np.array(self.counts, np.float32) / np.float32(self.counts[-1])
+
+    def curves(self, ranks: Order) -> tuple[Curve, Curve]:
+        """Deletion and insertion in this order."""
+        deleted = self.asked.deleted(ranks, self.counts)
+        self.plan.tick()
+        inserted = self.asked.inserted(ranks, self.counts)
+        self.plan.tick()
+        return deleted, inserted
+
+    def chance(self, grain: tuple[int, int]) -> tuple[Curves, Curves]:
         """Deletion and insertion of random maps of this many numbers, enlarged like a map."""
         if grain not in self.kept:
-            maps = [
-                order(random_map(grain, self.size, self.seed + n), n) for n in range(self.random)
-            ]
-            deleted = [self.asked.deleted(ranks, self.counts) for ranks in maps]
-            inserted = [self.asked.inserted(ranks, self.counts) for ranks in maps]
-            self.kept[grain] = self._rows(deleted), self._rows(inserted)
+            seeds = range(self.plan.seed, self.plan.seed + self.plan.random)
+            maps = (order(random_map(grain, self.size, seed), seed) for seed in seeds)
+            deleted, inserted = zip(*map(self.curves, maps), strict=True)
+            self.kept[grain] = np.stack(deleted), np.stack(inserted)
         return self.kept[grain]
 
-    def _rows(self, curves: list[Float32[np.ndarray, "steps"]]) -> Curves:
-        return np.array(curves, np.float32).reshape(self.random, len(self.counts))
-
     @cached_property
-    def blob(self) -> tuple[Float32[np.ndarray, "steps"], Float32[np.ndarray, "steps"]]:
-        ranks = order(blob(self.size), self.seed)
-        return self.asked.deleted(ranks, self.counts), self.asked.inserted(ranks, self.counts)
+    def blob(self) -> tuple[Curve, Curve]:
+        return self.curves(order(blob(self.size), self.plan.seed))
 
     def road(
-        self, ranks: np.ndarray
+        self, ranks: Order
     ) -> tuple[Float32[np.ndarray, "shares"], Float32[np.ndarray, "shares"]]:
+        """Scores with what is marked most imputed, and with what is marked least."""
         counts = [round(share * ranks.size) for share in ROAD_SHARES]
-        last = ranks.size - 1 - ranks
-        return (
-            self.asked.imputed(ranks, counts, self.seed),
-            self.asked.imputed(last, counts, self.seed),
-        )
-
-
-Curves = Float32[np.ndarray, "maps steps"]
-
-
-def grain_of(values: Float[np.ndarray, "h w"]) -> tuple[int, int]:
-    """How many numbers a random map must have to be as smooth as this one when enlarged: rows and
-    columns, the picture's size halved as often as fits, down to 4.
-
-    Measured where the map's correlation with itself, moved, falls to one half: enlarged random
-    numbers do that at 0.72 of their distance (a cubic B-spline at half of its height).
-    """
-    wave = np.abs(np.fft.fft2(values - values.mean())) ** 2
-    alike = np.fft.ifft2(wave).real
-    cells = []
-    for side, line in zip(values.shape, (alike[:, 0], alike[0]), strict=True):
-        low = np.flatnonzero(line[: side // 2 + 1] < line[0] / 2)
-        reach = _crossing(line / (line[0] or 1.0), int(low[0])) if len(low) else side / 2
-        halvings = max(0, round(np.log2(max(1.0, reach / 0.72))))
-        cells.append(max(min(4, side), side // 2**halvings))
-    return cells[0], cells[1]
-
-
-def _crossing(line: Float[np.ndarray, "n"], first: int) -> float:
-    """Where a falling line passes one half, between `first` and the place before."""
-    above, below = float(line[first - 1]), float(line[first])
-    return first - 1 + (above - 0.5) / (above - below)
-
-
-def random_map(
-    grain: tuple[int, ...], size: tuple[int, int], seed: int
-) -> Float[np.ndarray, "h w"]:
-    """Uniform random numbers, enlarged bilinearly to the picture's size as a layer's map is."""
-    small = torch.from_numpy(np.random.default_rng(seed).random(grain))
-    if tuple(grain) == size:
-        return small.numpy()
-    large = interpolate(small[None, None], size, mode="bilinear", align_corners=False)
-    found: Float[np.ndarray, "h w"] = large[0, 0].numpy()
-    return found
-
-
-def blob(size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    """Falls off from the picture's middle, evenly along both of its sides."""
-    down, across = (np.linspace(-1, 1, side) if side > 1 else np.zeros(1) for side in size)
-    falling: Float[np.ndarray, "h w"] = np.exp(-2 * (down[:, None] ** 2 + across**2))
-    return falling
+        most = self.asked.imputed(ranks, counts, self.plan.seed)
+        self.plan.tick()
+        least = self.asked.imputed(ranks.size - 1 - ranks, counts, self.plan.seed)
+        self.plan.tick()
+        return most, least
 
 
 def _lit(image: Float[Tensor, "c h w"], values: Float[np.ndarray, "h w"]) -> Tensor:
     """What of the picture a map lights up."""
-    positive = np.maximum(values, 0)
+    positive = np.maximum(values, 0).astype(np.float64)
     top = float(positive.max())
     light = positive / top if top > 0 else positive
-    return image * torch.from_numpy(np.ascontiguousarray(light)).to(image)
+    return image * torch.from_numpy(light.astype(np.float32)).to(image)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from convscope.methods.given import at_least, numbers
 from convscope.units import Box
 
 MARGIN = 15
-"""Pixels by which a peak may miss a box. Source: Zhang et al. 2018, §4.1."""
+"""Pixels by which a peak may miss a box, along each side. Source: Zhang et al. 2018, §4.1."""
 
 
 def pointing(
@@ -20,24 +21,29 @@ def pointing(
     """1 if the map's peak lies in a box or at most `margin` pixels beside it, otherwise 0.
 
     Of several equal peaks the share that does; NaN for a map with no positive evidence, which
-    points nowhere. boxes: in the map's pixels. Source: Zhang et al. 2018, "Top-down Neural
-    Attention by Excitation Backprop", the pointing game.
+    points nowhere, and where there are no boxes. boxes: in the map's pixels. Raises UsageError
+    U391 (margin below 0), U393 (no array of rows and columns). Source: Zhang et al. 2018,
+    "Top-down Neural Attention by Excitation Backprop", the pointing game.
     """
-    peak = float(values.max())
-    if peak <= 0:
+    at_least(0, margin=margin)
+    peak = float(numbers(values).max())
+    if not (peak > 0 and boxes):
         return math.nan
     hit = inside(values.shape, [_grown(box, margin) for box in boxes])
     return float(hit[values == peak].mean())
 
 
 def energy_inside(values: Float[np.ndarray, "h w"], boxes: Sequence[Box]) -> float:
-    """Share of the map's positive evidence that lies in the boxes; NaN without any.
+    """Share of the map's positive evidence that lies in the boxes; NaN without any evidence or
+    boxes. Raises UsageError U393 (no array of rows and columns).
 
     Source: Wang et al. 2020, "Score-CAM", §5.2, the energy-based pointing game.
     """
-    positive = np.maximum(values, 0).astype(np.float64)
+    positive = np.maximum(numbers(values), 0).astype(np.float64)
     total = float(positive.sum())
-    return float(positive[inside(values.shape, boxes)].sum()) / total if total > 0 else math.nan
+    if not (total > 0 and boxes):
+        return math.nan
+    return float(positive[inside(values.shape, boxes)].sum()) / total
 
 
 def share_inside(shape: tuple[int, ...], boxes: Sequence[Box]) -> float:
@@ -47,12 +53,12 @@ def share_inside(shape: tuple[int, ...], boxes: Sequence[Box]) -> float:
 
 def coverage(values: Float[np.ndarray, "h w"], part: float = 0.5) -> float:
     """The smallest share of the picture that holds this part of the positive evidence; NaN
-    without any."""
-    positive = np.sort(np.maximum(values, 0).ravel().astype(np.float64))[::-1]
-    total = float(positive.sum())
-    if total <= 0:
+    without any. Raises UsageError U393 (no array of rows and columns)."""
+    positive = np.sort(np.maximum(numbers(values), 0).ravel().astype(np.float64))[::-1]
+    sums = np.cumsum(positive)
+    if not sums[-1] > 0:
         return math.nan
-    return float(np.searchsorted(np.cumsum(positive), part * total) + 1) / positive.size
+    return float(np.searchsorted(sums, part * sums[-1]) + 1) / positive.size
 
 
 def inside(shape: tuple[int, ...], boxes: Sequence[Box]) -> Bool[np.ndarray, "h w"]:

@@ -7,20 +7,20 @@ Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3.
 
 from __future__ import annotations
 
-import copy
+import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope import __version__
-from convscope.errors import ModelError
-from convscope.lens.survey import survey
-from convscope.methods.cam_case import prepared
-from convscope.methods.erasing import Asked
+from convscope.errors import ConvscopeError, ModelError
+from convscope.methods.cam_case import finite
+from convscope.methods.erasing import surveyed
+from convscope.methods.given import alone, at_least, attributions, one_map
+from convscope.methods.redraw import layers_down, randomised
 from convscope.methods.similarity import in_cells, overlap, spearman, ssim
 from convscope.methods.targets import Aims, Target, answer
 from convscope.records.faithfulness import Agreement, Randomisation, Sensitivity
@@ -44,16 +44,24 @@ def randomisation(
 ) -> dict[str, Randomisation]:
     """Compare each method's map with its maps of the same network with random weights.
 
-    steps: how often a map is made again: after the topmost layer with weights became random, …,
-    after all did, in about equal steps. The class stays the one of the trained network, and so
-    does the layer that a CAM looks at. The model itself is not touched; the copy's layers are
-    drawn anew by their own `reset_parameters`, others from a normal distribution of the same
-    mean and spread. A method that fails on a random network, as where numbers become NaN, gets
-    NaN there.
+    methods: `(model, images, *, target) -> list[Attribution]`, by name. steps: how often a map is
+    made again: after the topmost layer with weights became random, …, after all did, in about
+    equal steps. The class stays the one of the trained network, and so does the layer that a CAM
+    looks at. The model itself is not touched; the copy's layers are drawn anew by their own
+    `reset_parameters`, other weights from a normal distribution of the same mean and spread. A
+    method that fails on a random network, as where numbers become NaN, gets NaN there.
+
+    Raises what the methods raise of the trained network; UsageError U351 to U354 (targets), U391
+    (steps below 1), U392 (several pictures), U393, U394 (no maps), ModelError M520, M522, M526
+    (no weights), M527 (the network cannot be copied).
     """
-    images = prepared(model, image)
-    aim = Asked.of(model, images[0], Aims.of(target, 1, classes)).aim.each[0]
-    before = {name: method(model, images, target=aim)[0] for name, method in methods.items()}
+    at_least(1, steps=steps)
+    images = alone(model, image)
+    size = tuple(images.shape[2:])
+    aim = _settled(model, images, Aims.of(target, 1, classes)).each[0]
+    before = {
+        name: one_map(method(model, images, target=aim), size) for name, method in methods.items()
+    }
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in methods}
     layers, total = [], min(steps, len(layers_down(model, images))) * len(methods)
     done = itertools.count(1)
@@ -66,42 +74,9 @@ def randomisation(
     return {name: _record(before[name], layers, rows, seed) for name, rows in found.items()}
 
 
-def randomised(
-    model: nn.Module, images: Float[Tensor, "b c h w"], steps: int, seed: int
-) -> Iterator[tuple[str, nn.Module]]:
-    """The same copy of the network again and again, each time with more random weights; with the
-    name of the layer down to which they are."""
-    names = layers_down(model, images)
-    if not names:
-        raise ModelError("M526", "the network", "has no weights that could be made random")
-    network = copy.deepcopy(model)
-    modules = dict(network.named_modules())
-    stops = sorted({round(stop) for stop in np.linspace(1, len(names), min(steps, len(names)))})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for start, stop in zip([0, *stops], stops, strict=False):
-            for name in names[start:stop]:
-                redraw(modules[name])
-            yield names[stop - 1], network
-
-
-def layers_down(model: nn.Module, images: Float[Tensor, "b c h w"]) -> list[str]:
-    """Modules with weights of their own, from the network's top to its bottom as it runs."""
-    seen, _ = survey(model, images, lambda module, _: bool(list(module.parameters(False))))
-    ran = [name.partition("#")[0] for name, own in seen if own]
-    return list(dict.fromkeys(reversed(ran)))
-
-
-def redraw(module: nn.Module) -> None:
-    """Draw a module's own weights anew."""
-    reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
-        reset()
-        return
-    with torch.no_grad():
-        for weight in module.parameters(recurse=False):
-            spread = float(weight.float().std()) if weight.numel() > 1 else 1.0
-            weight.copy_(torch.randn(weight.shape) * spread + float(weight.float().mean()))
+def _settled(model: nn.Module, images: Float[Tensor, "1 c h w"], aims: Aims) -> Aims:
+    _, output = surveyed(model, images, lambda *_: None)
+    return aims.settled(finite("the network", answer(output, aims)))
 
 
 def _compared(
@@ -111,14 +86,23 @@ def _compared(
     aim: object,
     before: Attribution,
 ) -> tuple[float, float, float]:
-    is_layer = before.layer.partition("#")[0] in dict(network.named_modules())
-    same = {"layer": before.layer} if is_layer else {}
+    name = before.layer.partition("#")[0]
+    is_layer = bool(name) and name in dict(network.named_modules())
+    same = {"layer": before.layer} if is_layer and _takes_layer(method) else {}
     try:
-        (after,) = method(network, images, target=aim, **same)
-    except ModelError:
+        after = one_map(method(network, images, target=aim, **same), before.values.shape)
+    except ConvscopeError:
         return (np.nan,) * 3
     a, b = before.values, after.values
     return spearman(a, b), spearman(np.abs(a), np.abs(b)), ssim(a, b)
+
+
+def _takes_layer(method: Method) -> bool:
+    try:
+        parameters = inspect.signature(method).parameters
+    except (TypeError, ValueError):  # some callables do not say
+        return False
+    return "layer" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _record(
@@ -144,34 +128,46 @@ def sensitivity(
 ) -> Sensitivity:
     """Compare a method's map of the likeliest class with its map of the second likeliest.
 
-    pair: two class indices in their place. Raises ModelError M520 (no scores, or only one).
+    pair: two class indices in their place. Raises what the method raises, UsageError U392
+    (several pictures), U393, U394 (no maps), ModelError M520 (no scores, or only one), M522.
     """
-    images = prepared(model, image)
-    if pair is None:
-        _, output = survey(model, images, lambda *_: None)
-        scores = answer(output, Aims((None,)))[0]
-        if len(scores) < 2:
-            raise ModelError("M520", "the network", "has one score only: no second class")
-        first, second = scores.topk(2).indices.tolist()
-    else:
-        first, second = pair
-    one, other = (method(model, images, target=index)[0] for index in (first, second))
+    images = alone(model, image)
+    first, second = pair or _likeliest_two(model, images)
+    size = tuple(images.shape[2:])
+    one, other = (
+        one_map(method(model, images, target=int(index)), size) for index in (first, second)
+    )
     return Sensitivity(
         method=one.method,
-        first=first,
-        second=second,
+        first=int(first),
+        second=int(second),
         spearman=spearman(one.values, other.values),
         overlap=overlap(one.values, other.values),
         origin={"variant": one.variant, "convscope": __version__},
     )
 
 
-def agreement(maps: dict[str, Attribution], *, cells: int = CELLS) -> Agreement:
-    """Rank correlation of every pair of maps of one picture, averaged over about cells × cells."""
-    coarse = [in_cells(found.values, cells) for found in maps.values()]
+def _likeliest_two(model: nn.Module, images: Float[Tensor, "1 c h w"]) -> tuple[int, int]:
+    _, output = surveyed(model, images, lambda *_: None)
+    scores = finite("the network", answer(output, Aims((None,))))[0]
+    if len(scores) < 2:
+        raise ModelError("M520", "the network", "has one score only: no second class")
+    first, second = scores.topk(2).indices.tolist()
+    return first, second
+
+
+def agreement(maps: Mapping[str, Attribution], *, cells: int = CELLS) -> Agreement:
+    """Rank correlation of every pair of maps of one picture, averaged over about cells × cells.
+
+    Raises UsageError U390 (maps of several sizes), U391 (cells below 1), U393 (no attributions
+    by name), U394 (NaN in a map).
+    """
+    at_least(1, cells=cells)
+    given = attributions(maps.values() if isinstance(maps, Mapping) else (maps,))
+    coarse = [in_cells(found.values, cells) for found in given]
     table = [[spearman(one, other) for other in coarse] for one in coarse]
     return Agreement(
         methods=tuple(maps),
-        spearman=np.array(table, np.float32),
+        spearman=np.array(table, np.float32).reshape(len(coarse), len(coarse)),
         origin={"cells": cells, "convscope": __version__},
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import rankdata
-from skimage.measure import block_reduce
 from skimage.metrics import structural_similarity
 
 Map = Float[np.ndarray, "h w"]
@@ -20,7 +19,7 @@ def spearman(one: Map, other: Map) -> float:
     a, b = (rankdata(values.ravel()) for values in (one, other))
     a, b = a - a.mean(), b - b.mean()
     size = math.sqrt(float((a @ a) * (b @ b)))
-    return float(a @ b) / size if size else math.nan
+    return max(-1.0, min(1.0, float(a @ b) / size)) if size else math.nan
 
 
 def ssim(one: Map, other: Map) -> float:
@@ -49,19 +48,34 @@ def _scaled(values: Map) -> Map:
 
 
 def overlap(one: Map, other: Map, share: float = 0.1) -> float:
-    """Of the share of the picture that each marks most: what both mark over what either marks."""
+    """Of the share of the picture that each marks most: what both mark over what either marks.
+
+    Only positive values count as marks. Where equal values would exceed the share, each counts
+    in part. NaN if neither map marks anything.
+    """
     count = max(1, round(share * one.size))
-    first, second = (set(_first(values, count).tolist()) for values in (one, other))
-    return len(first & second) / len(first | second)
+    first, second = (_marks(values.ravel(), count) for values in (one, other))
+    either = float(np.maximum(first, second).sum())
+    return float(np.minimum(first, second).sum()) / either if either else math.nan
 
 
-def _first(values: Map, count: int) -> Int[np.ndarray, "n"]:
-    order: Int[np.ndarray, "n"] = np.argsort(-values.ravel(), kind="stable")[:count]
-    return order
+def _marks(values: Float[np.ndarray, "n"], count: int) -> Float[np.ndarray, "n"]:
+    """How much each place belongs to the `count` highest ones, 0 to 1."""
+    last = np.partition(values, -count)[-count]
+    above, equal = values > last, values == last
+    marks = above + equal * ((count - above.sum()) / equal.sum())
+    found: Float[np.ndarray, "n"] = np.where(values > 0, marks, 0.0)
+    return found
 
 
 def in_cells(values: Map, cells: int) -> Map:
     """Means over about `cells` by `cells` squares, so that places are compared, not pixels."""
     side = max(1, min(values.shape) // cells)
-    found: Map = block_reduce(values.astype(np.float64), side, np.mean, cval=float(values.mean()))
+    starts = [np.arange(0, max(1, extent - side // 2), side) for extent in values.shape]
+    sums = np.add.reduceat(values.astype(np.float64), starts[0])
+    sums = np.add.reduceat(sums, starts[1], axis=1)
+    sizes = [
+        np.diff(start, append=extent) for start, extent in zip(starts, values.shape, strict=True)
+    ]
+    found: Map = sums / np.outer(*sizes)
     return found

@@ -40,7 +40,8 @@ class Faithfulness(Record):
     blob_insertion: Float32[np.ndarray, "steps"]
     """… and for a round blob in the middle of the picture."""
     drop: float
-    """Part of the score that is lost if only what the map lights up is seen: 0 to 1."""
+    """Part of the score that is lost if only what the map lights up is seen: 0 to 1. NaN where
+    there was none to lose: a function of the scores that is 0 or below."""
     increase: bool
     """Whether the score is higher then."""
     road_share: Float32[np.ndarray, "shares"]
