@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from convscope.lens.lens import layers_in_order
+from convscope.lens.refusal import refusing
 from convscope.lens.twin import bare
 
 
@@ -28,8 +29,14 @@ def feature_layers(model: nn.Module, *args: Any) -> list[str]:
     return found
 
 
-def chosen_layers(model: nn.Module, layers: Sequence[str] | str | None, *args: Any) -> list[str]:
-    """The layers named, one or several; by default the `feature_layers`."""
+def chosen_layers(
+    model: nn.Module, layers: Sequence[str] | str | None, picture: Tensor
+) -> list[str]:
+    """The layers named, one or several; by default the `feature_layers`.
+
+    Raises ModelError M522 if the network does not take the picture.
+    """
     if layers is None:
-        return feature_layers(model, *args)
+        with refusing(picture):
+            return feature_layers(model, picture)
     return [layers] if isinstance(layers, str) else list(layers)

@@ -70,8 +70,9 @@ def evaluate(
     module), U377 (no folder), ModelError M520 (no scores), M522 (it takes no such picture), M560
     (scores that are not finite).
     """
+    network = whole(network)
     with opened(folder) as pictures:
-        return _evaluate(whole(network), pictures, views, labels, progress)
+        return _evaluate(network, pictures, views, labels, progress)
 
 
 def _evaluate(
