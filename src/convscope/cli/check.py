@@ -109,13 +109,26 @@ def _table(findings: list[Finding]) -> Table:
     table.add_column(width=4)
     table.add_column(width=23)
     table.add_column(overflow="fold")
-    for line in findings:
+    for line in _joined(findings):
         told = Text(printable(line.finding))
         if line.advice:
             told.append(f"\n→ {printable(line.advice)}", style="dim")
         mark = Text(MARKS[line.verdict], style=COLOURS[line.verdict])
         table.add_row(mark, printable(line.question), told)
     return table
+
+
+def _joined(findings: list[Finding]) -> list[Finding]:
+    """What is said of several with the same words is said once."""
+    said: dict[tuple[str, ...], list[str]] = {}
+    for line in findings:
+        said.setdefault((line.finding, line.verdict, line.advice), []).append(line.question)
+    firsts = {questions[0]: questions for questions in said.values()}
+    return [
+        line._replace(question=", ".join(firsts[line.question]))
+        for line in findings
+        if line.question in firsts
+    ]
 
 
 def _summary(found: Audit) -> str:
