@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from convscope.errors import ModelError, UsageError
 from convscope.images.folder import Folder
+from convscope.images.framing import Framing
 from convscope.methods.deconvnet import deconvnet
-from convscope.models.load import Network
+from convscope.models.load import Network, load
+from convscope.models.preprocess import Preprocess
 from convscope.studies.display import GREY, limit, quantised
 from convscope.studies.features import features
 from convscope.units import Unit
+from tests.studies.conftest import SIZE
 
 
 def test_each_map_shows_its_strongest_pictures_and_where(pictures: Path, network: Network) -> None:
@@ -82,3 +87,26 @@ def test_the_network_is_left_as_it_was(pictures: Path, network: Network) -> None
     assert all(torch.equal(before[n], v) for n, v in network.model.state_dict().items())
     assert all(p.grad is None for p in network.model.parameters())
     assert not any(module._forward_hooks for module in network.model.modules())
+
+
+def test_an_activation_without_a_rule_is_told_before_the_search_or_passed_as_asked(
+    pictures: Path,
+) -> None:
+    parts = (nn.Conv2d(3, 2, 3), nn.GELU(), nn.Conv2d(2, 2, 3), nn.SiLU(), nn.Flatten())
+    network = load(
+        nn.Sequential(*parts), preprocess=Preprocess(Framing(None, SIZE), (0.4,) * 3, (0.3,) * 3)
+    )
+
+    def tick(done: int, total: int) -> None:
+        raise AssertionError("the search has begun")
+
+    with pytest.raises(ModelError, match=r"^GELU.*--other gradient"):
+        features(network, Folder(pictures), progress=tick)
+    with pytest.raises(UsageError, match="is no other"):
+        features(network, Folder(pictures), other="gradients", progress=tick)  # type: ignore[arg-type]
+    _, _, layers = features(network, Folder(pictures), other="gradient", k=1)
+    first, second = list(layers)
+    assert (first.rewritten, first.rectifiers) == (0, 0)
+    assert (second.rewritten, second.rectifiers) == (0, 1)
+    assert second.origin["other"] == "gradient"
+    assert len(np.unique(second.projections)) > 10

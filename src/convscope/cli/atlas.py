@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
+    from convscope.lens.backward import Other
     from convscope.models.load import Network
     from convscope.records.predictions import Evaluation
 
@@ -37,6 +38,10 @@ def atlas(
         str | None, typer.Option(help="Names with commas; default: all convolutions.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="Pictures for each feature map.")] = 9,
+    other: Annotated[
+        str,
+        typer.Option(help="Activations such as GELU on the way down: refuse, or gradient."),
+    ] = "refuse",
     max_bad: MaxBad = 0.01,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
 ) -> None:
@@ -61,6 +66,7 @@ def atlas(
                 out,
                 layers=layers.split(",") if layers else None,
                 k=top,
+                other=other,
                 bars=progress,
             )
         tell_skipped([folder], out / "skipped.csv")
@@ -76,14 +82,16 @@ def make_atlas(
     *,
     layers: Sequence[str] | None = None,
     k: int = 9,
+    other: str = "refuse",
     bars: Bars,
     judged: Evaluation | None = None,
     **more: Any,
 ) -> Path:
     """Mine, project and write the pages; return the path of index.html.
 
-    judged: the network's accuracy on the folder, for the model card; measured here where the
-    folder's classes are the network's. more: `training`, `evolution` and `occlusion` records.
+    other: see `BackwardRule`. judged: the network's accuracy on the folder, for the model card;
+    measured here where the folder's classes are the network's. more: `training`, `evolution` and
+    `occlusion` records.
     """
     from convscope.methods.layers import layer_table, model_card
     from convscope.methods.predict import evaluate
@@ -97,7 +105,9 @@ def make_atlas(
     accuracy = (judged.top1, judged.top5) if judged is not None else ()
     card = model_card(network, table, *accuracy)
     with bars("strongest pictures") as tick:
-        _, pictures, projected = features(network, folder, layers, k=k, progress=tick)
+        _, pictures, projected = features(
+            network, folder, layers, k=k, other=cast("Other", other), progress=tick
+        )
     with bars("projections and pages") as tick:
         total = len(layers) if layers else sum(kind == "Conv2d" for kind in table.kind)
         return write_atlas(

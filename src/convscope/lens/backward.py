@@ -119,7 +119,7 @@ class BackwardRule(TorchFunctionMode):
 
 
 def _refuse(rule: str, met: Coverage) -> None:
-    choice = 'other="gradient" lets the plain gradient through there'
+    choice = 'other="gradient" (--other gradient) lets the plain gradient through there'
     if met.hidden:
         what = f"out of sight of the {rule} rule ({met.rewritten} of {met.rectifiers} follow it)"
         raise ModelError("M532", ", ".join(met.hidden), what, next_step=choice)

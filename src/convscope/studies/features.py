@@ -61,6 +61,8 @@ def features(
     model, preprocess = network.model, network.preprocess
     blank = torch.zeros(1, *preprocess.shape, device=_device(model))
     names = chosen_layers(model, layers, blank)
+    # What the projections would raise at the end of a long search is raised before it.
+    deconvnet(model, blank, [Unit(layer, 0) for layer in names[-1:]], overlap=overlap, other=other)
     found = topk(model, folder, preprocess, names, k=k, progress=progress)
     known = fields(model, preprocess.shape, names)
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
@@ -150,6 +152,7 @@ class _Layer:
                 **found.origin,
                 "rule": "deconvnet",
                 "overlap": self.overlap,
+                "other": self.other,
                 "scaling": f"jointly for each map; {SCALING}",
             },
         )
