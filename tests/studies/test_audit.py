@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from convscope.models.load import load
 from convscope.records.audit import Audit, Finding
+from convscope.studies import audit_clock
 from convscope.studies.audit import audit
+from convscope.studies.audit_clock import Clock, OutOfTime
 from tests.nets import Telling, pictures, state_of
 from tests.studies.audit_nets import (
     SPELLED,
@@ -389,3 +391,42 @@ def test_pictures_of_another_scale_than_in_training_are_noticed() -> None:
     assert line.verdict == "warn"
     assert "times wider" in line.finding
     assert "times narrower" in finding(looked_at(model, IMAGE / 255), "scale").finding
+
+
+def test_a_method_that_takes_too_long_is_stopped_and_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_clock, "LEAST", 0.0)
+    monkeypatch.setattr(audit_clock, "PASSES", 0)
+    model = Small()
+    before = state_of(model)
+    found = looked_at(model)
+    methods = found.facts["methods"]
+    assert {name for name, facts in methods.items() if not facts["defined"]} == set()
+    assert "it takes more than 0 s" in finding(found, "gradcam").finding
+    assert state_of(model) == before
+    assert torch.is_grad_enabled()
+
+
+def test_the_clock_rings_once_and_not_while_a_block_is_left() -> None:
+    x = torch.zeros(2)
+    with pytest.raises(OutOfTime), Clock(0, 0) as clock:  # noqa: PT012
+        clock.most = 0
+        with torch.no_grad():
+            x.add(1)
+    assert torch.is_grad_enabled()
+    assert not x.any()
+    polite = Clock(0, 1)
+    polite(4, 4)  # done is done
+    with pytest.raises(OutOfTime):
+        polite(1, 4)
+
+
+def test_an_audit_under_no_grad_finds_the_same() -> None:
+    model = Small().eval()
+    with torch.no_grad():
+        inside = looked_at(model)
+    methods = looked_at(model).facts["methods"]
+    assert [facts["why"] for facts in inside.facts["methods"].values()] == [
+        facts["why"] for facts in methods.values()
+    ]

@@ -87,8 +87,9 @@ class Biases(TorchFunctionMode):
 
     def take(self, part: Float[Tensor, "b ..."], *, shown: bool = True) -> None:
         """Add one layer's bias-gradients, or the picture's own part."""
-        self.sum += part.flatten(1).sum(1, dtype=self.sum.dtype)
-        if shown and part.dim() == 4:
+        # Of windows of a picture (Swin) there are several rows, those of one picture together.
+        self.sum += part.reshape(len(self.sum), -1).sum(1, dtype=self.sum.dtype)
+        if shown and part.dim() == 4 and len(part) == len(self.sum):
             small = self.scale(part.abs()).sum(1)
             self.total += enlarged(small, self.total.shape[1:])
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from convscope.errors import ConvscopeError
 from convscope.lens.ascent import ascent
@@ -56,7 +61,7 @@ def tries() -> dict[str, Try]:
 def _tried(case: Case, name: str, attempt: Try) -> Finding:
     clock = Clock(case.seconds, case.one_pass)
     try:
-        with clock:
+        with torch.set_grad_enabled(torch.is_grad_enabled()), clock:
             told, careful, more = attempt(case, clock)
         facts = {"defined": True, "why": "", **more}
         found = (METHODS.warn if careful else METHODS.ok)(name, told, careful)
@@ -69,12 +74,19 @@ def _tried(case: Case, name: str, attempt: Try) -> Finding:
         advice = fault.next_step or "take a method that is defined"
         found = METHODS.warn(name, f"refused [{fault.code}]: {where}{fault.what}", advice)
     except Exception as fault:  # whatever a stranger's code raises
-        what = f"{type(fault).__name__}: {said(fault)}"
+        what = f"{type(fault).__name__}: {said(fault)} ({_place(fault)})"
         facts = {"defined": False, "why": what}
-        advice = "take another method, or mend the network's code"
-        found = METHODS.warn(name, f"fails in the network's own code: {what}", advice)
+        advice = "if that line is the network's, mend it there; if it is convscope's, report it"
+        found = METHODS.warn(name, f"fails: {what}", advice)
     case.facts["methods"][name] = {**facts, "seconds": round(clock.passed, 3)}
     return found
+
+
+def _place(fault: BaseException) -> str:
+    """The last line of the network's code or ours that was met: not torch's own."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename]
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else "in torch"
 
 
 def _geometry(case: Case, _: Clock) -> Told:
@@ -148,8 +160,9 @@ def _fullgrad(case: Case, _: Clock) -> Told:
     (found,) = cam.fullgrad(case.model, case.batch)
     gap = found.origin["completeness"]["relative gap"]
     is_whole = gap <= COMPLETE
-    told = "defined; input and biases add up to the score"
-    told += f" (gap {gap:.1g})" if is_whole else f" but for {gap:.1%}"
+    told = f"defined; input and biases add up to the score (gap {gap:.1g})"
+    if not is_whole:
+        told = f"defined; input and biases miss the score by {gap:.1%} of it"
     careful = "the network is not made of linear layers and rectifiers: the map leaves out a part"
     facts = {"layer": found.layer, "relative gap": gap}
     return told, "" if is_whole else careful, facts
