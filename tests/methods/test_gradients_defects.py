@@ -28,7 +28,7 @@ FEW: dict[str, dict[str, int]] = {
 RULED = ("guided-backprop", "deconvnet", "guided-gradcam")
 
 
-def maps_of(name: str, net: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
+def maps_of(name: str, net: Any, images: Tensor, **how: Any) -> list[Attribution]:
     return METHODS[name](net, images, **FEW.get(name, {}), **how)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import convscope
 from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.methods.gradients import METHODS, TITLES
 from convscope.records.maps import Attribution
@@ -229,6 +230,15 @@ def test_the_callers_modes_do_not_matter(caller: Callable[[], Any]) -> None:
             (inside,) = maps_of(name, net, images, target=2)
         assert plain.peak > 0
         assert np.array_equal(inside.pixels, plain.pixels)
+
+
+def test_what_load_returns_may_be_given_as_it_is() -> None:
+    network = convscope.load("zfnet:width=0.1,head=compact", classes=5)
+    images = noise(1, 64, 64)
+    for name in METHODS:
+        one, other = (maps_of(name, net, images)[0] for net in (network, network.model))
+        assert np.abs(one.values).max() > 0
+        assert np.array_equal(one.values, other.values)
 
 
 def test_numbers_that_are_none_are_not_drawn() -> None:

@@ -19,8 +19,10 @@ from torch.utils.checkpoint import CheckpointError
 from convscope import __version__
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.lens.lens import Lens
+from convscope.lens.twin import bare
 from convscope.methods.cam_case import Case, finite, forward, prepared, wide
 from convscope.methods.targets import Aims, Target, answer
+from convscope.models.network import Network
 from convscope.records.maps import Attribution
 
 AUTHORS = "authors"
@@ -59,7 +61,7 @@ def explain(
     title: str,
     variants: Mapping[str, Formula],
     colours: Colours,
-    model: nn.Module,
+    model: nn.Module | Network,
     images: Float[Tensor, "b c h w"],
     *,
     target: Target | Iterable[Target] | None = None,
@@ -75,6 +77,7 @@ def explain(
     if variant not in variants:
         there = nearest(variant, variants)
         raise UsageError("U350", variant, f"no such variant of {title}; {there}")
+    model = bare(model)
     with torch.inference_mode(False):
         images = prepared(model, images)
         case = Case(model, images, Aims.of(target, len(images), classes), progress=progress)

@@ -32,14 +32,16 @@ from convscope.methods.gradient_run import (
     down,
     explain,
 )
+from convscope.models.network import Network
 from convscope.records.maps import Attribution
 
+Model = nn.Module | Network
 Pictures = Float[Tensor, "b c h w"]
 Method = Callable[..., list[Attribution]]
 """`(model, images, **How) -> list[Attribution]`, one for each picture."""
 
 
-def saliency(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
+def saliency(model: Model, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """∂y/∂x: how much the score changes with each colour of each pixel.
 
     `values` is the largest absolute value of the colours, as the authors draw it; it has no sign.
@@ -48,7 +50,7 @@ def saliency(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Att
     return explain(TITLES["saliency"], {AUTHORS: down}, STRONGEST, model, images, **how)
 
 
-def gradient_x_input(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
+def gradient_x_input(model: Model, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """∂y/∂x · x: to first order, how much the score falls if a colour is set to 0.
 
     `values` is the sum of the colours: positive speaks for the target, negative against it. x is
@@ -63,7 +65,7 @@ def gradient_x_input(model: nn.Module, images: Pictures, **how: Unpack[How]) -> 
 
 
 def guided_backprop(
-    model: nn.Module, images: Pictures, *, other: Other = "refuse", **how: Unpack[How]
+    model: Model, images: Pictures, *, other: Other = "refuse", **how: Unpack[How]
 ) -> list[Attribution]:
     """The gradient, of which each rectifier lets pass only what is positive, and only where it
     was open itself.
@@ -79,7 +81,7 @@ def guided_backprop(
 
 
 def deconvnet_class(
-    model: nn.Module, images: Pictures, *, other: Other = "refuse", **how: Unpack[How]
+    model: Model, images: Pictures, *, other: Other = "refuse", **how: Unpack[How]
 ) -> list[Attribution]:
     """A class score taken down as by a deconvnet: each rectifier lets pass what is positive of
     the signal, whether it was open or not.
@@ -93,7 +95,7 @@ def deconvnet_class(
 
 
 def guided_gradcam(
-    model: nn.Module,
+    model: Model,
     images: Pictures,
     *,
     layer: str | Sequence[str] | None = None,
@@ -121,7 +123,7 @@ def guided_gradcam(
 
 
 def smoothgrad(
-    model: nn.Module,
+    model: Model,
     images: Pictures,
     *,
     samples: int = 50,
@@ -146,7 +148,7 @@ def smoothgrad(
 
 
 def integrated_gradients(
-    model: nn.Module,
+    model: Model,
     images: Pictures,
     *,
     baseline: Baseline | Sequence[Baseline] | None = None,
