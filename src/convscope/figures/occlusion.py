@@ -94,10 +94,10 @@ def reach(occlusion: Occlusion) -> tuple[float, float, float, float]:
     """Left, top, width and height in pixels of the map whose cells lie on the square's centres."""
     tops, lefts = (np.asarray(v, np.float64) for v in (occlusion.tops, occlusion.lefts))
     down, across = (float(v[1] - v[0]) if len(v) > 1 else 1.0 for v in (tops, lefts))
-    half = occlusion.patch / 2
+    height, width = occlusion.sides
     return (
-        float(lefts[0]) + half - across / 2,
-        float(tops[0]) + half - down / 2,
+        float(lefts[0]) + width / 2 - across / 2,
+        float(tops[0]) + height / 2 - down / 2,
         across * len(lefts),
         down * len(tops),
     )
@@ -106,10 +106,9 @@ def reach(occlusion: Occlusion) -> tuple[float, float, float, float]:
 def hidden(example: OcclusionExample, row: int, column: int) -> UInt8[np.ndarray, "h w 3"]:
     """The picture with the grey square at its place number (row, column)."""
     top, left = int(example.occlusion.tops[row]), int(example.occlusion.lefts[column])
+    height, width = example.occlusion.sides
     picture = example.picture.copy()
-    picture[top : top + example.occlusion.patch, left : left + example.occlusion.patch] = (
-        example.fill
-    )
+    picture[top : top + height, left : left + width] = example.fill
     return picture
 
 
@@ -153,8 +152,10 @@ def _ranged(values: Float32[np.ndarray, "r c"], table: str) -> UInt8[np.ndarray,
 
 def _caption_a(example: OcclusionExample) -> list[str]:
     o = example.occlusion
+    height, width = o.sides
+    what = f"{height} px square" if height == width else f"{height} × {width} px"
     return [
-        f"(a) {o.patch} px square, worst place",
+        f"(a) {what}, worst place",
         f"p({class_name(example.classes, o.target)}) = {o.base_probability:.3f} uncovered",
     ]
 
@@ -201,4 +202,5 @@ def _row(
 
 
 def _centre(o: Occlusion, place: tuple[int, int]) -> tuple[float, float]:
-    return float(o.lefts[place[1]]) + o.patch / 2, float(o.tops[place[0]]) + o.patch / 2
+    height, width = o.sides
+    return float(o.lefts[place[1]]) + width / 2, float(o.tops[place[0]]) + height / 2

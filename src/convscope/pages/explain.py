@@ -52,7 +52,7 @@ def _numbers(example: OcclusionExample) -> dict[str, Any]:
         "fill": example.fill,
         "target": _name(example, o.target),
         "unit": [shown([o.layer])[0], o.channel],
-        "patch": o.patch,
+        "sides": o.sides,
         "tops": numbers(o.tops),
         "lefts": numbers(o.lefts),
         "reach": reach(o),

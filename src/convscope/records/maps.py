@@ -77,13 +77,25 @@ class Occlusion(Record):
     lefts: Int32[np.ndarray, "columns"]
     """Top-left corners of the square in input pixels."""
     patch: int
-    """Side of the square in input pixels."""
+    """Side of the square in input pixels; the height where it is no square."""
     target: int
     base_probability: float
     base_activity: float
     layer: str
     channel: int
     """The feature map of `layer` with the largest sum of activations in the whole picture."""
+    width: int = 0
+    """Width of the rectangle in input pixels; 0: a square."""
+    score: Float32[np.ndarray, "rows columns"] | None = None
+    """Score of the target class before the softmax, with the square there."""
+    base_score: float = math.nan
+    probabilities: Float32[np.ndarray, "rows columns classes"] | None = None
+    """Of all classes, where they were asked for."""
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of what is hidden."""
+        return self.patch, self.width or self.patch
 
 
 @dataclass(frozen=True, eq=False)

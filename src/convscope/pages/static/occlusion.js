@@ -47,7 +47,7 @@
         c.fact(`Probability of ${o.target}`, c.percent(o.base_probability), "nothing hidden"),
         c.fact("Worst place", c.percent(o.probability[o.lowest_probability[0]][o.lowest_probability[1]]), "square where it hurts most"),
         c.fact(`${o.target} stays likeliest`, `${c.count(kept)} of ${c.count(all)}`, "places of the square"),
-        c.fact("Square", `${o.patch} × ${o.patch} px`, `moved by ${o.tops.length > 1 ? o.tops[1] - o.tops[0] : 0} px`)),
+        c.fact("Square", `${o.sides[0]} × ${o.sides[1]} px`, `moved by ${o.tops.length > 1 ? o.tops[1] - o.tops[0] : 0} px`)),
       c.honest("A grey square is moved over the picture and the network asked again at each place: an intervention that shows what the answer needs, not how its parts work together.",
         "The answer depends on the square's size and grey. A part that looks unimportant may only be backed up by another part that stayed visible, and the square itself can look like something.", c.made(o.origin)));
   }
@@ -77,7 +77,7 @@
     const words = el("p.panel-note", { role: "status" });
     state.draw.push(() => {
       const { row, column } = state;
-      c.place(node, within(o, [o.lefts[column], o.tops[row], o.patch, o.patch]));
+      c.place(node, within(o, [o.lefts[column], o.tops[row], o.sides[1], o.sides[0]]));
       words.textContent = `Square at row ${o.tops[row]}, column ${o.lefts[column]} px: ${o.target} ${c.percent(o.probability[row][column])}, ` +
         `likeliest ${o.classes[o.likeliest[row][column]]}, activity ${c.value(o.activity[row][column])}.`;
     });
@@ -102,15 +102,15 @@
     c.place(image, within(o, o.reach));
     const cross = el("span.cross", { "aria-hidden": "true" });
     state.draw.push(() => c.place(cross, {
-      left: `${(100 * (o.lefts[state.column] + o.patch / 2)) / o.size[1]}%`,
-      top: `${(100 * (o.tops[state.row] + o.patch / 2)) / o.size[0]}%`,
+      left: `${(100 * (o.lefts[state.column] + o.sides[1] / 2)) / o.size[1]}%`,
+      top: `${(100 * (o.tops[state.row] + o.sides[0] / 2)) / o.size[0]}%`,
     }));
     const node = view(o, `occlusion/${number}/picture.webp`, "", image, over, cross);
     node.classList.add("pale");
     const point = (event) => {
       const box = node.getBoundingClientRect();
-      const x = ((event.clientX - box.left) / box.width) * o.size[1] - o.patch / 2;
-      const y = ((event.clientY - box.top) / box.height) * o.size[0] - o.patch / 2;
+      const x = ((event.clientX - box.left) / box.width) * o.size[1] - o.sides[1] / 2;
+      const y = ((event.clientY - box.top) / box.height) * o.size[0] - o.sides[0] / 2;
       state.move(nearest(o.tops, y), nearest(o.lefts, x));
     };
     node.addEventListener("pointermove", point);
@@ -141,8 +141,8 @@
     const letters = o.kinds.map((k) => {
       const node = el("span.letter", { "aria-hidden": "true" }, k.letter);
       c.place(node, {
-        left: `${(100 * (o.lefts[k.place[1]] + o.patch / 2)) / o.size[1]}%`,
-        top: `${(100 * (o.tops[k.place[0]] + o.patch / 2)) / o.size[0]}%`,
+        left: `${(100 * (o.lefts[k.place[1]] + o.sides[1] / 2)) / o.size[1]}%`,
+        top: `${(100 * (o.tops[k.place[0]] + o.sides[0] / 2)) / o.size[0]}%`,
       });
       return node;
     });

@@ -1,0 +1,137 @@
+"""What does a network say if only a window of the picture changes, for many windows?
+
+    engine = Incremental(model, picture, patches, layers=["features.12"])
+    base = engine.begin(picture, patches)            # the picture as it is
+    found = engine.follow({"features.12": 17})       # with the patch at each position
+    engine.how                                       # what was spared
+
+The answers are those of the network run on each changed picture, to the rounding of a sum taken
+in another order. What a patch cannot change is not computed again: a convolution, a pool or a
+rectifier computes a window only. From the first call that needs whole maps (attention, squeeze
+and excitation, normalisation over places, what we do not know) whole maps are computed; and where
+the network's calls cannot be written down, it is run as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope.errors import UsageError
+from convscope.lens.incremental_graph import Graph, graph_of, plain_pass
+from convscope.lens.incremental_patches import Patches
+from convscope.lens.incremental_record import Recording, record_calls
+from convscope.lens.incremental_run import Answers, Progress, Run
+from convscope.lens.incremental_whole import Whole, refuse_flat
+from convscope.lens.lens import Lens, logits
+
+MEMORY = 500e6
+"""Bytes that the windows of a portion of the positions may take together."""
+
+
+class Incremental:
+    """A network that is asked about one picture after the other, with patches on each.
+
+    The network is neither changed nor copied, and is asked with the weights that it has now. It
+    computes as the network does: in its precision, on its device, in eval mode. One engine is for
+    one thread; any number of engines may look at one network.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        picture: Float[Tensor, "c h w"],
+        patches: Patches,
+        layers: Sequence[str] = (),
+        *,
+        memory: float = MEMORY,
+    ) -> None:
+        """picture: one of those to come; all have its size. patches: where they will be changed.
+        layers: whose maps' activity is wanted. memory: bytes for windows, computed in portions.
+
+        Raises ModelError M500, M502, M503, M506 (layers), M520 (no scores), M530; UsageError U370
+        (not enough memory for one position).
+        """
+        self.memory = memory
+        self._model, self._layers, self._patches = model, tuple(layers), patches
+        with torch.inference_mode():
+            recording, scores = record_calls(model, picture, layers)
+            for layer, slot in recording.layers.items():
+                refuse_flat(layer, recording.shapes[slot])
+            self._largest = 0.0 if recording.alone else _largest(recording, picture)
+            self._known: tuple[Tensor, Tensor] | None = (picture[None], scores)
+            graph, self.how = _graph(model, recording, picture)
+            self._run = self._whole() if graph is None else Run(graph, patches, scores, memory)
+        if isinstance(self._run, Run) and self._run.needs > memory:
+            needs = f"one position needs {self._run.needs / 1e6:.0f} MB, not {memory / 1e6:.0f}"
+            raise UsageError("U370", "memory", needs, next_step="allow that much")
+
+    @torch.inference_mode()
+    def begin(self, picture: Float[Tensor, "c h w"], patches: Patches) -> Answers:
+        """What the network says to the picture as it is: scores (1, classes), activity of all
+        maps. patches: of the same size and places as before, perhaps showing something else."""
+        image = picture[None].contiguous(memory_format=torch.channels_last)
+        try:
+            answers = self._run.begin(image, patches)
+            fault = "" if self._is_right(image, answers) else "its calls depend on the picture"
+        except RuntimeError as error:  # calls that only work in the way they were written
+            if isinstance(self._run, Whole):
+                raise
+            fault = str(error).splitlines()[0]
+        if fault:
+            self._run, self.how = self._whole(), f"whole pictures: {fault}"
+            answers = self._run.begin(picture[None], patches)
+        return answers
+
+    @torch.inference_mode()
+    def follow(self, maps: Mapping[str, int], progress: Progress = None) -> Answers:
+        """What it says with the patch at each position, row after row: scores (n, classes), and
+        the activity (n,) of one map of each layer. progress: gets positions done and all."""
+        return self._run.follow(maps, progress)
+
+    def _whole(self) -> Run | Whole:
+        return Whole(self._model, self._layers, self._patches, self._largest)
+
+    def _is_right(self, image: Tensor, answers: Answers) -> bool:
+        """Has the first picture got the answer that the network gave when it was recorded?"""
+        known, self._known = self._known, None
+        if known is None or isinstance(self._run, Whole):
+            return True
+        if not torch.equal(known[0], image):
+            with Lens(self._model, ()) as lens:
+                known = image, logits(lens(image))
+        return agree(answers.scores, known[1])
+
+
+def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Graph | None, str]:
+    """The graph that answers like the network, and in words how far it works on windows."""
+    if recording.obstacle:
+        return None, f"whole pictures: {recording.obstacle}"
+    graph = graph_of(recording)
+    wholes = graph.wholes()
+    if not wholes:
+        return graph, "windows"
+    both = torch.stack([picture, picture.flip(-1)])
+    try:
+        found = plain_pass(graph, both.contiguous(memory_format=torch.channels_last))
+    except RuntimeError as fault:
+        return None, f"whole pictures: {str(fault).splitlines()[0]}"
+    with Lens(model, ()) as lens:
+        if not agree(found, logits(lens(both))):
+            return None, f"whole pictures: {wholes[0].name} is not understood"
+    return graph, f"windows, whole maps from {wholes[0].name} on"
+
+
+def agree(found: Tensor, expected: Tensor) -> bool:
+    """Are the scores the same but for rounding?"""
+    scale = expected.abs().max()
+    fine = torch.finfo(expected.dtype).eps ** 0.6  # 7e-5 in float32
+    return bool(((found - expected).abs().max() <= fine * scale) | ~torch.isfinite(scale))
+
+
+def _largest(recording: Recording, picture: Tensor) -> float:
+    counts = (torch.Size(shape).numel() for shape in recording.shapes.values())
+    return float(max(counts) * picture.element_size())

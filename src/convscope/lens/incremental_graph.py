@@ -1,0 +1,123 @@
+"""Which nodes does a network consist of, with what does nothing left out and BN folded in?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from convscope.lens.incremental_calls import lowered
+from convscope.lens.incremental_node import Node, same
+from convscope.lens.incremental_record import PICTURE, Recording
+from convscope.lens.incremental_slides import convolution
+from convscope.lens.step import Step
+
+
+@dataclass
+class Graph:
+    """The nodes that scores and watched layers need, by their slots, in the order of the calls."""
+
+    nodes: dict[int, Node]
+    output: int
+    layers: dict[str, int]
+
+    @property
+    def users(self) -> Counter[int]:
+        """How often each value is taken, also by those who ask."""
+        taken = Counter(slot for node in self.nodes.values() for slot in node.takes)
+        return taken + Counter([self.output, *self.layers.values()])
+
+    @property
+    def mapped(self) -> dict[int, Node]:
+        """The nodes whose values are kept as windows."""
+        return {slot: node for slot, node in self.nodes.items() if node.mapped}
+
+    def wholes(self) -> list[Node]:
+        """Nodes beyond the mapped ones that hold maps and not only numbers of a whole map."""
+        return [
+            node
+            for node in self.nodes.values()
+            if node.kind == "whole" and len(node.shape) > 2 and max(node.shape[-2:]) > 1
+        ]
+
+
+def graph_of(recording: Recording) -> Graph:
+    """What was recorded, ready to be run for windows."""
+    nodes = {PICTURE: Node("picture", same, shape=recording.shapes[PICTURE])}
+    alias: dict[int, int] = {}
+    for step in recording.steps:
+        for part, slot in enumerate(step.gives):
+            assert slot is not None
+            mapped = all(nodes[alias.get(s, s)].mapped for s in step.takes)
+            node = lowered(step, part, recording.shapes, mapped)
+            takes = tuple(alias.get(s, s) for s in node.takes)
+            nodes[slot] = replace(node, takes=takes)
+            if node.run is same:
+                alias[slot] = takes[0]
+    layers = {layer: alias.get(slot, slot) for layer, slot in recording.layers.items()}
+    norms = {slot: step for step in recording.steps for slot in step.gives if slot is not None}
+    graph = Graph(nodes, alias.get(recording.output, recording.output), layers)
+    _prune(graph)
+    _fold(graph, norms)
+    _prune(graph)
+    return graph
+
+
+def _prune(graph: Graph) -> None:
+    """Leave out what nobody needs."""
+    needed = {PICTURE, graph.output, *graph.layers.values()}
+    for slot, node in reversed(graph.nodes.items()):
+        if slot in needed:
+            needed |= set(node.takes)
+    graph.nodes = {slot: node for slot, node in graph.nodes.items() if slot in needed}
+
+
+def _fold(graph: Graph, steps: Mapping[int, Step]) -> None:
+    """Give batch normalisation that follows a convolution to that convolution's weights."""
+    users = graph.users
+    for slot, node in list(graph.nodes.items()):
+        if node.name != "batch_norm" or len(node.takes) != 1:
+            continue
+        before = graph.nodes[node.takes[0]]
+        if before.weight is None or users[node.takes[0]] != 1:
+            continue
+        scale, shift = _affine(steps[slot], before.weight)
+        weight = (before.weight.double() * scale[:, None, None, None]).to(before.weight.dtype)
+        bias = shift if before.bias is None else before.bias.double() * scale + shift
+        made = convolution(weight, bias.to(weight.dtype), *before.how)
+        graph.nodes[slot] = replace(
+            before, run=made.run, bare=made.bare, weight=made.weight, bias=made.bias
+        )
+
+
+def _affine(step: Step, like: Tensor) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
+    """By what a batch normalisation multiplies each channel, and what it adds, in float64."""
+    names = ("running_mean", "running_var", "weight", "bias")
+    mean, var, weight, bias = (step.option(1 + n, name) for n, name in enumerate(names))
+    scale = torch.rsqrt(var.double() + step.option(7, "eps", 1e-5))
+    scale = scale if weight is None else scale * weight.double()
+    shift = -mean.double() * scale
+    return scale.to(like.device), (shift if bias is None else shift + bias.double())
+
+
+def plain_pass(
+    graph: Graph,
+    picture: Float[Tensor, "n c h w"],
+    keep: Callable[[int, Tensor], None] = lambda *_: None,
+) -> Tensor:
+    """The network's output for whole pictures; `keep` is shown every value."""
+    left = graph.users
+    held: dict[int, Tensor] = {}
+    for slot, node in graph.nodes.items():
+        taken = [held[s] for s in node.takes]
+        held[slot] = picture if slot == PICTURE else node.run(*taken)
+        keep(slot, held[slot])
+        for s in node.takes:
+            left[s] -= 1
+            if not left[s]:
+                del held[s]
+    return held[graph.output]

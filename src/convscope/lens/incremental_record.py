@@ -1,0 +1,152 @@
+"""Which calls does a network make of one picture, in which order, and with which weights?
+
+Written down as the network runs (a thread's own function mode, as in `tail.py`), not by tracing
+its code: torch.fx replaces `nn.Module.__call__` for all threads while it traces. In-place calls
+are told apart from others, so that each value has one maker. What cannot be written down exactly
+is said in `obstacle`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from convscope.lens.lens import Lens, logits
+from convscope.lens.spans import tensors_in
+from convscope.lens.step import Slot, Step
+from convscope.lens.tail import LOOKS, once
+from convscope.lens.twin import Twin
+
+PICTURE = 0
+"""The picture's slot."""
+
+
+class Recording(TorchFunctionMode):
+    """The calls that depend on the picture, each result in a slot of its own."""
+
+    def __init__(self, picture: Tensor, constants: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self.shapes: dict[int, tuple[int, ...]] = {PICTURE: tuple(picture.shape)}
+        self.output = PICTURE
+        self.layers: dict[str, int] = {}
+        """Slots of what the watched layers put out."""
+        self.obstacle = ""
+        """Why the calls cannot be made again for other pictures, if they cannot."""
+        self.alone = False
+        """Whether pictures of one batch would influence each other."""
+        self._slots = {id(picture): PICTURE}
+        self._constants = {id(tensor) for tensor in constants}
+        self._alive: list[Any] = [picture, *constants]
+        self._stale: set[int] = set()
+        self._sharing: dict[int, set[int]] = {_storage(picture): {id(picture)}}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        named = tree_map_only(Tensor, self._named, (args, kwargs))
+        takes = any(isinstance(leaf, Slot) for leaf in tree_leaves(named))
+        result = func(*args, **kwargs)
+        found = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self._alive += found
+        if not takes:
+            self._constants.update(id(tensor) for tensor in found)
+        elif found:
+            self._note(Step(func, named[0], named[1], gives=()), args, found)
+        elif (name := str(getattr(func, "__name__", func))) not in LOOKS:
+            self._refuse(f"{name} reads or writes single values of a tensor")
+        return result
+
+    def _note(self, step: Step, args: Sequence[Any], found: Sequence[Tensor]) -> None:
+        if "out" in step.kwargs:
+            self._refuse(f"{step.name} writes into a tensor that it is given")
+        if step.name in NORMS and step.option(5, "training", False):
+            self.alone = True
+            self._refuse("normalisation by the statistics of the batch")
+        if step.name in DROPOUTS and step.option(2, "training", True):
+            self._refuse(f"{step.name} is at work, by chance")
+        for tensor in found:
+            if args and tensor is args[0]:
+                self._stale |= self._sharing.get(_storage(tensor), set()) - {id(tensor)}
+        self.steps.append(replace(step, gives=tuple(map(self._give, found))))
+
+    def _give(self, tensor: Tensor) -> int:
+        number = len(self.shapes)
+        self.shapes[number] = tuple(tensor.shape)
+        self._slots[id(tensor)] = number
+        self._sharing.setdefault(_storage(tensor), set()).add(id(tensor))
+        return number
+
+    def _named(self, tensor: Tensor) -> Any:
+        """A slot for what depends on the picture, the tensor itself for anything else."""
+        if id(tensor) in self._stale:
+            self._refuse("a tensor is overwritten under another name")
+        if id(tensor) in self._slots:
+            return Slot(self._slots[id(tensor)])
+        if id(tensor) not in self._constants:
+            self._refuse("a call on the way is hidden from torch's function mode")
+        return tensor
+
+    def _refuse(self, why: str) -> None:
+        self.obstacle = self.obstacle or why
+
+    def watch(self, layer: str, output: Tensor) -> Tensor:
+        self.layers[layer] = self.slot(output)
+        return output
+
+    def slot(self, tensor: Tensor) -> int:
+        if id(tensor) not in self._slots:
+            self._refuse("what the network puts out is hidden from torch's function mode")
+        return self._slots.get(id(tensor), PICTURE)
+
+
+NORMS = {"batch_norm"}
+DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"}
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and the like have none
+        return id(tensor)
+
+
+def record_calls(
+    model: nn.Module, picture: Float[Tensor, "c h w"], layers: Sequence[str] = ()
+) -> tuple[Recording, Float[Tensor, "1 classes"]]:
+    """Run the network once on the picture and write down what it does; also its scores.
+
+    layers: whose outputs are to be known by name. Raises ModelError M500 (no such layer), M502,
+    M503 (it runs several times and no call is named), M520 (no scores).
+    """
+    calls: Counter[str] = Counter()
+    # Not in inference mode, in which tensors do not say whose memory they share.
+    with torch.inference_mode(False), torch.no_grad():
+        image = picture.detach().clone()[None]
+        twin = Twin(model)
+        known = [tensor for module in twin.model.modules() for tensor in tensors_in(vars(module))]
+        mode = Recording(image, known)
+
+        def watch(output: Tensor, layer: str) -> Tensor:
+            calls[layer] += 1
+            return mode.watch(layer, output)
+
+        edits: dict[str, Callable[[Tensor], Tensor]] = {
+            layer: partial(watch, layer=layer) for layer in layers
+        }
+        with Lens(model, (), edits) as lens, mode:
+            scores = logits(lens(image))
+            mode.output = mode.slot(scores)
+    for layer in layers:
+        once(layer, calls[layer])
+    if torch.is_autocast_enabled(image.device.type):
+        mode._refuse("autocast changes the precision on the way")
+    return mode, scores
