@@ -7,6 +7,7 @@ to stdout, progress and faults to stderr; torch is imported by the commands that
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +19,19 @@ from convscope import __version__
 from convscope.cli.atlas import atlas
 from convscope.cli.check import check
 from convscope.cli.demo import demo
+from convscope.cli.explain import explain
 from convscope.cli.flowers import flowers
 from convscope.cli.layers import layers
 from convscope.cli.optimise import optimise
 from convscope.cli.predict import evaluate, predict
 from convscope.cli.train import train
-from convscope.errors import ConvscopeError, UsageError, printable
+from convscope.errors import (
+    ConvscopeError,
+    EnvironmentFault,
+    UsageError,
+    is_out_of_memory,
+    printable,
+)
 
 CommandFault: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -38,7 +46,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, predict, evaluate, layers, atlas, flowers, check, optimise):
+for command in (demo, train, predict, evaluate, layers, atlas, flowers, check, explain, optimise):
     app.command()(command)
 
 
@@ -80,6 +88,8 @@ def run(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as fault:
+        if is_out_of_memory(fault):
+            return _say(_no_memory(fault).line(), EnvironmentFault.exit_status)
         return _own_bug(fault)
 
 
@@ -101,6 +111,14 @@ def _usage(fault: Any) -> str:
 def _say(line: str, status: int) -> int:
     print(line, file=sys.stderr)  # noqa: T201
     return status
+
+
+def _no_memory(fault: Exception) -> EnvironmentFault:
+    asked = re.search(r"allocate ([\d.]+) ?(\w+)", str(fault))
+    much = f" ({asked[1]} {asked[2]} were asked for)" if asked else ""
+    return EnvironmentFault(
+        "R640", "", f"memory ran out{much}", next_step="take smaller pictures or a smaller network"
+    )
 
 
 def _own_bug(fault: Exception) -> int:

@@ -1,0 +1,189 @@
+"""Why this class, and how far is each map to be believed?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress, say
+from convscope.cli.skipped import MaxBad, listing_skipped, tell_skipped
+from convscope.errors import printable
+
+if TYPE_CHECKING:
+    from convscope.images.folder import Folder
+    from convscope.methods.explaining import Method
+    from convscope.models.load import Network
+    from convscope.records.explanation import Explanation, Explanations
+    from convscope.units import Box
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[str, typer.Argument(help="A picture, or a folder of pictures.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Names with commas, all, or package.module:function; "
+            "default: gradcam, layercam, integrated-gradients, occlusion."
+        ),
+    ] = "",
+    layer: Annotated[str | None, typer.Option(help="For methods that take one.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class name or index; default: the likeliest.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON {name: [[xmin, ymin, xmax, ymax], …]}; default: boxes.json of the folder."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of a folder, spread evenly.")
+    ] = None,
+    road: Annotated[bool, typer.Option("--road", help="Also remove and impute; slow.")] = False,
+    out: Annotated[Path, typer.Option(help="New folder for page, figure and records.")] = Path(
+        "explanation"
+    ),
+    max_bad: MaxBad = 0.01,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
+) -> None:
+    """What speaks for a class, by any method, each map put to the test.
+
+    Example: convscope explain torchvision:squeezenet1_0 photograph.jpg --method all
+    """
+    from convscope.methods.explaining import DEFAULT, chosen
+    from convscope.models.load import load
+    from convscope.publish import require_free
+
+    require_free(out)
+    names = [name.strip() for name in method.split(",") if name.strip()]
+    methods = chosen(names or DEFAULT, layer)
+    network = load(model, checkpoint)
+    for note in network.notes:
+        say(note)
+    if Path(pictures).is_file():
+        page = _one(network, Path(pictures), methods, target, boxes, road, out)
+    else:
+        page = _many(network, pictures, methods, target, boxes, road, limit, max_bad, out)
+    typer.echo(page)
+    if open_page:
+        typer.launch(page.resolve().as_uri())
+
+
+def _one(
+    network: Network,
+    path: Path,
+    methods: Mapping[str, Method],
+    target: str | None,
+    boxes: Path | None,
+    road: bool,
+    out: Path,
+) -> Path:
+    from convscope.images.boxes import read_boxes
+    from convscope.images.folder import one_picture
+    from convscope.pages.explanation import write_explanation
+    from convscope.studies.explain import Checks
+    from convscope.studies.explain import explain as study
+
+    picture = one_picture(path)
+    marked = read_boxes(boxes).get(path.name, ()) if boxes else ()
+    with progress("explaining") as tick:
+        found = study(
+            network,
+            picture,
+            methods,
+            target=_target(target),
+            boxes=marked,
+            checks=Checks(road=road),
+            progress=tick,
+        )
+    page = write_explanation(out, found)
+    typer.echo(_told(found))
+    return page
+
+
+def _many(
+    network: Network,
+    pictures: str,
+    methods: Mapping[str, Method],
+    target: str | None,
+    boxes: Path | None,
+    road: bool,
+    limit: int | None,
+    max_bad: float,
+    out: Path,
+) -> Path:
+    from dataclasses import replace
+
+    from convscope.figures.findings import findings
+    from convscope.images.builtin import open_pictures
+    from convscope.pages.explanation import write_explanations
+    from convscope.studies.explain_many import QUICK, explain_folder
+
+    kept: list[Explanations] = []
+    with open_pictures(pictures) as folder, progress("explaining") as tick:
+        folder.max_bad = max_bad
+
+        def run(each: object) -> Explanations:
+            found = explain_folder(
+                network,
+                folder,
+                methods,
+                target=_target(target),
+                boxes=_boxes(folder, boxes),
+                numbers=_spread(len(folder), limit),
+                checks=replace(QUICK, road=road),
+                each=each,  # type: ignore[arg-type]
+                progress=tick,
+            )
+            kept.append(found)
+            return found
+
+        page = write_explanations(out, run)
+    tell_skipped([folder], out / "skipped.csv")
+    with listing_skipped([folder], out / "skipped.csv"):
+        folder.check_bad()
+    for one in findings(kept[0]):
+        typer.echo(f"{'!' if one.level == 'warn' else '-'} {printable(one.text)}")
+    return page
+
+
+def _target(told: str | None) -> int | str | None:
+    """Digits are an index."""
+    return int(told) if told is not None and told.isdecimal() else told
+
+
+def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
+    from convscope.images.boxes import FILE, read_boxes
+
+    path = told or folder.root / FILE
+    if told is None and not path.is_file():
+        return None
+    if told is None:
+        say(f"boxes: {path}")
+    return read_boxes(path)
+
+
+def _spread(count: int, limit: int | None) -> list[int] | None:
+    """So many numbers, evenly over all."""
+    if limit is None or limit >= count:
+        return None
+    return [round(place * (count - 1) / max(1, limit - 1)) for place in range(limit)]
+
+
+def _told(found: Explanation) -> str:
+    """The classes, and a line for each map."""
+    from convscope.figures.verdicts import TITLES, summary, verdict
+
+    wide = max(len(name) for name in found.methods)
+    lines = [
+        f"  {name:<{wide}}  {TITLES[said.level]:<13} {said.headline}"
+        for name, said in ((name, verdict(found, n)) for n, name in enumerate(found.methods))
+    ]
+    lines += [f"  {name}: not defined here: {why}" for name, why in found.refused.items()]
+    return "\n".join(printable(line) for line in [summary(found), *lines])

@@ -1,0 +1,165 @@
+"""What do the tests of a map say, in words that a newcomer understands?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from convscope.figures.plots import shortened
+from convscope.records.explanation import Explanation
+from convscope.records.faithfulness import Faithfulness, area
+
+Level = Literal["good", "fair", "poor", "none"]
+SAME = 0.5
+"""Rank correlation with the map of a random network above which a map is called unchanged."""
+BLIND = 0.95
+"""Rank correlation with another class's map above which the two are called the same."""
+
+TITLES = {"none": "no evidence", "poor": "not supported", "fair": "in part", "good": "supported"}
+"""Of the levels, as pages and figures print them."""
+
+LAYER = (
+    "It shows one layer's coarse grid, enlarged; not finer detail, and not what would happen "
+    "without these places."
+)
+PIXELS = "It shows what small changes of pixels would do; not what the network needs, nor objects."
+EDGES = (
+    "It recovers edges of the picture whatever the class; read it as what rectifiers let pass, "
+    "not as a reason."
+)
+LIMITS = {
+    "gradcam": LAYER,
+    "gradcam++": LAYER,
+    "xgradcam": LAYER,
+    "ablationcam": LAYER,
+    "layercam": LAYER,
+    "scorecam": "It shows what is enough when all else is dark; a darkened picture is unusual to "
+    "the network.",
+    "eigencam": "It shows what the layer responds to most, whatever the class.",
+    "eigengradcam": "It shows the main pattern of gradient times activation; no paper backs it.",
+    "fullgrad": "It adds up sizes without signs: places against the class shine too.",
+    "saliency": PIXELS,
+    "smoothgrad": PIXELS,
+    "gradient-x-input": "It shows a first-order share of the score; dark pixels get none.",
+    "integrated-gradients": "It shares out the score against a grey picture; another baseline "
+    "gives another map.",
+    "guided-backprop": EDGES,
+    "deconvnet": EDGES,
+    "guided-gradcam": "It is guided backpropagation cut out by Grad-CAM; its fine detail is that "
+    "of edges.",
+    "occlusion": "It shows what hiding one square does; evidence that stands twice goes unseen.",
+}
+"""What each method does not show."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far one map of one picture may be believed, and why."""
+
+    level: Level
+    headline: str
+    reasons: tuple[str, ...]
+    limit: str
+
+
+def verdict(found: Explanation, number: int) -> Verdict:
+    """Of the map at this place of the explanation."""
+    name, seen, test = found.methods[number], found.maps[number], found.tests[number]
+    limit = LIMITS.get(name, "")
+    target = shortened(found.target_name)
+    if not seen.positive:
+        return Verdict("none", f"No positive evidence for “{target}”.", (), limit)
+    level, headline = _supported(test)
+    reasons = [_measured(test)]
+    again = _unchanged(found, number)
+    if again is not None:
+        level = "poor" if level == "poor" else "fair"
+        reasons.append(again)
+    other = _blind(found, number)
+    if other is not None:
+        level = "poor" if level == "poor" else "fair"
+        reasons.append(other)
+    return Verdict(level, headline, tuple(reasons), limit)
+
+
+def _supported(test: Faithfulness) -> tuple[Level, str]:
+    hides = not test.random_deletion_areas or test.deletion_area < min(test.random_deletion_areas)
+    shows = not test.random_insertion_areas or test.insertion_area > max(
+        test.random_insertion_areas
+    )
+    blob_hides = test.deletion_area < area(test.blob_deletion, test.share)
+    blob_shows = test.insertion_area > area(test.blob_insertion, test.share)
+    if not hides and not shows:
+        return "poor", "No better than chance here: do not rely on it."
+    if hides and shows and blob_hides and blob_shows:
+        return "good", "It marks what the network uses here."
+    if hides and shows:
+        return "fair", "It beats chance, but the middle of the picture does as well."
+    if hides:
+        return "fair", "Hiding what it marks hurts, but showing it alone is not enough."
+    return "fair", "Showing what it marks is enough, but hiding it hurts no more than chance."
+
+
+def _measured(test: Faithfulness) -> str:
+    return (
+        f"Mean probability while hiding what it marks first {test.deletion_area:.2f} "
+        f"(random maps {_span(test.random_deletion_areas)}, "
+        f"blob {area(test.blob_deletion, test.share):.2f}; lower is better), "
+        f"while showing it first {test.insertion_area:.2f} "
+        f"(random {_span(test.random_insertion_areas)}, "
+        f"blob {area(test.blob_insertion, test.share):.2f}; higher is better)."
+    )
+
+
+def _span(values: tuple[float, ...]) -> str:
+    if not values:
+        return "none"
+    low, high = min(values), max(values)
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+
+
+def _unchanged(found: Explanation, number: int) -> str | None:
+    """Said only where the map of a random network is much the same."""
+    if number >= len(found.randomised):
+        return None
+    alike = float(found.randomised[number].spearman_absolute[-1])
+    if math.isnan(alike) or alike < SAME:
+        return None
+    return (
+        f"With random weights it draws much the same map (rank correlation {alike:.2f}): it "
+        "follows the picture, not what was learned."
+    )
+
+
+def _blind(found: Explanation, number: int) -> str | None:
+    if number >= len(found.sensitive):
+        return None
+    other = found.sensitive[number]
+    if math.isnan(other.spearman) or other.spearman < BLIND:
+        return None
+    return (
+        f"For “{_class(found, other.second)}” it draws nearly the same map (rank correlation "
+        f"{other.spearman:.2f}): it does not tell the two classes apart."
+    )
+
+
+def _class(found: Explanation, index: int) -> str:
+    known = dict(zip(found.prediction.classes.tolist(), found.prediction.names, strict=True))
+    return shortened(known.get(index, f"class {index}"))
+
+
+def summary(found: Explanation) -> str:
+    """The whole explanation in one or two sentences."""
+    first = (
+        f"“{shortened(found.target_name)}”, {found.score:.1%}"
+        + (f" (true: “{shortened(found.label)}”)" if found.label else "")
+        + "."
+    )
+    verdicts = [verdict(found, number) for number in range(len(found.methods))]
+    backed = [n for n, one in zip(found.methods, verdicts, strict=True) if one.level == "good"]
+    if not backed:
+        return f"{first} None of these maps is well supported by the tests on this picture."
+    if len(backed) == len(verdicts):
+        return f"{first} Every map is supported by the tests on this picture."
+    return f"{first} Supported by the tests on this picture: {', '.join(backed)}."
