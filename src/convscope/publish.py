@@ -58,6 +58,7 @@ def publish_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 def require_free(target: Path) -> None:
     """Raise OutputError O501 unless nothing, or an empty folder, is at `target`."""
+    _require_way(target)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise OutputError(
             "O501",
@@ -69,13 +70,25 @@ def require_free(target: Path) -> None:
 
 def require_folder(target: Path) -> None:
     """Raise OutputError O501 if `target`, where files are to be added, is no folder."""
+    _require_way(target)
     if target.exists() and not target.is_dir():
-        raise OutputError(
-            "O501",
-            str(target),
-            "is a file, where a folder for the results is wanted",
-            next_step="name another one with --out",
-        )
+        raise _file_there(target)
+
+
+def _require_way(target: Path) -> None:
+    """Raise OutputError O501 if a file stands where a folder above `target` should be."""
+    above = next((place for place in target.parents if place.exists()), None)
+    if above is not None and not above.is_dir():
+        raise _file_there(above)
+
+
+def _file_there(place: Path) -> OutputError:
+    return OutputError(
+        "O501",
+        str(place),
+        "is a file, where a folder for the results is wanted",
+        next_step="name another one with --out",
+    )
 
 
 def environment_fault(fault: OSError, target: Path) -> EnvironmentFault:

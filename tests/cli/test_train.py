@@ -107,12 +107,24 @@ def test_labels_come_from_a_file_where_folders_do_not_tell(
         (("--recipe", "tutoral"), 2, "error[U305]: tutoral: no such recipe; did you mean tutorial"),
         (("--set", "epochs=3"), 5, "error[O511]"),
         (("--validation", "nowhere"), 3, "error[D100]"),
+        (("--accelerator", "tpuu"), 2, "error[U378]: tpuu: no such accelerator; there are auto, cpu"),
+        (("--accelerator", "mps"), 6, "error[R641]: mps: this machine has none"),
+        (("--out", "setup.cfg"), 5, "error[O501]: setup.cfg: is a file"),
+        (("--out", "setup.cfg/run"), 5, "error[O501]: setup.cfg: is a file"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
-    place: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], status: int, said: str
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    status: int,
+    said: str,
 ) -> None:
+    monkeypatch.chdir(place)
+    Path("setup.cfg").write_text("mine")
     assert run(train(place, *more)) == status
+    assert Path("setup.cfg").read_text() == "mine"
     told = capsys.readouterr()
     assert said in told.err.splitlines()[-1]
     assert "Traceback" not in told.err
@@ -146,3 +158,14 @@ def test_time_left_is_told_as_people_tell_it() -> None:
     assert left(59.4) == "0:59 min left"
     assert left(601) == "10:01 min left"
     assert left(3600 * 2 + 125) == "2 h 02 min left"
+
+
+def test_fewer_pictures_than_a_batch_are_trained_on_and_that_is_said(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    few = ["--set", "batch=64", "--set", "drop_last=true", "--set", "epochs=1"]
+    assert run([*train(place)[:-1], out, *few]) == 0
+    told = capsys.readouterr()
+    assert "39 pictures make less than a batch of 64: one step an epoch" in told.err
+    assert told.out == f"{out}\n"

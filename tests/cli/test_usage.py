@@ -42,3 +42,34 @@ def test_an_empty_name_does_not_stand_for_the_working_folder(
     told = capsys.readouterr().err
     assert told.startswith("convscope: error[U375]: ")
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                "allocate memory: you tried to allocate 119997600012 bytes. Error code 12"
+            ),
+            "memory ran out (119997600012 bytes were asked for)",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB."), "(2.50 GiB were asked"),
+        (MemoryError(), "memory ran out."),
+    ],
+)
+def test_memory_that_runs_out_is_no_bug_of_ours(
+    fault: Exception,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("convscope.models.load.load", fail)
+    assert run(["layers", "zfnet"]) == 6
+    told = capsys.readouterr().err
+    assert told.startswith("convscope: error[R640]: memory ran out")
+    assert said in told
+    assert run(["layers", "zfnet", "--size", "99999"]) == 2  # before any work

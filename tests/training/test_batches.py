@@ -58,6 +58,12 @@ def test_the_shares_of_all_processes_are_the_one_process_batch(stock: Stock, wor
         assert float(value) == pytest.approx(float(batch.labels.double().mean()), abs=1e-12)
 
 
+def test_fewer_pictures_than_a_batch_are_a_step_though_unfull_batches_are_dropped() -> None:
+    recipe = dataclasses.replace(TINY, batch=12, drop_last=True)
+    assert [steps(pictures, recipe) for pictures in (1, 11, 12, 23, 24)] == [1, 1, 1, 1, 2]
+    assert [steps(pictures, recipe, 4) for pictures in (3, 4)] == [0, 1]
+
+
 def test_a_last_batch_too_small_for_all_processes_is_left_out() -> None:
     full = dataclasses.replace(TINY, batch=12, drop_last=True)
     assert [steps(39, TINY, world) for world in (1, 3, 4)] == [4, 4, 3]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from convscope.records.features import LayerTable
 
 HEAD = ("layer", "kind", "output", "parameters", "multiply-adds", "field", "stride")
+MAX_SIDE = 8192
+"""Pixels, as for any network's input."""
 TO_THE_LEFT = 2
 """Columns of words, which stand at the left; numbers stand at the right."""
 
@@ -38,10 +40,11 @@ def layers(
     from convscope.methods.layers import layer_table
     from convscope.models.load import load
 
+    asked = None if size is None else _pixels(size)
     network = load(model, checkpoint)
     for note in network.notes:
         say(note)
-    pixels = network.preprocess.size if size is None else _pixels(size)
+    pixels = asked or network.preprocess.size
     for line in lines(layer_table(network.model, (network.preprocess.shape[0], *pixels))):
         typer.echo(line)
 
@@ -100,4 +103,7 @@ def _pixels(text: str) -> tuple[int, int]:
         raise UsageError(
             "U320", text, "is no size in pixels", next_step="write 224 or HEIGHTxWIDTH"
         )
-    return int(found[1]), int(found[2] or found[1])
+    height, width = int(found[1]), int(found[2] or found[1])
+    if max(height, width) > MAX_SIDE:
+        raise UsageError("U320", text, f"is over {MAX_SIDE} pixels, the most that are taken")
+    return height, width

@@ -57,6 +57,8 @@ def train(
     plan = read_recipe(recipe, changes or ())
     teaching, judging = pair(pictures, validation)
     teaching.max_bad = judging.max_bad = max_bad
+    if len(teaching) < plan.batch:
+        say(f"{len(teaching)} pictures make less than a batch of {plan.batch}: one step an epoch")
     with stop_on_signals() as stop, training_bar() as tell:
         result = run_training(
             plan,

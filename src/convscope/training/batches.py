@@ -50,7 +50,7 @@ class Batches:
 
     The order is that of all processes together; of each step's pictures, process `rank` takes
     every `world`-th. An epoch's last batch, if it has fewer pictures than there are processes,
-    is left out.
+    is left out; with `drop_last` also if it is not full, unless it is the only one.
     """
 
     def __init__(
@@ -108,9 +108,10 @@ class Batches:
 
 
 def steps(pictures: int, recipe: Recipe, world: int = 1) -> int:
-    """Number of steps in an epoch."""
+    """Number of steps in an epoch; fewer pictures than a batch are one step all the same."""
     full, rest = divmod(pictures, recipe.batch)
-    return full if recipe.drop_last or rest < world else full + 1
+    left_out = rest < world or (recipe.drop_last and full > 0)
+    return full if left_out else full + 1
 
 
 def mixing(recipe: Recipe, epoch: int, random: Generator) -> Mixing | None:

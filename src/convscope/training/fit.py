@@ -13,11 +13,12 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import nn
 
 from convscope import __version__
-from convscope.errors import UsageError
+from convscope.errors import EnvironmentFault, UsageError, nearest
 from convscope.models.checkpoint import save_weights
 from convscope.models.load import Card, load
 from convscope.models.preprocess import Preprocess
@@ -33,12 +34,23 @@ from convscope.training.stock import Stock
 from convscope.training.story import COLUMNS, Progress, Story
 from convscope.training.task import Task
 
+DEVICES: Mapping[str, Callable[[], bool]] = {
+    "auto": lambda: True,
+    "cpu": lambda: True,
+    "gpu": lambda: torch.cuda.is_available() or torch.backends.mps.is_available(),
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+}
+"""What may be named as accelerator, and whether this machine has one."""
+
 
 def trainer_for(recipe: Recipe, devices: int, nodes: int, accelerator: str) -> Trainer:
     """Lightning's Trainer, which only trains: what is kept and shown is ours.
 
-    Under torchrun, its processes are taken. Raises UsageError U306 if the batch cannot be split.
+    Under torchrun, its processes are taken. Raises UsageError U306 if the batch cannot be split,
+    U378 for an unknown accelerator, EnvironmentFault R641 for one that is not there.
     """
+    _require_device(accelerator)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
@@ -46,6 +58,24 @@ def trainer_for(recipe: Recipe, devices: int, nodes: int, accelerator: str) -> T
         raise UsageError(
             "U306", f"batch={recipe.batch}", f"cannot be split between {devices * nodes} processes"
         )
+    try:
+        return _trainer(recipe, devices, nodes, accelerator)
+    except (MisconfigurationException, RuntimeError) as fault:
+        said = str(fault).strip().splitlines()[0]
+        raise EnvironmentFault("R641", accelerator, f"cannot be used ({said})") from fault
+
+
+def _require_device(accelerator: str) -> None:
+    if accelerator not in DEVICES:
+        hint = nearest(accelerator, DEVICES).replace("it has", "there are")
+        raise UsageError("U378", accelerator, f"no such accelerator; {hint}")
+    if not DEVICES[accelerator]():
+        raise EnvironmentFault(
+            "R641", accelerator, "this machine has none that torch can use", next_step="take cpu"
+        )
+
+
+def _trainer(recipe: Recipe, devices: int, nodes: int, accelerator: str) -> Trainer:
     return Trainer(
         accelerator=accelerator,
         devices=devices,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from convscope.errors import DataError, OutputError
-from convscope.publish import environment_fault, publish_file, require_free
+from convscope.publish import environment_fault, publish_file, require_folder, require_free
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import differences, to_json, to_toml
 
@@ -75,6 +75,7 @@ def open_run(run: Path, identity: Identity, versions: Mapping[str, str]) -> IO[s
 
 def check_run(run: Path, identity: Identity) -> None:
     """Raise OutputError unless the folder is free or holds this very run."""
+    require_folder(run)
     theirs = read_identity(run)
     if theirs is None:
         if not (run / ".lock").exists():

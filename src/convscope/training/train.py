@@ -15,6 +15,7 @@ from convscope.models.preprocess import Preprocess
 from convscope.publish import publish_file
 from convscope.records.series import Series
 from convscope.training.augment import Shrunk
+from convscope.training.batches import steps
 from convscope.training.fit import fit, series, trainer_for, versions
 from convscope.training.loop import Observer
 from convscope.training.quiet import deterministic, quiet
@@ -65,8 +66,9 @@ def train(
     memory: bytes of pictures that each process keeps; what does not fit is read again.
 
     On the CPU with the same number of threads, a killed and resumed run ends with the same
-    weights, bit for bit. Raises OutputError O501, O511 to O513, DataError D150 to D153 and of
-    unusable pictures, ModelError M551 (loss not finite), UsageError U306, U307, Stopped R575.
+    weights, bit for bit. Raises OutputError O501, O511 to O513, DataError D150 to D154 and of
+    unusable pictures, ModelError M551 (loss not finite), UsageError U306, U307, U378,
+    EnvironmentFault R641, Stopped R575.
     """
     run = Path(out)
     with quiet(), deterministic():
@@ -81,6 +83,7 @@ def train(
             else:
                 told = progress if trainer.is_global_zero else None
                 stocks = _stocks(recipe, training, validation, memory, told)
+                _require_steps(stocks[0], recipe, trainer.world_size)
                 if trainer.is_global_zero:
                     skipped = [*training.skipped, *validation.skipped]
                     publish_file(run / "skipped.csv", table(skipped))
@@ -114,6 +117,16 @@ def _identity(recipe: Recipe, training: Folder, validation: Folder) -> Identity:
             next_step="put each class's pictures into a folder with the class's name",
         )
     return Identity(recipe, training.classes, training.sha256, validation.sha256)
+
+
+def _require_steps(stock: Stock, recipe: Recipe, world: int) -> None:
+    if not steps(len(stock), recipe, world):
+        raise DataError(
+            "D154",
+            str(stock.folder.root),
+            f"{len(stock)} usable pictures are too few for {world} processes",
+            next_step="add pictures, or take fewer devices",
+        )
 
 
 def _stocks(
