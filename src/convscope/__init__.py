@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         xgradcam,
     )
     from convscope.methods.deconvnet import deconvnet
+    from convscope.methods.faithfulness import faithfulness
     from convscope.methods.gradients import (
         deconvnet_class,
         gradient_x_input,
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from convscope.methods.optimise import activation_maximisation, class_image
     from convscope.methods.optimise_dream import deep_dream
     from convscope.methods.optimise_invert import invert
+    from convscope.methods.pointing import energy_inside, pointing
     from convscope.methods.predict import evaluate, predict
+    from convscope.methods.randomisation import agreement, randomisation, sensitivity
     from convscope.methods.topk import topk
     from convscope.models.load import load
     from convscope.pages.atlas import write_atlas
@@ -59,6 +62,7 @@ _HOME = {
     "Lens": "lens.lens",
     "Unit": "units",
     "activation_maximisation": "methods.optimise",
+    "agreement": "methods.randomisation",
     "audit": "studies.audit",
     "ablationcam": "methods.cam",
     "class_image": "methods.optimise",
@@ -67,7 +71,9 @@ _HOME = {
     "deep_dream": "methods.optimise_dream",
     "eigencam": "methods.cam",
     "eigengradcam": "methods.cam",
+    "energy_inside": "methods.pointing",
     "evaluate": "methods.predict",
+    "faithfulness": "methods.faithfulness",
     "features": "studies.features",
     "fields": "lens.geometry",
     "fullgrad": "methods.cam",
@@ -83,9 +89,12 @@ _HOME = {
     "occlusion": "methods.occlusion",
     "one_picture": "images.folder",
     "open_pictures": "images.builtin",
+    "pointing": "methods.pointing",
     "predict": "methods.predict",
+    "randomisation": "methods.randomisation",
     "saliency": "methods.gradients",
     "scorecam": "methods.cam",
+    "sensitivity": "methods.randomisation",
     "smoothgrad": "methods.gradients",
     "topk": "methods.topk",
     "train": "training.train",
@@ -102,6 +111,7 @@ __all__ = [
     "Unit",
     "ablationcam",
     "activation_maximisation",
+    "agreement",
     "audit",
     "class_image",
     "deconvnet",
@@ -109,7 +119,9 @@ __all__ = [
     "deep_dream",
     "eigencam",
     "eigengradcam",
+    "energy_inside",
     "evaluate",
+    "faithfulness",
     "features",
     "fields",
     "fullgrad",
@@ -125,9 +137,12 @@ __all__ = [
     "occlusion",
     "one_picture",
     "open_pictures",
+    "pointing",
     "predict",
+    "randomisation",
     "saliency",
     "scorecam",
+    "sensitivity",
     "smoothgrad",
     "topk",
     "train",
