@@ -1,4 +1,4 @@
-"""Which networks have just the fault that an audit must find?"""
+"""Which networks have just the fault that an audit must find, and what did it say?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,26 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from convscope.records.audit import Audit, Finding
+from convscope.studies.audit import audit
+from tests.nets import pictures
+
+IMAGE = pictures(1, 47, 39)[0]
+
+
+def looked_at(model: nn.Module, image: Tensor = IMAGE) -> Audit:
+    return audit(model, image, seconds=0)
+
+
+def finding(found: Audit, question: str) -> Finding:
+    (line,) = (line for line in found.findings if line.question == question)
+    return line
+
+
+def noted(found: Audit, question: str) -> tuple[str, str]:
+    line = finding(found, question)
+    return line.verdict, line.finding
 
 
 class Six(nn.Module):

@@ -19,12 +19,13 @@ from convscope.errors import ModelError
 from convscope.models.delivered import Delivered
 from convscope.models.network import Network
 from convscope.records.audit import Audit, Finding
+from convscope.studies.audit_answers import check_answers
 from convscope.studies.audit_calls import check_calls
 from convscope.studies.audit_case import Case, Heading, many, private
 from convscope.studies.audit_delivered import check_delivered
 from convscope.studies.audit_input import check_input
 from convscope.studies.audit_methods import check_methods
-from convscope.studies.audit_output import check_answers, check_output
+from convscope.studies.audit_output import check_output
 from convscope.studies.audit_scale import check_scale
 from convscope.studies.audit_weights import check_weights
 

@@ -52,7 +52,7 @@ def _mode(case: Case) -> Finding:
         else f"{len(found.training)} of {many(found.modules, 'module')} in train mode "
         f"({some(list(found.training))})"
     )
-    what = f"{extent}, which {acting} mind" if acting else f"{extent}, which no layer minds"
+    what = f"{extent}, in which {acting or 'no layer'} act{'' if acting else 's'} otherwise"
     if not acting:
         return DELIVERED.ok("mode", what)
     if case.network is not None and not stubborn:
