@@ -6,7 +6,7 @@ them takes longer than computing with them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -32,10 +32,15 @@ class Head:
             vector = node.kind == "whole" and len(node.shape) == 2 and slot not in watched
             if vector and all(user in self.nodes for user in users[slot]):
                 self.nodes.add(slot)
-        taken = {s for slot in self.nodes for s in graph.nodes[slot].takes} - self.nodes
-        self.takes = sorted(taken) or [graph.output]
+        self.takes = {
+            source: slot
+            for slot in self.nodes
+            for source in graph.nodes[slot].takes
+            if source not in self.nodes
+        } or {graph.output: graph.output}
+        """What the head takes, and one that takes it."""
         self._graph = graph
-        self._waiting: list[tuple[Tensor, list[Tensor]]] = []
+        self._waiting: list[tuple[Tensor, Sequence[Tensor]]] = []
         self._bytes = 0.0
 
     def begin(self, count: int) -> None:
@@ -43,9 +48,8 @@ class Head:
         self._scores: Tensor | None = None
         self._count = count
 
-    def give(self, numbers: Int[Tensor, "n"], held: Mapping[int, Tensor]) -> None:
-        """What the head takes of these positions."""
-        values = [held[slot] for slot in self.takes]
+    def give(self, numbers: Int[Tensor, "n"], values: Sequence[Tensor]) -> None:
+        """What the head takes of these positions, in the order of `takes`."""
         self._waiting.append((numbers, values))
         self._bytes += sum(value.numel() * value.element_size() for value in values)
         if self._bytes > TOGETHER:

@@ -75,7 +75,7 @@ Table = Mapping[str, Lower]
 
 def plain_name(step: Step) -> str:
     """`relu` for relu_, `add` for __iadd__ and add_."""
-    name = step.name
+    name = step.name.removeprefix("_") if step.name == "_threshold" else step.name
     if name.startswith("__") and name not in ("__getitem__", "__get__"):
         name = name.strip("_")
         return name[1:] if name in ("iadd", "isub", "imul", "itruediv", "radd", "rmul") else name

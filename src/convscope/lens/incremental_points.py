@@ -13,6 +13,7 @@ from convscope.lens.incremental_node import Node, Shape, Table, again, leaves, p
 from convscope.lens.spans import POINTWISE
 from convscope.lens.step import Slot, Step
 
+PLACEWISE = POINTWISE | {"full_like", "ones_like", "zeros_like"}
 SILENT = {
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"),
     *("feature_alpha_dropout", "contiguous", "identity", "detach", "clone"),
@@ -30,7 +31,7 @@ def point(step: Step, given: Sequence[Shape], shape: Shape) -> Node | None:
     name = plain_name(step)
     if name in CHANNELS:
         return CHANNELS[name](step, given, shape)
-    if step.name not in POINTWISE or len(step.gives) != 1 or not _alike(given, shape):
+    if not {name, step.name} & PLACEWISE or len(step.gives) != 1 or not _alike(given, shape):
         return None
     if not all(_spread(leaf, shape) for leaf in leaves(step) if isinstance(leaf, Tensor)):
         return None
@@ -43,7 +44,7 @@ def point(step: Step, given: Sequence[Shape], shape: Shape) -> Node | None:
 
 
 def _alike(given: Sequence[Shape], shape: Shape) -> bool:
-    return {one[-2:] for one in given} == {shape[-2:]} and all(one[0] == 1 for one in given)
+    return {one[-2:] for one in given} == {shape[-2:]} and all(one[:1] == (1,) for one in given)
 
 
 def _spread(constant: Tensor, shape: Shape) -> bool:

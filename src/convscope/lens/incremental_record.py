@@ -57,11 +57,13 @@ class Recording(TorchFunctionMode):
         result = func(*args, **kwargs)
         found = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self._alive += found
-        if not takes:
+        name = str(getattr(func, "__name__", func))
+        cast = name in CASTS and isinstance(args[0], Tensor) and id(args[0]) in self._constants
+        if not takes or name in EMPTY or cast:
             self._constants.update(id(tensor) for tensor in found)
         elif found:
             self._note(Step(func, named[0], named[1], gives=()), args, found)
-        elif (name := str(getattr(func, "__name__", func))) not in LOOKS:
+        elif name not in LOOKS:
             self._refuse(f"{name} reads or writes single values of a tensor")
         return result
 
@@ -108,6 +110,9 @@ class Recording(TorchFunctionMode):
         return self._slots.get(id(tensor), PICTURE)
 
 
+EMPTY = {"new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"}
+"""Calls that take no more of a tensor than its type and place."""
+CASTS = {"to", "type_as"}
 NORMS = {"batch_norm"}
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"}
 

@@ -145,7 +145,11 @@ class _Pass:
                 self.left[source] -= 1
                 if not self.left[source]:
                     del self.held[source]
-        head.give(torch.from_numpy(self.portion.numbers), self.held)
+        values = [
+            self.held[source] if source == taker else self._taken(source, taker)
+            for source, taker in head.takes.items()
+        ]
+        head.give(torch.from_numpy(self.portion.numbers), values)
 
     def _value(self, slot: int, node: Node) -> Tensor:
         """The node's windows; where they will be cut from, if somebody will."""

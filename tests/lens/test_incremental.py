@@ -1,0 +1,329 @@
+"""Does the network say the same, whatever was spared?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convscope.errors import UsageError
+from convscope.lens.incremental import Incremental
+from convscope.lens.incremental_patches import Patches
+from tests.nets import RECTIFIERS, Fire, Residual, Spelled, sequential, state_of
+from tests.oracles.incremental import asked, settled
+
+SIZE = (33, 29)
+
+
+def picture(height: int = 33, width: int = 29, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(3, height, width, generator=generator, dtype=torch.float64)
+
+
+def patches(image: Tensor, size: tuple[int, int] = (9, 6), step: int = 7) -> Patches:
+    """At all four borders, in steps that do not divide."""
+    ends = [
+        [*range(0, extent - side, step), extent - side]
+        for extent, side in zip(image.shape[1:], size, strict=True)
+    ]
+    fill = torch.randn(3, *size, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return Patches(ends[0], ends[1], size, fill.to(image))
+
+
+def difference(net: nn.Module, image: Tensor, where: Patches) -> tuple[float, str]:
+    """From one pass a position, as a share of the largest score; and how the engine went on."""
+    engine = Incremental(net, image, where)
+    engine.begin(image, where)
+    found = engine.follow({}).scores
+    expected = asked(net.eval(), image, where)
+    change = expected - net(image[None]).detach()
+    assert float(change.abs().max()) > 1e-6 * float(expected.abs().max())
+    return float((found - expected).abs().max() / expected.abs().max()), engine.how
+
+
+class Pointwise(nn.Module):
+    """A convolution, a function of each place, another convolution."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor], channels: int = 6) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+        self.two = nn.Conv2d(channels, 5, 3, padding=1)
+        self.change = [change]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.change[0](self.one(x))).mean((2, 3))
+
+
+class Pooled(nn.Module):
+    """One pool between two convolutions; the signal is mostly negative there."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 6, 3, padding=1)
+        self.pool = pool
+        self.two = nn.Conv2d(6, 5, 3)
+        self.one.bias.data -= 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.flatten(self.two(self.pool(self.one(x))).amax((2, 3)), 1)
+
+
+class Shuffled(nn.Module):
+    """Channels split, shuffled, sliced and gated, in the manner of ShuffleNet and others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.wise = nn.Conv2d(4, 4, (3, 5), padding=(1, 2), groups=4)
+        self.fc = nn.Linear(8, 5)
+        self.scale = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x[:, 0:1] * 2, torch.unsqueeze(x[:, 1], 1) - 0.3, x[:, 2:]], 1)
+        x = self.conv(x) * self.scale
+        kept, changed = x.chunk(2, dim=1)
+        x = torch.cat((kept, self.wise(changed)), dim=1)
+        b, c, h, w = x.size()
+        x = x.view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, c, h, w)
+        return self.fc(F.hardswish(x, inplace=True).mean([2, 3]))
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation after the second convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 6, 3, stride=2)
+        self.two = nn.Conv2d(6, 6, 3, padding=1)
+        self.gate = nn.Conv2d(6, 6, 1)
+        self.three = nn.Conv2d(6, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.two(F.relu(self.one(x))), inplace=True)
+        x = x * self.gate(F.adaptive_avg_pool2d(x, 1)).sigmoid()
+        return self.three(x).mean((2, 3))
+
+
+POOLS = {
+    "max": nn.MaxPool2d(3, 2),
+    "max with padding, of negative numbers": nn.MaxPool2d(3, 2, padding=1),
+    "max, ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
+    "max, uneven, dilated": nn.MaxPool2d((3, 2), (2, 3), padding=(1, 0), dilation=(1, 2)),
+    "average": nn.AvgPool2d(2),
+    "average with padding": nn.AvgPool2d(3, 2, padding=1),
+    "average with padding not counted": nn.AvgPool2d(3, 2, padding=1, count_include_pad=False),
+    "average, ceil, padding": nn.AvgPool2d(3, 2, padding=1, ceil_mode=True),
+    "average, ceil": nn.AvgPool2d(4, 3, ceil_mode=True, count_include_pad=False),
+    "average by another divisor": nn.AvgPool2d(3, 2, divisor_override=4),
+    "adaptive to several": nn.AdaptiveAvgPool2d((7, 5)),
+    "fractional padding by hand": nn.ZeroPad2d((1, 0, 2, 3)),
+    "mirrored padding": nn.ReflectionPad2d(2),
+    "upsampling": nn.Upsample(scale_factor=2),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_pool_counts_its_borders_as_it_does_alone(pool: str) -> None:
+    net, image = settled(Pooled(POOLS[pool])), picture()
+    error, how = difference(net, image, patches(image))
+    assert error < 1e-12
+    windows = pool.startswith(("max", "average", "fractional")) and "divisor" not in pool
+    assert how.startswith("windows, whole") != windows
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(3, 4, 1),
+        nn.Conv2d(3, 4, (5, 2), stride=(3, 2), padding=(4, 1)),
+        nn.Conv2d(3, 6, 3, dilation=(2, 3), padding=3, groups=3),
+        nn.Conv2d(3, 4, (4, 3), padding="same", dilation=2),
+        nn.Conv2d(3, 4, 3, padding="valid", bias=False),
+        nn.Conv2d(3, 4, 2, stride=5),
+        nn.Conv2d(3, 4, 3, padding=2, padding_mode="reflect"),
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"),
+    ],
+    ids=str,
+)
+def test_every_convolution_sees_what_the_patch_changes(conv: nn.Conv2d) -> None:
+    net = settled(nn.Sequential(conv, nn.ReLU(), nn.Conv2d(conv.out_channels, 5, 3), nn.Flatten()))
+    image = picture()
+    assert difference(net, image, patches(image))[0] < 1e-12
+
+
+@pytest.mark.parametrize("spelling", RECTIFIERS)
+def test_every_spelling_of_a_rectifier_is_kept_as_a_window(spelling: str) -> None:
+    net, image = settled(Pointwise(RECTIFIERS[spelling])), picture()
+    error, how = difference(net, image, patches(image))
+    assert error < 1e-12
+    assert how == "windows" or spelling in (
+        *("x.relu_() without its result", "torch.max", "torch.ops.aten.relu_"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        (lambda x: F.local_response_norm(x, 3), "windows"),
+        (lambda x: F.leaky_relu_(x, 0.2), "windows"),
+        (lambda x: x.mul_(2).sub(1).abs() ** 0.5, "windows"),
+        (lambda x: torch.where(x > 0, x, x * 0.1), "windows"),
+        (lambda x: x * x.sigmoid() + x, "windows"),
+        (lambda x: 3 - x, "windows"),
+        (lambda x: F.group_norm(x, 2), "windows, whole maps from group_norm on"),
+        (lambda x: F.instance_norm(x), "windows, whole maps from instance_norm on"),
+        (lambda x: F.softmax(x.flatten(2), 2).view_as(x), "windows, whole maps from flatten on"),
+        (lambda x: x + torch.linspace(0, 1, x.shape[-1]), "windows, whole maps from add on"),
+        (lambda x: x.flip(3), "windows, whole maps from flip on"),
+        (lambda x: x - x.mean(), "windows, whole maps from sub on"),
+        (lambda x: x * 2 if x.mean() > 50 else x, "whole pictures: __bool__"),
+        (lambda x: F.dropout(x, 0.0, True), "whole pictures: dropout"),
+        (lambda x: x.detach().numpy() is None or x, "whole pictures: "),
+    ],
+)
+def test_what_works_place_by_place_is_kept_and_what_does_not_is_done_in_full(
+    change: Callable[[Tensor], Tensor], how: str
+) -> None:
+    net, image = settled(Pointwise(change)), picture()
+    error, found = difference(net, image, patches(image))
+    assert error < 1e-12
+    assert found.startswith(how)
+
+
+@pytest.mark.parametrize(
+    "net", [sequential(), Fire(), Residual(), Spelled(F.relu), Shuffled(), Gated()], ids=type
+)
+@pytest.mark.parametrize("size", [(9, 6), (1, 1), (33, 29), (2, 29), (33, 1)])
+def test_small_networks_of_every_kind_say_the_same(net: nn.Module, size: tuple[int, int]) -> None:
+    image = picture()
+    where = patches(image, size, 7 if min(size) > 1 else 13)
+    assert difference(settled(net), image, where)[0] < 1e-12
+
+
+def test_one_stride_and_all_starts_at_the_borders_say_the_same() -> None:
+    image = picture(19, 23)
+    net = settled(Fire())
+    every = Patches(range(16), range(20), (4, 4), torch.zeros(3, 4, 4, dtype=torch.float64))
+    assert difference(net, image, every)[0] < 1e-12
+
+
+def test_little_memory_only_makes_portions_smaller() -> None:
+    net, image = settled(Residual()), picture()
+    where = patches(image)
+    wide = Incremental(net, image, where)
+    narrow = Incremental(net, image, where, memory=wide._run.needs + 1)  # type: ignore[union-attr]
+    for engine in (wide, narrow):
+        engine.begin(image, where)
+    assert {len(p) for plan in narrow._run.plans for p in plan.portions} == {1}  # type: ignore[union-attr]
+    torch.testing.assert_close(narrow.follow({}).scores, wide.follow({}).scores)
+    with pytest.raises(UsageError, match="one position needs"):
+        Incremental(net, image, where, memory=10)
+
+
+def test_what_is_seen_through_the_patch_may_be_another_picture() -> None:
+    net, image, other = settled(Fire()), picture(), picture(seed=5)
+    where = patches(image)
+    through = Patches(where.tops, where.lefts, where.size, other)
+    assert difference(net, image, through)[0] < 1e-12
+
+
+def test_several_pictures_share_one_engine() -> None:
+    net, image = settled(Fire()), picture()
+    where = patches(image)
+    engine = Incremental(net, image, where)
+    for seed in (1, 2, 3):
+        other = picture(seed=seed)
+        base = engine.begin(other, where)
+        torch.testing.assert_close(base.scores, net(other[None]).detach())
+        torch.testing.assert_close(engine.follow({}).scores, asked(net, other, where))
+
+
+def test_activity_of_any_layer_is_the_sum_of_what_is_positive() -> None:
+    net, image = settled(Gated()), picture()
+    where = patches(image)
+    layers = ["one", "two", "three"]
+    engine = Incremental(net, image, where, layers)
+    base = engine.begin(image, where)
+    maps = {"one": 2, "two": 5, "three": 0}
+    found = engine.follow(maps).activity
+
+    def seen(x: Tensor) -> Tensor:
+        one = net.one(x)
+        two = net.two(one.relu())
+        gated = F.silu(two)
+        gated = gated * net.gate(gated.mean((2, 3), keepdim=True)).sigmoid()
+        outputs = (one, two, net.three(gated))
+        return torch.stack(
+            [o[:, c].relu().sum((1, 2)) for o, c in zip(outputs, maps.values(), strict=True)], 1
+        )
+
+    expected = asked(seen, image, where)
+    for number, layer in enumerate(layers):
+        torch.testing.assert_close(found[layer], expected[:, number])
+        torch.testing.assert_close(
+            base.activity[layer][0, maps[layer]], seen(image[None])[0, number]
+        )
+
+
+def test_a_network_is_left_as_it_was() -> None:
+    net, image = sequential().double(), picture()
+    where = patches(image)
+    before = state_of(net)
+    engine = Incremental(net, image, where, ["conv2"])
+    engine.begin(image, where)
+    engine.follow({"conv2": 1})
+    assert state_of(net) == before
+    assert net.training
+
+
+def test_threads_may_look_at_one_network_at_once() -> None:
+    net, image = settled(Residual()), picture()
+    where = patches(image)
+    expected = asked(net, image, where)
+
+    def ask(_: int) -> Tensor:
+        engine = Incremental(net, image, where)
+        engine.begin(image, where)
+        return engine.follow({}).scores
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(ask, range(8)):
+            torch.testing.assert_close(found, expected)
+
+
+def test_batch_statistics_are_taken_of_each_picture_alone() -> None:
+    bare = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten()
+    )
+    net, image = settled(bare), picture()
+    error, how = difference(net, image, patches(image))
+    assert error < 1e-12
+    assert how == "whole pictures: normalisation by the statistics of the batch"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_precisions_are_those_of_the_network(dtype: torch.dtype) -> None:
+    net, image = settled(Residual()).to(dtype), picture().to(dtype)
+    where = patches(image)
+    engine = Incremental(net, image, where)
+    engine.begin(image, where)
+    found = engine.follow({}).scores
+    assert found.dtype == dtype
+    expected = asked(net.double(), image.double(), patches(image.double()))
+    room = 2e-5 if dtype == torch.float32 else 3e-2
+    assert float((found - expected).abs().max() / expected.abs().max()) < room
+
+
+def test_progress_counts_every_position_once() -> None:
+    net, image = settled(Fire()), picture()
+    where = patches(image)
+    engine = Incremental(net, image, where)
+    engine.begin(image, where)
+    told: list[tuple[int, int]] = []
+    engine.follow({}, lambda done, of: told.append((done, of)))
+    assert told[-1] == (len(where), len(where))
+    assert told == sorted(told)
