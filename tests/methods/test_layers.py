@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -73,9 +75,9 @@ def test_the_table_as_text_lines_up_and_says_what_sees_everything() -> None:
     )
     text = lines(layer_table(model, (3, 20, 30)))
     assert [line.split() for line in text] == [
-        ["layer", "kind", "output", "parameters", "multiply-adds", "field", "stride"],
+        ["layer", "kind", "kernel", "output", "parameters", "multiply-adds", "field", "stride"],
         ["input", "3×20×30"],
-        ["0", "Conv2d", "8×18×26", "368", "168,480", "3×5", "1"],
+        ["0", "Conv2d", "3×5", "8×18×26", "368", "168,480", "3×5", "1"],
         ["1", "AdaptiveAvgPool2d", "8×1×1", "all"],
         ["2", "Flatten", "8"],
         ["3", "Linear", "1000", "9,000", "8,000"],
@@ -86,6 +88,26 @@ def test_the_table_as_text_lines_up_and_says_what_sees_everything() -> None:
         for line, cell in zip(text[2:4], ("8×18×26", "8×1×1"), strict=True)
     }
     assert len(ends) == 1
+
+
+def test_a_normalisation_is_told_with_the_convolution_that_it_follows() -> None:
+    torch.manual_seed(0)
+    parts = OrderedDict(
+        lone=nn.BatchNorm2d(3),  # follows nothing
+        conv=nn.Conv2d(3, 6, (5, 3)),
+        bn=nn.BatchNorm2d(6),
+        pool=nn.MaxPool2d(2),
+        other=nn.BatchNorm2d(6),  # follows a pool
+    )
+    table = layer_table(nn.Sequential(parts), (3, 20, 30))
+    assert table.of == ("", "", "conv", "", "")
+    assert table.kernel == ((), (5, 3), (), (2, 2), ())
+    cells = [line.split("  ") for line in lines(table)]
+    assert [cell.strip() for cell in cells[4] if cell][:3] == [
+        "bn",
+        "BatchNorm2d of conv",
+        "6×16×28",
+    ]
 
 
 def test_a_picture_that_the_network_does_not_take_is_told() -> None:

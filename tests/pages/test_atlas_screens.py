@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -132,4 +133,29 @@ def test_an_atlas_without_training_opens_without_its_screens(
     for place in ("training", "evolution", "occlusion/0"):
         text = window.go(f"#/{place}").locator("main").inner_text()
         assert "This atlas holds no" in text
+    window.closed()
+
+
+def test_a_normalisation_shows_what_its_convolution_costs(
+    browser: Any, records: Atlas, tmp_path: Path
+) -> None:
+    table = dataclasses.replace(
+        records.table,
+        kernel=((7, 5), (), (2, 2), (3, 3), (), ()),
+        of=("", "", "", "", "features.3", ""),
+    )
+    page = write_atlas(tmp_path / "a", records.card, table, records.pictures, records.layers)
+    window = Window(browser, page.as_uri())
+    first = window.open("#/layer/conv1").locator(".head").inner_text().split("\n")
+    assert first[first.index("Kernel") + 1 :][:3] == ["7 × 5", "Parameters", "1,776"]
+    normed = window.go(f"#/layer/{ODD}").locator(".head").inner_text().split("\n")
+    assert "Conv2d of features.3, 1 feature map of 6 × 8" in normed
+    start = normed.index("Kernel")
+    assert normed[start : start + 6] == [
+        *("Kernel", "3 × 3", "in features.3"),
+        *("Parameters", "12,040", "in features.3"),
+    ]
+    assert "2.30 million" in normed[start + 7]
+    rows = window.go("#/").locator(".row-words").all_inner_texts()
+    assert [("of features.3" in row) for row in rows] == [False, False, True]
     window.closed()

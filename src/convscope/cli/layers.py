@@ -14,7 +14,7 @@ from convscope.errors import UsageError, printable
 if TYPE_CHECKING:
     from convscope.records.features import LayerTable
 
-HEAD = ("layer", "kind", "output", "parameters", "multiply-adds", "field", "stride")
+HEAD = ("layer", "kind", "kernel", "output", "parameters", "multiply-adds", "field", "stride")
 MAX_SIDE = 8192
 """Pixels, as for any network's input."""
 TO_THE_LEFT = 2
@@ -52,10 +52,13 @@ def layers(
 def lines(table: LayerTable) -> list[str]:
     """The table as text, a line a layer, with head and sums."""
     channels, *pixels = table.input
-    rows: list[tuple[str, ...]] = [HEAD, ("input", "", _times((channels, *pixels)), "", "", "", "")]
+    rows: list[tuple[str, ...]] = [
+        HEAD,
+        ("input", "", "", _times((channels, *pixels)), "", "", "", ""),
+    ]
     rows += [_cells(table, layer) for layer in range(len(table.name))]
     total = f"{table.parameters.sum():,}", f"{table.multiply_adds.sum():,}"
-    rows.append(("sum", "", "", *total, "", ""))
+    rows.append(("sum", "", "", "", *total, "", ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [_line(row, widths) for row in rows]
 
@@ -64,7 +67,8 @@ def _cells(table: LayerTable, layer: int) -> tuple[str, ...]:
     whole = table.field[layer].any() and not table.stride[layer].any()
     return (
         printable(table.name[layer]) or "(the network)",
-        printable(table.kind[layer]),
+        printable(table.kind[layer] + (f" of {table.of[layer]}" if table.of[layer] else "")),
+        _times(table.kernel[layer]),
         _times(table.shape[layer]),
         _count(table.parameters[layer]),
         _count(table.multiply_adds[layer]),

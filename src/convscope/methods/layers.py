@@ -58,6 +58,11 @@ def layer_table(model: nn.Module, size: tuple[int, int, int]) -> LayerTable:
         field=np.array([field for field, _ in seen], np.int64).reshape(-1, 2),
         stride=np.array([stride for _, stride in seen], np.int64).reshape(-1, 2),
         input=size,
+        kernel=tuple(_kernel(row.module) for row in rows),
+        of=tuple(
+            names[before.module] if before is not None and _normalises(row, before) else ""
+            for before, row in zip([None, *rows], rows, strict=False)
+        ),
         origin={"method": "layer_table", "network": type(model).__name__},
     )
 
@@ -101,6 +106,23 @@ def _rows(twin: Twin, size: tuple[int, int, int]) -> list[_Row]:
     with torch.inference_mode(), refusing(blank):
         twin.model(blank)
     return list(rows.values())
+
+
+def _kernel(module: nn.Module) -> tuple[int, ...]:
+    size = getattr(module, "kernel_size", ())
+    sides = (size, size) if isinstance(size, int) else size
+    known = isinstance(sides, tuple) and all(isinstance(side, int) for side in sides)
+    return tuple(sides) if known else ()
+
+
+def _normalises(row: _Row, before: _Row) -> bool:
+    """Whether a batch normalisation comes straight after a convolution, as `feature_layers` asks
+    before it takes its output for the convolution's."""
+    return (
+        isinstance(row.module, nn.BatchNorm2d)
+        and isinstance(before.module, nn.Conv2d)
+        and row.module.num_features == before.module.out_channels
+    )
 
 
 def _multiply_adds(module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> int:

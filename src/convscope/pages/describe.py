@@ -55,6 +55,8 @@ def table(record: LayerTable) -> dict[str, Any]:
         "multiply_adds": numbers(record.multiply_adds),
         "field": numbers(record.field),
         "stride": numbers(record.stride),
+        "kernel": record.kernel or [()] * len(record.name),
+        "of": shown(record.of or [""] * len(record.name)),
     }
 
 

@@ -79,6 +79,10 @@ class LayerTable(Record):
     stride: Int64[np.ndarray, "layers 2"]
     """Receptive field and stride in pixels (height, width); 0 where there are no positions."""
     input: tuple[int, int, int]
+    kernel: tuple[tuple[int, ...], ...] = ()
+    """Rows and columns of a convolution's or a pool's window; empty for other layers."""
+    of: tuple[str, ...] = ()
+    """Of a batch normalisation the convolution that it follows: its maps are that one's, scaled."""
 
 
 @dataclass(frozen=True, eq=False)

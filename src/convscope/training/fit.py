@@ -71,7 +71,10 @@ def _require_device(accelerator: str) -> None:
         raise UsageError("U378", accelerator, f"no such accelerator; {hint}")
     if not DEVICES[accelerator]():
         raise EnvironmentFault(
-            "R641", accelerator, "this machine has none that torch can use", next_step="take cpu"
+            "R641",
+            accelerator,
+            "this machine has none that torch can use",
+            next_step="pass --accelerator cpu, or auto",
         )
 
 

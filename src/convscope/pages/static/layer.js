@@ -60,15 +60,21 @@
     .map(([key, [text]]) => [key, text]);
 
   function head(layer, number) {
-    const i = data.table.name.indexOf(layer.name);
+    const { table } = data;
+    const own = table.name.indexOf(layer.name);
+    // A normalisation only scales the maps of its convolution, which has the weights.
+    const of = c.convolutionOf(layer);
+    const i = of ? table.name.indexOf(of) : own;
+    const inside = of ? `in ${of}` : null;
     return el("section.head", {},
       el("div.head-title", {}, c.eye(layer),
-        el("div", {}, el("h1", {}, layer.name), el("p.lead", {}, `${layer.kind}, ${c.many(layer.maps, "feature map")} of ${layer.shape[1]} × ${layer.shape[2]}`))),
+        el("div", {}, el("h1", {}, layer.name), el("p.lead", {}, `${layer.kind}${of ? ` of ${of}` : ""}, ${c.many(layer.maps, "feature map")} of ${layer.shape[1]} × ${layer.shape[2]}`))),
       el("dl.facts.small", {},
         c.sees(layer),
         c.fact("One every", `${layer.stride[0]} px`),
-        i >= 0 && c.fact("Parameters", c.large(data.table.parameters[i])),
-        i >= 0 && c.fact("Multiply-adds", c.large(data.table.multiply_adds[i])),
+        i >= 0 && table.kernel[i].length > 0 && c.fact("Kernel", table.kernel[i].join(" × "), inside),
+        i >= 0 && c.fact("Parameters", c.large(table.parameters[i]), inside),
+        i >= 0 && c.fact("Multiply-adds", c.large(table.multiply_adds[i]), inside),
         c.fact("Dead maps", c.count(layer.dead), layer.dead ? "never above 0 here" : null)),
       projectionWords(layer));
   }
@@ -83,6 +89,7 @@
   }
 
   c.projectionWords = projectionWords;
+  c.convolutionOf = (layer) => data.table.of[data.table.name.indexOf(layer.name)] || "";
   c.classesOf = classesOf;
 
   function card(number, map, numbers) {

@@ -143,6 +143,7 @@
         eye(layer),
         el("span.row-words", {},
           el("strong", {}, layer.name),
+          c.convolutionOf(layer) && el("span", {}, `of ${c.convolutionOf(layer)}`),
           el("span", {}, `${c.many(layer.maps, "map")} of ${layer.shape[1]} × ${layer.shape[2]}`),
           el("span", {}, `sees ${c.pixels(layer.field)}`),
           el("span", {}, `one neuron every ${layer.stride[0]} px`),
