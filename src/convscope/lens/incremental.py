@@ -27,6 +27,7 @@ from convscope.lens.incremental_record import Recording, record_calls
 from convscope.lens.incremental_run import Answers, Progress, Run
 from convscope.lens.incremental_whole import Whole, refuse_flat
 from convscope.lens.lens import Lens, logits
+from convscope.lens.tail import ONE_BY_ONE
 
 MEMORY = 500e6
 """Bytes that the windows of a portion of the positions may take together."""
@@ -111,13 +112,16 @@ def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Gra
     if recording.obstacle:
         return None, f"whole pictures: {recording.obstacle}"
     graph = graph_of(recording)
+    slow = [node.name for node in graph.nodes.values() if node.name in ONE_BY_ONE]
+    if slow:
+        return None, f"whole pictures: {slow[0]}"
     wholes = graph.wholes()
     if not wholes:
         return graph, "windows"
     both = torch.stack([picture, picture.flip(-1)])
     try:
         found = plain_pass(graph, both.contiguous(memory_format=torch.channels_last))
-    except RuntimeError as fault:
+    except (RuntimeError, UserWarning) as fault:  # torch.vmap knows not every call
         return None, f"whole pictures: {str(fault).splitlines()[0]}"
     with Lens(model, ()) as lens:
         if not agree(found, logits(lens(both))):

@@ -37,11 +37,12 @@ class Graph:
         return {slot: node for slot, node in self.nodes.items() if node.mapped}
 
     def wholes(self) -> list[Node]:
-        """Nodes beyond the mapped ones that hold maps and not only numbers of a whole map."""
+        """Nodes that compute whole maps for others that do, too."""
+        below = {s for node in self.nodes.values() if len(node.shape) > 2 for s in node.takes}
         return [
             node
-            for node in self.nodes.values()
-            if node.kind == "whole" and len(node.shape) > 2 and max(node.shape[-2:]) > 1
+            for slot, node in self.nodes.items()
+            if node.kind == "whole" and slot in below and max(node.shape[-2:], default=1) > 1
         ]
 
 
