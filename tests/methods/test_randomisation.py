@@ -268,6 +268,20 @@ def test_methods_that_take_no_layer_are_not_told_one(layer: str) -> None:
     assert (found.spearman == 1).all()
 
 
+@pytest.mark.parametrize(("layer", "told"), [("conv1", True), ("", False), ("pixels", False)])
+def test_methods_that_take_a_layer_are_told_only_one_of_the_networks(
+    layer: str, told: bool
+) -> None:
+    asked = []
+
+    def own(model: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
+        asked.append("layer" in how)
+        return [a_map(noise(41, 36), layer=layer)]
+
+    randomisation(Lookalike(), IMAGE, {"own": own}, steps=1)
+    assert asked == [False, told]
+
+
 def test_a_method_that_fails_on_a_random_network_gets_nan() -> None:
     def failing(model: nn.Module, images: Tensor, *, target: Any) -> list[Attribution]:
         if model is not net:
