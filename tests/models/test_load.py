@@ -192,7 +192,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(spec: str, answer: str) ->
     [
         ("zfnet:widht=0.5", "U230", "did you mean width"),
         ("zfnet:half", "U230", "write NAME=VALUE"),
-        ("zfnet:classes=5", "U230", "pass --classes"),
+        ("zfnet:classes=many", "U231", "is not a whole number from 1"),
+        ("zfnet:norm=batch:width=0.5", "U230", "write norm=batch,width=0.5"),
         ("zfnet:width=half", "U231", "is not a number"),
         ("zfnet:norm=layer", "U231", "norm is one of none, lrn, batch"),
         ("torchvision:resnet18:weight=none", "U230", "did you mean weights"),
@@ -236,3 +237,21 @@ def test_the_loaded_model_can_be_trained_on() -> None:
     loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.tensor([0, 1, 2, 0]))
     loss.backward()
     assert model.conv1.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "zfnet:classes=5",
+        "zfnet:classes=5,width=0.1",
+        "zfnet:width=0.1,classes=5,head=compact",
+        "torchvision:squeezenet1_1:weights=none,classes=5",
+        "torchvision:squeezenet1_1:classes=5,weights=none",
+    ],
+)
+def test_a_spec_may_tell_the_number_of_classes(spec: str) -> None:
+    found = load(spec)
+    assert found.model(torch.zeros(1, *found.preprocess.shape)).shape == (1, 5)
+    assert found.spec == spec
+    with pytest.raises(UsageError, match="has classes=5, where there are 4"):
+        load(spec, classes=4)

@@ -228,6 +228,11 @@ def test_something_else_is_called_by_its_name(
     assert said in str(fault)
 
 
+def test_words_are_not_taken_for_a_servers_page(tmp_path: Path) -> None:
+    fault = refusal(tmp_path, b"my notes\n")
+    assert "give the file of weights itself" in fault.next_step
+
+
 def test_a_git_lfs_pointer_comes_with_the_command_that_helps(tmp_path: Path) -> None:
     fault = refusal(tmp_path, b"version https://git-lfs.github.com/spec/v1\n")
     assert fault.next_step == "run: git lfs pull"

@@ -144,7 +144,7 @@ def test_a_checkpoint_of_other_classes_needs_their_number(tmp_path: Path) -> Non
     network = load("torchvision:squeezenet1_1", tmp_path / "a.pt", classes=5)
     assert network.model(torch.zeros(1, 3, 224, 224)).shape == (1, 5)
     assert network.classes == ()
-    with pytest.raises(CheckpointError, match="pass --classes 5"):
+    with pytest.raises(CheckpointError, match="write NAME:classes=5"):
         load("torchvision:squeezenet1_1", tmp_path / "a.pt")
 
 

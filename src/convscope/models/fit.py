@@ -143,7 +143,7 @@ def _compare_classes(
             "C412",
             name,
             f"{layer} is {there[0]} classes in the file, {here[0]} in the model",
-            next_step=f"pass --classes {there[0]}",
+            next_step=f"write NAME:classes={there[0]}, or load(…, classes={there[0]})",
         )
 
 

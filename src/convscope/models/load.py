@@ -18,6 +18,7 @@ from convscope.models.network import Card, Draft, Network, Request
 from convscope.models.ours import OURS, from_ours
 from convscope.models.own import classes_asked, from_own
 from convscope.models.preprocess import Preprocess
+from convscope.models.spec import split_classes
 from convscope.models.user_code import from_user_code
 
 __all__ = ["Card", "Network", "load"]
@@ -60,9 +61,19 @@ def load(
     if count is None and card is not None and card.classes:
         count = len(card.classes)
     head, _, rest = text.partition(":")
+    if module is None and head in SOURCES:
+        rest, told = split_classes(rest)
+        count = _agreed(told, count, text)
     request = Request(text, rest, found, count, seed, progress, module)
     draft = (from_own if module is not None else _source(head, request))(request)
     return _as_told(_finished(draft, request, card), names, preprocess)
+
+
+def _agreed(told: int | None, count: int | None, spec: str) -> int | None:
+    """The number of classes, if the spec and the caller do not contradict each other."""
+    if told is not None and count not in (None, told):
+        raise UsageError("U231", spec, f"has classes={told}, where there are {count} classes")
+    return told or count
 
 
 def _as_told(network: Network, names: tuple[str, ...], preprocess: Preprocess | None) -> Network:

@@ -11,7 +11,7 @@ from convscope.errors import CheckpointError
 from convscope.models import alexnet, zfnet
 from convscope.models.network import Card, Draft, Request
 from convscope.models.preprocess import Preprocess
-from convscope.models.spec import TOWER_OPTIONS, options
+from convscope.models.spec import TOWER_OPTIONS, options, split_classes
 from convscope.models.tower import Tower
 
 OURS: dict[str, tuple[Callable[..., nn.Module], int]] = {
@@ -52,7 +52,7 @@ def _check_card(head: str, wanted: dict[str, Any], request: Request) -> None:
         return
     name, _, rest = card.spec.partition(":")
     shape = {key: value for key, value in wanted.items() if key != "init"}
-    theirs = options(rest, TOWER_OPTIONS) if name in OURS else {}
+    theirs = options(split_classes(rest)[0], TOWER_OPTIONS) if name in OURS else {}
     theirs.pop("init", None)
     if name != head or Tower(**theirs) != Tower(**shape):
         raise CheckpointError(

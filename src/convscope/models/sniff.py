@@ -19,6 +19,7 @@ OTHERS = (
     (b"\x89PNG", "a PNG picture", "give the weights as checkpoint"),
     (b"%PDF", "a PDF document", "give the weights as checkpoint"),
 )
+TEXT = "give the file of weights itself; if this one was downloaded, the server sent words instead"
 PAGE = "download it again: the server sent a page instead of the file"
 
 
@@ -36,7 +37,7 @@ def refuse_others(data: bytes, name: str) -> None:
     letters = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in text)
     if text and letters and not is_pickle(data):  # the oldest pickles are text too
         first = text[:40].decode("ascii").split("\n")[0]
-        raise CheckpointError("C406", name, f'this is a text (it begins "{first}")', next_step=PAGE)
+        raise CheckpointError("C406", name, f'this is a text (it begins "{first}")', next_step=TEXT)
 
 
 def size(count: float) -> str:

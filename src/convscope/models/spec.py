@@ -1,11 +1,12 @@
 """How is a network named in one line, options and all?
 
-zfnet:width=0.5,head=compact        alexnet:without=6,7
-torchvision:resnet18:weights=none   timm:resnet50   package.module:factory
+zfnet:width=0.5,head=compact                  alexnet:without=6,7
+torchvision:resnet18:weights=none,classes=5   timm:resnet50   package.module:factory
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,9 @@ def options(text: str, table: Mapping[str, Callable[[str], Any]]) -> dict[str, A
 
     Raises UsageError U230 for an unknown option, U231 for a value that cannot be read.
     """
+    if re.search(r"=[^,]*:\w+=", text):
+        whole = text.replace(":", ",")
+        raise UsageError("U230", text, "options are parted by commas", next_step=f"write {whole}")
     found: dict[str, str] = {}
     name = ""
     for piece in text.split(",") if text else []:
@@ -48,11 +52,18 @@ def options(text: str, table: Mapping[str, Callable[[str], Any]]) -> dict[str, A
     return {name: _read(name, value, table) for name, value in found.items()}
 
 
+def split_classes(text: str) -> tuple[str, int | None]:
+    """A spec's options without `classes=N`, which any network of ours, torchvision's and timm's
+    may have, and that number. Raises UsageError U231 if it is none."""
+    found = re.search(r"(?:^|[,:])classes=([^,:]*)", text)
+    if found is None:
+        return text, None
+    if not re.fullmatch(r"[1-9]\d{0,6}", found[1]):
+        raise UsageError("U231", f"classes={found[1]}", "is not a whole number from 1")
+    return re.sub(r"(^|[,:])classes=[^,:]*,?", r"\1", text).rstrip(",:"), int(found[1])
+
+
 def _read(name: str, value: str, table: Mapping[str, Callable[[str], Any]]) -> Any:
-    if name == "classes":
-        raise UsageError(
-            "U230", name, "is no option of the network's name", next_step="pass --classes"
-        )
     if name not in table:
         raise UsageError("U230", name, f"is no option of this network; {nearest(name, table)}")
     try:
