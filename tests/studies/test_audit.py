@@ -36,13 +36,13 @@ def test_a_network_in_train_mode_is_told_what_minds() -> None:
     model = Small()
     verdict, told = noted(looked_at(model), "mode")
     assert verdict == "warn"
-    assert told == "train mode, in which 1 BatchNorm2d and 1 Dropout act otherwise"
+    assert told == "train mode, which matters to 1 BatchNorm2d and 1 Dropout"
     assert model.training
     model.eval()
     assert noted(looked_at(model), "mode") == ("ok", "eval mode, every module")
     model.bn.train()
     told = noted(looked_at(model), "mode")[1]
-    assert told == "1 of 6 modules in train mode (bn), in which 1 BatchNorm2d act otherwise"
+    assert told == "1 of 6 modules in train mode (bn), which matters to 1 BatchNorm2d"
 
 
 def test_the_rest_is_about_eval_mode_whatever_mode_the_network_is_in() -> None:
@@ -70,11 +70,11 @@ def test_a_loaded_network_remembers_how_it_was_delivered(
         found = audit(network, IMAGE, seconds=0)
         lines[name] = (finding(found, "mode"), finding(found, "wrapped"))
     assert lines["plain"][0].verdict == "ok"
-    assert "in which 1 BatchNorm2d and 1 Dropout act otherwise" in lines["plain"][0].finding
+    assert "which matters to 1 BatchNorm2d and 1 Dropout" in lines["plain"][0].finding
     assert "model.eval() first" in lines["plain"][0].advice
     assert lines["ready"][0].finding == "eval mode, every module"
     assert lines["stubborn"][0].verdict == "warn"
-    assert "model.eval() does not change that" in lines["stubborn"][0].finding
+    assert "a train() of its own overrides it" in lines["stubborn"][0].advice
     assert lines["parallel"][1].finding == "in DataParallel"
 
 

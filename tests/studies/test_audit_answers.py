@@ -110,13 +110,13 @@ def test_a_network_that_says_nothing_has_no_opinion() -> None:
 
 
 def test_a_grey_network_gets_a_grey_picture() -> None:
-    found = looked_at(Small(colours=1).eval())
+    model = Small(colours=1).eval()
+    found = looked_at(model)
     assert found.facts["input"] == [1, 47, 39]
-    assert (
-        "to have 3 channels" in noted(found, "size")[1] or "1 channels" in noted(found, "size")[1]
-    )
-    assert noted(found, "colours")[1] == "1: grey pictures"
+    assert noted(found, "size")[1].startswith("refuses 47 × 39 as prepared (")
+    assert noted(found, "colours") == ("warn", "1: grey pictures")
     assert found.facts["methods"]["gradcam"]["defined"]
+    assert noted(looked_at(model, IMAGE[:1]), "colours") == ("ok", "1: grey pictures")
 
 
 def test_a_network_of_one_size_is_given_that_size() -> None:

@@ -126,13 +126,16 @@ def test_a_method_that_takes_too_long_is_stopped_and_leaves_no_trace(
 
 
 def test_the_clock_rings_once_and_not_while_a_block_is_left() -> None:
-    x = torch.zeros(2)
-    with pytest.raises(OutOfTime), Clock(0, 0) as clock:  # noqa: PT012
-        clock.most = 0
+    x, clock = torch.zeros(2), Clock(0, 0)
+    with pytest.raises(OutOfTime), clock:  # noqa: PT012
         with torch.no_grad():
-            x.add(1)
-    assert torch.is_grad_enabled()
+            clock.most = 0
+        assert torch.is_grad_enabled()
+        x.add_(1)
     assert not x.any()
+    assert torch.is_grad_enabled()
+    with clock:
+        assert x.add(1).any()
     polite = Clock(0, 1)
     polite(4, 4)  # done is done
     with pytest.raises(OutOfTime):

@@ -45,29 +45,27 @@ def _mode(case: Case) -> Finding:
     acting = " and ".join(f"{count} {kind}" for kind, count in found.acting.items())
     if not found.training:
         return DELIVERED.ok("mode", "eval mode, every module")
-    stubborn = [name for name, module in case.given.named_modules() if module.training]
+    still = any(module.training for module in case.given.modules())
     extent = (
         "train mode"
         if len(found.training) == found.modules
         else f"{len(found.training)} of {many(found.modules, 'module')} in train mode "
         f"({some(list(found.training))})"
     )
-    what = f"{extent}, in which {acting or 'no layer'} act{'' if acting else 's'} otherwise"
+    what = f"{extent}, which matters to {acting or 'no layer'}"
     if not acting:
         return DELIVERED.ok("mode", what)
-    if case.network is not None and not stubborn:
+    if case.network is not None and not still:
         turned = (
             "new networks are in train mode. convscope set eval mode; in your own scripts call "
             "model.eval() first"
         )
         return DELIVERED.ok("mode", what, turned)
     advice = (
-        "call model.eval(): otherwise answers depend on chance or on the other pictures of the "
-        "batch. convscope itself looks at a twin in eval mode, and the rest of this table is "
-        "about that"
+        "call model.eval() (if that changes nothing, a train() of its own overrides it): otherwise "
+        "answers depend on chance or on the batch. convscope itself looks at a twin in eval mode, "
+        "and the rest of this table is about that"
     )
-    if case.network is not None:
-        what += ", and model.eval() does not change that"
     return DELIVERED.warn("mode", what, advice)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from convscope.images.folder import one_picture
 from convscope.images.photos import PHOTOS, photo_file
+from convscope.models.own import assumed
 from convscope.records.audit import Finding
 from convscope.studies.audit_case import Case, Heading, many, said
 from convscope.studies.audit_delivered import UNKNOWN
@@ -52,9 +53,8 @@ def _first_picture(case: Case, image: Float[Tensor, "c h w"] | None) -> Float[Te
 
 def _builtin(case: Case) -> Float[Tensor, "c h w"]:
     """A photograph, prepared as the network wants it; of a bare module as ImageNet's are."""
-    from convscope.models.preprocess import Preprocess
-
-    preprocess = case.network.preprocess if case.network is not None else Preprocess.imagenet()
+    known = case.network
+    preprocess = assumed(case.model)[0] if known is None else known.preprocess
     photo = next(photo for photo in PHOTOS if photo.name == BUILTIN)
     case.pictured = f"the built-in photograph {photo.name}"
     return preprocess.tensor(one_picture(photo_file(photo), preprocess.framing).pixels)
@@ -87,16 +87,13 @@ def _told(case: Case, first: Tensor, tried: list[str]) -> Iterator[Finding]:
         what = f"refuses {own} as prepared ({tried[0].partition(': ')[2]}); takes {taken}"
         advice = f"{_advice(case, first)}; what follows was tried on {taken}"
         yield INPUT.warn("size", what + _more_sizes(case), advice)
-    yield _colours(case)
+    yield _colours(case, first)
     yield _prepared(case)
 
 
 def _advice(case: Case, first: Tensor) -> str:
     if len(first) != len(case.image):
-        return (
-            f"commands prepare {len(first)} colours: from Python, give methods pictures of "
-            f"{len(case.image)}"
-        )
+        return f"it is given {len(first)} colours and wants {len(case.image)}: prepare pictures so"
     height, width = case.image.shape[1:]
     return f"prepare pictures of {height} × {width} for it"
 
@@ -161,12 +158,12 @@ def _more_arguments(model: nn.Module) -> str:
     return f"forward{signature}" if len(needed) > 1 else ""
 
 
-def _colours(case: Case) -> Finding:
+def _colours(case: Case, first: Tensor) -> Finding:
     channels = len(case.image)
-    if channels == COLOURS:
-        return INPUT.ok("colours", "3")
-    kind = "1: grey pictures" if channels == 1 else f"{channels} channels"
-    advice = "from Python, give methods tensors of so many channels; commands prepare colour"
+    kind = {1: "1: grey pictures", COLOURS: "3"}.get(channels, f"{channels} channels")
+    if channels == len(first):
+        return INPUT.ok("colours", kind)
+    advice = f"pictures are prepared with {len(first)}: give methods tensors of {channels}"
     return INPUT.warn("colours", kind, advice)
 
 
@@ -178,7 +175,7 @@ def _prepared(case: Case) -> Finding:
     if any(UNKNOWN in note for note in case.network.notes):
         advice = (
             "if it was trained with other means or scales, every score and map is off. Give its "
-            "own from Python, as dataclasses.replace(network, preprocess=Preprocess(…))"
+            "own from Python: load(…, preprocess=Preprocess(…))"
         )
         return INPUT.warn("preprocessing", f"assumed: {described}", advice)
     return INPUT.ok("preprocessing", described)
