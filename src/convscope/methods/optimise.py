@@ -34,8 +34,8 @@ OVER: Mapping[str, Callable[[Float[Tensor, "h w"]], Float[Tensor, ""]]] = {
 }
 """What of a feature map is to be large: its texture everywhere, its strongest place, or its
 middle, where one example of what it sees appears."""
-USUAL: How = {"steps": 128, "learning_rate": 0.02, "noise": 0.02, "jitter": 8}
-USUAL_CLASS: How = {**USUAL, "regularise": {"l2": 10.0}}
+USUAL: How = {"steps": 128, "learning_rate": 0.04, "noise": 0.02, "jitter": 8, "turn": 0.15}
+USUAL_CLASS: How = {**USUAL, "regularise": {"l2": 1.0}}
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from convscope.models.preprocess import Preprocess
 Observe = Callable[[int, float, Tensor], None]
 BOUNDS = ("soft", "clip")
 SETTINGS = (
-    "steps", "learning_rate", "basis", "rule", "bounds", "noise", "settle", "jitter", "blur",
-    "blur_every", "seed",
+    "steps", "learning_rate", "basis", "rule", "bounds", "noise", "settle", "jitter", "turn",
+    "blur", "blur_every", "seed",
 )  # fmt: skip
-NOT_NEGATIVE = ("jitter", "blur", "noise", "settle")
+NOT_NEGATIVE = ("jitter", "turn", "blur", "noise", "settle")
 NEAREST = 0.999
 """How near black or white a pixel may start where the bounds are soft and never reach them."""
 Greys = Preprocess | tuple[float, float] | None
@@ -49,7 +49,9 @@ class How(TypedDict, total=False):
     settle: float
     """The last part of the steps (0 to 1), over which they become shorter and shorter."""
     jitter: int
-    """The network sees the picture moved by up to this many pixels, round its border."""
+    """The network sees the picture moved by up to this many pixels, round its border, …"""
+    turn: float
+    """… turned by up to this angle (radians), and larger or smaller by up to exp(turn)."""
     blur: float
     """Standard deviation in pixels of a blur after every `blur_every` steps; 0 for none."""
     blur_every: int
@@ -78,6 +80,7 @@ class Plan:
     noise: float = 0.0
     settle: float = 0.5
     jitter: int = 0
+    turn: float = 0.0
     blur: float = 0.0
     blur_every: int = 4
     seed: int = 0

@@ -14,11 +14,15 @@ from torch import Tensor
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.methods.cam_case import wide
 from convscope.methods.optimise_basis import basis
+from convscope.methods.optimise_moves import moved, turned
 from convscope.methods.optimise_penalties import blurred, penalty
 from convscope.methods.optimise_plan import Plan, Range
+from convscope.methods.optimise_waking import Waking
 
-STIR = 1.5
-"""Growth of the noise with each step for which there is no gradient."""
+SELDOM = 10
+"""A unit that is excited in fewer than one of this many steps has not been found."""
+SILENT = "is silent: hardly any picture on the way excited it"
+OTHERWISE = "try another seed, a picture as start, or the layer before the rectifier"
 
 
 class Goal(Protocol):
@@ -43,8 +47,8 @@ class Climb:
     pixels: Float[Tensor, "c h w"]
     values: list[float] = field(default_factory=list)
     objective: list[float] = field(default_factory=list)
-    alive: bool = False
-    """Whether a gradient has ever arrived."""
+    alive: int = 0
+    """Steps in which a gradient arrived."""
 
     def go(self) -> None:
         """All steps, or as many as there are before `stop` says yes.
@@ -55,17 +59,15 @@ class Climb:
         way = basis(plan.basis, self.pixels)
         place = way.encode(span.free(self.pixels))
         place = place + plan.noise * drawn(place, self.noise)
-        advance, stir = _rule(plan.rule)(place), plan.noise
+        awake, waking = (_rule(plan.rule)(place) for _ in range(2))
+        self.pixels = span.bound(way.decode(place))
         for step in range(plan.steps):
-            self.pixels = span.bound(way.decode(place))
             if plan.stop is not None and plan.stop():
                 return
+            before = self.alive
             gradient = self._look(place, lambda here: span.bound(way.decode(here)), span)
-            if self.alive:
-                place = place + plan.rate(step) * advance(gradient)
-            else:  # where nothing leads anywhere, wander
-                stir = STIR * max(stir, plan.learning_rate)
-                place = place + stir * drawn(place, self.noise)
+            advance = awake if self.alive > before else waking
+            place = place + plan.rate(step) * advance(gradient)
             self.pixels = span.bound(way.decode(place))
             blurs = bool(plan.blur) and (step + 1) % plan.blur_every == 0
             if blurs:
@@ -73,27 +75,40 @@ class Climb:
             if blurs or span.bounds == "clip":
                 place = way.encode(span.free(self.pixels))
             self._tell(step + 1)
-        if not self.alive:
-            raise ModelError("M548", self.goal.name, "is silent: no picture on the way excited it")
+        if self.alive * SELDOM < plan.steps:
+            raise ModelError("M548", self.goal.name, SILENT, next_step=OTHERWISE)
 
     def _look(self, place: Tensor, pixels: Callable[[Tensor], Tensor], span: Range) -> Tensor:
         """The objective's gradient at this place; value and objective are written down."""
         place = place.detach().requires_grad_()
         picture = pixels(place)
         seen = picture.detach().requires_grad_()
-        value = wide(self.goal(moved(seen, self.plan.jitter, self.noise)))
-        arrived = _gradient(self.goal.name, value, seen)
-        self.alive = self.alive or bool(arrived.any())
+        varied = turned(moved(seen, self.plan.jitter, self.noise), self.plan.turn, self.noise)
+        value, arrived = self._arrived(varied, seen)
         cost = penalty(span.picture(picture), self.plan.regularise)
+        self.values.append(value)
+        self.objective.append(self.goal.sign * value - float(cost.detach()))
         # What arrives at the picture goes on to the coordinates as the gradient of a product.
-        goes_on = (picture * arrived).sum() * self.goal.sign - cost
-        (gradient,) = torch.autograd.grad(goes_on, place)
-        self.values.append(float(value.detach()))
-        self.objective.append(self.goal.sign * self.values[-1] - float(cost.detach()))
+        (gradient,) = torch.autograd.grad((picture * arrived).sum() - cost, place)
         if not (math.isfinite(self.objective[-1]) and bool(torch.isfinite(gradient).all())):
             what = f"becomes NaN or infinite at step {len(self.values)}"
             raise ModelError("M549", self.goal.name, what, next_step="lower the learning rate")
         return gradient
+
+    def _arrived(self, varied: Tensor, seen: Tensor) -> tuple[float, Tensor]:
+        """The value, and the way up from here (for an error: down).
+
+        A silent unit sends no gradient through its rectifier; see `Waking` for what then helps.
+        """
+        value = wide(self.goal(varied))
+        arrived = _gradient(self.goal.name, self.goal.sign * value, seen)
+        if bool(arrived.any()):
+            self.alive += 1
+            return float(value.detach()), arrived
+        with Waking():
+            again = self.goal.sign * wide(self.goal(varied))
+            arrived = _gradient(self.goal.name, again, seen)
+        return float(value.detach()), arrived
 
     def _tell(self, step: int) -> None:
         if self.plan.observe is not None:
@@ -117,7 +132,7 @@ class Adam:
         self._square.lerp_(gradient.square(), 0.001)
         mean = self._mean / (1 - 0.9**self._steps)
         square = self._square / (1 - 0.999**self._steps)
-        return mean / (square.sqrt() + torch.finfo(gradient.dtype).tiny)
+        return mean / (square.sqrt() + 1e-20)  # squares of smaller gradients are 0 in float32
 
 
 class Normalised:
@@ -146,7 +161,7 @@ def _rule(name: str) -> Rule:
 def _gradient(name: str, value: Tensor, seen: Tensor) -> Tensor:
     found = None
     if value.requires_grad:
-        (found,) = torch.autograd.grad(value, seen, allow_unused=True)
+        (found,) = torch.autograd.grad(value, seen, retain_graph=True, allow_unused=True)
     if found is None:
         what = "lets no gradient reach the picture: the way is cut by no_grad, detach or rounding"
         raise ModelError("M540", name, what)
@@ -156,13 +171,3 @@ def _gradient(name: str, value: Tensor, seen: Tensor) -> Tensor:
 def drawn(like: Tensor, noise: torch.Generator) -> Tensor:
     """Normal noise, the same on every device."""
     return torch.randn(like.shape, generator=noise, dtype=torch.float64).to(like)
-
-
-def moved(
-    pixels: Float[Tensor, "c h w"], jitter: int, noise: torch.Generator
-) -> Float[Tensor, "c h w"]:
-    """The picture moved by up to `jitter` pixels down and right; what leaves comes in again."""
-    if not jitter:
-        return pixels
-    down, right = torch.randint(-jitter, jitter + 1, (2,), generator=noise).tolist()
-    return pixels.roll((down, right), (1, 2))
