@@ -107,7 +107,11 @@ def test_labels_come_from_a_file_where_folders_do_not_tell(
         (("--recipe", "tutoral"), 2, "error[U305]: tutoral: no such recipe; did you mean tutorial"),
         (("--set", "epochs=3"), 5, "error[O511]"),
         (("--validation", "nowhere"), 3, "error[D100]"),
-        (("--accelerator", "tpuu"), 2, "error[U378]: tpuu: no such accelerator; there are auto, cpu"),
+        (
+            ("--accelerator", "tpuu"),
+            2,
+            "error[U378]: tpuu: no such accelerator; there are auto, cpu",
+        ),
         (("--accelerator", "mps"), 6, "error[R641]: mps: this machine has none"),
         (("--out", "setup.cfg"), 5, "error[O501]: setup.cfg: is a file"),
         (("--out", "setup.cfg/run"), 5, "error[O501]: setup.cfg: is a file"),

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convscope.cli.layers import _pixels
 from convscope.cli.optimise_jobs import Job, Wish, best_natural
@@ -146,6 +144,15 @@ def _png(picture: Image.Image) -> bytes:
 @contextmanager
 def _bar(name: str) -> Iterator[dict[str, Any]]:
     """A bar with the objective, for a person; gives `observe` and `progress`."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description:<24}", markup=False),
         BarColumn(bar_width=28),

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 Tick = Callable[[int, int], None]
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Tick]:
     """A bar with counts and time left; gives the callback `(done, total)` that moves it."""
+    from rich.console import Console  # here and below: it takes 0.1 s, which no help needs
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=28),
@@ -37,4 +37,6 @@ def progress(what: str) -> Iterator[Tick]:
 
 def say(line: str) -> None:
     """A remark beside the result, for people."""
+    from rich.console import Console
+
     Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)

@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
 from convscope.cli.progress import say
 
 if TYPE_CHECKING:
@@ -20,6 +17,9 @@ Tell = Callable[["Standing"], None]
 @contextmanager
 def training_bar() -> Iterator[Tell]:
     """Gives the `progress` for `train`: a bar for a person, one line an epoch for a log."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _log()
