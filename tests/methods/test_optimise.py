@@ -23,6 +23,7 @@ from convscope.methods.optimise import (
 )
 from convscope.methods.optimise_dream import deep_dream
 from convscope.methods.optimise_invert import invert
+from convscope.models.load import load
 from convscope.models.preprocess import Preprocess
 from convscope.records.optimise import OptimisedPicture
 from tests.nets import Fire, Stumbling, Telling, pictures, sequential, state_of
@@ -86,6 +87,16 @@ def test_the_error_of_an_inversion_is_relative_to_the_photograph_s_features() ->
     expected = ((features[0] - features[1]) ** 2).sum() / (features[1] ** 2).sum()
     assert found.value == pytest.approx(float(expected), 1e-9)
     assert found.values[0] > found.value
+
+
+def test_an_objective_is_what_grows_whether_a_value_is_to_grow_or_to_shrink() -> None:
+    image = pictures(1)[0]
+    away = invert(sequential(), image, "conv1", steps=30, regularise={})
+    assert np.array_equal(away.objective, -away.values)
+    unit = activation_maximisation(sequential(), "conv1:2", size=(33, 29), steps=30, **STILL)
+    assert np.array_equal(unit.objective, unit.values)
+    for found in (away, unit):
+        assert found.objective[-1] > found.objective[0]
 
 
 def test_penalties_pull_an_inversion_away_from_the_photograph() -> None:
@@ -405,3 +416,20 @@ def test_the_units_of_a_fully_connected_layer_can_be_taken_too() -> None:
     expected = class_image(net, 5, size=(33, 29), steps=5, regularise={}, **STILL)
     assert np.allclose(found.pixels, expected.pixels, atol=1e-6)
     assert F.mse_loss(torch.tensor(found.pixels), torch.zeros(3, 33, 29)) > 0
+
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+WEIGHTS = DATA / "squeezenet1_0_imagenet.safetensors"
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="real weights (../shared/data) are not here")
+def test_a_real_network_takes_the_picture_of_a_class_for_that_class() -> None:
+    network = load("torchvision:squeezenet1_0", WEIGHTS)
+    found = class_image(network, "ostrich", size=(96, 112), steps=30)
+    assert found.subject == "ostrich"
+    with torch.no_grad():
+        share = network.model(torch.tensor(found.pixels)[None]).softmax(1)[0]
+    assert network.classes[int(share.argmax())] == "ostrich"
+    silent = activation_maximisation(network, "features.12:472", size=(96, 96), steps=30)
+    assert silent.values[0] == 0
+    assert silent.value > 100

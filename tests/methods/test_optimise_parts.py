@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from convscope.errors import UsageError
 from convscope.images.framing import Framing
+from convscope.methods import optimise, optimise_dream, optimise_invert
 from convscope.methods.optimise_basis import BASES, basis
 from convscope.methods.optimise_moves import moved, turned
 from convscope.methods.optimise_penalties import (
@@ -20,11 +23,13 @@ from convscope.methods.optimise_penalties import (
     penalty,
     total_variation,
 )
-from convscope.methods.optimise_plan import Plan, Range
+from convscope.methods.optimise_plan import How, Plan, Range
 from convscope.methods.optimise_waking import Waking
 from convscope.models.preprocess import Preprocess
 from tests.nets import RECTIFIERS
 from tests.oracles import optimise as slow
+
+USUALS = (optimise.USUAL, optimise_invert.USUAL, optimise_dream.USUAL)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -167,3 +172,21 @@ def test_waking_leaves_what_is_no_rectifier_alone() -> None:
     with Waking():
         (found,) = torch.autograd.grad(net(x).sum(), x)
     assert torch.equal(plain, found)
+
+
+def test_the_page_has_every_option_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "optimise.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+(\|[^\n]+)\|$", page, re.M))
+    for name in ("steps", "learning_rate", "noise", "settle", "jitter", "turn", "seed"):
+        told = [float(cell) for cell in rows[name].strip("| ").split("|")]
+        assert told == [getattr(Plan.of(usual, {}), name) for usual in USUALS]
+    for name in ("basis", "rule", "bounds"):
+        told = [cell.strip(" `") for cell in rows[name].strip("| ").split("|")]
+        assert told == [getattr(Plan.of(usual, {}), name) for usual in USUALS]
+    for option in How.__annotations__:
+        assert f"`{option}`" in page
+
+
+def test_the_page_tells_the_weights_of_penalties() -> None:
+    assert optimise.USUAL_CLASS["regularise"] == {"l2": 1.0}
+    assert optimise_invert.USUAL["regularise"] == {"alpha": 0.001, "tv": 0.02}
