@@ -425,11 +425,11 @@ WEIGHTS = DATA / "squeezenet1_0_imagenet.safetensors"
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="real weights (../shared/data) are not here")
 def test_a_real_network_takes_the_picture_of_a_class_for_that_class() -> None:
     network = load("torchvision:squeezenet1_0", WEIGHTS)
-    found = class_image(network, "ostrich", size=(96, 112), steps=30)
+    found = class_image(network, "ostrich", size=(96, 112), steps=20)
     assert found.subject == "ostrich"
     with torch.no_grad():
         share = network.model(torch.tensor(found.pixels)[None]).softmax(1)[0]
     assert network.classes[int(share.argmax())] == "ostrich"
-    silent = activation_maximisation(network, "features.12:472", size=(96, 96), steps=30)
+    silent = activation_maximisation(network, "features.12:472", size=(96, 96), steps=20)
     assert silent.values[0] == 0
-    assert silent.value > 100
+    assert silent.value > 50

@@ -54,7 +54,7 @@ def optimise(
         str | None, typer.Option(help="In pixels: 224, or HEIGHTxWIDTH; default: the network's.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Default: 128; inverting 200; a dream's octave 10.")
+        int | None, typer.Option(min=1, help="Default: 128; of a dream's octave 10.")
     ] = None,
     over: Annotated[
         str, typer.Option(help="What of a feature map is to be large: mean, max or centre.")

@@ -24,7 +24,7 @@ from convscope.models.network import Network
 from convscope.records.optimise import OptimisedPicture
 
 USUAL: How = {
-    "steps": 200,
+    "steps": 128,
     "learning_rate": 0.03,
     "noise": 0.02,
     "regularise": {"alpha": 0.001, "tv": 0.02},
