@@ -15,7 +15,7 @@ import convscope
 from convscope.errors import printable
 from convscope.figures.attribution import drawn, legend
 from convscope.figures.explanation import explanation_figure
-from convscope.figures.findings import findings
+from convscope.figures.findings import findings, leading
 from convscope.figures.pictures import block
 from convscope.figures.plots import png
 from convscope.figures.verdicts import TITLES, summary, verdict
@@ -107,8 +107,8 @@ def write_explanations(
             refused=record.refused,
             table=_table(record),
             classes=_classes(record, folder),
-            method=record.methods[0],
-            pictures=listed,
+            method=record.methods[leading(record)],
+            pictures=[_shown(one, record.methods[leading(record)]) for one in listed],
         )
 
     publish_folder(Path(out), write)
@@ -243,16 +243,25 @@ def _agreement(found: Explanation) -> dict[str, Any] | None:
 
 
 def _line(found: Explanation, place: str) -> dict[str, Any]:
+    """What the gallery says of a picture, by method."""
     return {
         "place": f"{place}/index.html",
-        "thumb": f"{place}/map0.webp",
         "picture": f"{place}/picture.webp",
         "name": printable(found.prediction.picture),
         "target": printable(found.target_name),
         "score": f"{found.score:.0%}",
-        "level": verdict(found, 0).level,
-        "verdict": TITLES[verdict(found, 0).level],
+        "maps": {
+            name: (f"{place}/map{number}.webp", verdict(found, number).level)
+            for number, name in enumerate(found.methods)
+        },
     }
+
+
+def _shown(one: dict[str, Any], method: str) -> dict[str, Any]:
+    """The same with one method's map; with the first one where that is not defined."""
+    maps = one["maps"]
+    file, level = maps.get(method) or next(iter(maps.values()))
+    return one | {"thumb": file, "level": level, "verdict": TITLES[level]}
 
 
 def _table(record: Explanations) -> dict[str, Any]:
@@ -299,14 +308,15 @@ def _chance(record: Explanations) -> str:
 
 
 def _classes(record: Explanations, folder: Path) -> list[dict[str, Any]]:
-    """What the first method's maps point at, class by class, beside random places."""
+    """What the leading method's maps point at, class by class, beside random places."""
+    lead = leading(record)
     counts = {int(i): int((record.target == i).sum()) for i in np.unique(record.target)}
     chosen = sorted(counts, key=lambda i: (-counts[i], i))[:CLASSES]
     shown = []
     for index in chosen:
         places = np.flatnonzero(record.target == index)[:CROPS]
         for kind, crops in (("peak", record.crops), ("else", record.elsewhere)):
-            tiles = list(crops[places, 0])
+            tiles = list(crops[places, lead])
             sheet = block(tiles, shape=(-(-len(tiles) // 12), min(12, len(tiles))), empty=128)
             save(sheet, folder / "crops" / f"{index}-{kind}.webp", exact=False)
         name = record.classes[index] if index < len(record.classes) else f"class {index}"
