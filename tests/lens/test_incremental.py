@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from convscope.errors import UsageError
 from convscope.lens.incremental import Incremental
 from convscope.lens.incremental_patches import Patches
+from convscope.lens.incremental_run import Run
+from convscope.lens.incremental_slides import convolution
+from convscope.lens.incremental_winograd import Tiled
 from tests.nets import RECTIFIERS, Fire, Residual, Spelled, sequential, state_of
 from tests.oracles.incremental import asked, settled
 
@@ -327,3 +330,34 @@ def test_progress_counts_every_position_once() -> None:
     engine.follow({}, lambda done, of: told.append((done, of)))
     assert told[-1] == (len(where), len(where))
     assert told == sorted(told)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+@pytest.mark.parametrize(("padding", "size"), [((0, 0), (9, 8)), ((1, 1), (11, 10))])
+def test_a_convolution_in_tiles_is_the_convolution(
+    m: int, padding: tuple[int, int], size: tuple[int, int]
+) -> None:
+    conv = settled(nn.Conv2d(5, 7, 3, padding=padding))
+    x = torch.randn(3, 5, 11, 10, dtype=torch.float64)
+    node = convolution(conv.weight, conv.bias, 1, padding, 1, 1)
+    with torch.no_grad():
+        found = Tiled(node)(x.contiguous(memory_format=torch.channels_last), m, size, padding)
+        torch.testing.assert_close(found, conv(x))
+        assert found.abs().max() > 0
+
+
+def test_wide_convolutions_are_computed_in_tiles_and_round_little() -> None:
+    torch.manual_seed(3)
+    layers = [nn.Sequential(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()) for _ in range(3)]
+    bare = nn.Sequential(nn.Conv2d(3, 256, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net, image = settled(bare).float(), picture(24, 21).float()
+    where = Patches(range(20), range(17), (5, 5), torch.zeros(3, 5, 5))
+    engine = Incremental(net, image, where)
+    engine.begin(image, where)
+    assert isinstance(engine._run, Run)
+    assert any(plan.tiles for plan in engine._run.plans)
+    some = range(0, len(where), 23)
+    found = engine.follow({}).scores[list(some)]
+    with torch.no_grad():
+        expected = net.double()(where.paint(image, some).double())
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5

@@ -17,6 +17,7 @@ from convscope.lens.incremental_node import (
     plain_name,
     results,
 )
+from convscope.lens.incremental_packed import Product
 from convscope.lens.incremental_points import point
 from convscope.lens.incremental_slides import MEANS, SLIDES
 from convscope.lens.spans import POINTWISE
@@ -67,6 +68,14 @@ def _broadcast(step: Step, given: Sequence[Shape], shape: Shape) -> Node | None:
     return Node("whole", again(step)) if values and spread and len(step.gives) == 1 else None
 
 
+def _linear(step: Step, given: Sequence[Shape], shape: Shape) -> Node | None:
+    weight, bias = step.option(1, "weight"), step.option(2, "bias")
+    if len(shape) != 2 or not isinstance(weight, Tensor):
+        return _as_is(step, given, shape)
+    fits = _ready(given, shape) and len(given) == 1
+    return Node("whole", Product(weight, bias, often=False)) if fits else None
+
+
 def _flatten(step: Step, given: Sequence[Shape], shape: Shape) -> Node | None:
     axes = len(given[0])
     start, end = step.option(1, "start_dim", 0), step.option(2, "end_dim", -1)
@@ -101,7 +110,7 @@ def _cat(step: Step, given: Sequence[Shape], shape: Shape) -> Node | None:
 
 AS_THEY_ARE = (
     *("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "batch_norm"),
-    *("linear", "layer_norm", "group_norm", "local_response_norm"),
+    *("layer_norm", "group_norm", "local_response_norm"),
 )
 NATIVE: Table = {
     **dict.fromkeys(POINTWISE, _broadcast),
@@ -109,6 +118,7 @@ NATIVE: Table = {
     "cat": _cat,
     "conv2d": _conv2d,
     "flatten": _flatten,
+    "linear": _linear,
     "mean": _mean,
     "permute": _permute,
     "reshape": _shaped,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, prod
 
@@ -13,6 +13,7 @@ from convscope.lens.incremental_graph import Graph
 from convscope.lens.incremental_patches import Patches
 from convscope.lens.incremental_rows import Wanted
 from convscope.lens.incremental_windows import Axes, Axis, Places, axes, groups, spans
+from convscope.lens.incremental_winograd import tile
 
 LARGEST = 24e6
 """Bytes of the largest tensor of a portion: more, and the system hands out fresh pages each time
@@ -44,6 +45,8 @@ class Plan:
     down: Axes
     across: Axes
     portions: list[Portion]
+    tiles: dict[int, int] = field(default_factory=dict)
+    """Sides of the tiles in which some convolutions are computed."""
 
     @cached_property
     def cut(self) -> set[int]:
@@ -90,7 +93,8 @@ class Plan:
                 found.append((one.at(at), one.size))
                 continue
             w = node.windows[axis]
-            length = (one.size - 1) * w.stride + (w.kernel - 1) * w.dilation + 1
+            places = -(-one.size // m) * m if (m := self.tiles.get(taker, 0)) else one.size
+            length = (places - 1) * w.stride + (w.kernel - 1) * w.dilation + 1
             found.append((one.at(at) * w.stride - w.padding, length))
         return found[0], found[1]
 
@@ -106,6 +110,12 @@ def plans(graph: Graph, patches: Patches, memory: float, itemsize: int) -> list[
         down = axes(graph, 0, found[0], rows)
         for columns in parts[1]:
             plan = Plan(graph, down, axes(graph, 1, found[1], columns), [])
+            count = len(rows) * len(columns)
+            plan.tiles = {
+                slot: m
+                for slot, node in graph.mapped.items()
+                if (m := tile(node, *plan.size(slot), max(count, len(patches) // 2)))
+            }
             largest, kept = sizes_of(plan, itemsize)
             most = max(1, int(min(LARGEST / largest, memory / (kept + TEMPORARY * largest))))
             plan.portions = list(_portions(rows, columns, len(patches.lefts), most))

@@ -21,6 +21,7 @@ from convscope.lens.incremental_plan import TEMPORARY, Plan, Portion, plans, siz
 from convscope.lens.incremental_record import PICTURE
 from convscope.lens.incremental_rows import Rows, row_numbers
 from convscope.lens.incremental_sums import Sums
+from convscope.lens.incremental_winograd import Tiled
 
 INDICES = 64e6
 """Bytes of row numbers that are kept for the next picture."""
@@ -56,6 +57,8 @@ class Run:
                 rows, columns = plan.size(slot)
                 rooms[slot] = max(rooms.get(slot, 0), most * rows * columns)
         self._rows = {slot: Rows(room) for slot, room in rooms.items()}
+        tiled = {slot for plan in self.plans for slot in plan.tiles}
+        self.tiled = {slot: Tiled(graph.nodes[slot]) for slot in tiled}
         self._sums: dict[int, Sums] = {}
         self._watched: dict[int, Tensor] = {}
         self._indices: dict[tuple[int, int, int], Tensor] = {}
@@ -194,7 +197,12 @@ class _Pass:
     def _slide(self, slot: int, node: Node) -> Tensor:
         source = node.takes[0]
         x = self._taken(source, slot)
-        if self.plan.whole(source) and self.plan.whole(slot):
+        cut = self.plan.cuts(source, slot)
+        if m := self.plan.tiles.get(slot):
+            assert node.windows is not None
+            down, across = (0 if cut else window.padding for window in node.windows)
+            return self.of.tiled[slot](x, m, self.plan.size(slot), (down, across))
+        if not cut and not node.in_place:
             return node.run(x)
         assert node.bare is not None
         value = node.bare(x)

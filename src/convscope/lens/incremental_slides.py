@@ -11,22 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.lens.incremental_node import Node, Shape, Table, again, alone, same
+from convscope.lens.incremental_packed import Convolution
 from convscope.lens.step import Step
 from convscope.lens.windows import Window, window_of
 
 
 def convolution(weight: Tensor, bias: Tensor | None, *how: object) -> Node:
     """how: stride, padding, dilation, groups, as conv2d takes them."""
-    stride, padding, dilation, groups = how
-    weight = weight.detach().contiguous(memory_format=torch.channels_last)
-
-    def run(x: Tensor) -> Tensor:
-        return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)  # type: ignore[call-overload,no-any-return]
-
-    def bare(x: Tensor) -> Tensor:
-        return torch.conv2d(x, weight, bias, stride, 0, dilation, groups)  # type: ignore[call-overload,no-any-return]
-
-    return Node("slide", run, bare=bare, weight=weight, bias=bias, how=how)
+    made = Convolution(weight, bias, how)
+    return Node("slide", made, bare=made.bare, weight=made.weight, bias=bias, how=how)
 
 
 def _conv2d(step: Step, given: Sequence[Shape], _: Shape) -> Node | None:
