@@ -23,6 +23,7 @@ from convscope.cli.explain import explain
 from convscope.cli.flowers import flowers
 from convscope.cli.layers import layers
 from convscope.cli.optimise import optimise
+from convscope.cli.pointing import pointing
 from convscope.cli.predict import evaluate, predict
 from convscope.cli.train import train
 from convscope.errors import (
@@ -46,7 +47,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, predict, evaluate, layers, atlas, flowers, check, explain, optimise):
+for command in (
+    demo,
+    train,
+    predict,
+    evaluate,
+    layers,
+    atlas,
+    flowers,
+    check,
+    explain,
+    pointing,
+    optimise,
+):
     app.command()(command)
 
 

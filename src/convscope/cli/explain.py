@@ -97,7 +97,7 @@ def _one(
             network,
             picture,
             methods,
-            target=_target(target),
+            target=read_target(target),
             boxes=marked,
             checks=Checks(road=road),
             progress=tick,
@@ -134,7 +134,7 @@ def _many(
                 network,
                 folder,
                 methods,
-                target=_target(target),
+                target=read_target(target),
                 boxes=_boxes(folder, boxes),
                 numbers=_spread(len(folder), limit),
                 checks=replace(QUICK, road=road),
@@ -153,7 +153,7 @@ def _many(
     return page
 
 
-def _target(told: str | None) -> int | str | None:
+def read_target(told: str | None) -> int | str | None:
     """Digits are an index."""
     return int(told) if told is not None and told.isdecimal() else told
 

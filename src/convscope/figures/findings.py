@@ -12,7 +12,7 @@ from convscope.figures.plots import shortened
 from convscope.records.explanation import Explanations
 from convscope.records.faithfulness import interval
 
-ENOUGH = 5
+ENOUGH = 8
 """Pictures of a class below which nothing is said of it."""
 ALIKE = 0.1
 """Mean difference of two crops' middles, of the full range, below which they show the same."""

@@ -1,0 +1,111 @@
+"""Which method points at the marked things most often?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.explain import read_target
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress, say
+from convscope.cli.skipped import MaxBad, listing_skipped, tell_skipped
+
+if TYPE_CHECKING:
+    from convscope.records.pointing import PointingGame
+
+
+def pointing(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[str, typer.Argument(help="A folder of pictures.")],
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON {name: [[xmin, ymin, xmax, ymax], …]}; default: boxes.json of the folder."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class name or index; default: each one's likeliest.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="Names with commas, or all.")] = "all",
+    layer: Annotated[str | None, typer.Option(help="For methods that take one.")] = None,
+    margin: Annotated[
+        int, typer.Option(min=0, help="Pixels by which a peak may miss, for the column near.")
+    ] = 15,
+    checkpoint: Checkpoint = None,
+    out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("pointing"),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """How often each method's map peaks in the boxes, beside a random map and a centred blob.
+
+    Example: convscope pointing torchvision:squeezenet1_0 kangaroo --target wallaby
+    """
+    from convscope.images.boxes import FILE, read_boxes
+    from convscope.images.builtin import open_pictures
+    from convscope.methods.explaining import chosen
+    from convscope.models.load import load
+    from convscope.publish import require_free
+    from convscope.studies.pointing_game import pointing_game
+
+    require_free(out)
+    names = [name.strip() for name in method.split(",") if name.strip()]
+    methods = chosen(names or ["all"], layer)
+    with open_pictures(pictures) as folder, progress("pointing") as tick:
+        folder.max_bad = max_bad
+        marked = read_boxes(boxes or folder.root / FILE)
+        network = load(model, checkpoint)
+        for note in network.notes:
+            say(note)
+        found = pointing_game(
+            network,
+            folder,
+            marked,
+            methods,
+            target=read_target(target),
+            margin=margin,
+            progress=tick,
+        )
+    found.save(out)
+    tell_skipped([folder], out / "skipped.csv")
+    with listing_skipped([folder], out / "skipped.csv"):
+        folder.check_bad()
+    typer.echo(_table(found))
+    typer.echo(out)
+
+
+def _table(found: PointingGame) -> str:
+    """Mean and 95 % interval by method, the best first; what needs no method last."""
+    import numpy as np
+
+    head = ("method", "peak in a box", f"within {found.margin} px", "energy in boxes", "empty")
+    order = np.argsort(-np.nan_to_num(np.nanmean(found.near, 0), nan=-1.0), kind="stable")
+    rows = [
+        (
+            found.methods[place],
+            *(_mean(values[:, place]) for values in (found.exact, found.near, found.energy)),
+            str(int(np.isnan(found.exact[:, place]).sum())),
+        )
+        for place in order
+    ]
+    blob = (found.middle, found.middle_near, found.middle_energy)
+    rows.append(("centred blob", *(_mean(values) for values in blob), "0"))
+    chance = (found.boxed, found.boxed_near, found.boxed)
+    rows.append(("random map", *(_mean(values) for values in chance), "0"))
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = [
+        "  ".join(
+            text.ljust(wide) if not column else text.rjust(wide)
+            for column, (text, wide) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+    lines += [f"{name}: not defined here: {why}" for name, why in found.refused.items()]
+    return "\n".join(lines)
+
+
+def _mean(values: object) -> str:
+    from convscope.records.faithfulness import interval
+
+    mean, low, high = interval(values)  # type: ignore[arg-type]
+    return f"{mean:.1%} ({low:.0%} to {high:.0%})"
