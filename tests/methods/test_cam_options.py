@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.methods.cam import METHODS
+from convscope.models.load import load
+from convscope.models.preprocess import Preprocess
 from convscope.records.maps import Attribution
 from tests.methods.cam_nets import net_of, pictures
 from tests.nets import Fire, Telling
@@ -74,6 +77,23 @@ def test_what_is_no_batch_of_pictures_is_refused() -> None:
     with pytest.raises(ModelError, match=r"1×21×16") as caught:
         METHODS["gradcam"](net, torch.zeros(1, 1, 21, 16), layer="trunk")
     assert caught.value.code == "M522"
+
+
+def test_what_load_returns_is_taken_as_the_network_in_it() -> None:
+    net = net_of(HEAD)
+    held = load(net, preprocess=Preprocess.imagenet(resize=None, crop=(21, 16)))
+    for name in ("gradcam", "scorecam", "fullgrad"):
+        (bare,) = METHODS[name](net, pictures(1))
+        (ours,) = METHODS[name](held, pictures(1))
+        assert (ours.values == bare.values).all()
+        assert bare.values.max() > 0
+
+
+@pytest.mark.parametrize("wrong", [Image.new("RGB", (16, 21)), np.zeros((3, 21, 16)), None])
+def test_a_picture_that_is_no_tensor_is_answered_with_how_to_make_one(wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"preprocess\.tensor\(") as caught:
+        METHODS["gradcam"](net_of(HEAD), wrong)
+    assert caught.value.code == "U355"
 
 
 def test_an_unknown_variant_is_answered_with_those_there_are() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convscope.errors import ConvscopeError, ModelError
 from convscope.methods.cam import eigencam, gradcam
 from convscope.methods.gradients import gradient_x_input, saliency
-from convscope.methods.randomisation import randomisation, sensitivity
+from convscope.methods.randomisation import difference, randomisation, sensitivity
 from convscope.methods.redraw import copied, layers_down, randomised
 from convscope.records.maps import Attribution
 from tests.methods.faithful_nets import Linear, Lookalike, a_map, noise
@@ -345,6 +345,31 @@ def test_the_gradients_of_a_linear_network_are_of_their_class_alone() -> None:
     assert found.overlap == pytest.approx(0.1 / 1.9, abs=0.03)  # of two random tenths
     pair = sensitivity(net, image, saliency, pair=(np.int64(2), np.int64(2)))
     assert (pair.spearman, pair.overlap, type(pair.first)) == (1, 1, int)
+
+
+def test_maps_that_are_there_already_are_not_made_again() -> None:
+    net, asked = Lookalike(), []
+
+    def watching(model: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
+        asked.append(model is net)
+        return gradcam(model, images, **how)
+
+    fresh = randomisation(net, IMAGE, {"watching": watching}, target=1, steps=2)["watching"]
+    assert asked == [True, False, False]
+    (made,) = gradcam(net, IMAGE[None], target=1)
+    asked.clear()
+    again = randomisation(
+        net, IMAGE, {"watching": watching}, target=1, steps=2, before={"watching": made}
+    )["watching"]
+    assert asked == [False, False]
+    assert (again.spearman == fresh.spearman).all()
+    assert (again.ssim == fresh.ssim).all()
+    (other,) = gradcam(net, IMAGE[None], target=0)
+    pair = sensitivity(net, IMAGE, gradcam, pair=(1, 0))
+    known = difference(made, other, (1, 0))
+    assert (known.first, known.second) == (1, 0)
+    assert (known.spearman, known.overlap) == (pair.spearman, pair.overlap)
+    assert known.spearman < 1
 
 
 class Locked(Lookalike):

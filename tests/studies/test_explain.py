@@ -59,14 +59,14 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def tagged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tuple[Box, ...]]]:
-    """Ten noisy pictures at their own size; on six of them a red tag, each elsewhere."""
+    """Sixteen noisy pictures at their own size; on ten of them a red tag, each elsewhere."""
     root = tmp_path_factory.mktemp("tagged")
     draw = np.random.default_rng(1)
     boxes: dict[str, tuple[Box, ...]] = {}
-    for number in range(10):
+    for number in range(16):
         pixels = draw.integers(60, 140, (*SIZE, 3)).astype(np.uint8)
-        name = f"{number}.png"
-        if number < 6:
+        name = f"{number:02}.png"
+        if number < 10:
             top, left = (int(draw.integers(side - TAG)) for side in SIZE)
             pixels[top : top + TAG, left : left + TAG] = (255, 0, 0)
             boxes[name] = (Box(top, left, top + TAG, left + TAG),)
@@ -79,12 +79,12 @@ def test_what_the_tests_support_is_the_tag(
     network: Network, tagged: tuple[Path, dict[str, tuple[Box, ...]]], name: str
 ) -> None:
     root, boxes = tagged
-    picture = one_picture(root / "0.png")
-    found = explain(network, picture, chosen([name]), boxes=boxes["0.png"], checks=FAST)
+    picture = one_picture(root / "00.png")
+    found = explain(network, picture, chosen([name]), boxes=boxes["00.png"], checks=FAST)
     assert found.target_name == "tagged"
     assert found.score > 0.9
     (box,) = found.boxes
-    assert box == boxes["0.png"][0]
+    assert box == boxes["00.png"][0]
     at = np.unravel_index(found.maps[0].values.argmax(), SIZE)
     assert box.top <= at[0] < box.bottom
     assert box.left <= at[1] < box.right
@@ -95,7 +95,7 @@ def test_what_the_tests_support_is_the_tag(
 def test_a_class_that_nothing_speaks_for_gets_no_evidence_and_not_a_map(
     network: Network, tagged: tuple[Path, dict[str, tuple[Box, ...]]]
 ) -> None:
-    picture = one_picture(tagged[0] / "0.png")
+    picture = one_picture(tagged[0] / "00.png")
     found = explain(network, picture, chosen(["gradcam"]), target="never", checks=FAST)
     assert found.target == 2
     assert verdict(found, 0).level == "none"
@@ -113,7 +113,7 @@ def test_a_map_of_edges_alone_is_not_called_a_reason(
 
     from convscope.methods.explaining import own
 
-    picture = one_picture(tagged[0] / "0.png")
+    picture = one_picture(tagged[0] / "00.png")
     found = explain(network, picture, {"edges": own(edges, "edges")}, checks=FAST)
     assert found.randomised[0].spearman_absolute[-1] == pytest.approx(1)
     assert found.sensitive[0].spearman == pytest.approx(1)
@@ -131,7 +131,7 @@ def test_a_method_that_is_not_defined_is_left_out_with_its_reason(
 
     from convscope.methods.explaining import own
 
-    picture = one_picture(tagged[0] / "0.png")
+    picture = one_picture(tagged[0] / "00.png")
     methods = {"mine": own(refuses, "mine"), **chosen(["gradcam"])}
     found = explain(network, picture, methods, checks=FAST)
     assert found.methods == ("gradcam",)
@@ -153,13 +153,13 @@ def test_over_a_folder_the_shortcut_is_said_in_words(
         checks=Checks(steps=6, random=2, randomise=False),
         each=lambda number, one: seen.append(number),
     )
-    assert seen == list(range(10))
-    assert found.target.tolist() == [1] * 6 + [0] * 4
+    assert seen == list(range(16))
+    assert found.target.tolist() == [1] * 10 + [0] * 6
     assert (found.shown("energy inside", "gradcam") > 0.9).all()
     assert (found.shown("pointing", "gradcam") == 1).all()
-    assert np.isnan(found.of("pointing", "gradcam")[6:]).all()
-    assert np.allclose(found.boxed[:6], TAG * TAG / (SIZE[0] * SIZE[1]))
-    assert (found.box_turned[:6] == 0).all()
+    assert np.isnan(found.of("pointing", "gradcam")[10:]).all()
+    assert np.allclose(found.boxed[:10], TAG * TAG / (SIZE[0] * SIZE[1]))
+    assert (found.box_turned[:10] == 0).all()
     warned = [one.text for one in findings(found) if one.level == "warn"]
     assert any("“tagged”" in text and "shortcut" in text for text in warned)
     assert any("“tagged”" in text and "same patch" in text for text in warned)
@@ -173,12 +173,12 @@ def test_the_record_of_a_folder_comes_back_from_disk(
         network,
         Folder(tagged[0]),
         chosen(["gradcam"]),
-        numbers=[1, 8],
+        numbers=[1, 12],
         checks=Checks(steps=4, random=1, randomise=False),
     )
     found.save(tmp_path / "record")
     again = type(found).load(tmp_path / "record")
-    assert again.pictures == ("1.png", "8.png")
+    assert again.pictures == ("01.png", "12.png")
     assert np.array_equal(again.values, found.values, equal_nan=True)
     assert np.array_equal(again.crops, found.crops)
 
@@ -203,7 +203,7 @@ def test_a_method_that_gives_no_map_is_told_so(
 ) -> None:
     from convscope.methods.explaining import own
 
-    picture = one_picture(tagged[0] / "0.png")
+    picture = one_picture(tagged[0] / "00.png")
     bad = own(lambda model, images: np.zeros((2, 2), np.float32), "bad")
     with pytest.raises(UsageError, match="one map of the picture's size") as fault:
         explain(network, picture, {"bad": bad}, checks=FAST)
@@ -228,7 +228,7 @@ def test_the_occlusion_map_is_the_fall_of_the_probability(network: Network) -> N
 def test_the_summary_names_the_class_and_the_supported_methods(
     network: Network, tagged: tuple[Path, dict[str, tuple[Box, ...]]]
 ) -> None:
-    picture = one_picture(tagged[0] / "0.png")
+    picture = one_picture(tagged[0] / "00.png")
     found = explain(network, picture, chosen(["gradcam"]), checks=FAST)
     words = summary(found)
     assert words.startswith("“tagged”, ")

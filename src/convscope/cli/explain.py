@@ -56,7 +56,7 @@ def explain(
 
     Example: convscope explain torchvision:squeezenet1_0 photograph.jpg --method all
     """
-    from convscope.methods.explaining import DEFAULT, chosen
+    from convscope.methods.explaining import DEFAULT, chosen, require_layer
     from convscope.models.load import load
     from convscope.publish import require_free
 
@@ -64,6 +64,8 @@ def explain(
     names = [name.strip() for name in method.split(",") if name.strip()]
     methods = chosen(names or DEFAULT, layer)
     network = load(model, checkpoint)
+    if layer is not None:
+        require_layer(network, methods, layer)
     for note in network.notes:
         say(note)
     if Path(pictures).is_file():

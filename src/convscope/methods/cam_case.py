@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
+from convscope.lens.twin import bare
 from convscope.methods.cam_layer import Reshape, as_maps
 from convscope.methods.targets import Aims, answer, space
 
@@ -25,6 +26,7 @@ SIZES = (
     "size mismatch",
 )
 """How torch says that a network cannot take pictures of this size or these channels."""
+MADE = "network.preprocess.tensor(network.preprocess.framing(picture))"
 NOT_IN_THIS_ORDER = "view size is not compatible"
 """How torch says that code wants numbers channel by channel in memory."""
 
@@ -49,6 +51,9 @@ class Case:
     """What to be careful about, by the picture's number."""
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What else belongs into the result's origin, by the picture's number."""
+
+    def __post_init__(self) -> None:
+        self.model = bare(self.model)
 
     def note(self, picture: int, text: str) -> None:
         self.notes.setdefault(picture, []).append(text)
@@ -138,14 +143,20 @@ class Sight:
 
 def prepared(model: nn.Module, images: Tensor) -> Float[Tensor, "b c h w"]:
     """Pictures where and in the precision in which the network computes; one picture is a batch
-    of one. Raises UsageError U355 on anything but preprocessed pictures."""
+    of one. model: or what holds it, as `load` returns it. Raises UsageError U355 on anything but
+    preprocessed pictures."""
+    if not isinstance(images, Tensor):
+        what = f"this is no picture for a network: {type(images).__name__}"
+        raise UsageError("U355", "", what, next_step=f"preprocess it to a tensor: {MADE}")
     if images.dim() == 3:
         images = images[None]
     if images.dim() != 4 or not images.is_floating_point() or not len(images):
         got = f"{tuple(images.shape)} in {str(images.dtype).removeprefix('torch.')}"
         step = "preprocess them to floating point, as (pictures, channels, height, width)"
         raise UsageError("U355", "", f"these are no pictures for a network: {got}", next_step=step)
-    weights = (weight for weight in model.parameters() if weight.is_floating_point())
+    model = bare(model)
+    known = model.parameters() if isinstance(model, nn.Module) else ()  # else Lens refuses it
+    weights = (weight for weight in known if weight.is_floating_point())
     like = next(weights, images)
     images = images.detach().clone() if images.is_inference() else images.detach()
     return images.to(like.device, like.dtype)

@@ -8,15 +8,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope import __version__
-from convscope.errors import UsageError, nearest
+from convscope.errors import ConvscopeError, ModelError, UsageError, is_out_of_memory, nearest
+from convscope.lens.lens import Lens
+from convscope.lens.twin import bare
 from convscope.methods import cam, gradients
 from convscope.methods.cam_case import prepared
 from convscope.methods.occlusion import occlusion
-from convscope.models.user_code import from_module
+from convscope.models.network import Network
+from convscope.models.user_code import code_raised, from_module
 from convscope.records.maps import Attribution, Occlusion
 
 Method = Callable[..., list[Attribution]]
@@ -96,7 +100,8 @@ def chosen(names: Sequence[str], layer: str | None = None) -> dict[str, Method]:
     """Methods by name; "all" for every one, `package.module:function` for a user's own.
 
     layer: for those methods that take one. Raises UsageError U395 (no such method, with near
-    names), ModelError M570, M571 (a user's module that cannot be imported).
+    names), U398 (a user's that cannot be called), ModelError M570, M571 (a user's module that
+    cannot be imported).
     """
     wanted = [name for told in names for name in (METHODS if told == "all" else (told,))]
     return {name: _one(name, layer) for name in dict.fromkeys(wanted)}
@@ -107,33 +112,75 @@ def _one(name: str, layer: str | None) -> Method:
         method = METHODS[name]
         return partial(method, layer=layer) if layer and name in LAYERED else method
     if ":" in name:
-        return own(from_module(name), name)
+        return own(from_module(name), name, layer)
     what = f"no such method; {nearest(name, [*METHODS, 'all'])}"
     raise UsageError("U395", name, what, next_step="or write package.module:function")
 
 
-def own(function: Callable[..., Any], name: str) -> Method:
+def require_layer(model: nn.Module | Network, methods: Mapping[str, Method], layer: str) -> None:
+    """Raises ModelError M500 (no such layer, with near names), UsageError U399 where none of the
+    methods takes one."""
+    Lens(bare(model), [layer])
+    if not any(name in LAYERED or ":" in name for name in methods):
+        what = f"none of these methods takes a layer: {', '.join(methods)}"
+        step = f"leave it out, or take one of {', '.join(sorted(LAYERED))}"
+        raise UsageError("U399", layer, what, next_step=step)
+
+
+def own(function: Callable[..., Any], name: str, layer: str | None = None) -> Method:
     """A user's function as a method of the family.
 
-    It is called as `function(model, images, target=…)`, with a class index for each picture's
-    target where it takes one, and gives attributions, or maps (b, h, w) or (b, c, h, w) as an
-    array or tensor; colours are added up. Raises UsageError U396 where it gives something else.
+    It is called as `function(model, images)`, with `target=` (a class index) and `layer=` (a
+    name) where it takes them and they are known, and gives attributions, or maps (b, h, w) or
+    (b, c, h, w) as an array or tensor; colours are added up.
+
+    Raises UsageError U398 where it cannot be called so, U396 where it gives something else,
+    ModelError M594 where its own code fails.
     """
-    parameters = inspect.signature(function).parameters
-    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    told = {} if layer is None else {"layer": layer}
+    takes = _parameters(function, name)
 
     def method(model: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
         images = prepared(model, images)
-        taken = {key: value for key, value in how.items() if takes_all or key in parameters}
-        return _wrapped(function(model, images, **taken), images, how.get("target"), name)
+        given = {**told, **how}
+        taken = {key: given[key] for key in given if takes is None or key in takes}
+        try:
+            answer = function(model, images, **taken)
+        except ConvscopeError:
+            raise
+        except Exception as fault:
+            if is_out_of_memory(fault):
+                raise
+            raise ModelError("M594", name, code_raised(fault)) from fault
+        return _wrapped(answer, images, how.get("target"), name)
 
     return method
+
+
+def _parameters(function: Any, name: str) -> set[str] | None:
+    """What may be given by name; None where everything may."""
+    step = "write def explain(model, images, target): …"
+    if not callable(function):
+        what = f"is a {type(function).__name__}, not a function that makes maps"
+        raise UsageError("U398", name, what, next_step=step)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some of what is written in C does not say
+        return set()
+    known = signature.parameters.values()
+    takes = {one.name for one in known if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    try:
+        signature.bind(None, None, **dict.fromkeys(takes & {"target", "layer"}))
+    except TypeError as fault:
+        what = f"cannot be called with a model, pictures and target= ({fault})"
+        raise UsageError("U398", name, what, next_step=step) from fault
+    return None if any(one.kind is one.VAR_KEYWORD for one in known) else takes
 
 
 def _wrapped(answer: Any, images: Tensor, target: Any, name: str) -> list[Attribution]:
     if isinstance(answer, (list, tuple)) and all(isinstance(one, Attribution) for one in answer):
         return list(answer)
-    values = answer.detach().cpu().numpy() if isinstance(answer, Tensor) else np.asarray(answer)
+    values = _array(answer)
     if values.ndim == 4:
         values = values.sum(1)
     size = (len(images), *images.shape[2:])
@@ -153,3 +200,14 @@ def _wrapped(answer: Any, images: Tensor, target: Any, name: str) -> list[Attrib
         )
         for one, aim in zip(values, aims, strict=True)
     ]
+
+
+def _array(answer: Any) -> np.ndarray:
+    """Any array or tensor as one of NumPy, which knows no bfloat16."""
+    if isinstance(answer, Tensor):
+        whole = answer.detach().cpu()
+        return np.asarray(whole.float() if whole.dtype == torch.bfloat16 else whole)
+    try:
+        return np.asarray(answer)
+    except (ValueError, TypeError, RuntimeError):  # lists of unequal rows, or of tensors
+        return np.empty(0, object)

@@ -19,10 +19,6 @@ def alone(model: nn.Module, image: Tensor) -> Float[Tensor, "1 c h w"]:
 
     Raises UsageError U355 (no preprocessed picture), U392 (several).
     """
-    if not isinstance(image, Tensor):
-        step = "preprocess it to a tensor (channels, height, width)"
-        what = f"this is no picture for a network: {type(image).__name__}"
-        raise UsageError("U355", "", what, next_step=step)
     images = prepared(model, image)
     if len(images) != 1:
         what = f"{len(images)} pictures, where maps of one are tested"

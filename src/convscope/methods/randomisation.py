@@ -40,16 +40,18 @@ def randomisation(
     classes: Sequence[str] = (),
     steps: int = STEPS,
     seed: int = 0,
+    before: Mapping[str, Attribution] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Randomisation]:
     """Compare each method's map with its maps of the same network with random weights.
 
     methods: `(model, images, *, target) -> list[Attribution]`, by name. steps: how often a map is
     made again: after the topmost layer with weights became random, …, after all did, in about
-    equal steps. The class stays the one of the trained network, and so does the layer that a CAM
-    looks at. The model itself is not touched; the copy's layers are drawn anew by their own
-    `reset_parameters`, other weights from a normal distribution of the same mean and spread. A
-    method that fails on a random network, as where numbers become NaN, gets NaN there.
+    equal steps. before: maps of the trained network by these names and for this target, where
+    they are there already. The class stays the one of the trained network, and so does the layer
+    that a CAM looks at. The model itself is not touched; the copy's layers are drawn anew by
+    their own `reset_parameters`, other weights from a normal distribution of the same mean and
+    spread. A method that fails on a random network, as where numbers become NaN, gets NaN there.
 
     Raises what the methods raise of the trained network; UsageError U351 to U354 (targets), U391
     (steps below 1), U392 (several pictures), U393, U394 (no maps), ModelError M520, M522, M526
@@ -59,8 +61,14 @@ def randomisation(
     images = alone(model, image)
     size = tuple(images.shape[2:])
     aim = _settled(model, images, Aims.of(target, 1, classes)).each[0]
-    before = {
-        name: one_map(method(model, images, target=aim), size) for name, method in methods.items()
+    made = {
+        name: one_map(
+            [before[name]]
+            if before is not None and name in before
+            else method(model, images, target=aim),
+            size,
+        )
+        for name, method in methods.items()
     }
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in methods}
     layers, total = [], min(steps, len(layers_down(model, images))) * len(methods)
@@ -68,10 +76,10 @@ def randomisation(
     for layer, network in randomised(model, images, steps, seed):
         layers.append(layer)
         for name, method in methods.items():
-            found[name].append(_compared(method, network, images, aim, before[name]))
+            found[name].append(_compared(method, network, images, aim, made[name]))
             if progress is not None:
                 progress(next(done), total)
-    return {name: _record(before[name], layers, rows, seed) for name, rows in found.items()}
+    return {name: _record(made[name], layers, rows, seed) for name, rows in found.items()}
 
 
 def _settled(model: nn.Module, images: Float[Tensor, "1 c h w"], aims: Aims) -> Aims:
@@ -137,10 +145,19 @@ def sensitivity(
     one, other = (
         one_map(method(model, images, target=int(index)), size) for index in (first, second)
     )
+    return difference(one, other, (int(first), int(second)))
+
+
+def difference(one: Attribution, other: Attribution, pair: tuple[int, int]) -> Sensitivity:
+    """The same of two maps that are there already, of these two classes, by one method.
+
+    Raises UsageError U390 (maps of two sizes), U393 (no maps), U394 (NaN in a map).
+    """
+    attributions((one, other))
     return Sensitivity(
         method=one.method,
-        first=int(first),
-        second=int(second),
+        first=pair[0],
+        second=pair[1],
         spearman=spearman(one.values, other.values),
         overlap=overlap(one.values, other.values),
         origin={"variant": one.variant, "convscope": __version__},

@@ -140,8 +140,14 @@ def _count(factory: Any, request: Request) -> dict[str, int]:
 
 
 def _raised(spec: str, fault: BaseException) -> ModelError:
+    return ModelError("M571", spec, code_raised(fault))
+
+
+def code_raised(fault: BaseException) -> str:
+    """What a user's code raised, and where in it, not in what it calls."""
     frames = traceback.extract_tb(fault.__traceback__)
-    last = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
+    own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
+    last = ([frame for frame in own if "site-packages" not in frame.filename] or own)[-1]
     said = str(fault).splitlines()[0] if str(fault) else "no message"
     where = f"{Path(last.filename).name}, line {last.lineno}"
-    return ModelError("M571", spec, f"its code raised {type(fault).__name__}: {said} ({where})")
+    return f"its code raised {type(fault).__name__}: {said} ({where})"

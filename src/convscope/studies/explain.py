@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from convscope.errors import ConvscopeError
+from convscope import __version__
+from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.images.folder import Picture
-from convscope.methods.cam_case import forward, prepared, wide
+from convscope.lens.lens import Lens
+from convscope.methods.cam_case import finite, forward, prepared, wide
 from convscope.methods.explaining import DEFAULT, Method, chosen
 from convscope.methods.faithfulness import RANDOM, faithfulness
+from convscope.methods.given import one_map
 from convscope.methods.labels import class_names
-from convscope.methods.pointing import coverage
-from convscope.methods.randomisation import agreement, randomisation, sensitivity
+from convscope.methods.pointing import coverage, inside
+from convscope.methods.randomisation import agreement, difference, randomisation
 from convscope.methods.targets import Aims, Target, answer, is_probability
 from convscope.methods.views import framed
-from convscope.models.load import Network
+from convscope.models.network import Network
 from convscope.records.explanation import Explanation
 from convscope.records.faithfulness import Randomisation, Sensitivity
 from convscope.records.maps import Attribution
@@ -64,18 +68,20 @@ def explain(
     pixels, where somebody marked something. A method that is not defined for this network is
     left out, with its reason in `refused`; if none is, the first reason is raised.
 
-    Raises UsageError U352, U353 (target), ModelError M520, M522, M560.
+    Each method runs on the network for the target and, with `checks.randomise`, for another
+    likely class, and twice on random weights.
+
+    Raises UsageError U352, U353, U397 (target), ModelError M520 (no scores, or one only), M522,
+    M543 (NaN).
     """
     checks = checks or Checks()
     methods = dict(methods or chosen(DEFAULT))
-    size = (picture.pixels.shape[0], picture.pixels.shape[1])
-    pixels = framed(network.preprocess.framing, picture.pixels)
-    image = prepared(network.model, network.preprocess.tensor(pixels))[0]
+    pixels, image = seen(network, picture.pixels)
     share = probabilities(network, image)
     names = class_names(network, len(share))
-    index = _index(target, share, names)
-    tick = _Bar(progress, checks)
-    maps, refused = explained(network, image, methods, index, tick.maps)
+    index = target_index(network, share, target)
+    tick = _Bar(progress, 4 if checks.randomise else 2)
+    maps, refused = explained(network, image, methods, index, tick.part(0))
     kept = {name: methods[name] for name in maps}
     tests = faithfulness(
         network.model,
@@ -86,9 +92,9 @@ def explain(
         random=checks.random,
         road=checks.road,
         seed=checks.seed,
-        progress=tick.tests,
+        progress=tick.part(1),
     )
-    randomised, sensitive = _sanity(network, image, kept, index, share, checks, tick)
+    pair = (index, next(i for i in np.argsort(-share, kind="stable").tolist() if i != index))
     return Explanation(
         picture=pixels,
         prediction=_prediction(picture.name, share, names),
@@ -100,12 +106,20 @@ def explain(
         maps=tuple(maps.values()),
         tests=tuple(tests),
         coverage=tuple(coverage(one.values) for one in maps.values()),
-        randomised=randomised,
-        sensitive=sensitive,
+        randomised=_randomised(network, image, kept, maps, index, checks, tick.part(2)),
+        sensitive=_sensitive(network, image, kept, maps, pair, checks, tick.part(3)),
         agreement=agreement(maps) if len(maps) > 1 else None,
-        boxes=tuple(network.preprocess.framing.box(box, size) for box in boxes),
+        boxes=_boxes(network, boxes, picture),
         refused=refused,
     )
+
+
+def seen(
+    network: Network, pixels: UInt8[np.ndarray, "H W 3"]
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[Tensor, "c h w"]]:
+    """What the network gets to see of a decoded picture: as pixels, and as it takes them."""
+    part = network.preprocess.seen(framed(network.preprocess.framing, pixels))
+    return part, prepared(network.model, network.preprocess.tensor(part))[0]
 
 
 def explained(
@@ -123,30 +137,63 @@ def explained(
     refused: dict[str, ConvscopeError] = {}
     for number, (name, method) in enumerate(methods.items(), start=1):
         try:
-            (maps[name],) = method(network.model, image[None], target=target)
+            maps[name] = _map(network, image, method, target)
         except ConvscopeError as fault:
             refused[name] = fault
         if progress is not None:
             progress(number, len(methods))
     if refused and not maps:
         raise next(iter(refused.values()))
-    return maps, {name: f"{fault.subject}: {fault.what}" for name, fault in refused.items()}
+    return maps, {name: _reason(fault) for name, fault in refused.items()}
+
+
+def _map(
+    network: Network, image: Float[Tensor, "c h w"], method: Method, target: int
+) -> Attribution:
+    return one_map(method(network.model, image[None], target=target), tuple(image.shape[1:]))
+
+
+def _reason(fault: ConvscopeError) -> str:
+    return f"{fault.subject}: {fault.what}" if fault.subject else fault.what
 
 
 def probabilities(
     network: Network, image: Float[Tensor, "c h w"]
 ) -> Float32[np.ndarray, "classes"]:
-    """Softmax of the network's scores, unless they are probabilities already."""
-    with torch.inference_mode():
-        scores = wide(answer(forward(network.model, image[None]), Aims((None,))))
-        share = scores if is_probability(scores) else scores.softmax(1)
+    """Softmax of the network's scores, unless they are probabilities already.
+
+    Raises ModelError M520 (no scores, or one only), M522, M543 (NaN).
+    """
+    with torch.no_grad(), Lens(network.model, ()) as lens:
+        scores = wide(answer(forward(lens, image[None]), Aims((None,))))
+    if scores.shape[1] < 2:
+        what = "puts out one score, of which no probability can be made"
+        step = "name a factory of a network that puts out two: torch.cat((zeros, score), 1)"
+        raise ModelError("M520", "the network", what, next_step=step)
+    scores = finite("the network", scores)
+    share = scores if is_probability(scores) else scores.softmax(1)
     found: Float32[np.ndarray, "classes"] = share[0].cpu().numpy().astype(np.float32)
     return found
 
 
-def _index(target: Target | None, share: np.ndarray, names: Sequence[str]) -> int:
-    aims = Aims.of(target, 1, names).settled(torch.from_numpy(share)[None])
-    return aims.indices[0]
+def target_index(network: Network, share: np.ndarray, target: Target | None) -> int:
+    """The class that is meant, the likeliest where none is told.
+
+    Raises UsageError U352, U353 (no such class), U397 (a function).
+    """
+    if callable(target):
+        what = "the tests of maps follow the probability of a class"
+        raise UsageError("U397", "a function as target", what, next_step="name a class")
+    aims = Aims.of(target, 1, class_names(network, len(share)))
+    return aims.settled(torch.from_numpy(share)[None]).indices[0]
+
+
+def _boxes(network: Network, boxes: Sequence[Box], picture: Picture) -> tuple[Box, ...]:
+    """Where they are in what the network sees; those that are cut off are left out."""
+    height, width = picture.pixels.shape[:2]
+    framing = network.preprocess.framing
+    framed_boxes = (framing.box(box, (height, width)) for box in boxes)
+    return tuple(one for one in framed_boxes if inside(framing.crop, [one]).any())
 
 
 def _prediction(
@@ -156,51 +203,61 @@ def _prediction(
     return Prediction(name, tuple(names[place] for place in order), order, share[order])
 
 
-def _sanity(
+def _randomised(
     network: Network,
     image: Float[Tensor, "c h w"],
     methods: Mapping[str, Method],
+    maps: Mapping[str, Attribution],
     target: int,
-    share: Float32[np.ndarray, "classes"],
     checks: Checks,
-    tick: _Bar,
-) -> tuple[tuple[Randomisation, ...], tuple[Sensitivity, ...]]:
-    """Whether the maps depend on what was learned, and on the class."""
+    progress: Progress,
+) -> tuple[Randomisation, ...]:
+    """Whether the maps depend on what was learned."""
     if not checks.randomise:
-        return (), ()
-    made = randomisation(
+        return ()
+    found = randomisation(
         network.model,
         image,
         dict(methods),
         target=target,
         steps=2,
         seed=checks.seed,
-        progress=tick.sanity,
+        before=maps,
+        progress=progress,
     )
-    others = [int(index) for index in np.argsort(-share, kind="stable")[:2] if index != target]
-    if not others:
-        return tuple(made.values()), ()
-    pair = (target, others[0])
-    compared = [sensitivity(network.model, image, one, pair=pair) for one in methods.values()]
-    return tuple(made.values()), tuple(compared)
+    return tuple(found.values())
+
+
+def _sensitive(
+    network: Network,
+    image: Float[Tensor, "c h w"],
+    methods: Mapping[str, Method],
+    maps: Mapping[str, Attribution],
+    pair: tuple[int, int],
+    checks: Checks,
+    progress: Progress,
+) -> tuple[Sensitivity, ...]:
+    """Whether the maps depend on the class; NaN where a method fails for the other one."""
+    found = []
+    for number, (name, one) in enumerate(maps.items() if checks.randomise else (), start=1):
+        try:
+            found.append(difference(one, _map(network, image, methods[name], pair[1]), pair))
+        except ConvscopeError:
+            origin = {"variant": one.variant, "convscope": __version__}
+            found.append(Sensitivity(one.method, *pair, math.nan, math.nan, origin=origin))
+        progress(number, len(maps))
+    return tuple(found)
 
 
 class _Bar:
-    """One bar over maps, tests and sanity checks, each worth a third."""
+    """One bar over several parts of the work, each worth as much."""
 
-    def __init__(self, progress: Progress | None, checks: Checks) -> None:
-        self._progress = progress
-        self._parts = 3 if checks.randomise else 2
+    def __init__(self, progress: Progress | None, parts: int) -> None:
+        self._progress, self._parts = progress, parts
 
-    def maps(self, done: int, total: int) -> None:
-        self._move(0, done, total)
+    def part(self, number: int) -> Progress:
+        def moved(done: int, total: int) -> None:
+            if self._progress is not None:
+                self._progress(round(100 * (number + done / max(1, total))), 100 * self._parts)
 
-    def tests(self, done: int, total: int) -> None:
-        self._move(1, done, total)
-
-    def sanity(self, done: int, total: int) -> None:
-        self._move(2, done, total)
-
-    def _move(self, part: int, done: int, total: int) -> None:
-        if self._progress is not None:
-            self._progress(round(100 * (part + done / max(1, total))), 100 * self._parts)
+        return moved

@@ -114,8 +114,7 @@ def _row(
         at = np.unravel_index(int(peak.argmax()), peak.shape)
         crops[place] = _crop(found.picture, (int(at[0]), int(at[1])))
         elsewhere[place] = _crop(found.picture, tuple(chance.integers(peak.shape).tolist()))
-    size = found.picture.shape[:2]
-    grown = found.boxes
+    size, boxes = found.picture.shape[:2], found.boxes
     return _Row(
         picture.name,
         _label(network, found),
@@ -123,10 +122,10 @@ def _row(
         values,
         crops,
         elsewhere,
-        share_inside(size, grown) if grown else np.nan,
+        share_inside(size, boxes) if boxes else np.nan,
         *_without(network, found, chance),
-        share_inside(size, grown) if grown else np.nan,
-        float(inside(size, grown)[size[0] // 2, size[1] // 2]) if grown else np.nan,
+        share_inside(size, boxes) if boxes else np.nan,
+        float(inside(size, boxes)[size[0] // 2, size[1] // 2]) if boxes else np.nan,
     )
 
 
