@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.methods.occlusion import corners, occlusion
+from convscope.methods.hiding import corners
+from convscope.methods.occlusion import occlusion, occlusions
+from convscope.methods.occlusion_map import occlusion_map
+from convscope.records.maps import Occlusion
+from tests.nets import Fire, Residual
 from tests.oracles.occlusion import occluded
 
 
@@ -129,3 +138,111 @@ def test_a_network_that_gives_no_numbers_is_not_drawn() -> None:
     model[6].bias.data[0] = float("nan")
     with pytest.raises(ModelError, match="NaN"):
         occlusion(model, torch.rand(3, 26, 26), patch=8)
+
+
+def test_a_rectangle_and_two_strides_go_where_they_should() -> None:
+    model, image = toy(2), torch.randn(3, 31, 26, dtype=torch.float64)
+    found = occlusion(model, image, target=1, patch=(9, 4), stride=(11, 7), every_class=True)
+    assert found.sides == (9, 4)
+    assert (found.tops.tolist(), found.lefts.tolist()) == ([0, 11, 22], [0, 7, 14, 21, 22])
+    hidden = image.clone()
+    hidden[:, 11:20, 14:18] = 0
+    with torch.no_grad():
+        scores = model(hidden[None])[0]
+    assert found.score is not None
+    assert found.probabilities is not None
+    assert found.score[1, 2] == pytest.approx(float(scores[1]), abs=1e-6)
+    np.testing.assert_allclose(found.probabilities[1, 2], scores.softmax(0), atol=1e-6)
+    assert not np.allclose(found.probabilities[0, 0], found.probabilities[1, 2], atol=1e-5)
+
+
+def test_blur_shows_the_blurred_picture_and_a_tensor_itself() -> None:
+    model, image = toy(4), torch.randn(3, 31, 26, dtype=torch.float64)
+    blurred = image.clone()  # by the definition, pixel after pixel
+    weights = torch.exp(-0.5 * (torch.arange(-6, 7) / 2.0) ** 2).double()
+    weights = torch.outer(weights, weights) / weights.sum() ** 2
+    padded = F.pad(image[None], (6, 6, 6, 6), mode="replicate")[0]
+    for row in range(31):
+        for column in range(26):
+            window = padded[:, row : row + 13, column : column + 13]
+            blurred[:, row, column] = (window * weights).sum((1, 2))
+    by_name = occlusion(model, image, target=0, patch=8, stride=9, fill="blur")
+    by_tensor = occlusion(model, image, target=0, patch=8, stride=9, fill=blurred)
+    np.testing.assert_allclose(by_name.probability, by_tensor.probability, atol=1e-7)
+    assert by_tensor.origin["fill"] == "tensor (3, 31, 26)"
+    square = torch.randn(3, 8, 8, dtype=torch.float64)
+    moving = occlusion(model, image, target=0, patch=8, stride=9, fill=square)
+    hidden = image.clone()
+    hidden[:, 9:17, 9:17] = square
+    with torch.no_grad():
+        expected = model(hidden[None]).softmax(1)[0, 0]
+    assert moving.probability[1, 1] == pytest.approx(float(expected), abs=1e-7)
+
+
+def test_several_pictures_give_what_each_gives_alone() -> None:
+    model, images = toy(5), torch.randn(3, 3, 31, 26, dtype=torch.float64)
+    told: list[tuple[int, int]] = []
+    together = occlusions(
+        model, images, target=[1, 2, 3], patch=8, stride=9, fill="mean", layer="0",
+        progress=lambda *done: told.append(done),
+    )  # fmt: skip
+    assert told[-1] == (36, 36)
+    for number, (image, found) in enumerate(zip(images, together, strict=True)):
+        alone = occlusion(
+            model, image, target=number + 1, patch=8, stride=9, fill="mean", layer="0"
+        )
+        np.testing.assert_allclose(found.probability, alone.probability, atol=1e-7)
+        np.testing.assert_allclose(found.activity, alone.activity, rtol=1e-6)
+        assert found.channel == alone.channel
+    with pytest.raises(UsageError, match="2 targets"):
+        occlusions(model, images, target=[1, 2], patch=8)
+
+
+def test_the_record_says_what_was_computed() -> None:
+    model, image = toy(), torch.randn(3, 31, 26, dtype=torch.float64)
+    assert occlusion(model, image, patch=8, stride=9).origin["engine"] == "windows"
+    normed = nn.Sequential(toy()[0], nn.InstanceNorm2d(5), *toy()[1:]).double()
+    found = occlusion(normed, image, patch=8, stride=9)
+    assert found.origin["engine"] == "windows, whole maps from instance_norm on"
+
+
+def test_records_come_back_from_disk_with_and_without_what_is_new(tmp_path: Path) -> None:
+    found = occlusion(toy(), torch.randn(3, 31, 26).double(), patch=(8, 5), stride=9)
+    again = Occlusion.load(found.save(tmp_path / "new"))
+    assert (again.sides, again.base_score) == ((8, 5), found.base_score)
+    index = json.loads((tmp_path / "new" / "record.json").read_text())
+    for name in ("width", "base_score", "probabilities"):
+        del index["plain"][name]
+    index["arrays"].remove("score")
+    (tmp_path / "new" / "record.json").write_text(json.dumps(index))
+    old = Occlusion.load(tmp_path / "new")
+    assert old.sides == (8, 8)
+    assert old.score is None
+
+
+@pytest.mark.parametrize("make", [Fire, toy, Residual])
+def test_a_map_of_pixels_is_captum_s_where_the_stride_divides(
+    make: Callable[[], nn.Module],
+) -> None:
+    captum = pytest.importorskip("captum.attr")
+    model, images = make().double().eval(), torch.randn(2, 3, 33, 29, dtype=torch.float64)
+    found = occlusion_map(model, images, target=[3, 5], patch=(9, 8), stride=(6, 7), fill=0.25)
+    theirs = captum.Occlusion(model).attribute(
+        images, (3, 9, 8), (3, 6, 7), baselines=0.25, target=torch.tensor([3, 5])
+    )
+    for ours, expected in zip(found, theirs[:, 0].numpy(), strict=True):
+        np.testing.assert_allclose(ours.values, expected, atol=1e-6 * np.abs(expected).max())
+        assert np.abs(ours.values).max() > 0
+
+
+def test_pixels_that_are_never_hidden_count_nothing_and_the_likeliest_class_is_taken() -> None:
+    model, image = toy(6), torch.randn(1, 3, 31, 26, dtype=torch.float64)
+    (found,) = occlusion_map(model, image, patch=4, stride=9)
+    with torch.no_grad():
+        scores = model(image)[0]
+    assert found.target == int(scores.argmax())
+    assert found.score == pytest.approx(float(scores.max()))
+    assert not found.values[4:9].any()
+    assert found.values[:4, :4].any()
+    with pytest.raises(ModelError, match="has 6 classes"):
+        occlusion_map(model, image, target=6, patch=4)

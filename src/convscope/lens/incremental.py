@@ -15,13 +15,15 @@ the network's calls cannot be written down, it is run as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import UsageError
+from convscope.errors import ModelError, UsageError
 from convscope.lens.incremental_graph import Graph, graph_of, plain_pass
+from convscope.lens.incremental_narrow import narrow
 from convscope.lens.incremental_patches import Patches
 from convscope.lens.incremental_record import Recording, record_calls
 from convscope.lens.incremental_run import Answers, Progress, Run
@@ -48,13 +50,15 @@ class Incremental:
         patches: Patches,
         layers: Sequence[str] = (),
         *,
+        classes: Sequence[int] | None = None,
         memory: float = MEMORY,
     ) -> None:
         """picture: one of those to come; all have its size. patches: where they will be changed.
-        layers: whose maps' activity is wanted. memory: bytes for windows, computed in portions.
+        layers: whose maps' activity is wanted. classes: whose scores are wanted, in this order;
+        by default all. memory: bytes for windows, computed in portions.
 
-        Raises ModelError M500, M502, M503, M506 (layers), M520 (no scores), M530; UsageError U370
-        (not enough memory for one position).
+        Raises ModelError M500, M502, M503, M506 (layers), M507 (classes), M520 (no scores), M530;
+        UsageError U370 (not enough memory for one position).
         """
         self.memory = memory
         self._model, self._layers, self._patches = model, tuple(layers), patches
@@ -62,9 +66,12 @@ class Incremental:
             recording, scores = record_calls(model, picture, layers)
             for layer, slot in recording.layers.items():
                 refuse_flat(layer, recording.shapes[slot])
+            self._classes = None if classes is None else _known(classes, scores.shape[1])
             self._largest = 0.0 if recording.alone else _largest(recording, picture)
             self._known: tuple[Tensor, Tensor] | None = (picture[None], scores)
             graph, self.how = _graph(model, recording, picture)
+            narrowed = graph is not None and classes is not None and narrow(graph, classes)
+            self._choose = None if narrowed else self._classes
             self._run = self._whole() if graph is None else Run(graph, patches, scores, memory)
         if isinstance(self._run, Run) and self._run.needs > memory:
             needs = f"one position needs {self._run.needs / 1e6:.0f} MB, not {memory / 1e6:.0f}"
@@ -77,6 +84,7 @@ class Incremental:
         image = picture[None].contiguous(memory_format=torch.channels_last)
         try:
             answers = self._run.begin(image, patches)
+            answers = self._chosen(answers)
             fault = "" if self._is_right(image, answers) else "its calls depend on the picture"
         except RuntimeError as error:  # calls that only work in the way they were written
             if isinstance(self._run, Whole):
@@ -84,14 +92,21 @@ class Incremental:
             fault = str(error).splitlines()[0]
         if fault:
             self._run, self.how = self._whole(), f"whole pictures: {fault}"
-            answers = self._run.begin(picture[None], patches)
+            self._choose = self._classes
+            answers = self._chosen(self._run.begin(picture[None], patches))
         return answers
 
     @torch.inference_mode()
     def follow(self, maps: Mapping[str, int], progress: Progress = None) -> Answers:
         """What it says with the patch at each position, row after row: scores (n, classes), and
         the activity (n,) of one map of each layer. progress: gets positions done and all."""
-        return self._run.follow(maps, progress)
+        return self._chosen(self._run.follow(maps, progress))
+
+    def _chosen(self, answers: Answers) -> Answers:
+        """With the scores of the wanted classes, where the network gave them all."""
+        if self._choose is None:
+            return answers
+        return replace(answers, scores=answers.scores[:, self._choose])
 
     def _whole(self) -> Run | Whole:
         return Whole(self._model, self._layers, self._patches, self._largest)
@@ -104,7 +119,7 @@ class Incremental:
         if not torch.equal(known[0], image):
             with Lens(self._model, ()) as lens:
                 known = image, logits(lens(image))
-        return agree(answers.scores, known[1])
+        return agree(answers.scores, known[1], self._classes)
 
 
 def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Graph | None, str]:
@@ -129,9 +144,18 @@ def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Gra
     return graph, f"windows, whole maps from {wholes[0].name} on"
 
 
-def agree(found: Tensor, expected: Tensor) -> bool:
-    """Are the scores the same but for rounding?"""
+def _known(classes: Sequence[int], count: int) -> list[int]:
+    for number in classes:
+        if not 0 <= number < count:
+            what = f"the network has {count} classes, counted from 0"
+            raise ModelError("M507", f"class {number}", what)
+    return list(classes)
+
+
+def agree(found: Tensor, expected: Tensor, classes: list[int] | None = None) -> bool:
+    """Are the scores (of these classes) the same but for rounding?"""
     scale = expected.abs().max()
+    expected = expected if classes is None else expected[:, classes]
     fine = torch.finfo(expected.dtype).eps ** 0.6  # 7e-5 in float32
     return bool(((found - expected).abs().max() <= fine * scale) | ~torch.isfinite(scale))
 

@@ -61,6 +61,11 @@ class Product:
         self._packed: Tensor | None = None
         self._packs = lays_out(weight)
 
+    def of(self, rows: list[int]) -> Product:
+        """With these rows of the weights only."""
+        bias = None if self._bias is None else self._bias[rows]
+        return Product(self._weight[rows], bias, self._often)
+
     def __call__(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
         if not self._packs or len(x) < FEW or x.dtype != torch.float32 or x.dim() != 2:
             return F.linear(x, self._weight, self._bias)

@@ -9,44 +9,19 @@ in the figure they are 50 and 6 pixels, which makes 30 by 30 positions on 224 pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope import __version__
-from convscope.errors import ModelError, UsageError
+from convscope.errors import ModelError
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.incremental import MEMORY, Incremental
-from convscope.lens.incremental_patches import Patches
-from convscope.methods.fills import Fill, filled, named
+from convscope.methods.fills import Fill
+from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
 from convscope.records.maps import Occlusion
-
-Pair = int | tuple[int, int]
-Progress = Callable[[int, int], None] | None
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is asked of every picture."""
-
-    tops: list[int]
-    lefts: list[int]
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    layer: str
-    fill: Fill
-    seed: int
-    every_class: bool
-
-    def patches(self, image: Float[Tensor, "3 h w"]) -> Patches:
-        return Patches(
-            self.tops, self.lefts, self.size, filled(self.fill, image, self.size, self.seed)
-        )
 
 
 def occlusion(
@@ -87,7 +62,7 @@ def occlusion(
     (found,) = occlusions(
         model,
         image[None],
-        targets=None if target is None else [target],
+        target=target,
         layer=layer,
         patch=patch,
         stride=stride,
@@ -104,7 +79,7 @@ def occlusions(
     model: nn.Module,
     images: Float[Tensor, "b 3 h w"],
     *,
-    targets: Sequence[int] | None = None,
+    target: int | Sequence[int] | None = None,
     layer: str | None = None,
     patch: Pair = 50,
     stride: Pair = 6,
@@ -116,108 +91,68 @@ def occlusions(
 ) -> list[Occlusion]:
     """The same for several pictures of one size, which share what is prepared once.
 
-    targets: one for each picture, else each picture's likeliest. progress: over all pictures.
+    target: one for each picture or one for all; by default each picture's likeliest.
 
     Raises UsageError U351 (another number of targets), U355 (no such pictures), and the same as
     `occlusion`.
     """
-    if targets is not None and len(targets) != len(images):
-        raise UsageError("U351", f"{len(targets)} targets", f"for {len(images)} pictures")
-    if images.dim() != 4 or not len(images):
-        shape = tuple(images.shape)
-        raise UsageError("U355", f"pictures {shape}", "are not (pictures, channels, height, width)")
-    size, step = _pair(patch), _pair(stride)
-    tops, lefts = (corners(images.shape[2 + n], size[n], step[n]) for n in (0, 1))
+    hiding = Hiding.of(images, patch, stride, fill, seed)
+    aims = aims_of(target, images)
     watched = layer or _last_layer(model, images[0])
-    plan = _Plan(tops, lefts, size, step, watched, fill, seed, every_class)
-    first = plan.patches(images[0])
+    first = hiding.patches(images[0])
     engine = Incremental(model, images[0], first, [watched], memory=memory)
-    aims = [None] * len(images) if targets is None else targets
-    return [
-        _explained(model, engine, plan, image, aim, _part(progress, number, len(images)))
-        for number, (image, aim) in enumerate(zip(images, aims, strict=True))
-    ]
+    found = []
+    for number, image in enumerate(images):
+        aim = None if aims is None else aims[number]
+        tick = part(progress, number, len(images))
+        asked = _Asked(engine, hiding, watched, every_class)
+        found.append(_explained(model, asked, image, aim, tick))
+    return found
 
 
-def _part(progress: Progress, number: int, pictures: int) -> Progress:
-    """Progress of one picture as a part of all."""
-    if progress is None:
-        return None
-    return lambda done, places: progress(number * places + done, pictures * places)
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every picture."""
+
+    engine: Incremental
+    hiding: Hiding
+    layer: str
+    every_class: bool
 
 
 def _explained(
     model: nn.Module,
-    engine: Incremental,
-    plan: _Plan,
+    asked: _Asked,
     image: Float[Tensor, "3 h w"],
     target: int | None,
     progress: Progress,
 ) -> Occlusion:
-    whole = engine.begin(image, plan.patches(image))
-    base = _probabilities(whole.scores)[0]
+    engine, hiding, layer = asked.engine, asked.hiding, asked.layer
+    whole = engine.begin(image, hiding.patches(image))
+    base = finite(whole.scores).softmax(1)[0]
     target = _target(base, target)
-    channel = int(whole.activity[plan.layer][0].argmax())
-    hidden = engine.follow({plan.layer: channel}, progress)
-    chances = _probabilities(hidden.scores)
-    shape = (len(plan.tops), len(plan.lefts))
+    channel = int(whole.activity[layer][0].argmax())
+    hidden = engine.follow({layer: channel}, progress)
+    chances = finite(hidden.scores).softmax(1)
+    shape = (len(hiding.tops), len(hiding.lefts))
     return Occlusion(
         probability=_array(chances[:, target], shape),
         likeliest=chances.argmax(1).cpu().numpy().astype(np.int32).reshape(shape),
-        activity=_array(hidden.activity[plan.layer], shape),
-        tops=np.array(plan.tops, np.int32),
-        lefts=np.array(plan.lefts, np.int32),
-        patch=plan.size[0],
-        width=plan.size[1],
+        activity=_array(hidden.activity[layer], shape),
+        tops=np.array(hiding.tops, np.int32),
+        lefts=np.array(hiding.lefts, np.int32),
+        patch=hiding.size[0],
+        width=hiding.size[1],
         target=target,
         base_probability=float(base[target]),
-        base_activity=float(whole.activity[plan.layer][0, channel]),
-        layer=plan.layer,
+        base_activity=float(whole.activity[layer][0, channel]),
+        layer=layer,
         channel=channel,
         score=_array(hidden.scores[:, target], shape),
         base_score=float(whole.scores[0, target]),
-        probabilities=_array(chances, (*shape, -1)) if plan.every_class else None,
-        origin=_origin(model, engine, plan),
+        probabilities=_array(chances, (*shape, -1)) if asked.every_class else None,
+        origin=hiding.origin(model, engine),
     )
-
-
-def _origin(model: nn.Module, engine: Incremental, plan: _Plan) -> dict[str, Any]:
-    return {
-        "method": "occlusion",
-        "stride": list(plan.stride),
-        "fill": named(plan.fill),
-        "seed": plan.seed,
-        "engine": engine.how,
-        "network": type(model).__name__,
-        "convscope": __version__,
-    }
-
-
-def corners(extent: int, patch: int, stride: int) -> list[int]:
-    """First pixels of the square along one axis: 0, stride, …; the last one touches the border."""
-    if not 1 <= patch <= extent or stride < 1:
-        raise UsageError(
-            "U530",
-            f"patch {patch}, stride {stride}",
-            f"the square's side lies between 1 and the picture's {extent} px, its stride above 0",
-        )
-    last = extent - patch
-    starts = list(range(0, last + 1, stride))
-    return starts if starts[-1] == last else [*starts, last]
-
-
-def _pair(given: Pair) -> tuple[int, int]:
-    pair = given if isinstance(given, Sequence) else (given, given)
-    if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) for n in pair):
-        what = "give one whole number of pixels, or two: rows and columns"
-        raise UsageError("U530", str(given), what)
-    return int(pair[0]), int(pair[1])
-
-
-def _probabilities(scores: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
-    if not bool(torch.isfinite(scores).all()):
-        raise ModelError("M514", "the scores", "have a NaN or an infinity in this picture")
-    return (scores if scores.dtype == torch.float64 else scores.float()).softmax(1)
 
 
 def _array(values: Tensor, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""Where does a square that hides a part of a picture lie, and what does it show?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope import __version__
+from convscope.errors import ModelError, UsageError
+from convscope.lens.incremental import Incremental
+from convscope.lens.incremental_patches import Patches
+from convscope.methods.fills import Fill, filled, named
+
+Pair = int | tuple[int, int]
+Progress = Callable[[int, int], None] | None
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """What is done to every picture of one size."""
+
+    tops: list[int]
+    lefts: list[int]
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    fill: Fill
+    seed: int
+
+    @classmethod
+    def of(cls, images: Tensor, patch: Pair, stride: Pair, fill: Fill, seed: int) -> Hiding:
+        """Raises UsageError U355 (no pictures), U530 (a square that does not fit)."""
+        if images.dim() != 4 or not len(images):
+            what = "are not (pictures, channels, height, width)"
+            raise UsageError("U355", f"pictures {tuple(images.shape)}", what)
+        size, step = _pair(patch), _pair(stride)
+        tops, lefts = (corners(images.shape[2 + n], size[n], step[n]) for n in (0, 1))
+        return cls(tops, lefts, size, step, fill, seed)
+
+    def patches(self, image: Float[Tensor, "c h w"]) -> Patches:
+        """Raises UsageError U531 (fill)."""
+        show = filled(self.fill, image, self.size, self.seed)
+        return Patches(self.tops, self.lefts, self.size, show)
+
+    def origin(self, model: nn.Module, engine: Incremental) -> dict[str, Any]:
+        return {
+            "method": "occlusion",
+            "patch": list(self.size),
+            "stride": list(self.stride),
+            "fill": named(self.fill),
+            "seed": self.seed,
+            "engine": engine.how,
+            "network": type(model).__name__,
+            "convscope": __version__,
+        }
+
+
+def corners(extent: int, patch: int, stride: int) -> list[int]:
+    """First pixels of the square along one axis: 0, stride, …; the last one touches the border."""
+    if not 1 <= patch <= extent or stride < 1:
+        raise UsageError(
+            "U530",
+            f"patch {patch}, stride {stride}",
+            f"the square's side lies between 1 and the picture's {extent} px, its stride above 0",
+        )
+    last = extent - patch
+    starts = list(range(0, last + 1, stride))
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def _pair(given: Pair) -> tuple[int, int]:
+    pair = given if isinstance(given, Sequence) else (given, given)
+    if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) for n in pair):
+        what = "give one whole number of pixels, or two: rows and columns"
+        raise UsageError("U530", str(given), what)
+    return int(pair[0]), int(pair[1])
+
+
+def finite(scores: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+    """In float32 at least. Raises ModelError M514 where a score is NaN or infinite."""
+    if not bool(torch.isfinite(scores).all()):
+        raise ModelError("M514", "the scores", "have a NaN or an infinity in this picture")
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
+def aims_of(
+    target: int | Sequence[int] | None, images: Float[Tensor, "b c h w"]
+) -> list[int] | None:
+    """A target for each picture; None where none was named. Raises UsageError U351."""
+    if target is None:
+        return None
+    aims = list(target) if isinstance(target, Sequence) else [target] * len(images)
+    if len(aims) != len(images):
+        raise UsageError("U351", f"{len(aims)} targets", f"for {len(images)} pictures")
+    return aims
+
+
+def part(progress: Progress, number: int, pictures: int) -> Progress:
+    """Progress of one picture as a part of all."""
+    if progress is None:
+        return None
+    return lambda done, places: progress(number * places + done, pictures * places)
