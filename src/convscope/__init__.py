@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from convscope.models.load import load
     from convscope.pages.atlas import write_atlas
     from convscope.studies.audit import audit
+    from convscope.studies.correspondence import correspondence
     from convscope.studies.features import features
     from convscope.training.train import train
     from convscope.units import Box, Unit
@@ -66,6 +67,7 @@ _HOME = {
     "audit": "studies.audit",
     "ablationcam": "methods.cam",
     "class_image": "methods.optimise",
+    "correspondence": "studies.correspondence",
     "deconvnet": "methods.deconvnet",
     "deconvnet_class": "methods.gradients",
     "deep_dream": "methods.optimise_dream",
@@ -114,6 +116,7 @@ __all__ = [
     "agreement",
     "audit",
     "class_image",
+    "correspondence",
     "deconvnet",
     "deconvnet_class",
     "deep_dream",

@@ -18,6 +18,7 @@ import typer
 from convscope import __version__
 from convscope.cli.atlas import atlas
 from convscope.cli.check import check
+from convscope.cli.correspondence import correspondence
 from convscope.cli.demo import demo
 from convscope.cli.explain import explain
 from convscope.cli.flowers import flowers
@@ -59,6 +60,7 @@ for command in (
     explain,
     pointing,
     optimise,
+    correspondence,
 ):
     app.command()(command)
 

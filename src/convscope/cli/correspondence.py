@@ -1,0 +1,65 @@
+"""Does a network relate the same parts of different pictures to each other?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress
+from convscope.cli.study_files import listed, opened_network, save_figure, save_table
+
+
+def correspondence(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[str, typer.Argument(help="Folder of the pictures with marked parts.")],
+    parts: Annotated[
+        Path, typer.Option(help='JSON: {"images": {name: {part: [x, y]}}}, in pixels.')
+    ],
+    checkpoint: Checkpoint = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Names with commas; default: the last convolution's, and the last."),
+    ] = None,
+    patch: Annotated[
+        int | None, typer.Option(min=1, help="Side of the masks; default: a seventh of the input.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Random masks for each picture.")] = 20,
+    around: Annotated[
+        float,
+        typer.Option(min=0, help="Random masks: how far around the parts, in their box; or inf."),
+    ] = 0.5,
+    permutations: Annotated[int, typer.Option(min=1, help="Of the test.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of random masks and permutations.")] = 0,
+    out: Annotated[Path, typer.Option(help="New folder for record, figure and table.")] = Path(
+        "correspondence"
+    ),
+) -> None:
+    """Sign changes when the same part is hidden in each picture, against random places (table 1).
+
+    Example: convscope correspondence torchvision:squeezenet1_0 dogs --parts dog_parts.json
+    """
+    from convscope.figures.correspondence import correspondence_figure, correspondence_table
+    from convscope.publish import require_free
+    from convscope.studies.correspondence import correspondence as study
+
+    require_free(out)
+    network = opened_network(model, checkpoint)
+    with progress("hiding parts") as tick:
+        found = study(
+            network,
+            pictures,
+            parts,
+            layers=listed(layers),
+            patch=patch,
+            draws=draws,
+            around=around,
+            permutations=permutations,
+            seed=seed,
+            progress=tick,
+        )
+    found.save(out)
+    save_table(correspondence_table(found), out / "table.md")
+    typer.echo(save_figure(correspondence_figure(found), out / "figure"))

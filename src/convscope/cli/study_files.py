@@ -1,0 +1,73 @@
+"""How does a study's command write its figures and tables beside its record?"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from convscope.cli.progress import say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from convscope.models.network import Network
+
+KINDS = ("pdf", "svg", "png")
+"""For print, for pages and for looking."""
+
+
+def opened_network(model: str, checkpoint: Path | None) -> Network:
+    """The network; what was repaired or assumed is told."""
+    from convscope.models.load import load
+
+    network = load(model, checkpoint)
+    for note in network.notes:
+        say(note)
+    return network
+
+
+def save_figure(figure: Figure, place: Path) -> Path:
+    """`place` with each ending of KINDS; the PDF's path."""
+    from convscope.publish import publish_file
+
+    for kind in KINDS:
+        publish_file(place.with_suffix(f".{kind}"), drawn(figure, kind))
+    return place.with_suffix(".pdf")
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """The figure as a file of that kind, with letters as letters and without a date, so that the
+    same record gives the same file."""
+    import matplotlib
+
+    dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+    letters: dict[Any, Any] = {
+        "pdf.fonttype": 42,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "convscope",
+    }
+    with warnings.catch_warnings(), matplotlib.rc_context(letters):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        out = io.BytesIO()
+        figure.savefig(out, format=kind, dpi=200, metadata=dated)
+    return out.getvalue()
+
+
+def save_table(lines: Iterable[str], place: Path) -> None:
+    """Kept as `place` and printed."""
+    from convscope.publish import publish_file
+
+    text = "\n".join(lines)
+    publish_file(place, f"{text}\n".encode())
+    typer.echo(text)
+
+
+def listed(names: str | None) -> Sequence[str] | None:
+    """Names with commas between."""
+    found = [name.strip() for name in (names or "").split(",") if name.strip()]
+    return found or None

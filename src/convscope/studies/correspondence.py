@@ -1,0 +1,211 @@
+"""Does a network relate the same parts of different pictures to each other?
+
+The same part is hidden in each of several pictures; the signs of the changes in a layer's features
+are compared between pictures. If hiding a nose does the same everywhere, the signs agree more than
+when squares at random places are hidden.
+Source: Zeiler and Fergus 2014 (arXiv 1311.2901v3), §4.4, figure 8 and table 1. Size and colour of
+the masks, and how random ones are drawn, are not given there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int8
+from torch import Tensor
+
+from convscope import __version__
+from convscope.errors import ModelError, UsageError
+from convscope.images.builtin import opened
+from convscope.images.folder import Folder
+from convscope.images.parts import Parts, read_parts
+from convscope.lens.ends import ends
+from convscope.lens.lens import Lens
+from convscope.lens.refusal import refusing
+from convscope.methods.fills import Fill, filled, named
+from convscope.methods.signs import (
+    TOLERANCE,
+    distances,
+    over_pairs,
+    permutation_test,
+    relative,
+    sign_changes,
+)
+from convscope.models.network import Network, whole
+from convscope.models.preprocess import Preprocess
+from convscope.records.correspondence import Correspondence
+from convscope.studies.correspondence_masks import Marked, marked_pictures
+
+PATCH = 7
+"""The network's input is this many masks wide: 32 of 224 pixels, an eye with its surroundings."""
+BATCH = 16
+Progress = Callable[[int, int], None] | None
+
+
+def correspondence(
+    network: Network,
+    folder: Folder | Path | str,
+    parts: Parts | Path | str,
+    *,
+    layers: Sequence[str] | str | None = None,
+    patch: int | None = None,
+    fill: Fill = 0.0,
+    draws: int = 20,
+    around: float = 0.5,
+    permutations: int = 10_000,
+    seed: int = 0,
+    progress: Progress = None,
+) -> Correspondence:
+    """How consistently the features change when the same part is hidden in each picture.
+
+    parts: centres of parts by picture and part, as `read_parts` gives them, or their file; only
+    these pictures of the folder are read. layers: by default the last convolution's layer and
+    what the classifier is given, as `lens.ends` has them. patch: side of the square masks in
+    pixels of the network's input, a seventh of its shorter side if none is given. fill: as of
+    `occlusion`. draws: random masks a picture, of the same size, centres even over the box of the
+    picture's parts, grown on each side by `around` times its longer side; `math.inf`: over the
+    whole picture. Masks lie inside the picture, moved where a part is at its border.
+
+    Raises DataError D173 (the file of parts), D174 (a picture or a part is not there, fewer than
+    two pictures, or a part outside of what the network sees), UsageError U376, U377, U410 (a
+    number is impossible), U531 (fill), ModelError M500, M501, M514 (not finite), M520, M522.
+    """
+    network = whole(network)
+    marked = read_parts(parts) if isinstance(parts, str | Path) else parts
+    side = min(network.preprocess.size) // PATCH if patch is None else patch
+    _require(side, draws, around, permutations, network.preprocess)
+    with opened(folder) as pictures:
+        found, names = marked_pictures(
+            network.preprocess, pictures, marked, side, draws, around, seed
+        )
+    found_ends = ends(network.model, network.preprocess.shape) if layers is None else None
+    wanted = [layers] if isinstance(layers, str) else list(layers or ())
+    if found_ends is not None:
+        wanted = list(dict.fromkeys((found_ends.middle, found_ends.high)))
+    signs = _signs(network, found, wanted, (side, fill, seed), progress)
+    return Correspondence(
+        layers=tuple(wanted),
+        parts=names,
+        pictures=tuple(one.name for one in found),
+        **_compared(signs, len(found), len(names), permutations, seed),
+        seen=np.stack([network.preprocess.seen(one.pixels) for one in found]),
+        corners=np.stack([one.corners for one in found]),
+        patch=side,
+        fill=_drawn(network.preprocess, fill),
+        origin={
+            "method": "correspondence",
+            "model": network.spec,
+            "weights": network.weights,
+            "sha256": network.sha256,
+            "preprocess": network.preprocess.describe(),
+            "fill": named(fill),
+            "random masks": f"{draws} a picture, centres in the parts' box grown by {around:g}",
+            "tolerance": TOLERANCE,
+            "permutations": permutations,
+            "seed": seed,
+            "version": __version__,
+        },
+    )
+
+
+def _require(
+    side: int, draws: int, around: float, permutations: int, preprocess: Preprocess
+) -> None:
+    wrong = {
+        f"patch={side}": not 1 <= side <= min(preprocess.size),
+        f"draws={draws}": draws < 1,
+        f"around={around:g}": not around >= 0,
+        f"permutations={permutations}": permutations < 1,
+    }
+    for told, is_wrong in wrong.items():
+        if is_wrong:
+            most = f"a side from 1 to {min(preprocess.size)} pixels, draws and permutations from 1"
+            raise UsageError("U410", told, "is impossible", next_step=f"take {most}, around from 0")
+
+
+@torch.inference_mode()
+def _signs(
+    network: Network,
+    pictures: Sequence[Marked],
+    layers: Sequence[str],
+    mask: tuple[int, Fill, int],
+    progress: Progress,
+) -> list[Int8[Tensor, "vectors features"]]:
+    """For each layer the signs of all pictures' masks, pictures first."""
+    found: list[list[Tensor]] = [[] for _ in layers]
+    for done, picture in enumerate(pictures, 1):
+        images = _masked(network, picture, *mask)
+        for signs, features in zip(found, _features(network, images, layers), strict=True):
+            if not bool(features.isfinite().all()):
+                raise ModelError("M514", picture.name, "a layer's features of it are not finite")
+            signs.append(sign_changes(features[0], features[1:]))
+        if progress is not None:
+            progress(done, len(pictures))
+    return [torch.cat(signs) for signs in found]
+
+
+def _masked(
+    network: Network, picture: Marked, side: int, fill: Fill, seed: int
+) -> Float[Tensor, "masks_and_1 c h w"]:
+    """The picture whole, and with each of its masks."""
+    image = network.preprocess.tensor(picture.pixels)
+    hidden = filled(fill, image, (side, side), seed)
+    images = image.repeat(1 + len(picture.corners), 1, 1, 1)
+    for copy, (top, left) in zip(images[1:], picture.corners.tolist(), strict=True):
+        window = (slice(None), slice(top, top + side), slice(left, left + side))
+        copy[window] = hidden[window] if hidden.shape == image.shape else hidden
+    return images
+
+
+def _features(
+    network: Network, images: Float[Tensor, "n c h w"], layers: Sequence[str]
+) -> list[Float[Tensor, "n features"]]:
+    like = next(network.model.parameters(), torch.empty(0))
+    parts: list[list[Tensor]] = [[] for _ in layers]
+    with Lens(network.model, layers) as lens, refusing(images, network.spec):
+        for batch in torch.split(images, BATCH):
+            lens.reach(batch.to(like))
+            for kept, layer in zip(parts, layers, strict=True):
+                kept.append(lens[layer].flatten(1).cpu())
+    return [torch.cat(kept) for kept in parts]
+
+
+def _compared(
+    signs: Sequence[Int8[Tensor, "vectors features"]],
+    pictures: int,
+    parts: int,
+    permutations: int,
+    seed: int,
+) -> dict[str, Float64[np.ndarray, "layers _ *rest"]]:
+    """What the record holds of each layer."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for vectors in signs:
+        raw = distances(vectors)
+        shape = (pictures, len(vectors) // pictures) * 2
+        raw, freed = (table.reshape(shape) for table in (raw, relative(vectors, raw)))
+        masks = [np.full(pictures, mask) for mask in range(shape[1])]
+        pairs = np.stack([over_pairs(raw, mask) for mask in masks])
+        shares = np.stack([over_pairs(freed, mask) for mask in masks]).mean(1)
+        changed = (vectors != 0).double().mean(1).reshape(shape[:2]).mean(0).numpy()
+        rows = {
+            "pairs": pairs[:parts],
+            "random_pairs": pairs[parts:],
+            "changed": np.append(changed[:parts], changed[parts:].mean()),
+            "relative": np.append(shares[:parts], shares[parts:].mean()),
+            "p": permutation_test(raw, parts, permutations=permutations, seed=seed),
+            "p_relative": permutation_test(freed, parts, permutations=permutations, seed=seed),
+        }
+        for name, row in rows.items():
+            columns.setdefault(name, []).append(row)
+    return {name: np.stack(rows) for name, rows in columns.items()}
+
+
+def _drawn(preprocess: Preprocess, fill: Fill) -> tuple[int, ...]:
+    """The colour of a mask for a figure; what is no one colour is drawn as the mean."""
+    plain = torch.zeros(preprocess.shape)
+    one = isinstance(fill, int | float | tuple)
+    square = filled(fill if one else 0.0, plain, preprocess.size, 0)
+    return tuple(int(v) for v in preprocess.pixels(square).mean((0, 1)).round())
