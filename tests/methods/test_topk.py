@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from convscope.errors import ConvscopeError, DataError
 from convscope.images.folder import Folder, Picture
 from convscope.images.framing import Framing
+from convscope.methods import ranking
 from convscope.methods.topk import topk
 from convscope.models.preprocess import Preprocess
 from convscope.records.topk import TopK
@@ -294,3 +295,35 @@ def test_a_network_in_half_precision_is_mined_as_it_is() -> None:
     found = topk(model, Held(planted(9, 3)), AS_THEY_ARE, ["0"], k=2)
     assert np.isfinite(found.value).all()
     assert (found.value == found.value.view(np.int32).__and__(-65536).view(np.float32)).all()
+
+
+@pytest.mark.parametrize("waiting", [1, 7, 41, 64])
+def test_how_many_pictures_are_taken_in_together_changes_nothing(
+    waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = topk(Exact(), Held(planted(41, 3)), AS_THEY_ARE, ["maps"], k=4, batch=3)
+    monkeypatch.setattr(ranking, "WAITING", waiting)
+    assert same(topk(Exact(), Held(planted(41, 3)), AS_THEY_ARE, ["maps"], k=4, batch=3), whole)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 5, 7, 4), (12, 3, 1, 9), (4, 1, 6, 5), (3, 8, 1, 1)])
+def test_peaks_and_places_are_those_of_a_plain_search(
+    shape: tuple[int, ...], kind: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    maps = torch.randint(-3, 3, shape).to(kind)  # ties abound
+    maps[0, 0] = -torch.inf
+    maps[-1, -1, 0, 0] = torch.inf
+    flat = maps.flatten(2).double().numpy()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        peak, place = ranking.peaks(maps.contiguous(memory_format=layout))
+        assert peak.tolist() == flat.max(2).tolist()
+        assert place.tolist() == flat.argmax(2).tolist()
+
+
+def test_a_map_with_a_nan_anywhere_has_no_peak() -> None:
+    for row in range(3):
+        maps = torch.zeros(2, 4, 3, 5).contiguous(memory_format=torch.channels_last)
+        maps[1, 2, row, 4 - row] = torch.nan
+        assert ranking.peaks(maps)[0].isnan().nonzero().tolist() == [[1, 2]]

@@ -68,6 +68,19 @@ def test_a_batch_is_its_pictures_one_by_one() -> None:
     assert torch.equal(batch[7], KINDS["imagenet"].tensor(pixels[7]))
 
 
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("means", ["one a colour", "one a pixel"])
+def test_channels_last_changes_the_memory_and_no_number(means: str, grey: bool) -> None:
+    mean = (90.0, 100.5, 110.25) if means == "one a colour" else RNG.uniform(0, 255, (3, 7, 12))
+    preprocess = Preprocess(Framing(None, (7, 12)), mean, (55.5, 60, 70), scale=1.0)
+    preprocess = preprocess.grey() if grey else preprocess
+    pixels = [RNG.integers(0, 256, (7, 12, 3), dtype=np.uint8) for _ in range(5)]
+    usual, other = preprocess.batch(pixels), preprocess.batch(pixels, channels_last=True)
+    assert torch.equal(usual, other)
+    assert usual.is_contiguous()
+    assert other.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_values_no_pixel_can_have_come_back_as_the_nearest() -> None:
     preprocess = KINDS["tutorials"]
     assert preprocess.pixels(torch.full((3, 2, 2), 9.0)).tolist() == [[[255] * 3] * 2] * 2

@@ -90,10 +90,10 @@ def _topk(
         for start, pictures in _batches(folder, preprocess, size, part):
             ranks.begin(Slots.of(pictures, folder, start, size, blank.device))
             lens.reach(_pixels(pictures, preprocess, start, size).to(blank))
-            ranks.end()
             seen += len(pictures)
             if progress is not None:
                 progress(min(start + size, len(folder)), len(folder))
+    ranks.settle()
     folder.check_bad()
     if not seen:
         raise DataError("D161", str(folder.root), "no picture here could be used")
@@ -174,11 +174,12 @@ def _batches(
 def _pixels(
     pictures: Sequence[Picture], preprocess: Preprocess, start: int, size: int
 ) -> Float[Tensor, "b c h w"]:
-    tensors = preprocess.batch([picture.pixels for picture in pictures])
-    places = [picture.number - start for picture in pictures]
-    pixels = torch.zeros(size, *tensors.shape[1:], dtype=tensors.dtype)
-    pixels[places] = tensors
-    return pixels.contiguous(memory_format=torch.channels_last)
+    tensors = preprocess.batch([picture.pixels for picture in pictures], channels_last=True)
+    if len(pictures) == size:
+        return tensors
+    pixels = torch.zeros(size, *tensors.shape[1:]).contiguous(memory_format=torch.channels_last)
+    pixels[[picture.number - start for picture in pictures]] = tensors
+    return pixels
 
 
 def _require(fine: bool, given: str) -> None:

@@ -84,12 +84,24 @@ class Preprocess:
         """What the network takes for these pixels, which are framed already."""
         return self.batch([pixels])[0]
 
-    def batch(self, pixels: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Float[Tensor, "b c h w"]:
-        """`tensor` of each, stacked."""
-        stack = np.stack([self.seen(one) for one in pixels]).transpose(0, 3, 1, 2)
-        stack = stack[:, : len(self.mean)]
-        values = torch.from_numpy(np.ascontiguousarray(stack)).to(torch.float32)
+    def batch(
+        self, pixels: Sequence[UInt8[np.ndarray, "h w 3"]], *, channels_last: bool = False
+    ) -> Float[Tensor, "b c h w"]:
+        """`tensor` of each, stacked. channels_last: in that memory format, which is faster."""
+        stack = np.stack([self.seen(one) for one in pixels])[..., : len(self.mean)]
+        if channels_last:
+            return self._by_rows(stack)
+        stack = np.ascontiguousarray(stack.transpose(0, 3, 1, 2))
+        values = torch.from_numpy(stack).to(torch.float32)
         return values.mul_(self.scale).sub_(_column(self.mean)).div_(_column(self.std))
+
+    def _by_rows(self, stack: UInt8[np.ndarray, "b h w c"]) -> Float[Tensor, "b c h w"]:
+        """A pixel's few colours lie side by side: whole rows at a time are several times as fast
+        as one pixel at a time."""
+        count, height, width, colours = stack.shape
+        rows = torch.from_numpy(stack).to(torch.float32).reshape(count, height, width * colours)
+        rows.mul_(self.scale).sub_(_row(self.mean, width)).div_(_row(self.std, width))
+        return rows.view(stack.shape).permute(0, 3, 1, 2)
 
     def seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """What is left of framed pixels for the network: with one channel, their grey."""
@@ -176,6 +188,12 @@ def _numbers(name: str, given: Numbers, size: tuple[int, int]) -> Numbers:
 def _column(numbers: Numbers) -> Float[Tensor, "c _ _"]:
     values = torch.tensor(np.asarray(numbers, dtype=np.float32))
     return values.reshape(-1, 1, 1) if values.ndim == 1 else values
+
+
+def _row(numbers: Numbers, width: int) -> Float[Tensor, "*h wc"]:
+    """The numbers as they lie in a row of pixels: all colours of a pixel, then the next."""
+    values = torch.tensor(np.asarray(numbers, dtype=np.float32))
+    return values.repeat(width) if values.ndim == 1 else values.permute(1, 2, 0).flatten(1)
 
 
 def _pack(numbers: Numbers) -> Any:
