@@ -10,7 +10,7 @@ import typer
 
 from convscope.cli.predict import ANY_MODEL, Checkpoint
 from convscope.cli.progress import progress, say
-from convscope.cli.skipped import MaxBad, listing_skipped, tell_skipped
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ def explain(
         page = _one(network, Path(pictures), methods, target, boxes, road, out)
     else:
         page = _many(network, pictures, methods, target, boxes, road, limit, max_bad, out)
-    typer.echo(page)
     if open_page:
         typer.launch(page.resolve().as_uri())
 
@@ -94,6 +93,8 @@ def _one(
 
     picture = one_picture(path)
     marked = read_boxes(boxes).get(path.name, ()) if boxes else ()
+    if boxes and not marked:
+        say(f"{boxes} has no boxes for {path.name}")
     with progress("explaining") as tick:
         found = study(
             network,
@@ -106,6 +107,7 @@ def _one(
         )
     page = write_explanation(out, found)
     typer.echo(_told(found))
+    typer.echo(page)
     return page
 
 
@@ -146,12 +148,14 @@ def _many(
             kept.append(found)
             return found
 
-        page = write_explanations(out, run)
-    tell_skipped([folder], out / "skipped.csv")
-    with listing_skipped([folder], out / "skipped.csv"):
-        folder.check_bad()
+        with listing_skipped([folder], beside(out)):
+            page = write_explanations(out, run)
     for one in findings(kept[0]):
         typer.echo(f"{'!' if one.level == 'warn' else '-'} {printable(one.text)}")
+    typer.echo(page)
+    with listing_skipped([folder], out / "skipped.csv"):
+        folder.check_bad()
+    tell_skipped([folder], out / "skipped.csv")
     return page
 
 
@@ -166,9 +170,10 @@ def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | N
     path = told or folder.root / FILE
     if told is None and not path.is_file():
         return None
-    if told is None:
-        say(f"boxes: {path}")
-    return read_boxes(path)
+    found = read_boxes(path)
+    known = sum(name in found for name in folder.names)
+    say(f"boxes: {path}, for {known} of {len(folder)} pictures")
+    return found
 
 
 def _spread(count: int, limit: int | None) -> list[int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,11 @@ SAME = 0.5
 """Rank correlation with the map of a random network above which a map is called unchanged."""
 BLIND = 0.95
 """Rank correlation with another class's map above which the two are called the same."""
+GAP = 0.02
+"""By how much of the picture's probability an area must be better than another's: a network that
+stays sure whatever is hidden would let chance decide."""
+FAINT = 0.01
+"""Probability below which there is hardly anything to explain."""
 
 TITLES = {"none": "no evidence", "poor": "not supported", "fair": "in part", "good": "supported"}
 """Of the levels, as pages and figures print them."""
@@ -71,25 +77,23 @@ def verdict(found: Explanation, number: int) -> Verdict:
     if not seen.positive:
         return Verdict("none", f"No positive evidence for “{target}”.", (), limit)
     level, headline = _supported(test)
-    reasons = [_measured(test)]
-    again = _unchanged(found, number)
-    if again is not None:
-        level = "poor" if level == "poor" else "fair"
-        reasons.append(again)
-    other = _blind(found, number)
-    if other is not None:
-        level = "poor" if level == "poor" else "fair"
-        reasons.append(other)
-    return Verdict(level, headline, tuple(reasons), limit)
+    again, other = _unchanged(found, number), _blind(found, number)
+    if level == "good" and (again or other):
+        level, headline = "fair", SAME_ANYWAY if again else SAME_CLASS
+    told = (_measured(test), again, other)
+    return Verdict(level, headline, tuple(reason for reason in told if reason), limit)
+
+
+SAME_ANYWAY = "It does well here, but a network that learned nothing gives much the same map."
+SAME_CLASS = "It marks what the network uses here, but would mark the same for another class."
 
 
 def _supported(test: Faithfulness) -> tuple[Level, str]:
-    hides = not test.random_deletion_areas or test.deletion_area < min(test.random_deletion_areas)
-    shows = not test.random_insertion_areas or test.insertion_area > max(
-        test.random_insertion_areas
-    )
-    blob_hides = test.deletion_area < area(test.blob_deletion, test.share)
-    blob_shows = test.insertion_area > area(test.blob_insertion, test.share)
+    gap = GAP * abs(test.score)
+    hides = _below(test.deletion_area, test.random_deletion_areas, gap)
+    shows = _above(test.insertion_area, test.random_insertion_areas, gap)
+    blob_hides = _below(test.deletion_area, [area(test.blob_deletion, test.share)], gap)
+    blob_shows = _above(test.insertion_area, [area(test.blob_insertion, test.share)], gap)
     if not hides and not shows:
         return "poor", "No better than chance here: do not rely on it."
     if hides and shows and blob_hides and blob_shows:
@@ -99,6 +103,14 @@ def _supported(test: Faithfulness) -> tuple[Level, str]:
     if hides:
         return "fair", "Hiding what it marks hurts, but showing it alone is not enough."
     return "fair", "Showing what it marks is enough, but hiding it hurts no more than chance."
+
+
+def _below(value: float, others: Sequence[float], gap: float) -> bool:
+    return all(value < other - gap for other in others)
+
+
+def _above(value: float, others: Sequence[float], gap: float) -> bool:
+    return all(value > other + gap for other in others)
 
 
 def _measured(test: Faithfulness) -> str:
@@ -156,6 +168,8 @@ def summary(found: Explanation) -> str:
         + (f" (true: “{shortened(found.label)}”)" if found.label else "")
         + "."
     )
+    if found.score < FAINT and found.target != int(found.prediction.classes[0]):
+        first += " The network all but rules it out, so that there is little to explain."
     verdicts = [verdict(found, number) for number in range(len(found.methods))]
     backed = [n for n, one in zip(found.methods, verdicts, strict=True) if one.level == "good"]
     if not backed:

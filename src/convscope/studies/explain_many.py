@@ -55,7 +55,7 @@ def explain_folder(
     picture's number and its explanation, which is not kept. Unusable pictures are left out and
     listed in `folder.skipped`.
 
-    Raises what `explain` raises, DataError D161 (no usable picture).
+    Raises what `explain` raises, DataError D118 or D161 (no usable picture).
     """
     methods = dict(methods or chosen(DEFAULT))
     marked = boxes or {}
@@ -78,6 +78,7 @@ def explain_folder(
         if progress is not None:
             progress(wanted.index(picture.number) + 1, len(wanted))
     if not rows:
+        folder.check_bad()  # which says why
         raise DataError("D161", str(folder.root), "holds no usable picture")
     return _gathered(network, folder, rows, tuple(methods), checks)
 
