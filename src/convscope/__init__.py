@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         xgradcam,
     )
     from convscope.methods.deconvnet import deconvnet
+    from convscope.methods.embedding import embedding
     from convscope.methods.faithfulness import faithfulness
     from convscope.methods.gradients import (
         deconvnet_class,
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from convscope.studies.audit import audit
     from convscope.studies.correspondence import correspondence
     from convscope.studies.features import features
+    from convscope.studies.invariance import invariance
+    from convscope.studies.retrieval import duplicates, similar
     from convscope.training.train import train
     from convscope.units import Box, Unit
 
@@ -73,6 +76,8 @@ _HOME = {
     "deep_dream": "methods.optimise_dream",
     "eigencam": "methods.cam",
     "eigengradcam": "methods.cam",
+    "duplicates": "studies.retrieval",
+    "embedding": "methods.embedding",
     "energy_inside": "methods.pointing",
     "evaluate": "methods.predict",
     "faithfulness": "methods.faithfulness",
@@ -85,6 +90,7 @@ _HOME = {
     "guided_backprop": "methods.gradients",
     "guided_gradcam": "methods.gradients",
     "integrated_gradients": "methods.gradients",
+    "invariance": "studies.invariance",
     "invert": "methods.optimise_invert",
     "layercam": "methods.cam",
     "load": "models.load",
@@ -97,6 +103,7 @@ _HOME = {
     "saliency": "methods.gradients",
     "scorecam": "methods.cam",
     "sensitivity": "methods.randomisation",
+    "similar": "studies.retrieval",
     "smoothgrad": "methods.gradients",
     "topk": "methods.topk",
     "train": "training.train",
@@ -120,8 +127,10 @@ __all__ = [
     "deconvnet",
     "deconvnet_class",
     "deep_dream",
+    "duplicates",
     "eigencam",
     "eigengradcam",
+    "embedding",
     "energy_inside",
     "evaluate",
     "faithfulness",
@@ -134,6 +143,7 @@ __all__ = [
     "guided_backprop",
     "guided_gradcam",
     "integrated_gradients",
+    "invariance",
     "invert",
     "layercam",
     "load",
@@ -146,6 +156,7 @@ __all__ = [
     "saliency",
     "scorecam",
     "sensitivity",
+    "similar",
     "smoothgrad",
     "topk",
     "train",

@@ -22,10 +22,12 @@ from convscope.cli.correspondence import correspondence
 from convscope.cli.demo import demo
 from convscope.cli.explain import explain
 from convscope.cli.flowers import flowers
+from convscope.cli.invariance import invariance
 from convscope.cli.layers import layers
 from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
 from convscope.cli.predict import evaluate, predict
+from convscope.cli.similar import similar
 from convscope.cli.train import train
 from convscope.errors import (
     ConvscopeError,
@@ -61,6 +63,8 @@ for command in (
     pointing,
     optimise,
     correspondence,
+    invariance,
+    similar,
 ):
     app.command()(command)
 

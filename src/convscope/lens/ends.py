@@ -27,7 +27,7 @@ class Ends:
     """Layers by name, as a Lens takes them."""
 
     low: str
-    """Output of the first convolution's layer: the paper's layer 1."""
+    """Output of the first convolution's layer, as long as it has places: the paper's layer 1."""
     middle: str
     """Output of the last convolution's layer that has more than one place: its layer 5."""
     high: str
@@ -62,7 +62,7 @@ def ends(model: nn.Module, size: tuple[int, int, int]) -> Ends:
     classifier = weighted[-1] if len(weighted) > 1 else len(met)
     inner = [place for place in convolved if place < classifier]
     return Ends(
-        low=_last(met, inner[0], after[inner[0]]),
+        low=_last(met, inner[0], after[inner[0]], spread=True),
         middle=_last(met, inner[-1], after[inner[-1]], spread=True),
         high=_last(met, max(p for p in weighted if p < classifier), classifier),
     )

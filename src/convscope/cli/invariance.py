@@ -1,0 +1,73 @@
+"""How far do features and answer stay the same while a picture is moved, enlarged or turned?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import listed, opened_network, save_figure, save_table
+from convscope.errors import UsageError
+
+
+def invariance(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[list[str], typer.Argument(help="A folder of pictures, or pictures.")],
+    checkpoint: Checkpoint = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="JSON: class index by file name; without, the likeliest is followed."),
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Names with commas, low to high; default: first and last.")
+    ] = None,
+    border: Annotated[
+        str, typer.Option(help="Where the picture ends: mean, edge or mirror.")
+    ] = "mean",
+    crop: Annotated[
+        bool, typer.Option("--crop", help="Let the border begin at the network's crop.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="New folder for record, figures and table.")] = Path(
+        "invariance"
+    ),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """Distances and probability under translation, scale and rotation (figure 5).
+
+    Example: convscope invariance torchvision:squeezenet1_0 dog.jpg car.jpg
+    """
+    from convscope.cli.predict import _labels
+    from convscope.figures.invariance import invariance_figure, invariance_table
+    from convscope.images.builtin import open_all
+    from convscope.publish import require_free
+    from convscope.studies.invariance import invariance as study
+
+    require_free(out)
+    folders = open_all(pictures)
+    if len(folders) != 1:
+        step = "name one folder, or pictures"
+        raise UsageError("U412", " ".join(pictures), "is more than one folder", next_step=step)
+    known = None if labels is None else _labels(labels)
+    network = opened_network(model, checkpoint)
+    with folders[0] as folder:
+        folder.max_bad = max_bad
+        with listing_skipped([folder], beside(out)), progress("moving pictures") as tick:
+            found = study(
+                network,
+                folder,
+                layers=listed(layers),
+                border=border,
+                beyond=not crop,
+                labels=known,
+                progress=tick,
+            )
+            folder.check_bad()
+    found.save(out)
+    tell_skipped(folders, out / "skipped.csv")
+    save_table(invariance_table(found), out / "table.md")
+    save_figure(invariance_figure(found, normalised=False), out / "figure-raw")
+    typer.echo(save_figure(invariance_figure(found), out / "figure"))
