@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 
@@ -27,6 +27,9 @@ class Record:
     hash, layer, pictures, version and whatever else decides the numbers.
     """
 
+    mapped: ClassVar[frozenset[str]] = frozenset()
+    """Arrays that `load` leaves on disk, to be read as they are used."""
+
     origin: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -42,16 +45,18 @@ class Record:
 
         Raises OutputError O501 if the folder holds anything, EnvironmentFault on a full disk.
         """
-        publish_folder(Path(folder), self._write)
+        publish_folder(Path(folder), self.write)
         return Path(folder)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
+        """Fill a folder that is there; an array that stands in it already is left as it is."""
         plain: dict[str, Any] = {}
         arrays: list[str] = []
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, np.ndarray):
-                np.save(folder / f"{entry.name}.npy", value, allow_pickle=False)
+                if not (folder / f"{entry.name}.npy").exists():
+                    np.save(folder / f"{entry.name}.npy", value, allow_pickle=False)
                 arrays.append(entry.name)
             else:
                 plain[entry.name] = value
@@ -68,14 +73,17 @@ class Record:
                 raise DataError("D140", str(place), f"is a {index['kind']}, not a {cls.__name__}")
             if index["schema"] > SCHEMA:
                 raise DataError("D140", str(place), "was written by a newer convscope")
-            arrays = {
-                name: np.load(place / f"{name}.npy", allow_pickle=False) for name in index["arrays"]
-            }
+            arrays: dict[str, Any] = {name: cls._array(place, name) for name in index["arrays"]}
             return cls(**arrays, **cls._revive(index["plain"]))
         except (OSError, ValueError, KeyError, TypeError) as fault:
             raise DataError(
                 "D140", str(place), f"is not a {cls.__name__} record ({fault})"
             ) from fault
+
+    @classmethod
+    def _array(cls, place: Path, name: str) -> np.ndarray:
+        mode: Literal["r"] | None = "r" if name in cls.mapped else None
+        return cast(np.ndarray, np.load(place / f"{name}.npy", mmap_mode=mode, allow_pickle=False))
 
     @classmethod
     def _revive(cls, plain: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""Which pictures does a layer hold for alike, and which pictures occur twice?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress, say
+from convscope.cli.skipped import MaxBad
+from convscope.errors import printable
+
+if TYPE_CHECKING:
+    from convscope.images.folder import Folder
+    from convscope.records.neighbours import Duplicates, Neighbours
+
+Layer = Annotated[
+    str | None,
+    typer.Option(help="Module, or pixels; default: the last step before the scores."),
+]
+Vector = Annotated[
+    str, typer.Option(help="How maps become a vector: auto, flat, or the side of a grid of means.")
+]
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder that keeps features, so that none is computed twice.")
+]
+DRAWN = 10
+"""Queries in a figure."""
+LISTED = 20
+"""Pairs on the terminal and in the figure."""
+
+
+def similar(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    queries: Annotated[str, typer.Argument(help="A picture, or a folder of them.")],
+    inside: Annotated[
+        str | None, typer.Option("--in", help="Folder to look in; default: the queries' own.")
+    ] = None,
+    layer: Layer = None,
+    k: Annotated[int, typer.Option("-k", help="Nearest pictures of each query.")] = 6,
+    metric: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
+    twice: Annotated[
+        bool,
+        typer.Option("--duplicates", help="Instead, find pictures that are in both folders."),
+    ] = False,
+    pixels_from: Annotated[
+        float, typer.Option(help="Correlation of pixels from which a pair is flagged.")
+    ] = 0.95,
+    features_from: Annotated[
+        float, typer.Option(help="Cosine of features from which a pair is flagged.")
+    ] = 0.85,
+    vector: Vector = "auto",
+    cache: Cache = None,
+    checkpoint: Checkpoint = None,
+    out: Annotated[Path, typer.Option(help="New folder for record and figure.")] = Path("similar"),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """The nearest pictures by the features of a layer; or what two folders have in common.
+
+    Example: convscope similar run photograph.jpg --in flower_photos
+    """
+    from convscope.images.builtin import open_all, open_pictures
+    from convscope.models.load import load
+    from convscope.publish import require_free
+    from convscope.studies.retrieval import duplicates, require_search
+    from convscope.studies.retrieval import similar as look
+
+    require_free(out)
+    require_search(k, metric)
+    way = read_vector(vector)
+    asked = open_all([queries])[0]
+    base = None if inside is None else open_pictures(inside)
+    network = load(model, checkpoint)
+    for note in network.notes:
+        say(note)
+    with asked, base or asked, progress("looking") as tick:
+        for folder in (asked, base or asked):
+            folder.max_bad = max_bad
+        if twice:
+            limits = {"pixels_from": pixels_from, "features_from": features_from}
+            pairs = duplicates(
+                network, asked, base, layer, **limits, vector=way, cache=cache, progress=tick
+            )
+            _tell_duplicates(pairs, asked, base or asked, out)
+            return
+        found = look(
+            network,
+            asked,
+            base,
+            layer,
+            k=k,
+            metric="cosine" if metric == "cosine" else "euclidean",
+            vector=way,
+            cache=cache,
+            progress=tick,
+        )
+        _tell_neighbours(found, asked, base or asked, out)
+
+
+def read_vector(text: str) -> str | int:
+    """auto, flat, or a whole number. Raises UsageError U425."""
+    from convscope.methods.vectors import require_way
+
+    way = int(text) if text.isascii() and text.isdecimal() else text
+    require_way(way)
+    return way
+
+
+def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) -> None:
+    import numpy as np
+
+    from convscope.figures.neighbours import neighbour_figure
+    from convscope.figures.plots import png
+    from convscope.publish import publish_file
+    from convscope.studies.retrieval import thumbnails
+
+    found.save(out)
+    many = len(found.queries)
+    rows = np.unique(np.linspace(0, many - 1, min(DRAWN, many)).round().astype(int)).tolist()
+    near = found.nearest[rows]
+    ours = thumbnails(asked, found.query_number[rows].tolist())
+    theirs = thumbnails(base, found.number[near[near >= 0]].tolist())
+    publish_file(out / "similar.png", png(neighbour_figure(found, rows, ours, theirs)))
+    for row in rows if many > 1 else [0]:
+        typer.echo(printable(found.queries[row]))
+        for index, distance in zip(found.nearest[row], found.distance[row], strict=True):
+            if index >= 0:
+                typer.echo(f"  {distance:9.4g}  {printable(found.names[index])}")
+    if found.classed:
+        shares = " ".join(f"{share:.1%}" for share in found.same_class)
+        typer.echo(f"of the query's class, by place: {shares}; at random: {found.chance:.1%}")
+    typer.echo(out)
+
+
+def _tell_duplicates(found: Duplicates, asked: Folder, base: Folder, out: Path) -> None:
+    from convscope.figures.neighbours import duplicate_figure
+    from convscope.figures.plots import png
+    from convscope.publish import publish_file
+    from convscope.studies.retrieval import thumbnails
+
+    found.save(out)
+    rows = list(range(min(LISTED, len(found.first))))
+    if rows:
+        ours = thumbnails(asked, found.first_number[rows].tolist())
+        theirs = thumbnails(base, found.second_number[rows].tolist())
+        publish_file(out / "duplicates.png", png(duplicate_figure(found, rows, ours, theirs)))
+    for row in rows:
+        typer.echo(
+            f"{found.kind[row]:<8}  {found.correlation[row]:.3f}  {found.cosine[row]:.3f}  "
+            f"{printable(found.first[row])}  {printable(found.second[row])}"
+        )
+    if len(found.first) > len(rows):
+        typer.echo(f"… and {len(found.first) - len(rows):,} more pairs in the record")
+    typer.echo(told_duplicates(found))
+    typer.echo(out)
+
+
+def told_duplicates(found: Duplicates) -> str:
+    """One line."""
+    counts = {kind: found.kind.count(kind) for kind in ("bytes", "pixels", "features")}
+    return (
+        f"{found.pictures:,} of {found.seen[0]:,} pictures occur twice or nearly: "
+        f"{counts['bytes']:,} pairs of equal files, {counts['pixels']:,} with a correlation of "
+        f"pixels from {found.pixels_from:g}, {counts['features']:,} more with a cosine of "
+        f"{found.layer} from {found.features_from:g}"
+    )
