@@ -20,7 +20,7 @@ LARGEST = 24e6
 (measured: SqueezeNet 2.6 times slower)."""
 TEMPORARY = 3
 """Tensors as large as the largest that are there at once."""
-GROUPS = 4
+GROUPS = 3
 """Most groups of positions along each axis."""
 
 
@@ -103,8 +103,7 @@ def plans(graph: Graph, patches: Patches, memory: float, itemsize: int) -> list[
     """The plans of all positions. memory: bytes for all windows of a portion together."""
     ends = (patches.tops, patches.lefts)
     found = [spans(graph, axis, ends[axis], patches.size[axis]) for axis in (0, 1)]
-    sizes = [{slot: int(span.size.max()) for slot, span in one.items()} for one in found]
-    parts = [groups(graph, found[axis], sizes[1 - axis], GROUPS) for axis in (0, 1)]
+    parts = [groups(graph, found[axis], found[1 - axis], GROUPS) for axis in (0, 1)]
     made = []
     for rows in parts[0]:
         down = axes(graph, 0, found[0], rows)

@@ -6,7 +6,7 @@ holds beyond is computed again from what did not change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,18 +106,21 @@ def _axis(span: Span, extent: int, positions: Places) -> Axis:
     return Axis(size, starts, extent)
 
 
-def groups(graph: Graph, found: Spans, other: Mapping[int, int], most: int) -> list[Places]:
+def groups(graph: Graph, found: Spans, other: Spans, most: int) -> list[Places]:
     """Positions with windows of like sizes: those at a border, and those inside.
 
-    other: sizes of the windows along the other axis. most: number of groups. Beginning with
-    positions of equal sizes, those two groups are joined that cost least by it, in computing.
+    other: along the other axis. most: number of groups. Beginning with positions of equal sizes,
+    those two groups are joined that cost least by it, in computing.
     """
     slots = list(found)
     sizes = np.stack([found[slot].size for slot in slots], axis=1)
-    work = np.array([(MOVED + graph.nodes[slot].work) * other[slot] for slot in slots])
+    across = [int(other[slot].size.sum()) for slot in slots]
+    work = np.array([(MOVED + graph.nodes[s].work) * n for s, n in zip(slots, across, strict=True)])
     tops, which = np.unique(sizes, axis=0, return_inverse=True)
     members = [np.flatnonzero(which.ravel() == kind) for kind in range(len(tops))]
-    least = OVERHEAD * len(sizes) * float((sizes @ work).mean())
+    weights = [node.weight for node in graph.mapped.values() if node.weight is not None]
+    read = sum(weight.numel() for weight in weights)
+    least = USUAL * (CALL * len(graph.nodes) + READ * read)
     while len(tops) > 1:
         counts = np.array([len(group) for group in members])
         alone = counts * (tops @ work)
@@ -135,5 +138,7 @@ def groups(graph: Graph, found: Spans, other: Mapping[int, int], most: int) -> l
 
 MOVED = 100.0
 """What a place of a window costs that is only moved about, in multiplications."""
-OVERHEAD = 0.03
-"""What one more group costs for its own sake, as a share of all the work."""
+CALL, READ = 12e6, 80.0
+"""What making one more call and reading one more weight cost, in multiplications (measured)."""
+USUAL = 4
+"""Groups along the other axis, each of which is divided by one more along this one."""
