@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from convscope.methods.predict import evaluate, predict
     from convscope.methods.randomisation import agreement, randomisation, sensitivity
     from convscope.methods.topk import topk
+    from convscope.methods.tuner import tune
     from convscope.models.load import load
     from convscope.pages.atlas import write_atlas
     from convscope.studies.audit import audit
@@ -107,6 +108,7 @@ _HOME = {
     "smoothgrad": "methods.gradients",
     "topk": "methods.topk",
     "train": "training.train",
+    "tune": "methods.tuner",
     "write_atlas": "pages.atlas",
     "xgradcam": "methods.cam",
 }
@@ -160,6 +162,7 @@ __all__ = [
     "smoothgrad",
     "topk",
     "train",
+    "tune",
     "write_atlas",
     "xgradcam",
 ]

@@ -40,7 +40,13 @@ class Held:
     def digest(self, number: int) -> bytes:
         return hashlib.sha256(self.pixels[number].tobytes()).digest()
 
-    def read(self, framing: object, numbers: Sequence[int] | None = None) -> Iterator[Picture]:
+    def read(
+        self,
+        framing: object,
+        numbers: Sequence[int] | None = None,
+        *,
+        workers: int | None = None,
+    ) -> Iterator[Picture]:
         for number in range(len(self)) if numbers is None else numbers:
             if self.pixels[number] is not None:
                 yield Picture(number, f"{number}.png", None, self.pixels[number])

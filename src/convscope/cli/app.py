@@ -29,6 +29,7 @@ from convscope.cli.pointing import pointing
 from convscope.cli.predict import evaluate, predict
 from convscope.cli.similar import similar
 from convscope.cli.train import train
+from convscope.cli.tune import tune
 from convscope.errors import (
     ConvscopeError,
     EnvironmentFault,
@@ -62,6 +63,7 @@ for command in (
     explain,
     pointing,
     optimise,
+    tune,
     correspondence,
     invariance,
     similar,

@@ -11,10 +11,12 @@ import typer
 
 from convscope.cli.progress import progress, say
 from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.tune import Tune, chosen
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
     from convscope.lens.backward import Other
+    from convscope.methods.tuning import Tuning
     from convscope.models.load import Network
     from convscope.records.predictions import Evaluation
 
@@ -43,6 +45,7 @@ def atlas(
         typer.Option(help="Activations such as GELU on the way down: refuse, or gradient."),
     ] = "refuse",
     max_bad: MaxBad = 0.01,
+    tune: Tune = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
 ) -> None:
     """The strongest pictures of every feature map beside their projections, as a static page.
@@ -67,6 +70,7 @@ def atlas(
                 layers=layers.split(",") if layers else None,
                 k=top,
                 other=other,
+                tuning=chosen(network, tune),
                 bars=progress,
             )
         tell_skipped([folder], out / "skipped.csv")
@@ -83,6 +87,7 @@ def make_atlas(
     layers: Sequence[str] | None = None,
     k: int = 9,
     other: str = "refuse",
+    tuning: Tuning | None = None,
     bars: Bars,
     judged: Evaluation | None = None,
     **more: Any,
@@ -101,12 +106,18 @@ def make_atlas(
     table = layer_table(network.model, network.preprocess.shape)
     if judged is None and folder.classes and set(folder.classes) <= set(network.classes):
         with bars("evaluating") as tick:
-            judged = evaluate(network, folder, progress=tick)
+            judged = evaluate(network, folder, tuning=tuning, progress=tick)
     accuracy = (judged.top1, judged.top5) if judged is not None else ()
     card = model_card(network, table, *accuracy)
     with bars("strongest pictures") as tick:
         _, pictures, projected = features(
-            network, folder, layers, k=k, other=cast("Other", other), progress=tick
+            network,
+            folder,
+            layers,
+            k=k,
+            other=cast("Other", other),
+            tuning=tuning,
+            progress=tick,
         )
     with bars("projections and pages") as tick:
         total = len(layers) if layers else sum(kind == "Conv2d" for kind in table.kind)

@@ -11,6 +11,7 @@ import typer
 
 from convscope.cli.progress import progress, say
 from convscope.cli.skipped import MaxBad, beside, free, listing_skipped, tell_skipped
+from convscope.cli.tune import Tune, chosen
 from convscope.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def evaluate(
     views: Views = 1,
     out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("evaluation"),
     max_bad: MaxBad = 0.01,
+    tune: Tune = False,
 ) -> None:
     """Top-1 and top-5 on pictures with known classes, and which class is taken for which.
 
@@ -100,10 +102,13 @@ def evaluate(
     for note in network.notes:
         say(note)
     known = None if labels is None else _labels(labels)
+    tuning = chosen(network, tune)
     with open_pictures(pictures) as folder:
         folder.max_bad = max_bad
         with listing_skipped([folder], beside(out)), progress("evaluating") as tick:
-            found = measure(network, folder, views=views, labels=known, progress=tick)
+            found = measure(
+                network, folder, views=views, labels=known, tuning=tuning, progress=tick
+            )
             folder.check_bad()
     save_evaluation(found, out)
     tell_skipped([folder], out / "skipped.csv")

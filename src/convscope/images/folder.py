@@ -100,18 +100,23 @@ class Folder:
         return f"Folder({str(self.root)!r}: {len(self):,} pictures{classes})"
 
     def read(
-        self, framing: Frame | None = None, numbers: Sequence[int] | None = None
+        self,
+        framing: Frame | None = None,
+        numbers: Sequence[int] | None = None,
+        *,
+        workers: int | None = None,
     ) -> Iterator[Picture]:
         """The usable ones of the pictures with these numbers (all), in this order.
 
-        framing: from the decoded picture to the pixels wanted (the whole picture). Raises
-        EnvironmentFault R604 to R606 if decoding is impossible or the disk fails.
+        framing: from the decoded picture to the pixels wanted (the whole picture). workers:
+        decoding processes of this reading (those of the folder). Raises EnvironmentFault R604 to
+        R606 if decoding is impossible or the disk fails.
         """
         wanted = range(len(self)) if numbers is None else numbers
         inside = framing if isinstance(framing, Framing) else None
         outside = None if inside is not None else framing
         paths = [self.paths[number] for number in wanted]
-        reading = Reading(self._crew, paths, self.limits, inside, self.workers)
+        reading = Reading(self._crew, paths, self.limits, inside, workers or self.workers)
         try:
             for number, answer in zip(wanted, reading, strict=True):
                 self._remember(number, answer)

@@ -17,12 +17,11 @@ from convscope.images.folder import Folder, Picture, one_picture
 from convscope.lens.lens import Lens, logits
 from convscope.lens.refusal import refusing
 from convscope.methods.labels import class_names, true_classes
+from convscope.methods.tuning import Tuning, Way, blank, require_tuning
 from convscope.methods.views import framed, plan
 from convscope.models.network import Network, whole
 from convscope.records.predictions import Evaluation, Prediction
 
-BATCH = 64
-"""Pictures computed together; fixed, because other batches round differently."""
 TOP = 5
 
 
@@ -38,7 +37,8 @@ def predict(
     """
     network, picture = whole(network), _decoded(picture)
     framing, cut = plan(network.preprocess, views)
-    probability = _probability(network, [cut(framed(framing, picture.pixels))])
+    way = Way(network.model, blank(network.model, network.preprocess.shape))
+    probability = _probability(network, way, [cut(framed(framing, picture.pixels))])
     _require_finite(probability, [picture])
     value, index = _strongest(probability, top)
     names = class_names(network, probability.shape[1])
@@ -58,21 +58,24 @@ def evaluate(
     *,
     views: int = 1,
     labels: Mapping[str, int] | None = None,
+    tuning: Tuning | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """How often the network is right on a folder's pictures.
 
     labels: class index by picture name, file name or class folder; without, the class folders
     are matched to the network's classes by name (by place where the network has no names).
-    Pictures that cannot be used, or have no class, are left out.
+    Pictures that cannot be used, or have no class, are left out. tuning: what `tune` chose for this
+    machine; without, `usual_batch` pictures are computed together, the same on every machine.
 
     Raises DataError D160 (no classes), D161 (nothing usable), UsageError U310, U311, U376 (a bare
-    module), U377 (no folder), ModelError M520 (no scores), M522 (it takes no such picture), M560
-    (scores that are not finite).
+    module), U377 (no folder), U401 (no tuning), ModelError M520 (no scores), M522 (it takes no such
+    picture), M560 (scores that are not finite).
     """
     network = whole(network)
+    require_tuning(tuning)
     with opened(folder) as pictures:
-        return _evaluate(network, pictures, views, labels, progress)
+        return _evaluate(network, pictures, views, labels, tuning, progress)
 
 
 def _evaluate(
@@ -80,12 +83,14 @@ def _evaluate(
     folder: Folder,
     views: int,
     labels: Mapping[str, int] | None,
+    tuning: Tuning | None,
     progress: Callable[[int, int], None] | None,
 ) -> Evaluation:
     framing, cut = plan(network.preprocess, views)
     truth, numbers, shares = None, [], []
-    for chunk in _chunks(folder.read(framing), max(1, BATCH // views)):
-        share = _probability(network, [cut(picture.pixels) for picture in chunk])
+    way = Way(network.model, blank(network.model, network.preprocess.shape), tuning=tuning)
+    for chunk in _chunks(folder.read(framing, workers=way.workers), max(1, way.batch // views)):
+        share = _probability(network, way, [cut(picture.pixels) for picture in chunk])
         _require_finite(share, chunk)
         if truth is None:  # only now is it known how many classes there are
             truth = true_classes(network, folder, share.shape[1], labels)
@@ -99,13 +104,14 @@ def _evaluate(
     used = np.array(numbers, dtype=np.int64)
     known = truth[used] >= 0
     return _evaluation(
-        network, folder, used[known], truth[used[known]], np.concatenate(shares)[known], views
+        network, folder, way, used[known], truth[used[known]], np.concatenate(shares)[known], views
     )
 
 
 def _evaluation(
     network: Network,
     folder: Folder,
+    way: Way,
     numbers: Int64[np.ndarray, "n"],
     truth: Int64[np.ndarray, "n"],
     probability: Float32[np.ndarray, "n classes"],
@@ -128,7 +134,9 @@ def _evaluation(
         confusion=confusion,
         views=views,
         skipped=len(folder) - len(numbers),
-        origin=_origin("evaluate", network) | {"pictures": str(folder.root), "data": folder.sha256},
+        origin=_origin("evaluate", network)
+        | {"pictures": str(folder.root), "data": folder.sha256}
+        | way.origin,
     )
 
 
@@ -141,23 +149,23 @@ def _decoded(given: Picture | Path | str) -> Picture:
     raise UsageError("U377", "", what, next_step="give one_picture(…), or the file's name")
 
 
-@torch.inference_mode()
 def _probability(
-    network: Network, cuts: list[list[UInt8[np.ndarray, "h w 3"]]]
+    network: Network, way: Way, cuts: list[list[UInt8[np.ndarray, "h w 3"]]]
 ) -> Float32[np.ndarray, "n classes"]:
     """Mean softmax over each picture's views."""
-    device = next((weight.device for weight in network.model.parameters()), torch.device("cpu"))
-    images = network.preprocess.batch([view for views in cuts for view in views]).to(device)
-    scores = _scores(network, images.contiguous(memory_format=torch.channels_last)).float()
+    pixels = [view for views in cuts for view in views]
+    images = way.laid(network.preprocess.batch(pixels, channels_last=True))
+    with torch.inference_mode(), way.running():
+        scores = _scores(network, way, images).float()
     shares = scores.softmax(1).reshape(len(cuts), -1, scores.shape[1]).mean(1)
     return np.asarray(shares.cpu().numpy(), dtype=np.float32)
 
 
 def _scores(
-    network: Network, images: Float32[torch.Tensor, "b c h w"]
+    network: Network, way: Way, images: Float32[torch.Tensor, "b c h w"]
 ) -> Float32[torch.Tensor, "b classes"]:
     """In evaluation mode, whatever mode the model is in."""
-    with Lens(network.model, ()) as lens, refusing(images, network.spec):
+    with Lens(way.model, ()) as lens, refusing(images, network.spec):
         output = lens(images)
     if isinstance(output, torch.Tensor) and output.dim() >= 2:
         return output.flatten(1)

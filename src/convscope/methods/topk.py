@@ -28,14 +28,10 @@ from convscope.lens.lens import Lens
 from convscope.lens.refusal import refusing
 from convscope.lens.twin import bare
 from convscope.methods.ranking import Ranks, Slots, values
+from convscope.methods.tuning import Tuning, Way, blank, require_tuning
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
 from convscope.records.topk import LAST, NOBODY, TopK
-
-LARGEST = 24_000_000
-"""Bytes of the largest activation of a batch. Above some 30 MB the allocator maps, faults and
-clears new pages at every call: SqueezeNet then takes 2.6 times as long."""
-MOST = 64
 
 
 def topk(
@@ -47,25 +43,28 @@ def topk(
     k: int = 9,
     batch: int | None = None,
     part: tuple[int, int] = (0, 1),
+    tuning: Tuning | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TopK:
     """The k strongest distinct pictures of every feature map, with value and place.
 
     folder: opened, or its name. preprocess: by default that of the network, if it is one of
     `load`'s. layers: one or several; by default see `feature_layers`. batch: pictures computed
-    together; by default chosen from the sizes of the layers' outputs. part: (i, n) looks only at
-    every n-th batch from the i-th on; `TopK.merge` of all n parts is the whole. A picture's
+    together; by default that of `tuning`, or else `usual_batch`, the same on every machine. part:
+    (i, n) looks only at every n-th batch from the i-th on; `TopK.merge` of all n parts is the
+    whole. tuning: what `tune` chose for this machine; the same for all parts. A picture's
     activation is its largest over all places; a map's NaNs never enter, and are counted; a unit
     of a fully connected layer is a map of one place. Unusable pictures are left out
     (`folder.skipped`) and their number is kept.
 
     Raises DataError D118 (too many unusable), D161 (none usable), UsageError U221 (k, batch or
-    part), U376 (a module without preprocess), U377 (no folder), ModelError M500, M502, M506 (a
-    layer without feature maps), M522 (it takes no such picture).
+    part), U376 (a module without preprocess), U377 (no folder), U401 (no tuning), ModelError
+    M500, M502, M506 (a layer without feature maps), M522 (it takes no such picture).
     """
+    require_tuning(tuning)
     ready = whole(model).preprocess if preprocess is None else preprocess
     with opened(folder) as pictures:
-        return _topk(bare(model), pictures, ready, layers, k, batch, part, progress)
+        return _topk(bare(model), pictures, ready, layers, k, batch, part, tuning, progress)
 
 
 def _topk(
@@ -76,20 +75,22 @@ def _topk(
     k: int,
     batch: int | None,
     part: tuple[int, int],
+    tuning: Tuning | None,
     progress: Callable[[int, int], None] | None,
 ) -> TopK:
-    blank = next(model.parameters(), torch.empty(0)).new_zeros(1, *preprocess.shape)
-    names = tuple(chosen_layers(model, layers, blank))
-    shapes = _shapes(model, names, blank)
-    size = _batch(shapes) if batch is None else batch
+    picture = blank(model, preprocess.shape)
+    names = tuple(chosen_layers(model, layers, picture))
+    shapes = _shapes(model, names, picture)
+    way = Way(model, picture, names, tuning)
+    size = way.batch if batch is None else batch
     _require(k >= 1 and size >= 1 and 0 <= part[0] < part[1], f"k {k}, batch {size}, part {part}")
-    ranks = Ranks([shape[0] for shape in shapes], k, blank.device)
+    ranks = Ranks([shape[0] for shape in shapes], k, picture.device)
     edits = {name: ranks.look(layer) for layer, name in enumerate(names)}
     seen = 0
-    with Lens(model, (), edits) as lens, torch.inference_mode():
-        for start, pictures in _batches(folder, preprocess, size, part):
-            ranks.begin(Slots.of(pictures, folder, start, size, blank.device))
-            lens.reach(_pixels(pictures, preprocess, start, size).to(blank))
+    with Lens(way.model, (), edits) as lens, torch.inference_mode(), way.running():
+        for start, pictures in _batches(folder, preprocess, size, part, way):
+            ranks.begin(Slots.of(pictures, folder, start, size, picture.device))
+            lens.reach(way.laid(_pixels(pictures, preprocess, start, size)))
             seen += len(pictures)
             if progress is not None:
                 progress(min(start + size, len(folder)), len(folder))
@@ -97,11 +98,16 @@ def _topk(
     folder.check_bad()
     if not seen:
         raise DataError("D161", str(folder.root), "no picture here could be used")
-    return _record(names, shapes, ranks, seen, _origin(model, folder, preprocess, size, part))
+    return _record(names, shapes, ranks, seen, _origin(model, folder, preprocess, size, part, way))
 
 
 def _origin(
-    model: nn.Module, folder: Folder, preprocess: Preprocess, size: int, part: tuple[int, int]
+    model: nn.Module,
+    folder: Folder,
+    preprocess: Preprocess,
+    size: int,
+    part: tuple[int, int],
+    way: Way,
 ) -> dict[str, object]:
     return {
         "method": "topk",
@@ -111,6 +117,7 @@ def _origin(
         "batch": size,
         "parts": [list(part)],
         "convscope": __version__,
+        **way.origin,
     }
 
 
@@ -154,19 +161,13 @@ def _shapes(
     return found  # type: ignore[return-value]
 
 
-def _batch(shapes: Sequence[tuple[int, int, int]]) -> int:
-    """The largest power of two whose largest output stays below LARGEST bytes in float32."""
-    largest = max((4 * c * h * w for c, h, w in shapes), default=4)
-    return 1 << max(0, min(MOST, LARGEST // largest).bit_length() - 1)
-
-
 def _batches(
-    folder: Folder, preprocess: Preprocess, size: int, part: tuple[int, int]
+    folder: Folder, preprocess: Preprocess, size: int, part: tuple[int, int], way: Way
 ) -> Iterator[tuple[int, list[Picture]]]:
     """(first number, usable pictures) of each canonical batch that has any."""
     index, of = part
     numbers = [n for n in range(len(folder)) if n // size % of == index]
-    pictures = folder.read(preprocess.framing, numbers)
+    pictures = folder.read(preprocess.framing, numbers, workers=way.workers)
     for number, members in groupby(pictures, lambda picture: picture.number // size):
         yield number * size, list(members)
 

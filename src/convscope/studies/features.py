@@ -22,6 +22,7 @@ from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.geometry import Field, fields
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.topk import topk
+from convscope.methods.tuning import Tuning, require_tuning
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
 from convscope.records.features import LayerFeatures, Pictures
@@ -45,25 +46,27 @@ def features(
     side: int = SIDE,
     overlap: Overlap = "add",
     other: Other = "refuse",
+    tuning: Tuning | None = None,
     progress: Progress | None = None,
 ) -> tuple[TopK, Pictures, Iterator[LayerFeatures]]:
     """The k strongest pictures of every feature map, with patches and projections.
 
     folder: opened, or its name. layers: one or several; by default see `feature_layers`. side:
-    largest side of a patch in pixels. overlap, other: see `BackwardRule`. progress: of the pass
-    over the pictures. The layers' features come one by one, as each is asked for, so that only
-    one layer is in memory.
+    largest side of a patch in pixels. overlap, other: see `BackwardRule`. tuning: what `tune`
+    chose, for the pass over the pictures. progress: of that pass. The layers' features come one by
+    one, as each is asked for, so that only one layer is in memory.
 
-    Raises UsageError U376 (a bare module), U377 (no folder), and what `topk`, `fields` and
-    `deconvnet` raise.
+    Raises UsageError U376 (a bare module), U377 (no folder), U401 (no tuning), and what `topk`,
+    `fields` and `deconvnet` raise.
     """
+    require_tuning(tuning)
     network, folder = whole(network), as_folder(folder)
     model, preprocess = network.model, network.preprocess
     blank = torch.zeros(1, *preprocess.shape, device=_device(model))
     names = chosen_layers(model, layers, blank)
     # What the projections would raise at the end of a long search is raised before it.
     deconvnet(model, blank, [Unit(layer, 0) for layer in names[-1:]], overlap=overlap, other=other)
-    found = topk(model, folder, preprocess, names, k=k, progress=progress)
+    found = topk(model, folder, preprocess, names, k=k, tuning=tuning, progress=progress)
     known = fields(model, preprocess.shape, names)
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
 

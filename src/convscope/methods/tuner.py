@@ -1,0 +1,265 @@
+"""Which way of running this network is the fastest on this machine?
+
+Measured once for a network, a device and a size, and kept: memory format, whether normalisations
+are folded, pictures computed together, threads, decoding processes. The ways are run in turn, so
+that what else the machine does hits all of them alike; medians are compared; and the usual way
+(`usual_batch`, channels last) stays unless another one is clearly faster, so that a neighbour's
+noise does not decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from convscope import __version__
+from convscope.errors import EnvironmentFault, UsageError
+from convscope.images.cache import cache_folder
+from convscope.images.decode import decode
+from convscope.images.framing import Framing
+from convscope.images.limits import Limits
+from convscope.lens.sizes import Sizes, fitting, sizes
+from convscope.lens.twin import bare
+from convscope.methods.machine import cores, free_memory, machine
+from convscope.methods.tuning import KINDS, Trial, Tuning, Way, blank
+from convscope.models.network import Network, whole
+from convscope.publish import publish_file
+
+SECONDS = 4.0
+"""For all that is tried."""
+CLEARLY = 0.95
+"""Another way must take less than this share of the usual way's time to be chosen."""
+HOPELESS = 1.5
+"""So many times slower than the best one in the first round, a way is tried no more."""
+ROUNDS, FEWEST = 7, 3
+"""Runs of each way. With fewer than the second nothing is settled, and the usual way stays."""
+PATIENCE = 4
+"""So many times `seconds` may it take if that is what so few runs need."""
+LADDER = (1, 1 / 2, 2)
+"""Batches tried, as shares of the best one so far."""
+CLIMBS = 4
+OVERHEAD = 1.5
+"""What memory is really taken up in, relative to what is alive: an allocator keeps some more."""
+PHOTO = (375, 500)
+"""Rows and columns of a common photograph; decoding one takes a few milliseconds."""
+
+
+def tune(
+    network: Network,
+    *,
+    memory: int | None = None,
+    half: bool = False,
+    fresh: bool = False,
+    cache: Path | str | None = None,
+    seconds: float = SECONDS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tuning:
+    """The fastest way found of running the network here, measured or remembered.
+
+    memory: bytes that the network's inputs, outputs and weights may take up; by default half of
+    what is free. half: half precision may be chosen too, which changes results by far more than
+    rounding. fresh: measure even if there is something remembered. cache: folder to remember in.
+    seconds: for measuring, about; the first run of a large network may take longer.
+
+    Raises UsageError U400 (one picture needs more memory than allowed), U376 (a bare module),
+    ModelError M522 (it takes no such picture).
+    """
+    network = whole(network)
+    model, shape = bare(network.model), network.preprocess.shape
+    device = blank(model, shape).device
+    home = cache_folder(cache) / "tuned" / f"{_key(model, shape, device, memory, half)}.json"
+    known = None if fresh else _remembered(home)
+    if known is None:
+        tuner = _Tuner(model, shape, device, memory, half, seconds, progress)
+        known = tuner.tuning(network.preprocess.framing)
+        # What could not be settled is measured again the next time, and a cache that cannot be
+        # written is no reason to stop.
+        with contextlib.suppress(EnvironmentFault):
+            if tuner.is_settled:
+                publish_file(home, json.dumps(known.to_json(), indent=1).encode())
+    return known
+
+
+class _Tuner:
+    """One network's trials."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: tuple[int, int, int],
+        device: torch.device,
+        memory: int | None,
+        half: bool,
+        seconds: float,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.model, self.device, self.half = model, device, half
+        self.blank = blank(model, shape)
+        self.sizes = sizes(model, self.blank)
+        self.memory = free_memory(device) // 2 if memory is None else memory
+        self.ready: dict[tuple[bool, bool], Way] = {}
+        self.stages, self.done, self.is_settled = 3, 0, True
+        self.seconds, self.progress = seconds / self.stages, progress
+        if _needed(self.sizes, 1) > self.memory:
+            need, most = _needed(self.sizes, 1) / 1e6, self.memory / 1e6
+            what = f"one picture needs about {need:,.0f} MB, and {most:,.0f} MB are allowed"
+            raise UsageError("U400", "memory", what, next_step="allow more, or take a smaller size")
+
+    def tuning(self, framing: Framing) -> Tuning:
+        usual = fitting(self.sizes.largest, self.device)
+        while _needed(self.sizes, usual) > self.memory:
+            usual //= 2
+        best, tried = Trial(usual, threads=torch.get_num_threads()), dict[str, Trial]()
+        for ways, times in ((self._memories, 1), (self._batches, CLIMBS), (self._threads, 1)):
+            for _ in range(times):
+                before, raced = best, self._race(list(ways(best)))
+                best = _winner(raced)
+                tried |= {trial.named(): trial for trial in raced}
+                if best.named() == before.named():
+                    break
+            self.done += 1
+            if self.progress is not None:
+                self.progress(self.done, self.stages)
+        ranked = sorted(tried.values(), key=lambda trial: trial.seconds)
+        workers = _workers(framing, best.seconds)
+        needed = _needed(self.sizes, best.batch)
+        return Tuning(best, workers, needed, machine(self.device), tuple(ranked))
+
+    def _memories(self, best: Trial) -> Iterator[Trial]:
+        """The first of each stage is the one to beat."""
+        yield best
+        if any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules()):
+            yield replace(best, fold=True)
+        yield replace(best, channels_last=False)
+        for precision in KINDS if self.half else ():
+            if precision == "bfloat16" or self.device.type != "cpu":
+                yield replace(best, precision=precision)  # type: ignore[arg-type]
+
+    def _batches(self, best: Trial) -> Iterator[Trial]:
+        for share in LADDER:
+            batch = int(best.batch * share)
+            if batch >= 1 and _needed(self.sizes, batch) <= self.memory:
+                yield replace(best, batch=batch)
+
+    def _threads(self, best: Trial) -> Iterator[Trial]:
+        yield best
+        if self.device.type == "cpu":
+            for threads in (best.threads // 2, best.threads // 4):
+                if threads:
+                    yield replace(best, threads=threads)
+
+    def _race(self, trials: Sequence[Trial]) -> list[Trial]:
+        """All in turn, until time is up; those that are hopeless stop early."""
+        if len(trials) == 1:
+            return [trials[0]]
+        begin = time.perf_counter()
+        runs = {trial: self._run(trial) for trial in trials}
+        samples: dict[Trial, list[float]] = {trial: [] for trial in trials}
+        for turn in range(-1, ROUNDS):
+            for trial, run in runs.items():
+                taken = run()
+                samples[trial] += [taken] * (turn >= 0)  # the first run of anything is slow
+                late = time.perf_counter() - begin > PATIENCE * self.seconds
+                if late and samples[trials[0]]:
+                    self.is_settled &= len(samples[trials[0]]) >= FEWEST
+                    return [_measured(t, s) for t, s in samples.items() if s]
+            if turn >= 0:
+                best = min(min(taken) for taken in samples.values())
+                hopeful = {t for t in runs if min(samples[t]) < HOPELESS * best} | {trials[0]}
+                runs = {trial: run for trial, run in runs.items() if trial in hopeful}
+            if turn + 1 >= FEWEST and time.perf_counter() - begin > self.seconds:
+                break
+        return [_measured(trial, taken) for trial, taken in samples.items()]
+
+    def _run(self, trial: Trial) -> Callable[[], float]:
+        tuning = Tuning(trial, 1, 1, "")
+        memory = (trial.channels_last, trial.fold)  # one copy of the weights for each
+        if memory not in self.ready:
+            self.ready[memory] = Way(self.model, self.blank, tuning=tuning)
+        way = self.ready[memory]
+        generator = torch.Generator().manual_seed(0)
+        pixels = way.laid(torch.randn(trial.batch, *self.blank.shape[1:], generator=generator))
+
+        def run() -> float:
+            with torch.inference_mode(), tuning.running(self.device):
+                begin = self._now()
+                way.model(pixels)
+                return (self._now() - begin) / trial.batch
+
+        return run
+
+    def _now(self) -> float:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _measured(trial: Trial, taken: list[float]) -> Trial:
+    median = statistics.median(taken)
+    spread = (max(taken) - min(taken)) / 2 / median
+    return replace(trial, seconds=median, fastest=min(taken), spread=spread, runs=len(taken))
+
+
+def _winner(raced: Sequence[Trial]) -> Trial:
+    """The fastest if it is clearly faster than the first, by its median and by its best run."""
+    first, fastest = raced[0], min(raced, key=lambda trial: trial.seconds)
+    clear = fastest.seconds < CLEARLY * first.seconds and fastest.fastest < CLEARLY * first.fastest
+    return fastest if clear and min(first.runs, fastest.runs) >= FEWEST else first
+
+
+def _needed(of: Sizes, batch: int) -> int:
+    """Weights twice: their own copy in another memory format."""
+    return int(OVERHEAD * of.live * batch) + 2 * of.weights
+
+
+def _workers(framing: Framing, seconds: float) -> int:
+    """So many decoding processes that the network need not wait, as far as there are cores."""
+    taken = []
+    photo = _photo()
+    for _ in range(5):
+        begin = time.perf_counter()
+        framing.image(decode(photo, Limits()))
+        taken.append(time.perf_counter() - begin)
+    return max(1, min(cores(), -int(-statistics.median(taken) // seconds)))
+
+
+def _photo() -> bytes:
+    """Smooth noise as a JPEG: about as many bytes as a photograph of that size has."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (48, 64, 3), generator=generator, dtype=torch.uint8)
+    picture = Image.fromarray(coarse.numpy()).resize(PHOTO[::-1], Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def _key(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    memory: int | None,
+    half: bool,
+) -> str:
+    """Of all that the answer may depend on: the network's structure, not its weights."""
+    weights = [(name, list(w.shape), str(w.dtype)) for name, w in model.named_parameters()]
+    told = [str(model), weights, shape, machine(device), memory, half, __version__]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+
+
+def _remembered(home: Path) -> Tuning | None:
+    try:
+        return Tuning.from_json(json.loads(home.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
