@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,71 +17,138 @@ from convscope.figures.verdicts import TITLES, verdict
 from convscope.records.explanation import Explanation
 from convscope.records.faithfulness import Faithfulness
 
-COLUMNS = 4
-WIDE, HIGH = 2.9, 4.6
-"""Of a panel with what is under it, in inches."""
+MOST_COLUMNS = 6
+WIDE, HIGHEST = 2.6, 3.4
+"""Width of a panel, and the greatest height of a picture in it; in inches, as all below."""
+EDGE = 0.25
+TITLE, CURVES, LINE, HEADLINE = 0.46, 1.0, 0.12, 0.132
+"""Heights of a panel's title, of its curves with what they are called, and of lines of text."""
+LETTERS, BOLD = 52, 42
+"""Letters that fit into a panel's width, in small type and in the verdict's."""
 COLOURS = {"good": "#00664a", "fair": "#8f4300", "poor": "#a01818", "none": SOFT}
 """Of verdicts; the word says it too."""
-LINE = 46
-"""Characters under a panel."""
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """What is written under a map."""
+
+    small: str
+    headline: str
+    level: str
+
+    @classmethod
+    def of(cls, found: Explanation, number: int) -> _Panel:
+        said, seen = verdict(found, number), found.maps[number]
+        facts = [f"{legend(seen)}; raw peak {seen.peak:.3g}", *_numbers(found, number)]
+        small = "\n".join(textwrap.fill(fact, LETTERS) for fact in facts)
+        headline = textwrap.fill(f"{TITLES[said.level].upper()}: {said.headline}", BOLD)
+        return cls(small, headline, said.level)
+
+    @property
+    def height(self) -> float:
+        return LINE * _lines(self.small) + HEADLINE * (_lines(self.headline) + 0.5)
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Where things stand on a figure, in inches from its top left corner."""
+
+    figure: Figure
+    columns: int
+    image: tuple[float, float]
+    row: float
+
+    @classmethod
+    def of(cls, found: Explanation, panels: list[_Panel]) -> _Sheet:
+        height, width = found.picture.shape[:2]
+        scale = min(WIDE / width, HIGHEST / height)
+        image = width * scale, height * scale
+        row = TITLE + image[1] + CURVES + max(panel.height for panel in panels) + EDGE
+        columns = _columns(1 + len(panels))
+        rows = -(-(1 + len(panels)) // columns)
+        size = columns * (WIDE + EDGE) + EDGE, rows * row + EDGE
+        return cls(Figure(figsize=size), columns, image, row)
+
+    def axes(self, panel: int, down: float, width: float, height: float, left: float = 0) -> Axes:
+        row, column = divmod(panel, self.columns)
+        wide, high = self.figure.get_size_inches()
+        x = EDGE + column * (WIDE + EDGE) + left
+        y = high - row * self.row - down - height
+        return self.figure.add_axes((x / wide, y / high, width / wide, height / high))
 
 
 def explanation_figure(found: Explanation) -> Figure:
     """The picture with its likeliest classes, then a panel for each method."""
-    count = 1 + len(found.methods)
-    columns = min(COLUMNS, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(WIDE * columns, HIGH * rows), layout="constrained")
-    panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=(2.75, 1.85) * rows)
-    for axes in panels.ravel():
-        axes.set_axis_off()
-    _picture(panels[0, 0], panels[1, 0], found)
-    for number in range(len(found.methods)):
-        row, column = divmod(number + 1, columns)
-        _map(panels[2 * row, column], panels[2 * row + 1, column], found, number)
-    return figure
+    panels = [_Panel.of(found, number) for number in range(len(found.methods))]
+    sheet = _Sheet.of(found, panels)
+    _picture(sheet, found)
+    for number, panel in enumerate(panels):
+        _map(sheet, found, number, panel)
+    return sheet.figure
 
 
-def _picture(above: Axes, below: Axes, found: Explanation) -> None:
-    above.imshow(found.picture)
+def _columns(count: int) -> int:
+    """As many as leave the fewest places empty; of these the most."""
+    if count <= MOST_COLUMNS:
+        return count
+    return min(range(MOST_COLUMNS, 3, -1), key=lambda columns: -count % columns)
+
+
+def _image(sheet: _Sheet, panel: int, pixels: np.ndarray, title: str) -> Axes:
+    width, height = sheet.image
+    axes = sheet.axes(panel, TITLE, width, height)
+    axes.imshow(pixels)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=8.5, color=INK, loc="left", parse_math=False, pad=4)
+    return axes
+
+
+def _picture(sheet: _Sheet, found: Explanation) -> None:
+    axes = _image(sheet, 0, found.picture, shortened(found.prediction.picture))
     for box in found.boxes:
         corner = (box.left - 0.5, box.top - 0.5)
-        above.add_patch(
-            Rectangle(corner, box.width, box.height, fill=False, edgecolor="white", linewidth=2)
-        )
-        above.add_patch(
-            Rectangle(corner, box.width, box.height, fill=False, edgecolor=INK, linewidth=0.8)
-        )
-    above.set_title(shortened(found.prediction.picture), fontsize=9, color=INK, parse_math=False)
+        for colour, width in (("white", 2.0), (INK, 0.8)):
+            axes.add_patch(
+                Rectangle(
+                    corner, box.width, box.height, fill=False, edgecolor=colour, linewidth=width
+                )
+            )
     lines = [
         f"{p:6.1%}  {shortened(name)}"
         for name, p in zip(found.prediction.names, found.prediction.probability, strict=True)
     ]
     truth = [f"true: {shortened(found.label)}"] if found.label else []
     asked = [f"explained: {shortened(found.target_name)}, {found.score:.1%}"]
-    _text(below, "\n".join([*lines, "", *truth, *asked]), INK)
+    _text(sheet, 0, TITLE + sheet.image[1] + 0.12, "\n".join([*lines, "", *truth, *asked]), 8, INK)
 
 
-def _map(above: Axes, below: Axes, found: Explanation, number: int) -> None:
-    seen = found.maps[number]
-    said = verdict(found, number)
-    above.imshow(drawn(found.picture, seen))
-    above.set_title(
-        f"{seen.method}\n{_where(found, number)}", fontsize=9, color=INK, parse_math=False
+def _map(sheet: _Sheet, found: Explanation, number: int, panel: _Panel) -> None:
+    seen, place = found.maps[number], number + 1
+    title = f"{shortened(seen.method)}\n{_where(found, number)}"
+    _image(sheet, place, drawn(found.picture, seen), title)
+    down = TITLE + sheet.image[1]
+    _curves(
+        sheet.axes(place, down + 0.28, WIDE - 0.3, CURVES - 0.52, left=0.3), found.tests[number]
     )
-    _curves(below, found.tests[number])
-    words = [
-        f"{legend(seen)}; raw peak {seen.peak:.3g}",
-        *_numbers(found, number),
-    ]
-    below.text(
-        0.0, 0.52, "\n".join(words), fontsize=6.6, color=SOFT, va="top", transform=below.transAxes,
-        linespacing=1.35, parse_math=False,
-    )  # fmt: skip
-    headline = textwrap.fill(f"{TITLES[said.level].upper()}: {said.headline}", LINE)
-    below.text(
-        0.0, 0.0, headline, fontsize=7.4, color=COLOURS[said.level], va="bottom",
-        transform=below.transAxes, weight="bold", parse_math=False,
+    down += CURVES
+    _text(sheet, place, down, panel.small, 6.4, SOFT)
+    down += LINE * _lines(panel.small) + 0.5 * HEADLINE
+    _text(sheet, place, down, panel.headline, 7.2, COLOURS[panel.level], weight="bold")
+
+
+def _text(
+    sheet: _Sheet, panel: int, down: float, words: str, size: float, colour: str, **how: str
+) -> None:
+    axes = sheet.axes(panel, down, WIDE, LINE)
+    axes.set_axis_off()
+    axes.text(
+        0.0, 1.0, words, fontsize=size, color=colour, va="top", transform=axes.transAxes,
+        parse_math=False, linespacing=1.25, **how,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -106,42 +174,36 @@ def _numbers(found: Explanation, number: int) -> list[str]:
 
 
 def _rank(value: float) -> str:
-    return "– (flat map)" if np.isnan(value) else f"{value:.2f}"
+    return "flat map" if np.isnan(value) else f"{value:.2f}"
 
 
 def _curves(axes: Axes, test: Faithfulness) -> None:
     """Probability while hiding and while showing, small, with the random maps' span."""
-    inner = axes.inset_axes((0.04, 0.58, 0.96, 0.38))
-    for curve, chance, colour, name in (
-        (test.deletion, test.random_deletion, VALIDATION, "hidden"),
-        (test.insertion, test.random_insertion, TRAINING, "shown"),
+    for curve, chance, colour in (
+        (test.deletion, test.random_deletion, VALIDATION),
+        (test.insertion, test.random_insertion, TRAINING),
     ):
         if len(chance):
-            inner.fill_between(
+            axes.fill_between(
                 test.share, chance.min(0), chance.max(0), color=colour, alpha=0.18, linewidth=0
             )
-        inner.plot(test.share, curve, color=colour, linewidth=1.4, label=name)
-    inner.set_ylim(0, max(1e-6, float(max(test.deletion.max(), test.insertion.max()))) * 1.08)
-    inner.set_xlim(0, 1)
-    inner.set_xticks([0, 1], ["0", "all"])
-    inner.tick_params(labelsize=6, length=2, colors=SOFT, pad=1)
-    inner.yaxis.set_major_locator(MaxNLocator(2))
+        axes.plot(test.share, curve, color=colour, linewidth=1.4)
+    axes.set_ylim(0, max(1e-6, float(max(test.deletion.max(), test.insertion.max()))) * 1.08)
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 1], ["0", "all"])
+    axes.tick_params(labelsize=6, length=2, colors=SOFT, pad=1)
+    axes.yaxis.set_major_locator(MaxNLocator(2))
     for edge in ("top", "right"):
-        inner.spines[edge].set_visible(False)
-    area = f"hidden {test.deletion_area:.2f} (random {_mean(test.random_deletion_areas)})"
+        axes.spines[edge].set_visible(False)
+    hidden = f"hidden {test.deletion_area:.2f} (random {_mean(test.random_deletion_areas)})"
     shown = f"shown {test.insertion_area:.2f} (random {_mean(test.random_insertion_areas)})"
-    inner.text(0.5, 1.0, area, color=VALIDATION, fontsize=6.4, ha="right", va="bottom",
-               transform=inner.transAxes)  # fmt: skip
-    inner.text(0.53, 1.0, shown, color=TRAINING, fontsize=6.4, ha="left", va="bottom",
-               transform=inner.transAxes)  # fmt: skip
+    for words, place, side, colour in (
+        (hidden, -0.13, "left", VALIDATION),
+        (shown, 1.0, "right", TRAINING),
+    ):
+        axes.text(place, 1.04, words, color=colour, fontsize=6.2, ha=side, va="bottom",
+                  transform=axes.transAxes)  # fmt: skip
 
 
 def _mean(values: tuple[float, ...]) -> str:
     return f"{float(np.mean(values)):.2f}" if values else "none"
-
-
-def _text(axes: Axes, words: str, colour: str) -> None:
-    axes.text(
-        0.0, 0.98, words, fontsize=8, color=colour, va="top", transform=axes.transAxes,
-        parse_math=False, linespacing=1.4,
-    )  # fmt: skip

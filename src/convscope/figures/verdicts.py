@@ -16,7 +16,7 @@ SAME = 0.5
 """Rank correlation with the map of a random network above which a map is called unchanged."""
 BLIND = 0.95
 """Rank correlation with another class's map above which the two are called the same."""
-GAP = 0.02
+GAP = 0.01
 """By how much of the picture's probability an area must be better than another's: a network that
 stays sure whatever is hidden would let chance decide."""
 FAINT = 0.01

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float32
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import convscope
 from convscope.errors import printable
-from convscope.figures.attribution import drawn, legend
 from convscope.figures.explanation import explanation_figure
 from convscope.figures.findings import findings, leading
-from convscope.figures.pictures import block
 from convscope.figures.plots import png
-from convscope.figures.verdicts import TITLES, summary, verdict
-from convscope.pages.store import save
+from convscope.figures.verdicts import TITLES, verdict
+from convscope.pages.explained_folder import classes, table
+from convscope.pages.explained_picture import picture
 from convscope.publish import publish_folder
 from convscope.records.explanation import Explanation, Explanations
-from convscope.records.faithfulness import Faithfulness, interval
 
 POLICY = "; ".join(
     (
@@ -34,26 +30,6 @@ POLICY = "; ".join(
     )
 )
 """No script at all, no inline style, nothing from elsewhere."""
-SHOWN = (
-    "deletion",
-    "random deletion",
-    "insertion",
-    "random insertion",
-    "blob insertion",
-    "drop",
-    "increase",
-    "road",
-    "coverage",
-    "pointing",
-    "energy inside",
-)
-"""Columns of the table over a folder, where anything is known."""
-HIGHER = {"insertion", "increase", "road", "pointing", "energy inside"}
-LOWER = {"deletion", "drop"}
-CLASSES = 12
-"""Classes whose crops are shown …"""
-CROPS = 24
-"""… and how many of each."""
 
 
 def write_explanation(out: Path, found: Explanation) -> Path:
@@ -67,7 +43,7 @@ def write_explanation(out: Path, found: Explanation) -> Path:
         _style(folder)
         found.write(folder / "records")
         (folder / "figure.png").write_bytes(png(explanation_figure(found)))
-        _page(folder / "index.html", "picture.html.j2", "", one=_picture(found, folder, ""))
+        _page(folder / "index.html", "picture.html.j2", "", one=picture(found, folder, ""))
 
     publish_folder(Path(out), write)
     return Path(out) / "index.html"
@@ -90,7 +66,7 @@ def write_explanations(
         def each(number: int, found: Explanation) -> None:
             place = f"pictures/{number}"
             (folder / place).mkdir(parents=True)
-            one = _picture(found, folder / place, "")
+            one = picture(found, folder / place, "")
             _page(folder / place / "index.html", "picture.html.j2", "../../", one=one)
             listed.append(_line(found, place))
 
@@ -105,8 +81,8 @@ def write_explanations(
             layers=record.origin["layers"],
             findings=findings(record),
             refused=record.refused,
-            table=_table(record),
-            classes=_classes(record, folder),
+            table=table(record),
+            classes=classes(record, folder),
             method=record.methods[leading(record)],
             pictures=[_shown(one, record.methods[leading(record)]) for one in listed],
         )
@@ -132,116 +108,6 @@ def _page(path: Path, template: str, root: str, **fields: Any) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def _picture(found: Explanation, folder: Path, at: str) -> dict[str, Any]:
-    """Write the drawings; return what the page says beside them."""
-    save(found.picture, folder / "picture.webp", exact=False)
-    return {
-        "name": printable(found.prediction.picture),
-        "summary": summary(found),
-        "target": printable(found.target_name),
-        "label": printable(found.label),
-        "picture": f"{at}picture.webp",
-        "boxes": [_box(found, box) for box in found.boxes],
-        "size": found.picture.shape[:2],
-        "classes": [
-            (printable(name), f"{p:.1%}", float(p))
-            for name, p in zip(found.prediction.names, found.prediction.probability, strict=True)
-        ],
-        "maps": [_map(found, number, folder, at) for number in range(len(found.methods))],
-        "refused": {name: printable(why) for name, why in found.refused.items()},
-        "agreement": _agreement(found),
-    }
-
-
-def _box(found: Explanation, box: Any) -> tuple[int, int, int, int]:
-    part = box.clipped(*found.picture.shape[:2])
-    return part.left, part.top, part.width, part.height
-
-
-def _map(found: Explanation, number: int, folder: Path, at: str) -> dict[str, Any]:
-    seen, test, said = found.maps[number], found.tests[number], verdict(found, number)
-    save(drawn(found.picture, seen), folder / f"map{number}.webp", exact=False)
-    size = "" if seen.raw is None else f", {seen.raw.shape[0]}×{seen.raw.shape[1]}"
-    facts = [("raw peak", f"{seen.peak:.4g}")]
-    if not np.isnan(found.coverage[number]):
-        facts.append(("half of the evidence", f"in {found.coverage[number]:.0%} of the picture"))
-    facts += [
-        ("hidden first", _against(test.deletion_area, test.random_deletion_areas)),
-        ("shown first", _against(test.insertion_area, test.random_insertion_areas)),
-        ("seen alone", f"{test.drop:.0%} of the score lost"),
-    ]
-    if len(test.road_share):
-        facts.append(("ROAD", f"{test.road:+.3f}"))
-    facts += _sanity(found, number)
-    if "coverage" in seen.origin:
-        facts.append(("coverage", printable(str(seen.origin["coverage"]))))
-    if "completeness" in seen.origin:
-        facts.append(("completeness", _gap(seen.origin["completeness"])))
-    return {
-        "name": found.methods[number],
-        "title": seen.method,
-        "where": printable(f"{seen.layer}{size}"),
-        "variant": seen.variant,
-        "file": f"{at}map{number}.webp",
-        "legend": legend(seen),
-        "level": said.level,
-        "verdict": TITLES[said.level],
-        "headline": said.headline,
-        "reasons": [*said.reasons, *(printable(str(n)) for n in seen.origin.get("notes", ()))],
-        "limit": said.limit,
-        "facts": facts,
-        "curves": _curves(test),
-    }
-
-
-def _against(value: float, chance: tuple[float, ...]) -> str:
-    return f"{value:.3f} (random {float(np.mean(chance)):.3f})" if chance else f"{value:.3f}"
-
-
-def _sanity(found: Explanation, number: int) -> list[tuple[str, str]]:
-    facts = []
-    if number < len(found.randomised):
-        one = found.randomised[number]
-        steps = ", ".join(_rank(float(value)) for value in one.spearman_absolute)
-        facts.append(("random weights", f"ρ {steps}"))
-    if number < len(found.sensitive):
-        facts.append(("other class", f"ρ {_rank(found.sensitive[number].spearman)}"))
-    return facts
-
-
-def _rank(value: float) -> str:
-    return "flat map" if np.isnan(value) else f"{value:.2f}"
-
-
-def _gap(told: Any) -> str:
-    gap = told.get("relative gap") if isinstance(told, Mapping) else None
-    return f"{gap:.1%} missing" if isinstance(gap, float) else "not known"
-
-
-def _curves(test: Faithfulness) -> dict[str, str]:
-    """Points of polylines in a box of 100 by 40, 0 at the bottom."""
-    top = max(1e-9, float(max(test.deletion.max(), test.insertion.max(), test.score)))
-
-    def points(curve: Float32[np.ndarray, "steps"]) -> str:
-        return " ".join(
-            f"{100 * x:.1f},{40 - 38 * min(1.0, y / top):.1f}"
-            for x, y in zip(test.share.tolist(), curve.tolist(), strict=True)
-        )
-
-    curves = {"deletion": points(test.deletion), "insertion": points(test.insertion)}
-    if len(test.random_deletion):
-        curves["random_deletion"] = points(test.random_deletion.mean(0))
-        curves["random_insertion"] = points(test.random_insertion.mean(0))
-    return curves
-
-
-def _agreement(found: Explanation) -> dict[str, Any] | None:
-    if found.agreement is None:
-        return None
-    rows = [[_rank(float(value)) for value in row] for row in found.agreement.spearman]
-    return {"methods": found.agreement.methods, "rows": rows}
-
-
 def _line(found: Explanation, place: str) -> dict[str, Any]:
     """What the gallery says of a picture, by method."""
     return {
@@ -262,63 +128,3 @@ def _shown(one: dict[str, Any], method: str) -> dict[str, Any]:
     maps = one["maps"]
     file, level = maps.get(method) or next(iter(maps.values()))
     return one | {"thumb": file, "level": level, "verdict": TITLES[level]}
-
-
-def _table(record: Explanations) -> dict[str, Any]:
-    """Mean and 95 % interval of each measure, by method; the best of a column is marked."""
-    known = [
-        one for one in SHOWN if not np.isnan(record.values[..., record.metrics.index(one)]).all()
-    ]
-    means = {one: [interval(record.of(one, method)) for method in record.methods] for one in known}
-    best = {one: _best(one, [found.mean for found in means[one]]) for one in known}
-    rows = [
-        {
-            "method": method,
-            "cells": [
-                (_cell(means[one][place]), best[one] == place and len(record.methods) > 1)
-                for one in known
-            ],
-        }
-        for place, method in enumerate(record.methods)
-    ]
-    heads = [(one, "↑" if one in HIGHER else "↓" if one in LOWER else "") for one in known]
-    return {"heads": heads, "rows": rows, "pointing": _chance(record)}
-
-
-def _best(metric: str, means: list[float]) -> int:
-    if metric not in HIGHER | LOWER or np.isnan(means).all():
-        return -1
-    return int(np.nanargmax(means) if metric in HIGHER else np.nanargmin(means))
-
-
-def _cell(found: tuple[float, float, float]) -> str:
-    mean, low, high = found
-    if np.isnan(mean):
-        return "–"
-    return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _chance(record: Explanations) -> str:
-    if np.isnan(record.pointing_random):
-        return ""
-    return (
-        f"A random place would hit the boxes in {record.pointing_random:.0%}, the middle of the "
-        f"picture in {record.pointing_blob:.0%}."
-    )
-
-
-def _classes(record: Explanations, folder: Path) -> list[dict[str, Any]]:
-    """What the leading method's maps point at, class by class, beside random places."""
-    lead = leading(record)
-    counts = {int(i): int((record.target == i).sum()) for i in np.unique(record.target)}
-    chosen = sorted(counts, key=lambda i: (-counts[i], i))[:CLASSES]
-    shown = []
-    for index in chosen:
-        places = np.flatnonzero(record.target == index)[:CROPS]
-        for kind, crops in (("peak", record.crops), ("else", record.elsewhere)):
-            tiles = list(crops[places, lead])
-            sheet = block(tiles, shape=(-(-len(tiles) // 12), min(12, len(tiles))), empty=128)
-            save(sheet, folder / "crops" / f"{index}-{kind}.webp", exact=False)
-        name = record.classes[index] if index < len(record.classes) else f"class {index}"
-        shown.append({"name": printable(name), "count": counts[index], "index": index})
-    return shown
