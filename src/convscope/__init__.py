@@ -52,8 +52,11 @@ if TYPE_CHECKING:
     from convscope.studies.audit import audit
     from convscope.studies.correspondence import correspondence
     from convscope.studies.features import features
+    from convscope.studies.filters import filters
     from convscope.studies.invariance import invariance
+    from convscope.studies.probes import probes
     from convscope.studies.retrieval import duplicates, similar
+    from convscope.studies.transfer import transfer
     from convscope.training.train import train
     from convscope.units import Box, Unit
 
@@ -84,6 +87,7 @@ _HOME = {
     "faithfulness": "methods.faithfulness",
     "features": "studies.features",
     "fields": "lens.geometry",
+    "filters": "studies.filters",
     "fullgrad": "methods.cam",
     "gradcam": "methods.cam",
     "gradcam_plus_plus": "methods.cam",
@@ -100,6 +104,7 @@ _HOME = {
     "open_pictures": "images.builtin",
     "pointing": "methods.pointing",
     "predict": "methods.predict",
+    "probes": "studies.probes",
     "randomisation": "methods.randomisation",
     "saliency": "methods.gradients",
     "scorecam": "methods.cam",
@@ -109,6 +114,7 @@ _HOME = {
     "topk": "methods.topk",
     "train": "training.train",
     "tune": "methods.tuner",
+    "transfer": "studies.transfer",
     "write_atlas": "pages.atlas",
     "xgradcam": "methods.cam",
 }
@@ -138,6 +144,7 @@ __all__ = [
     "faithfulness",
     "features",
     "fields",
+    "filters",
     "fullgrad",
     "gradcam",
     "gradcam_plus_plus",
@@ -154,6 +161,7 @@ __all__ = [
     "open_pictures",
     "pointing",
     "predict",
+    "probes",
     "randomisation",
     "saliency",
     "scorecam",
@@ -162,6 +170,7 @@ __all__ = [
     "smoothgrad",
     "topk",
     "train",
+    "transfer",
     "tune",
     "write_atlas",
     "xgradcam",

@@ -21,14 +21,17 @@ from convscope.cli.check import check
 from convscope.cli.correspondence import correspondence
 from convscope.cli.demo import demo
 from convscope.cli.explain import explain
+from convscope.cli.filters import filters
 from convscope.cli.flowers import flowers
 from convscope.cli.invariance import invariance
 from convscope.cli.layers import layers
 from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
 from convscope.cli.predict import evaluate, predict
+from convscope.cli.probes import probes
 from convscope.cli.similar import similar
 from convscope.cli.train import train
+from convscope.cli.transfer import transfer
 from convscope.cli.tune import tune
 from convscope.errors import (
     ConvscopeError,
@@ -66,7 +69,10 @@ for command in (
     tune,
     correspondence,
     invariance,
+    filters,
     similar,
+    probes,
+    transfer,
 ):
     app.command()(command)
 

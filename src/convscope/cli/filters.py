@@ -1,0 +1,75 @@
+"""What did the first layer learn, which maps are wasted, and what do strides fold?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import opened_network, save_figure, save_table
+
+if TYPE_CHECKING:
+    from convscope.images.folder import Folder
+    from convscope.records.filters import Filters
+
+
+def filters(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[
+        str | None, typer.Argument(help="Pictures, to find wasted maps and what strides fold.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another network, or the same after a change.")
+    ] = None,
+    against_checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of that network.")
+    ] = None,
+    clip: Annotated[
+        float, typer.Option(min=0, help="Also show filters clipped to this RMS (paper: 0.1).")
+    ] = 0.0,
+    out: Annotated[Path, typer.Option(help="New folder for records, figure and table.")] = Path(
+        "filters"
+    ),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """First filters, wasted maps, frequencies and aliasing, with advice (figure 6).
+
+    Example: convscope filters alexnet --against zfnet
+    """
+    from convscope.images.builtin import open_pictures
+    from convscope.publish import require_free
+
+    require_free(out)
+    asked = [(model, checkpoint), *([(against, against_checkpoint)] if against else [])]
+    if pictures is None:
+        found = [_one(*each, None, clip) for each in asked]
+    else:
+        with open_pictures(pictures) as folder, listing_skipped([folder], beside(out)):
+            folder.max_bad = max_bad
+            found = [_one(*each, folder, clip) for each in asked]
+            folder.check_bad()
+        tell_skipped([folder], beside(out))
+    _save(found, out)
+
+
+def _one(model: str, checkpoint: Path | None, folder: Folder | None, clip: float) -> Filters:
+    from convscope.studies.filters import filters as study
+
+    network = opened_network(model, checkpoint)
+    with progress(f"looking at {model}"[:28]) as tick:
+        return study(network, folder, clip=clip, progress=tick)
+
+
+def _save(found: list[Filters], out: Path) -> None:
+    from convscope.figures.filters import filters_figure
+    from convscope.figures.filters_table import filters_table
+
+    for record, name in zip(found, ("network", "against"), strict=False):
+        record.save(out / name)
+    save_table(filters_table(found), out / "table.md")
+    typer.echo(save_figure(filters_figure(found), out / "figure"))

@@ -1,0 +1,187 @@
+"""What did a network's first layer learn, which maps are wasted, and what does a stride fold?
+
+Source: Zeiler and Fergus 2014, §4.1 and figure 6: a layer of 11×11 filters at stride 4 has very
+high and very low frequencies and few between, and aliases; 7×7 at stride 2 does better. The paper
+shows pictures and no numbers; every number here, and every limit, is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope import __version__
+from convscope.errors import DataError, ModelError, UsageError
+from convscope.images.builtin import opened
+from convscope.images.folder import Folder
+from convscope.lens.feature_layers import feature_layers
+from convscope.lens.lens import conv_layers
+from convscope.lens.refusal import refusing
+from convscope.lens.twin import bare
+from convscope.methods.frequencies import bands, folds_on_pictures, transfer
+from convscope.methods.map_health import first_alike, map_health
+from convscope.models.network import Network, whole
+from convscope.records.filters import Filters
+
+WEAK = 0.1
+"""Of the median RMS."""
+ALIKE = 0.95
+"""Cosine of two filters."""
+BATCH = 8
+FOLDED = 16
+"""Pictures on which folding is measured, spread evenly: it differs little from one to the next."""
+Progress = Callable[[int, int], None] | None
+
+
+def filters(
+    network: Network,
+    folder: Folder | Path | str | None = None,
+    *,
+    clip: float = 0.0,
+    progress: Progress = None,
+) -> Filters:
+    """The first convolution's filters, their frequencies and what its stride folds; with
+    pictures also what each stride folds there, and wasted maps of all convolutions.
+
+    clip: radius of the feature scale clipping to compare with (0.1 in the paper, for pixels from
+    −128 to 128; 0: none); the network is not changed. progress: over pictures.
+
+    Raises DataError D161 (no usable picture), UsageError U376, U377, U413 (clip), ModelError M501
+    (no convolution), M514 (not finite), M522, M596 (the first convolution cannot be measured).
+    """
+    network = whole(network)
+    if not 0 <= clip < float("inf"):
+        raise UsageError("U413", f"clip={clip:g}", "is no radius", next_step="take 0 or above")
+    layer, conv = _first(network)
+    weights = conv.weight.detach().float().cpu().numpy()
+    if not np.isfinite(weights).all():
+        raise ModelError("M514", layer, "its weights are not finite")
+    flat = weights.reshape(len(weights), -1).astype(np.float64)
+    rms = np.sqrt((flat**2).mean(1))
+    unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-300)
+    spectrum = bands(weights)
+    stride = (int(conv.stride[0]), int(conv.stride[1]))
+    heard = transfer(network.model, layer, network.preprocess.shape, stride, _margin(network, conv))
+    return Filters(
+        network=network.spec,
+        layer=layer,
+        stride=stride,
+        weights=weights,
+        rms=rms,
+        weak=rms < WEAK * np.median(rms),
+        twin=first_alike(unit @ unit.T, ALIKE),
+        bands=spectrum.share,
+        peak=spectrum.peak,
+        transfer=heard.energy,
+        folded=heard.folded,
+        clip=clip,
+        **_on_pictures(network, folder, progress),
+        origin={
+            "method": "filters",
+            "model": network.spec,
+            "weights": network.weights,
+            "sha256": network.sha256,
+            "preprocess": network.preprocess.describe(),
+            "version": __version__,
+        },
+    )
+
+
+def _first(network: Network) -> tuple[str, nn.Conv2d]:
+    """The first convolution that the picture meets."""
+    like = next(network.model.parameters(), torch.empty(0))
+    blank = torch.zeros(1, *network.preprocess.shape).to(like)
+    with refusing(blank, network.spec):
+        names = conv_layers(network.model, blank)
+    if not names:
+        raise ModelError("M501", network.spec, "has no convolution to look into")
+    name = names[0]
+    module = dict(bare(network.model).named_modules())[name.partition("#")[0]]
+    if not isinstance(module, nn.Conv2d) or module.in_channels != network.preprocess.shape[0]:
+        what = "is the first convolution, but does not look at the picture itself"
+        raise ModelError("M596", name, what)
+    return name, module
+
+
+def _margin(network: Network, conv: nn.Conv2d) -> tuple[int, int]:
+    """Rows and columns of the output at a border that see beyond the picture."""
+    sides = []
+    for axis in range(2):
+        reach = (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
+        places = network.preprocess.size[axis] // conv.stride[axis]
+        needed = -(-reach // conv.stride[axis])
+        if places <= 2 * needed + 2:
+            what = f"pictures of {network.preprocess.size} leave no place away from the border"
+            raise ModelError("M596", "the first convolution", what)
+        sides.append(needed)
+    return sides[0], sides[1]
+
+
+def _on_pictures(
+    network: Network, folder: Folder | Path | str | None, progress: Progress
+) -> dict[str, Any]:
+    if folder is None:
+        none = np.zeros(0, np.bool_)
+        return {
+            "fold_layers": (),
+            "fold_kinds": (),
+            "fold_strides": (),
+            "folds": np.zeros((0, 0)),
+            "layers": (),
+            "of": np.zeros(0, np.int64),
+            **dict.fromkeys(("silent", "saturated", "still", "copies"), none),
+            "pictures": 0,
+        }
+    with opened(folder) as pictures:
+        spread = np.linspace(0, len(pictures) - 1, min(FOLDED, len(pictures))).astype(int)
+        found = folds_on_pictures(network.model, _batches(network, pictures, spread.tolist(), None))
+        if not found and not pictures.notes and pictures.skipped:
+            pictures.check_bad()
+        like = next(network.model.parameters(), torch.empty(0))
+        layers = feature_layers(network.model, torch.zeros(1, *network.preprocess.shape).to(like))
+        everything = list(range(len(pictures)))
+        tallies = map_health(
+            network.model, layers, _batches(network, pictures, everything, progress)
+        )
+        if not tallies[0].places:
+            pictures.check_bad()
+            raise DataError("D161", str(pictures.root), "holds no usable picture")
+        used = len(pictures) - len(pictures.skipped)
+    counts = [len(tally.highest) for tally in tallies]
+    joined = {
+        name: np.concatenate([getattr(tally, name) for tally in tallies])
+        for name in ("silent", "saturated", "still")
+    }
+    return {
+        "fold_layers": tuple(fold.layer for fold in found),
+        "fold_kinds": tuple(fold.kind for fold in found),
+        "fold_strides": tuple(fold.stride for fold in found),
+        "folds": np.stack([fold.share for fold in found]) if found else np.zeros((0, 0)),
+        "layers": tuple(layers),
+        "of": np.repeat(np.arange(len(layers)), counts),
+        **joined,
+        "copies": np.concatenate([tally.twins >= 0 for tally in tallies]),
+        "pictures": used,
+    }
+
+
+def _batches(
+    network: Network, folder: Folder, numbers: list[int], progress: Progress
+) -> Iterator[Float[Tensor, "n c h w"]]:
+    like = next(network.model.parameters(), torch.empty(0))
+    waiting: list[Any] = []
+    for picture in folder.read(network.preprocess.framing, numbers):
+        waiting.append(picture.pixels)
+        if len(waiting) == BATCH:
+            yield network.preprocess.batch(waiting).to(like)
+            waiting = []
+        if progress is not None:
+            progress(picture.number + 1, len(folder))
+    if waiting:
+        yield network.preprocess.batch(waiting).to(like)
