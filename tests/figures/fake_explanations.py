@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convscope.records.explanation import Explanation
+from convscope.records.explanation import METRICS, Explanation, Explanations
 from convscope.records.faithfulness import Agreement, Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 from convscope.records.predictions import Prediction
@@ -96,3 +96,33 @@ def explanation(
     }
     tests = tuple(tests) or (outcome(),) * len(maps)
     return Explanation(methods=methods, maps=maps, tests=tests, **(told | more))  # type: ignore[arg-type]
+
+
+def many(
+    count: int = 12,
+    methods: Sequence[str] = ("gradcam", "saliency"),
+    classes: Sequence[str] = ("ant", "bee", "cat"),
+    **more: Any,
+) -> Explanations:
+    """Pictures whose maps all do as well, half of them of the first class, half of the second."""
+    chance = np.random.default_rng(0)
+    values = np.tile(
+        np.linspace(0.1, 0.9, len(METRICS), dtype=np.float32), (count, len(methods), 1)
+    )
+    told = {
+        "pictures": tuple(f"{number}.png" for number in range(count)),
+        "target": np.arange(count) % 2,
+        "likeliest": np.arange(count) % 2,
+        "label": np.full(count, -1),
+        "score": np.full(count, 0.7, np.float32),
+        "metrics": METRICS,
+        "values": values,
+        "crops": chance.integers(0, 255, (count, len(methods), 48, 48, 3)).astype(np.uint8),
+        "elsewhere": chance.integers(0, 255, (count, len(methods), 48, 48, 3)).astype(np.uint8),
+        "boxed": np.full(count, np.nan, np.float32),
+        "box_hidden": np.full(count, np.nan, np.float32),
+        "other_hidden": np.full(count, np.nan, np.float32),
+        "box_turned": np.full(count, -1),
+        "origin": {"model": "zfnet", "layers": dict.fromkeys(methods, "conv5")},
+    }
+    return Explanations(methods=tuple(methods), classes=tuple(classes), **(told | more))  # type: ignore[arg-type]
