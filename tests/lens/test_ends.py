@@ -40,3 +40,9 @@ def test_a_network_without_convolution_is_refused() -> None:
 def test_a_network_of_double_precision_is_asked_in_it() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)).to(torch.float64)
     assert ends(net, (3, 9, 7)) == Ends("0", "0", "0")
+
+
+def test_flattening_and_dropout_are_no_layers() -> None:
+    head = (nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 2))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), *head).train()
+    assert ends(net, (3, 9, 7)) == Ends("0", "0", "1")
