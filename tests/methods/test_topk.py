@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, DataError
+from convscope.errors import ConvscopeError, DataError, ModelError
 from convscope.images.folder import Folder, Picture
 from convscope.images.framing import Framing
 from convscope.methods import ranking
@@ -260,6 +260,15 @@ def test_what_cannot_be_is_said_in_a_line(settings: dict[str, object], fault: st
         topk(Exact(), Held(planted(5, 0)), AS_THEY_ARE, **{"layers": ["maps"], **settings})  # type: ignore[arg-type]
 
 
+def test_a_layer_that_does_not_run_on_every_picture_is_an_error() -> None:
+    class Sometimes(Exact):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if x.sum() == 0 else x.sum((2, 3))
+
+    with pytest.raises(ModelError, match="maps: did not run on every picture"):
+        topk(Sometimes(), Held(planted(5, 0)), AS_THEY_ARE, ["maps"])
+
+
 def test_a_folder_without_one_usable_picture_is_an_error() -> None:
     with pytest.raises(DataError, match="no picture here could be used"):
         topk(Exact(), Held([None, None]), AS_THEY_ARE, ["maps"])
@@ -324,12 +333,12 @@ def test_peaks_and_places_are_those_of_a_plain_search(
     flat = maps.flatten(2).double().numpy()
     for layout in (torch.contiguous_format, torch.channels_last):
         peak, place = ranking.peaks(maps.contiguous(memory_format=layout))
-        assert peak.tolist() == flat.max(2).tolist()
-        assert place.tolist() == flat.argmax(2).tolist()
+        assert peak.flatten(1).tolist() == flat.max(2).tolist()
+        assert place.flatten(1).tolist() == flat.argmax(2).tolist()
 
 
 def test_a_map_with_a_nan_anywhere_has_no_peak() -> None:
     for row in range(3):
         maps = torch.zeros(2, 4, 3, 5).contiguous(memory_format=torch.channels_last)
         maps[1, 2, row, 4 - row] = torch.nan
-        assert ranking.peaks(maps)[0].isnan().nonzero().tolist() == [[1, 2]]
+        assert ranking.peaks(maps)[0].isnan().nonzero().tolist() == [[1, 2, 0, 0]]

@@ -63,36 +63,37 @@ class Ranks:
     """The strongest so far of all maps; functions from `look` see the layers' outputs."""
 
     def __init__(self, maps: Sequence[int], k: int, device: torch.device) -> None:
-        self.k, self.device = k, device
+        self.k, self.device, self.layers = k, device, len(maps)
         self.starts = np.cumsum([0, *maps]).tolist()
         shape = (self.starts[-1], k)
         self.key = torch.full(shape, NOBODY, device=device)
         self.place = torch.zeros(shape, dtype=torch.int64, device=device)
         self.content = torch.zeros(shape, dtype=torch.int64, device=device)
         self.active, self.invalid = torch.zeros(2, shape[0], dtype=torch.int64, device=device)
-        self._room, self._waiting = 0, list[Slots]()
+        self._now: dict[int, tuple[Tensor, Tensor]] = {}
+        self._peak, self._place, self._slots = list[Tensor](), list[Tensor](), list[Slots]()
 
     def begin(self, slots: Slots) -> None:
-        """The next batch; all have the same size."""
-        size, self.layers_left = len(slots.number), len(self.starts) - 1
-        if (len(self._waiting) + 1) * size > self._room:
+        """The next batch."""
+        if sum(len(waiting.number) for waiting in self._slots) >= WAITING:
             self.settle()
-        if not self._room:
-            self._room = max(WAITING // size, 1) * size
-            shape = (self._room, self.starts[-1])
-            self.peak = torch.empty(shape, device=self.device)
-            self.where = torch.empty(shape, dtype=torch.int64, device=self.device)
-        self._rows = slice(len(self._waiting) * size, (len(self._waiting) + 1) * size)
-        self._waiting.append(slots)
+        self._slots.append(slots)
+        self._now = {}
+
+    @property
+    def unseen(self) -> list[int]:
+        """Layers that the batch in hand has not met yet."""
+        met = self._now
+        return [] if len(met) == self.layers else [n for n in range(self.layers) if n not in met]
 
     def look(self, layer: int) -> Callable[[Tensor], Tensor]:
-        maps = slice(self.starts[layer], self.starts[layer + 1])
-
         def see(output: Tensor) -> Tensor:
-            peak, place = peaks(output if output.dim() == 4 else output[:, :, None, None])
-            self.peak[self._rows, maps], self.where[self._rows, maps] = peak, place
-            self.layers_left -= 1
-            if not self.layers_left:
+            self._now[layer] = peaks(output if output.dim() == 4 else output[:, :, None, None])
+            if not self.unseen:
+                # Of all layers at once: a call for each would take as long as small layers do.
+                peak, place = zip(*(self._now[layer] for layer in range(self.layers)), strict=True)
+                self._peak.append(torch.cat(peak, 1).flatten(1).float())
+                self._place.append(torch.cat(place, 1).flatten(1))
                 raise Reached
             return output
 
@@ -100,10 +101,11 @@ class Ranks:
 
     def settle(self) -> None:
         """Take in the batches that wait. To be called at the end."""
-        if not self._waiting:
+        if not self._slots:
             return
-        slots, self._waiting = Slots.joined(self._waiting), []
-        peak, where = self.peak[: len(slots.number)], self.where[: len(slots.number)]
+        peak, where = torch.cat(self._peak), torch.cat(self._place)
+        slots = Slots.joined(self._slots)
+        self._peak, self._place, self._slots = [], [], []
         used, wrong = slots.used[:, None], peak.isnan()
         self.active += ((peak > 0) & used).sum(0)
         self.invalid += (wrong & used).sum(0)
@@ -141,7 +143,7 @@ class Ranks:
 
 def peaks(
     maps: Float[Tensor, "b c h w"],
-) -> tuple[Float[Tensor, "b c"], Int64[Tensor, "b c"]]:
+) -> tuple[Float[Tensor, "b c 1 1"], Int64[Tensor, "b c 1 1"]]:
     """The largest value of each map and its first place, row by row.
 
     In channels-last memory on a CPU pooling finds both in one pass at the speed of memory, five to
@@ -150,9 +152,9 @@ def peaks(
     last = torch.channels_last
     if maps.is_cuda or maps.is_contiguous() or not maps.is_contiguous(memory_format=last):
         peak, place = maps.flatten(2).max(2)
-        return peak.float(), place
+        return peak[:, :, None, None], place[:, :, None, None]
     peak, place = F.max_pool2d(maps, maps.shape[2:], return_indices=True)
-    return peak.flatten(1).float(), place.flatten(1)
+    return peak, place
 
 
 def copies(

@@ -91,6 +91,9 @@ def _topk(
         for start, pictures in _batches(folder, preprocess, size, part, way):
             ranks.begin(Slots.of(pictures, folder, start, size, picture.device))
             lens.reach(way.laid(_pixels(pictures, preprocess, start, size)))
+            if ranks.unseen:
+                what = "did not run on every picture"
+                raise ModelError("M502", names[ranks.unseen[0]], what)
             seen += len(pictures)
             if progress is not None:
                 progress(min(start + size, len(folder)), len(folder))

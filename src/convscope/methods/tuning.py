@@ -177,7 +177,8 @@ def require_tuning(given: object) -> None:
 def blank(model: nn.Module, shape: tuple[int, int, int]) -> Float[Tensor, "1 c h w"]:
     """A black picture where the network's weights are, and in their precision."""
     weights = (weight for weight in bare(model).parameters() if weight.is_floating_point())
-    return next(weights, torch.empty(0)).new_zeros(1, *shape)
+    black = next(weights, torch.empty(0)).new_zeros(1, *shape)
+    return black.contiguous(memory_format=torch.channels_last)
 
 
 def _trial(plain: Mapping[str, Any]) -> Trial:
