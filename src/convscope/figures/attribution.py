@@ -49,7 +49,7 @@ def over(
 
 def legend(found: Attribution) -> str:
     """What the drawing's colours stand for."""
-    if found.values.min() >= 0 and not found.positive:
+    if not found.positive and (_coarse(found) or found.values.min() >= 0):
         return "no positive evidence"
     if _coarse(found):
         return f"clear 0, yellow {float(found.values.max()):.3g}"

@@ -201,7 +201,7 @@ def _curves(axes: Axes, test: Faithfulness) -> None:
         (hidden, -0.13, "left", VALIDATION),
         (shown, 1.0, "right", TRAINING),
     ):
-        axes.text(place, 1.04, words, color=colour, fontsize=6.2, ha=side, va="bottom",
+        axes.text(place, 1.08, words, color=colour, fontsize=6.2, ha=side, va="bottom",
                   transform=axes.transAxes)  # fmt: skip
 
 
