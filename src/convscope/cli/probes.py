@@ -1,0 +1,98 @@
+"""What does each layer of a network know?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress, say
+from convscope.cli.similar import Cache, Vector, read_vector
+from convscope.cli.skipped import MaxBad
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from convscope.records.transfer import Probes
+
+Test = Annotated[int, typer.Option(help="Most test pictures of each class.")]
+Folds = Annotated[int, typer.Option(help="Random divisions into training and test pictures.")]
+Seed = Annotated[int, typer.Option(help="Of the divisions.")]
+
+
+def probes(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[str, typer.Argument(help="Pictures, with their classes as folders.")],
+    layers: Annotated[
+        str | None, typer.Option(help="Names with commas; default: the network's own steps.")
+    ] = None,
+    per_class: Annotated[int, typer.Option(help="Training pictures of each class.")] = 30,
+    test: Test = 50,
+    folds: Folds = 5,
+    kind: Annotated[str, typer.Option(help="svm, softmax, or both with a comma.")] = "svm,softmax",
+    vector: Vector = "auto",
+    seed: Seed = 0,
+    cache: Cache = None,
+    checkpoint: Checkpoint = None,
+    out: Annotated[Path, typer.Option(help="New folder for record and figure.")] = Path("probes"),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """Linear classifiers on the features of every layer: accuracy by depth.
+
+    Example: convscope probes run flower_photos --folds 3
+    """
+    from convscope.figures.plots import png
+    from convscope.figures.transfer import probes_figure
+    from convscope.images.builtin import open_pictures
+    from convscope.models.load import load
+    from convscope.publish import publish_file, require_free
+    from convscope.studies.probes import probes as measure
+
+    require_free(out)
+    way = read_vector(vector)
+    folder = open_pictures(pictures)
+    network = load(model, checkpoint)
+    for note in network.notes:
+        say(note)
+    with folder, progress("features") as tick, progress("classifiers") as step:
+        folder.max_bad = max_bad
+        found = measure(
+            network,
+            folder,
+            None if layers is None else [name.strip() for name in layers.split(",")],
+            per_class=per_class,
+            test=test,
+            folds=folds,
+            kinds=[name.strip() for name in kind.split(",") if name.strip()],
+            vector=way,
+            seed=seed,
+            cache=cache,
+            progress=tick,
+            training=step,
+        )
+    found.save(out)
+    publish_file(out / "probes.png", png(probes_figure(found)))
+    tell_short(found.short)
+    typer.echo(_table(found))
+    typer.echo(out)
+
+
+def tell_short(names: tuple[str, ...]) -> None:
+    if names:
+        say(f"too few pictures to test, so left out: {', '.join(names)}")
+
+
+def percent(values: np.ndarray) -> str:
+    """Mean and standard deviation over the folds."""
+    return f"{100 * values.mean():.1f} ± {100 * values.std():.1f}"
+
+
+def _table(found: Probes) -> str:
+    wide = max(map(len, (*found.layers, "layer")))
+    lines = [f"{'layer':<{wide}}  {'numbers':>8}" + "".join(f"{k:>14}" for k in found.kinds)]
+    for layer, numbers, row in zip(found.layers, found.numbers, found.accuracy, strict=True):
+        cells = "".join(f"{percent(values):>14}" for values in row)
+        lines.append(f"{layer:<{wide}}  {numbers:>8,}{cells}")
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""How well do a network's features serve for other classes?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.probes import Folds, Seed, Test, percent, tell_short
+from convscope.cli.progress import progress, say
+from convscope.cli.similar import Cache, Layer, Vector, read_vector, told_duplicates
+from convscope.cli.skipped import MaxBad
+from convscope.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from convscope.records.transfer import Transfer
+
+
+def transfer(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[str, typer.Argument(help="Pictures, with their classes as folders.")],
+    per_class: Annotated[
+        str, typer.Option(help="Training pictures of each class, with commas.")
+    ] = "1,2,3,5,7,10,15,30",
+    layer: Layer = None,
+    test: Test = 50,
+    folds: Folds = 5,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Pictures the network learned from: what occurs there is left out."),
+    ] = None,
+    scratch: Annotated[
+        str | None, typer.Option(help="Recipe; also train from scratch on the same pictures.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe.")
+    ] = None,
+    beside: Annotated[
+        str, typer.Option(help="The paper's numbers to show: caltech-101 or caltech-256.")
+    ] = "",
+    vector: Vector = "auto",
+    seed: Seed = 0,
+    cache: Cache = None,
+    checkpoint: Checkpoint = None,
+    out: Annotated[Path, typer.Option(help="New folder for record and figure.")] = Path("transfer"),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """A new softmax on frozen features, by the number of training pictures a class.
+
+    Example: convscope transfer run caltech101 --per-class 15,30 --beside caltech-101
+    """
+    from convscope.figures.plots import png
+    from convscope.figures.transfer import transfer_figure
+    from convscope.images.builtin import open_pictures
+    from convscope.models.load import load
+    from convscope.publish import publish_file, require_free
+    from convscope.records.transfer import PAPER
+    from convscope.studies.retrieval import duplicates
+    from convscope.studies.transfer import transfer as measure
+    from convscope.training.recipe_text import recipe
+
+    require_free(out)
+    if beside and beside not in PAPER:
+        raise UsageError(
+            "U432", beside, f"the paper has no such pictures; {nearest(beside, PAPER)}"
+        )
+    way, counts = read_vector(vector), _counts(per_class)
+    plan = None if scratch is None else recipe(scratch, changes or ())
+    folder = open_pictures(pictures)
+    network = load(model, checkpoint)
+    for note in network.notes:
+        say(note)
+    with folder, progress("features") as tick, progress("classifiers") as step:
+        folder.max_bad = max_bad
+        twice = None
+        if source is not None:
+            twice = duplicates(network, folder, source, vector=way, cache=cache, progress=tick)
+            say(told_duplicates(twice))
+        found = measure(
+            network,
+            folder,
+            counts,
+            layer,
+            test=test,
+            folds=folds,
+            vector=way,
+            seed=seed,
+            without=twice,
+            scratch=plan,
+            runs=None if plan is None else out.with_name(f"{out.name}-runs"),
+            cache=cache,
+            progress=tick,
+            training=step,
+        )
+    found.save(out)
+    publish_file(out / "transfer.png", png(transfer_figure(found, beside=beside)))
+    tell_short(found.short)
+    typer.echo(_table(found, beside))
+    typer.echo(out)
+
+
+def _counts(text: str) -> list[int]:
+    """Raises UsageError U429."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdecimal() for word in words):
+        raise UsageError("U429", f"--per-class {text}", "is no list of numbers such as 15,30")
+    return [int(word) for word in words]
+
+
+def _table(found: Transfer, beside: str) -> str:
+    from convscope.records.transfer import PAPER, PAPER_SCRATCH
+
+    head = f"{'a class':>7}  {'accuracy':>12}  {'mean AP':>12}"
+    alone = bool((found.scratch == found.scratch).any())
+    head += f"  {'from scratch':>12}" if alone else ""
+    head += f"  {'paper':>12}  {'paper scratch':>13}" if beside else ""
+    lines = [head]
+    for row, count in enumerate(found.per_class):
+        line = (
+            f"{count:>7}  {percent(found.accuracy[row]):>12}  {percent(found.precision[row]):>12}"
+        )
+        line += f"  {percent(found.scratch[row]):>12}" if alone else ""
+        for wide, table in ((12, PAPER), (13, PAPER_SCRATCH)) if beside else ():
+            line += f"  {_paper(table[beside], count):>{wide}}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _paper(table: dict[int, tuple[float, float]], count: int) -> str:
+    return f"{table[count][0]:.1f} ± {table[count][1]:.1f}" if count in table else ""

@@ -1,0 +1,109 @@
+"""How well do a network's features tell other classes apart, by layer and by pictures a class?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from convscope.records.record import Record
+
+PAPER = {
+    "caltech-101": {15: (83.8, 0.5), 30: (86.5, 0.5)},
+    "caltech-256": {
+        1: (27.25, 0.89),
+        2: (39.24, 2.32),
+        3: (46.15, 0.83),
+        4: (51.84, 0.26),
+        5: (54.94, 0.41),
+        6: (57.01, 0.60),
+        7: (58.89, 0.58),
+        10: (62.60, 0.53),
+        15: (65.67, 0.24),
+        30: (70.64, 0.19),
+        45: (72.68, 0.38),
+        60: (74.18, 0.26),
+    },
+}
+"""Mean per-class accuracy in % and its spread, by pictures a class: Zeiler and Fergus 2014,
+tables 4 and 5, between these read off the vectors of figure 9."""
+PAPER_SCRATCH = {
+    "caltech-101": {15: (22.8, 1.5), 30: (46.5, 1.7)},
+    "caltech-256": {15: (9.0, 1.4), 30: (22.5, 0.7), 45: (31.2, 0.5), 60: (38.8, 1.4)},
+}
+PAPER_LAYERS = {
+    "caltech-101": {
+        "svm": {
+            1: (44.8, 0.7),
+            2: (66.2, 0.5),
+            3: (72.3, 0.4),
+            4: (76.6, 0.4),
+            5: (86.2, 0.8),
+            7: (85.5, 0.4),
+        },
+        "softmax": {5: (82.9, 0.4), 7: (85.4, 0.4)},
+    },
+    "caltech-256": {
+        "svm": {
+            1: (24.6, 0.4),
+            2: (39.6, 0.3),
+            3: (46.0, 0.3),
+            4: (51.3, 0.1),
+            5: (65.6, 0.3),
+            7: (71.7, 0.2),
+        },
+        "softmax": {5: (65.7, 0.5), 7: (72.6, 0.1)},
+    },
+}
+"""Table 7, by layer: 30 a class of Caltech-101, 60 of Caltech-256."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probes(Record):
+    """Linear classifiers on the features of each layer; accuracies are means over the classes."""
+
+    layers: tuple[str, ...]
+    """From pixels to scores."""
+    numbers: Int64[np.ndarray, "layers"]
+    """Length of each layer's vector."""
+    vectors: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """svm, softmax."""
+    accuracy: Float64[np.ndarray, "layers kinds folds"]
+    """Mean per-class accuracy, 0 to 1."""
+    per_class: int
+    """Training pictures of each class."""
+    test: int
+    """Test pictures, of all classes."""
+    classes: tuple[str, ...]
+    short: tuple[str, ...] = ()
+    """Classes with too few pictures, left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer(Record):
+    """A new softmax on frozen features, by the number of training pictures a class."""
+
+    layer: str
+    vector: str
+    per_class: tuple[int, ...]
+    accuracy: Float64[np.ndarray, "n folds"]
+    """Mean per-class accuracy, 0 to 1."""
+    precision: Float64[np.ndarray, "n folds"]
+    """Mean over the classes of the average precision of the softmax, as VOC counts it."""
+    each: Float64[np.ndarray, "n classes"]
+    """Accuracy of each class, mean over the folds."""
+    scratch: Float64[np.ndarray, "n folds"]
+    """The same as accuracy for a network trained from scratch on the same pictures; NaN where
+    none was."""
+    test: int
+    classes: tuple[str, ...]
+    short: tuple[str, ...] = ()
+    """Classes with too few pictures, left out."""
+    recipe: str = ""
+    """Of the network from scratch."""
+    duplicates: int = 0
+    """Pictures of the folder flagged as occurring in the source, or twice; -1 if not looked."""
+    left_out: int = 0
+    """Of these, not used."""

@@ -1,0 +1,158 @@
+"""How many pictures a class does a new softmax need on features learned elsewhere?
+
+Source: Zeiler and Fergus 2014, section 5.2, tables 4 to 6 and figure 9: all layers frozen but the
+softmax, trained anew on n pictures a class; the same network from scratch for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from convscope.errors import UsageError
+from convscope.images.builtin import opened
+from convscope.images.folder import Folder
+from convscope.methods.embedding import default_layer, embedding
+from convscope.methods.folds import TEST, Division, divisions, enough, first_of_each, require_folds
+from convscope.methods.linear import average_precision, per_class_accuracy, trained
+from convscope.methods.predict import evaluate
+from convscope.methods.vectors import Way
+from convscope.models.load import load
+from convscope.models.network import Network, whole
+from convscope.records.embedding import Embedding
+from convscope.records.neighbours import Duplicates
+from convscope.records.transfer import Transfer
+from convscope.studies.probes import protocol
+from convscope.training.recipe import Recipe
+from convscope.training.train import train
+
+Progress = Callable[[int, int], None]
+
+
+def transfer(
+    network: Network,
+    folder: Folder | Path | str,
+    per_class: Sequence[int] = (1, 2, 3, 5, 7, 10, 15, 30),
+    layer: str | None = None,
+    *,
+    test: int = TEST,
+    folds: int = 5,
+    vector: Way = "auto",
+    seed: int = 0,
+    without: Duplicates | None = None,
+    scratch: Recipe | None = None,
+    runs: Path | str | None = None,
+    cache: Path | str | None = None,
+    progress: Progress | None = None,
+    training: Progress | None = None,
+) -> Transfer:
+    """Mean per-class accuracy of a new softmax on the features of a layer, by pictures a class.
+
+    folder: with its classes as folders. layer: by default the last step before the scores.
+    In a fold all numbers of pictures share the test pictures, and fewer are some of more.
+    without: what `duplicates(network, folder, …)` found; of these, the first pictures are left
+    out. scratch: also train this recipe on the same pictures, in folders below `runs`; it is
+    judged after its best epoch on the test pictures, which favours it. progress: of the pass over
+    the pictures; training: of the classifiers.
+
+    Raises as `embedding` and `train`, and UsageError U429 (a number), U431 (scratch without
+    runs), DataError D175 (no classes), D176 (too few pictures). A class too small for
+    the largest number is left out, and named in `short`.
+    """
+    counts = tuple(sorted(set(per_class)))
+    require_folds(counts, test, folds)
+    if scratch is not None and runs is None:
+        raise UsageError("U431", "scratch", "needs a folder for its runs", next_step="give runs")
+    network = whole(network)
+    layer = default_layer(network) if layer is None else layer
+    with opened(folder) as pictures:
+        found = embedding(network, pictures, layer, vector=vector, cache=cache, progress=progress)
+        features = found[layer]
+        usable = _kept(features, without)
+        label, short = enough(usable, features.classes, counts[-1])
+        parts = list(divisions(label, counts[-1], test, folds=folds, seed=seed))
+        tables = _tables(features, label, counts, parts, training)
+        alone = np.full((len(counts), folds), np.nan)
+        if scratch is not None and runs is not None:
+            alone = _scratch(pictures, features, counts, parts, scratch, Path(runs))
+    present = np.unique(label[label >= 0])
+    return Transfer(
+        layer=layer,
+        vector=features.vector,
+        per_class=counts,
+        accuracy=np.nanmean(tables[0], 2),
+        precision=np.nanmean(tables[1], 2),
+        each=tables[0].mean(1),
+        scratch=alone,
+        test=len(parts[0][1]),
+        classes=tuple(features.classes[number] for number in present),
+        recipe="" if scratch is None else scratch.model,
+        duplicates=-1 if without is None else without.pictures,
+        left_out=int((usable != features.label).sum()),
+        short=short,
+        origin={**features.origin, **protocol(seed), "method": "transfer"},
+    )
+
+
+def _kept(features: Embedding, without: Duplicates | None) -> Int64[np.ndarray, "n"]:
+    """The labels, -1 for pictures that are left out."""
+    if without is None:
+        return features.label
+    return np.where(np.isin(features.number, without.first_number), -1, features.label)
+
+
+def _tables(
+    features: Embedding,
+    label: Int64[np.ndarray, "n"],
+    counts: tuple[int, ...],
+    parts: list[Division],
+    training: Progress | None,
+) -> tuple[Float64[np.ndarray, "n folds classes"], Float64[np.ndarray, "n folds classes"]]:
+    """Accuracy and average precision of each class."""
+    present = np.unique(label[label >= 0])
+    shape = (len(counts), len(parts), len(present))
+    accuracy, precision = np.zeros(shape), np.zeros(shape)
+    values, truth = np.asarray(features.values), np.searchsorted(present, label)
+    for fold, (pool, check) in enumerate(parts):
+        for row, count in enumerate(counts):
+            train = first_of_each(pool, label, count)
+            cut = trained("softmax", values[train], truth[train], len(present))
+            scores = cut.scores(values[check])
+            accuracy[row, fold] = per_class_accuracy(scores, truth[check])
+            share = _softmax(scores)
+            for number in range(len(present)):
+                positive = truth[check] == number
+                precision[row, fold, number] = average_precision(share[:, number], positive)
+            if training is not None:
+                training(fold * len(counts) + row + 1, len(parts) * len(counts))
+    return accuracy, precision
+
+
+def _softmax(scores: np.ndarray) -> Float64[np.ndarray, "n classes"]:
+    raised = np.exp(scores.astype(np.float64) - scores.max(1, keepdims=True))
+    share: Float64[np.ndarray, "n classes"] = raised / raised.sum(1, keepdims=True)
+    return share
+
+
+def _scratch(
+    folder: Folder,
+    features: Embedding,
+    counts: tuple[int, ...],
+    parts: list[Division],
+    recipe: Recipe,
+    runs: Path,
+) -> Float64[np.ndarray, "n folds"]:
+    """One run folder for each number and fold; what is finished there is not trained again."""
+    found = np.zeros((len(counts), len(parts)))
+    for fold, (pool, check) in enumerate(parts):
+        judging = folder.subset(sorted(features.number[check].tolist()))
+        for row, count in enumerate(counts):
+            rows = first_of_each(pool, features.label, count)
+            teaching = folder.subset(sorted(features.number[rows].tolist()))
+            run = train(recipe, teaching, judging, runs / f"{count}-fold{fold}")
+            result = evaluate(load(str(run.folder)), judging)
+            found[row, fold] = float(np.nanmean(result.per_class))
+    return found
