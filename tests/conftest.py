@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 # Before torch is imported, here and in the processes that tests start: with several threads each
 # operation waits for the slowest, which on a busy machine takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that on several cores it is not the one that all wait for."""
+    items.sort(key=lambda item: "test_docs" not in item.nodeid)
