@@ -123,6 +123,8 @@ def test_a_fork_does_not_touch_its_parents_decoders(herd) -> None:
 def test_ctrl_c_reaches_the_consumer_and_not_the_decoders(herd) -> None:
     code = (
         "import os, signal\n"
+        # Ignored where the tests run in a shell's background, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "pictures = folder.read(numbers=[1] * 30)\n"
         "next(pictures)\n"
         "try:\n"
