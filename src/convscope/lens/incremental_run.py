@@ -47,7 +47,7 @@ class Run:
         sizes = [sizes_of(plan, like.element_size()) for plan in self.plans]
         self.needs = max(kept + TEMPORARY * largest for largest, kept in sizes)
         """Bytes for one position."""
-        self._head = Head(graph)
+        self._head, self._device = Head(graph), like.device
         self._summed = {n.takes[0] for n in graph.nodes.values() if n.kind == "mean"}
         self._rows: dict[int, Rows] = {}
         rooms: dict[int, int] = {}
@@ -104,7 +104,8 @@ class Run:
         if key in self._indices:
             return self._indices[key]
         wanted = plan.wanted(source, taker, portion)
-        index = row_numbers(*plan.axes(source), (portion.down, portion.across), wanted)
+        at = (portion.down, portion.across)
+        index = row_numbers(*plan.axes(source), at, wanted).to(self._device)
         if self._kept < INDICES:
             self._indices[key] = index
             self._kept += index.numel() * index.element_size()
