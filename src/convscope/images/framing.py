@@ -89,7 +89,8 @@ class Framing:
         left, top, right, bottom = box
         reach = REACH[self.interpolation] * max(1.0, (bottom - top) / height) + 1
         first, last = max(0, int(top - reach)), min(picture.height, int(bottom + reach) + 1)
-        strip = picture.crop((0, first, picture.width, last))
+        whole = (first, last) == (0, picture.height)
+        strip = picture if whole else picture.crop((0, first, picture.width, last))
         how, rows = FILTERS[self.interpolation], strip.height
         strip = strip.resize((width, rows), how, box=(left, 0, right, rows))
         return strip.resize((width, height), how, box=(0, top - first, width, bottom - first))
