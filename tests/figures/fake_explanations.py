@@ -92,6 +92,7 @@ def explanation(
         "score": 0.6,
         "label": "",
         "coverage": (0.1,) * len(maps),
+        "origin": {"model": "package.module:<net>", "seed": 0},
         "agreement": Agreement(methods, table) if len(maps) > 1 else None,
     }
     tests = tuple(tests) or (outcome(),) * len(maps)

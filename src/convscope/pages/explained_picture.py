@@ -39,6 +39,7 @@ def picture(found: Explanation, folder: Path, at: str) -> dict[str, Any]:
         "maps": [_map(found, number, folder, at) for number in range(len(found.methods))],
         "refused": {name: printable(why) for name, why in found.refused.items()},
         "agreement": _agreement(found),
+        "origin": {name: printable(str(value)) for name, value in found.origin.items() if value},
     }
 
 

@@ -105,7 +105,7 @@ def _page(path: Path, template: str, root: str, **fields: Any) -> None:
     page = environment.get_template(f"explain/{template}").render(
         policy=POLICY, root=root, version=convscope.__version__, **fields
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _line(found: Explanation, place: str) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -46,6 +48,8 @@ class Explanation:
     """In the picture's pixels, where somebody marked something."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Methods that are not defined for this network, and why."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """The network, its weights, and how the maps were tested."""
 
     def save(self, folder: Path | str) -> Path:
         """Write all records into a new folder, one folder each. Raises OutputError O501."""
@@ -55,6 +59,10 @@ class Explanation:
     def write(self, folder: Path) -> None:
         """The same into a folder that is being made."""
         self.prediction.save(folder / "prediction")
+        origin = json.dumps(dict(self.origin), indent=2, ensure_ascii=False, default=str)
+        (folder / "made.json").write_text(
+            origin + "\n", encoding="utf-8", errors="backslashreplace"
+        )
         if self.agreement is not None:
             self.agreement.save(folder / "agreement")
         for kind, records in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,22 @@ def explain(
         agreement=agreement(maps) if len(maps) > 1 else None,
         boxes=_boxes(network, boxes, picture),
         refused=refused,
+        origin=made_by(network, checks),
     )
+
+
+def made_by(network: Network, checks: Checks) -> dict[str, Any]:
+    """What else decides the numbers."""
+    return {
+        "model": network.spec,
+        "weights": network.weights,
+        "sha256": network.sha256,
+        "preprocess": network.preprocess.describe(),
+        "steps": checks.steps,
+        "random maps": checks.random,
+        "seed": checks.seed,
+        "convscope": __version__,
+    }
 
 
 def seen(

@@ -11,7 +11,6 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from convscope import __version__
 from convscope.errors import DataError
 from convscope.images.folder import Folder, Picture
 from convscope.methods.cam_case import prepared
@@ -21,7 +20,7 @@ from convscope.methods.pointing import energy_inside, inside, pointing, share_in
 from convscope.methods.targets import Target
 from convscope.models.load import Network
 from convscope.records.explanation import METRICS, Explanation, Explanations
-from convscope.studies.explain import Checks, explain, probabilities
+from convscope.studies.explain import Checks, explain, made_by, probabilities
 from convscope.units import Box
 
 Progress = Callable[[int, int], None]
@@ -218,18 +217,11 @@ def _gathered(
         pointing_blob=_mean(numbers("middle")),
         refused=dict(first.refused),
         origin={
-            "model": network.spec,
-            "weights": network.weights,
-            "sha256": network.sha256,
+            **made_by(network, checks),
             "pictures": str(folder.root),
-            "preprocess": network.preprocess.describe(),
-            "steps": checks.steps,
-            "random maps": checks.random,
-            "seed": checks.seed,
             "layers": {
                 name: one.layer for name, one in zip(first.methods, first.maps, strict=True)
             },
-            "convscope": __version__,
         },
     )
 
