@@ -135,3 +135,14 @@ def test_steps_end_with_the_last_layer_that_changes_the_numbers() -> None:
         "0.fc",
     ]
     assert default_layer(network()) == "relu3"
+
+
+def test_a_rectifier_that_works_in_place_does_not_reach_the_features_before_it(
+    noise: Path,
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 33 * 29, 5), nn.ReLU(inplace=True))
+    found = embedding(network(model), Folder(noise, max_bad=0.1), ["1", "2"])
+    before, after = found["1"].values, found["2"].values
+    assert before.min() < 0
+    assert np.maximum(before, 0).tolist() == after.tolist()
