@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision.models as zoo
-from quiet import Samples, interleaved, machine, ratio
+from quiet import Samples, interleaved, ratio
+from rows import Report, options, report, row
 from torch import Tensor, nn
 
 from convscope.methods.cam import METHODS
@@ -42,6 +43,7 @@ PEERS = {
     "ablationcam": "AblationCAM",
     "scorecam": "ScoreCAM",
 }
+GOALS = dict.fromkeys(PEERS, (2.5, 4.0)) | {"ablationcam": (200.0, 1000.0), "scorecam": (2.5, 4.0)}
 ONCE_A_MAP = {"ablationcam", "scorecam"}
 LAYERS = {"squeezenet": "features.12", "vgg16": "features.30", "resnet50": "layer4.2"}
 MODELS = {"squeezenet": "squeezenet1_0", "vgg16": "vgg16", "resnet50": "resnet50"}
@@ -124,7 +126,7 @@ def partly(job: Work, method: str, limit: float) -> tuple[Callable[[], Any], flo
     return run, job.maps / (batches * batch)
 
 
-def measure(name: str, method: str, rounds: int, limit: float, patience: float) -> str:
+def measure(out: Report, name: str, method: str, limit: float) -> str:
     job = work(name)
     mine, peer, factor, difference = ours(job, method), theirs(job, method), 1.0, float("nan")
     if method in ONCE_A_MAP and job.forward * job.maps > limit:
@@ -133,10 +135,16 @@ def measure(name: str, method: str, rounds: int, limit: float, patience: float) 
         one, other = mine(), peer()
         # Where the library leaves a sign to chance, the inverted map is the same map.
         difference = float(np.abs(one - other).max() / np.abs(other).max())
-    samples = interleaved({"ours": mine, "peer": peer}, rounds, patience=patience)
+    samples = interleaved({"ours": mine, "peer": peer}, out.rounds, patience=out.patience)
     scaled = Samples([s * factor for s in samples["peer"].seconds], samples["peer"].thrown)
     scaled.noisy = samples["peer"].noisy
     estimated = " est." if factor != 1 else ""
+    note = (
+        f"maps differ by {difference:.1e}" if factor == 1 else "the peer is estimated from a part"
+    )
+    floor, goal = GOALS[method]
+    more = {"note": note, "floor": floor, "goal": goal}
+    out.rows.append(row(f"{method}, {name}", PGC, samples["ours"], scaled, **more))
     return (
         f"{name:11}{method:13} ours {samples['ours']}  peer {scaled}{estimated}  "
         f"{ratio(samples['ours'], scaled)}  difference {difference:.1e}"
@@ -147,15 +155,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--methods", nargs="+", default=list(PEERS), choices=list(PEERS))
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=30.0, help="seconds for one peer's run")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for quiet")
+    options(parser)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(machine(), flush=True)
+    out = report(chosen)
     for name in chosen.networks:
         for method in chosen.methods:
-            print(measure(name, method, chosen.rounds, chosen.limit, chosen.patience), flush=True)
+            print(measure(out, name, method, chosen.limit), flush=True)
+    out.save()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from quiet import interleaved, machine, ratio
+from quiet import interleaved, ratio
+from rows import Report, options, report, row
 from torch import Tensor, nn
 
 from convscope.methods.deconvnet import project
@@ -79,7 +80,7 @@ class Tutorial:
         return signal[0]
 
 
-def measured(name: str, layer: str, neurons: int, rounds: int) -> None:
+def measured(out: Report, name: str, layer: str, neurons: int) -> None:
     make, side = NETWORKS[name]
     net, image = make().eval(), torch.randn(3, side, side)
     tutorial = Tutorial(net, image, layer)
@@ -100,7 +101,8 @@ def measured(name: str, layer: str, neurons: int, rounds: int) -> None:
 
     a, b = ours(), torch.stack(kept())
     difference = float(((a - b).abs().amax((1, 2, 3)) / b.abs().amax((1, 2, 3))).max())
-    times = interleaved({"ours": ours, "kept": kept, "anew": anew}, rounds)
+    jobs = {"ours": ours, "kept": kept, "anew": anew}
+    times = interleaved(jobs, out.rounds, patience=out.patience)
     mine, *peers = times.values()
     each = ", ".join(
         f"{key} {samples.median / neurons * 1e3:.2f}" for key, samples in times.items()
@@ -108,6 +110,12 @@ def measured(name: str, layer: str, neurons: int, rounds: int) -> None:
     print(f"{name} {layer} ({channels} × {height} × {width}): ms a neuron: {each}")
     print(f"    faster than kept {ratio(mine, peers[0])}, than anew {ratio(mine, peers[1])}")
     print(f"    largest difference {difference:.1e}", flush=True)
+    job = f"{neurons} projections, {name} {layer}"
+    note = f"largest difference {difference:.1e}"
+    for peer, which in zip(
+        peers, ("tutorial, switches kept", "tutorial, a pass each"), strict=True
+    ):
+        out.rows.append(row(job, which, mine, peer, note=note))
 
 
 def main() -> None:
@@ -115,13 +123,14 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--layers", nargs="+", default=[f"conv{n}" for n in range(1, 6)])
     parser.add_argument("--neurons", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    options(parser)
     given = parser.parse_args()
-    print(machine())
+    out = report(given)
     with torch.no_grad():
         for name in given.networks:
             for layer in given.layers:
-                measured(name, layer, given.neurons, given.rounds)
+                measured(out, name, layer, given.neurons)
+    out.save()
 
 
 if __name__ == "__main__":
