@@ -22,6 +22,7 @@ DATA = ROOT.parent / "shared" / "data"
 REAL = {
     "flower_photos": DATA / "flowers",
     "imagenet-samples": DATA / "imagenet-samples",
+    "kangaroo": DATA / "kangaroo",
     "squeezenet1_0_imagenet.safetensors": DATA / "squeezenet1_0_imagenet.safetensors",
 }
 """What slow blocks may use besides; absent on most machines."""
