@@ -25,8 +25,10 @@ def test_the_support_vector_machine_is_scikit_learn_s(classes: int, strength: fl
     features, label = clouds(classes)
     cut = trained("svm", features, label, classes, strength)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    peer = LinearSVC(C=strength, tol=1e-8, max_iter=100_000).fit(unit - cut.mean, label)
-    theirs = peer.decision_function(unit - cut.mean)
+    left = unit - unit.mean(0)
+    left /= np.sqrt((left**2).sum(1).mean())
+    peer = LinearSVC(C=strength, tol=1e-8, max_iter=100_000).fit(left, label)
+    theirs = peer.decision_function(left)
     ours = cut.scores(features)
     if classes == 2:
         np.testing.assert_allclose(ours, np.stack([-theirs, theirs], 1), atol=1e-2)
@@ -52,6 +54,17 @@ def test_lengths_of_features_do_not_count_and_zeros_do_no_harm() -> None:
     ours, theirs = (trained("svm", rows, label, 3) for rows in (features, longer))
     np.testing.assert_allclose(ours.scores(features), theirs.scores(longer), atol=1e-3)
     assert np.isfinite(ours.scores(np.zeros((1, 12), np.float32))).all()
+
+
+@pytest.mark.parametrize("kind", ["svm", "softmax"])
+def test_features_that_are_nearly_the_same_are_told_apart_all_the_same(kind: str) -> None:
+    """As in early layers, whose features share most of their length."""
+    draw = np.random.default_rng(0)
+    label = np.arange(600) % 60
+    small = draw.standard_normal((60, 100))[label] + 0.3 * draw.standard_normal((600, 100))
+    features = (30 + small).astype(np.float32)
+    cut = trained(kind, features, label, 60)
+    assert (cut.scores(features).argmax(1) == label).mean() > 0.95
 
 
 def test_each_class_counts_the_same_however_many_pictures_it_has() -> None:

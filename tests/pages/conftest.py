@@ -41,12 +41,17 @@ class Window:
         self.page.on("console", lambda m: self.faults.append(f"console: {m.text}"))
         self.page.on("pageerror", lambda e: self.faults.append(f"error: {e}"))
         self.page.on("dialog", self._dialog)
-        self.page.on("requestfailed", lambda r: self.faults.append(f"failed: {r.url}"))
+        self.page.on("requestfailed", self._failed)
         self.page.on("request", self._request)
 
     def _dialog(self, dialog: Any) -> None:
         self.faults.append(f"dialog: {dialog.message}")
         dialog.dismiss()
+
+    def _failed(self, request: Any) -> None:
+        """A picture still on its way when the screen is left is given up: that is no fault."""
+        if request.failure != "net::ERR_ABORTED":
+            self.faults.append(f"failed: {request.url}: {request.failure}")
 
     def _request(self, request: Any) -> None:
         if not request.url.startswith(("file:", "about:")):

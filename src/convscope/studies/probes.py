@@ -84,7 +84,7 @@ def probes(
 def protocol(seed: int) -> dict[str, object]:
     """What else decides the numbers."""
     return {
-        "features": "length 1, less the training pictures' mean",
+        "features": "length 1, less the training pictures' mean, scaled to a mean square of 1",
         "strength": dict(STRENGTH),
         "seed": seed,
         "convscope": __version__,
