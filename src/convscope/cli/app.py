@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from convscope import __version__
+from convscope.cli.ablation import ablation
 from convscope.cli.atlas import atlas
 from convscope.cli.check import check
 from convscope.cli.correspondence import correspondence
@@ -73,6 +74,7 @@ for command in (
     similar,
     probes,
     transfer,
+    ablation,
 ):
     app.command()(command)
 

@@ -1,0 +1,90 @@
+"""What does each layer bring, when a network is trained again without it?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convscope.cli.predict import Views
+from convscope.cli.progress import say
+from convscope.cli.skipped import MaxBad
+from convscope.cli.stop import stop_on_signals
+from convscope.cli.study_files import save_figure, save_table
+from convscope.cli.train import pair
+from convscope.cli.training_bar import training_bar
+
+
+def ablation(
+    pictures: Annotated[
+        str,
+        typer.Argument(help="Class folders, a folder with train and val in it, or builtin:photos."),
+    ],
+    recipe: Annotated[
+        str, typer.Option(help="tutorial, paper, best, demo or a .toml file, for all variants.")
+    ] = "tutorial",
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe.")
+    ] = None,
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(help="Names with commas, or one NAME=NETWORK; several times if need be."),
+    ] = None,
+    common: Annotated[
+        str, typer.Option("--with", help="Options of all variants: width=0.25,norm=batch.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(help="Trainings of each variant.")] = 1,
+    validation: Annotated[
+        str | None, typer.Option(help="Pictures to judge by; else a tenth of PICTURES.")
+    ] = None,
+    views: Views = 1,
+    out: Annotated[
+        Path, typer.Option(help="Folder: new, or of the same study, which then goes on.")
+    ] = Path("ablation"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads that make batches.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps.")] = "auto",
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """Retrain variants of AlexNet and ZFNet without layers or with larger ones (table 3).
+
+    Example: convscope ablation flower_photos --recipe best --with width=0.25,norm=batch
+    """
+    from convscope.figures.ablation import ablation_figure
+    from convscope.figures.ablation_table import ablation_table
+    from convscope.publish import require_free
+    from convscope.studies.ablation import ablation as study
+    from convscope.studies.ablation_variants import VARIANTS
+    from convscope.training.recipe_text import recipe as read_recipe
+
+    result = out / "result"
+    require_free(result)
+    plan = read_recipe(recipe, changes or ())
+    teaching, judging = pair(pictures, validation)
+    teaching.max_bad = judging.max_bad = max_bad
+    with stop_on_signals() as stop, training_bar() as progress:
+        found = study(
+            plan,
+            teaching,
+            judging,
+            out,
+            split_names(variants or VARIANTS),
+            common=common,
+            seeds=seeds,
+            views=views,
+            progress=progress,
+            tell=say,
+            stop=stop,
+            threads=threads,
+            accelerator=accelerator,
+        )
+    found.save(result)
+    save_table(ablation_table(found), result / "table.md")
+    typer.echo(save_figure(ablation_figure(found), result / "figure"))
+
+
+def split_names(given: list[str] | dict[str, str]) -> list[str]:
+    """`a,b` is two names; in `name=network:x=1,y=2` commas belong to the network."""
+    return [
+        piece for text in given for piece in ([text] if "=" in text else text.split(",")) if piece
+    ]

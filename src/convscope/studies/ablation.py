@@ -1,0 +1,167 @@
+"""What does each layer bring: what if it is left out, or larger, and all is trained again?
+
+Source: Zeiler and Fergus 2014, §5.1 and table 3: layers of AlexNet and of their own network are
+left out or resized, each variant is trained from scratch, training and validation error compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from convscope import __version__
+from convscope.errors import ModelError, UsageError
+from convscope.images.folder import Folder
+from convscope.methods.paired import sign_test
+from convscope.methods.predict import evaluate
+from convscope.models.load import load
+from convscope.records.ablation import Ablation
+from convscope.records.predictions import Evaluation
+from convscope.studies.ablation_variants import VARIANTS, base_of, chosen, counted
+from convscope.training.recipe import Recipe
+from convscope.training.recipe_text import to_json
+from convscope.training.story import Progress
+from convscope.training.train import train
+
+TOP5 = 5
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One variant, trained once."""
+
+    training: Evaluation
+    validation: Evaluation
+
+
+def ablation(
+    recipe: Recipe,
+    training: Folder,
+    validation: Folder,
+    out: Path | str,
+    variants: Sequence[str] = tuple(VARIANTS),
+    *,
+    common: str = "",
+    seeds: int = 1,
+    views: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+    tell: Tell = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+    **how: Any,
+) -> Ablation:
+    """Train every variant from scratch by the same recipe; training and validation error of each.
+
+    variants, common: as `chosen`; the recipe's own model is not used. seeds: how many, from the
+    recipe's on. Each run has its folder `out/NAME` (`out/NAME-seedN` for further seeds): the same
+    call goes on where it was stopped, and what is trained is not trained again. Errors are those
+    of the last epoch, so that no picture of the validation chose it, in float32, without dropout
+    and augmentation, the same for training and validation pictures: one view (the centre) or ten.
+
+    progress: of each training; tell: a line whenever a variant begins, ends or fails. One that
+    fails leaves the others alone. stop, and threads, accelerator, memory as keywords: see `train`.
+
+    Raises UsageError U403 (variants), U404 (seeds), ModelError M593 (none could be trained), for a
+    variant that cannot be built what `load` raises, before any is trained, and as `train`.
+    """
+    if not 1 <= seeds <= 100:
+        raise UsageError("U404", f"seeds={seeds}", "lies between 1 and 100")
+    plan = chosen(variants, common)
+    size = (recipe.test_size, recipe.test_size)
+    counts = np.array([counted(v.spec, len(training.classes), size) for v in plan], np.int64)
+    trials: dict[tuple[int, int], _Trial] = {}
+    failed = [""] * len(plan)
+    for turn, number in product(range(seeds), range(len(plan))):
+        own = replace(recipe, model=plan[number].spec, seed=recipe.seed + turn)
+        run = Path(out) / (plan[number].name + (f"-seed{own.seed}" if turn else ""))
+        tell(f"{run.name}: {turn * len(plan) + number + 1} of {seeds * len(plan)}")
+        try:
+            train(own, training, validation, run, progress=progress, stop=stop, **how)
+        except (ModelError, RuntimeError, MemoryError) as fault:
+            failed[number] = failed[number] or str(fault)
+            tell(f"{run.name}: failed, the others go on: {fault}")
+            continue
+        trials[number, turn] = trial = _measured(run, training, validation, views)
+        errors = [f"{1 - part.top1:.1%}" for part in (trial.training, trial.validation)]
+        tell(f"{run.name}: training error {errors[0]}, validation error {errors[1]}")
+    if not trials:
+        raise ModelError("M593", plan[0].name, f"no variant could be trained: {failed[0]}")
+    return Ablation(
+        variants=tuple(variant.name for variant in plan),
+        specs=tuple(variant.spec for variant in plan),
+        seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
+        parameters=counts[:, 0],
+        multiply_adds=counts[:, 1],
+        **_errors(trials, base_of(plan), seeds, len(training.classes)),
+        failed=tuple(failed),
+        classes=len(training.classes),
+        pictures=_used(trials),
+        size=size,
+        views=views,
+        epochs=recipe.epochs,
+        origin={
+            "method": "ablation",
+            "recipe": to_json(recipe),
+            "common": common,
+            "training pictures": training.sha256,
+            "validation pictures": validation.sha256,
+            "version": __version__,
+        },
+    )
+
+
+def _measured(run: Path, training: Folder, validation: Folder, views: int) -> _Trial:
+    """Kept in the run's folder, so that a study that goes on need not look again."""
+    found = []
+    for name, folder in (("training", training), ("validation", validation)):
+        place = run / f"last-{name}-{views}"
+        if not place.exists():
+            network = load(run / "last.safetensors")
+            evaluate(network, folder, views=views).save(place)
+        found.append(Evaluation.load(place))
+    return _Trial(*found)
+
+
+def _errors(
+    trials: dict[tuple[int, int], _Trial], base: list[int], seeds: int, classes: int
+) -> dict[str, np.ndarray]:
+    """Errors of all trials, and in which pictures each differs from its base."""
+    many = len(base)
+    errors = np.full((2, many, seeds, 2), np.nan)
+    lost, gained = np.zeros((2, many, seeds), np.int64)
+    p = np.full((many, seeds), np.nan)
+    for (number, turn), trial in trials.items():
+        for part, found in enumerate((trial.training, trial.validation)):
+            errors[part, number, turn] = 1 - found.top1, 1 - found.top5
+        other = trials.get((base[number], turn))
+        if other is not None:
+            mine, theirs = _right(trial.validation), _right(other.validation)
+            lost[number, turn] = (theirs & ~mine).sum()
+            gained[number, turn] = (mine & ~theirs).sum()
+            p[number, turn] = sign_test(lost[number, turn], gained[number, turn])
+    if classes <= TOP5:
+        errors[..., 1] = np.nan
+    return {
+        "training": errors[0],
+        "validation": errors[1],
+        "base": np.array(base, np.int64),
+        "lost": lost,
+        "gained": gained,
+        "p": p,
+    }
+
+
+def _right(found: Evaluation) -> Bool[np.ndarray, "pictures"]:
+    return np.asarray(found.likeliest[:, 0] == found.labels, np.bool_)
+
+
+def _used(trials: dict[tuple[int, int], _Trial]) -> tuple[int, int]:
+    """Training and validation pictures that could be used."""
+    one = next(iter(trials.values()))
+    return len(one.training.labels), len(one.validation.labels)
