@@ -87,7 +87,7 @@ def ablation(
             failed[number] = failed[number] or str(fault)
             tell(f"{run.name}: failed, the others go on: {fault}")
             continue
-        trials[number, turn] = trial = _measured(run, training, validation, views)
+        trials[number, turn] = trial = _measured(own.model, run, training, validation, views)
         errors = [f"{1 - part.top1:.1%}" for part in (trial.training, trial.validation)]
         tell(f"{run.name}: training error {errors[0]}, validation error {errors[1]}")
     if not trials:
@@ -116,13 +116,13 @@ def ablation(
     )
 
 
-def _measured(run: Path, training: Folder, validation: Folder, views: int) -> _Trial:
+def _measured(spec: str, run: Path, training: Folder, validation: Folder, views: int) -> _Trial:
     """Kept in the run's folder, so that a study that goes on need not look again."""
     found = []
     for name, folder in (("training", training), ("validation", validation)):
         place = run / f"last-{name}-{views}"
         if not place.exists():
-            network = load(run / "last.safetensors")
+            network = load(spec, run / "last.safetensors")
             evaluate(network, folder, views=views).save(place)
         found.append(Evaluation.load(place))
     return _Trial(*found)

@@ -29,7 +29,8 @@ VARIANTS: dict[str, str] = {
 }
 """Zeiler and Fergus 2014, table 3, in its order."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SEED = re.compile(r"-seed\d+$")
+TAKEN = re.compile(r"result|.*-seed\d+")
+"""Folders that the study makes itself."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,8 @@ def chosen(wanted: Iterable[str], common: str = "") -> tuple[Variant, ...]:
         if not own and name not in VARIANTS:
             hint = nearest(name, VARIANTS).replace("it has", "there are")
             raise UsageError("U403", name, f"no such variant; {hint}", next_step="or NAME=NETWORK")
-        if not NAME.fullmatch(name) or SEED.search(name):
-            what = (
-                "is no name for a variant: letters, digits, dots and dashes, no -seed1 at its end"
-            )
+        if not NAME.fullmatch(name) or TAKEN.fullmatch(name):
+            what = "is no name for a variant: letters, digits, . _ -; not result, nor -seed1 last"
             raise UsageError("U403", name, what, next_step="one NAME=NETWORK at a time")
         if name in found:
             raise UsageError("U403", name, "names two variants", next_step="give one another name")
