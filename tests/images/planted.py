@@ -15,17 +15,19 @@ from convscope.images.limits import Limits
 honest = files.read
 
 
-def read(path: bytes, limits: Limits, wait: Callable[[float], object]) -> bytes:
+def read(
+    path: bytes, limits: Limits, wait: Callable[[float], object], part: files.Part | None = None
+) -> bytes:
     name = os.fsdecode(path.rsplit(b"/", 1)[-1])
     met = Path(os.fsdecode(path) + ".met")
     if name.startswith("once-"):
         if met.exists():
-            return honest(path, limits, wait)
+            return honest(path, limits, wait, part)
         met.touch()
     for word, harm in HARMS.items():
         if word in name:
             harm()
-    return honest(path, limits, wait)
+    return honest(path, limits, wait, part)
 
 
 def spin() -> None:

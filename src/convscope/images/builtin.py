@@ -23,6 +23,7 @@ from convscope.images.flowers import flowers_folder
 from convscope.images.folder import Folder, some_pictures
 from convscope.images.patches import COUNTS, Variant, recipe, write_patches
 from convscope.images.photos import PHOTOS, photo_file
+from convscope.images.shards import Shards, is_shards
 
 SETS = {"photos": "train", "photos-val": "val"}
 OPTIONS = ("shortcut", "seed")
@@ -37,15 +38,19 @@ def open_pictures(
     progress: Progress | None = None,
 ) -> Folder:
     """The pictures that a name means: a folder's path, `builtin:photos`, `builtin:photos-val`,
-    these with `?shortcut=CLASS&seed=N`, or `flowers` once downloaded.
+    these with `?shortcut=CLASS&seed=N`, `flowers` once downloaded, or WebDataset shards such as
+    `val-{000000..000049}.tar`.
 
     cache: where built-in pictures and flowers are kept (the user's cache). Raises UsageError
-    U210 or U211 on an unknown name or option, DataError D100 if there are no pictures.
+    U210 or U211 on an unknown name or option, DataError D100 if there are no pictures, and as
+    `Shards`.
     """
     if spec.startswith("builtin:"):
         return builtin(spec.removeprefix("builtin:"), cache, workers=workers, progress=progress)
     if spec == "flowers" and not Path(spec).exists():
         return Folder(flowers_folder(cache), workers=workers)
+    if is_shards(spec):
+        return Shards(spec, workers=workers)
     try:
         return Folder(spec, workers=workers)
     except DataError as fault:
@@ -89,7 +94,9 @@ def open_all(names: Sequence[str]) -> list[Folder]:
 
 
 def _is_set(name: str) -> bool:
-    return name.startswith("builtin:") or name == "flowers" or bool(name and Path(name).is_dir())
+    if name.startswith("builtin:") or name == "flowers" or is_shards(name):
+        return True
+    return bool(name and Path(name).is_dir())
 
 
 def builtin(

@@ -3,8 +3,9 @@
 Started as `python -m convscope.images.child` by decoder.py, with neither torch nor NumPy, so that
 it is ready in well under a tenth of a second. It ends when its input ends.
 
-Request: kind, length, payload. Answer: kind, height, width, SHA-256 of the file, its size,
-length of the text; then the text, then height × width × 3 bytes.
+Request: kind, length, payload: a path, or a place in an archive (PLACE). Answer: kind, height,
+width, SHA-256 of the file, its size, length of the text; then the text, then height × width × 3
+bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from convscope.images.limits import Fault, Limits
 
 REQUEST = struct.Struct("<cI")
 ANSWER = struct.Struct("<cII32sQI")
-SETUP, PATH = b"S", b"P"
+SETUP, PATH, MEMBER = b"S", b"P", b"T"
+PLACE = struct.Struct("<QQI")
+"""Of a member: first byte, size, length of the archive's path; path and own name follow."""
 READY, PIXELS, FAULT, UNREAD, MEMORY = b"H", b"P", b"F", b"U", b"M"
 
 OWN_ENDINGS = {
@@ -59,8 +62,12 @@ class Worker:
             payload = self.requests.read(length)
             if kind == SETUP:
                 self.set_up(payload)
+            elif kind == MEMBER:
+                start, size, long = PLACE.unpack_from(payload)
+                rest = payload[PLACE.size :]
+                self.picture(rest[:long], ending(rest[long:]), (start, size))
             else:
-                self.picture(payload)
+                self.picture(payload, ending(payload))
 
     def set_up(self, payload: bytes) -> None:
         told = json.loads(payload)
@@ -69,11 +76,14 @@ class Worker:
         self.framing = framing and Framing(**{**framing, "crop": tuple(framing["crop"])})
         hold_back(self.limits)
 
-    def picture(self, path: bytes) -> None:
-        """Answer for one path. SIGPROF ends the process when its processor time is over."""
+    def picture(self, path: bytes, name_ends: bytes, part: files.Part | None = None) -> None:
+        """Answer for one file, or a part of it.
+
+        SIGPROF ends the process when its processor time is over.
+        """
         signal.setitimer(signal.ITIMER_PROF, self.limits.seconds)
         try:
-            data = files.read(path, self.limits, time.sleep)
+            data = files.read(path, self.limits, time.sleep, part)
         except Fault as fault:
             self.answer(FAULT, f"{fault.code} {fault.text}")
         except OSError as fault:
@@ -81,7 +91,7 @@ class Worker:
         except MemoryError:
             self.answer(MEMORY)
         else:
-            self.content(data, ending(path))
+            self.content(data, name_ends)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
 

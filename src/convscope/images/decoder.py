@@ -19,13 +19,13 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from convscope.errors import EnvironmentFault
-from convscope.images.child import ANSWER, PATH, REQUEST, SETUP
+from convscope.images.child import ANSWER, MEMBER, PATH, PLACE, REQUEST, SETUP
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
 
@@ -46,6 +46,20 @@ class ChildLost(Exception):
         """Whether it was stopped for using too much processor time."""
         self.silent = silent
         """Whether it lives but does not answer: it waits for a disk, or is not let run."""
+
+
+class Member(NamedTuple):
+    """A file inside an archive that is not compressed."""
+
+    archive: bytes
+    start: int
+    """First byte."""
+    size: int
+    name: bytes
+
+
+Source = bytes | Member
+"""Where a picture lies: a file's path, or a place in an archive."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +119,13 @@ class Child:
         }
         self._send(SETUP, json.dumps(told).encode())
 
-    def ask(self, path: bytes) -> None:
+    def ask(self, source: Source) -> None:
         """Ask for a picture; answers come in the order of the questions."""
-        self._send(PATH, path)
+        if isinstance(source, bytes):
+            self._send(PATH, source)
+        else:
+            place = PLACE.pack(source.start, source.size, len(source.archive))
+            self._send(MEMBER, place + source.archive + source.name)
 
     def _send(self, kind: bytes, payload: bytes) -> None:
         assert self._process.stdin is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -26,41 +27,59 @@ PAUSES = (0.1, 0.4, 1.6)
 """Seconds before the second, third and last attempt."""
 
 
-def read(path: bytes, limits: Limits, wait: Callable[[float], object]) -> bytes:
-    """The content. Transient errors are tried again three times, then raised as OSError.
+Part = tuple[int, int]
+"""First byte and number of bytes: a file inside an archive."""
 
-    Raises Fault D109 (not a regular file), D110 (too large), D121 (leads nowhere), D122 (may
-    not be read).
+
+def read(
+    path: bytes, limits: Limits, wait: Callable[[float], object], part: Part | None = None
+) -> bytes:
+    """The content, or a part of it. Transient errors are tried again three times, then raised as
+    OSError.
+
+    Raises Fault D104 (the part ends too early), D109 (not a regular file), D110 (too large), D121
+    (leads nowhere), D122 (may not be read).
     """
     for pause in PAUSES:
         try:
-            return _read(path, limits)
+            return _read(path, limits, part)
         except OSError as fault:
             if fault.errno not in TRANSIENT:
                 raise _fault(fault) from None
             wait(pause)
     try:
-        return _read(path, limits)
+        return _read(path, limits, part)
     except OSError as fault:
         if fault.errno not in TRANSIENT:
             raise _fault(fault) from None
         raise
 
 
-def _read(path: bytes, limits: Limits) -> bytes:
+def _read(path: bytes, limits: Limits, part: Part | None) -> bytes:
     # Asked before it is opened: opening a FIFO waits for ever, opening a device may do anything.
-    _check(os.stat(path), limits)  # noqa: PTH116 - a path is bytes here
+    _check(os.stat(path), limits, part)  # noqa: PTH116 - a path is bytes here
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        _check(os.fstat(descriptor), limits)
-        return file.readall()
+        _check(os.fstat(descriptor), limits, part)
+        return file.readall() if part is None else _part(file, *part)
 
 
-def _check(status: os.stat_result, limits: Limits) -> None:
+def _part(file: io.FileIO, start: int, size: int) -> bytes:
+    file.seek(start)
+    content = bytearray()
+    while piece := file.read(size - len(content)):
+        content += piece
+    if len(content) < size:
+        raise Fault("D104", f"the archive ends after {len(content):,} of its {size:,} bytes")
+    return bytes(content)
+
+
+def _check(status: os.stat_result, limits: Limits, part: Part | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise Fault("D109", f"not a regular file but a {kind(status.st_mode)}")
-    if status.st_size > limits.max_bytes:
-        there, most = status.st_size / 2**20, limits.max_bytes / 2**20
+    size = status.st_size if part is None else part[1]
+    if size > limits.max_bytes:
+        there, most = size / 2**20, limits.max_bytes / 2**20
         raise Fault("D110", f"a file of {there:,.0f} MiB exceeds {most:,.0f} MiB")
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from convscope.errors import DataError, printable
 from convscope.images.child import FAULT
 from convscope.images.crew import Crew
-from convscope.images.decoder import Answer
+from convscope.images.decoder import Answer, Source
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
 from convscope.images.listing import listed, manifest, remarks, require_name, shown
@@ -30,6 +30,8 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 Frame = Callable[[Image.Image], UInt8[np.ndarray, "_ _ 3"]]
 """From an RGB picture to the pixels wanted; a Framing is applied where the picture is decoded,
 any other function in this process."""
+UNKNOWN_LOSS = ("D122", "D206")
+"""A folder without permission, a damaged archive: nobody knows how many pictures are missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,9 @@ class Folder:
     be used is left out and recorded in `skipped`, never passed over in silence. Safe in
     threads; a copy in another process starts its own decoders.
     """
+
+    numbered = False
+    """Whether labels are class indices as the network counts them, and no class folders."""
 
     def __init__(
         self,
@@ -86,11 +91,16 @@ class Folder:
         """Paths below the root as valid text, undecodable bytes escaped."""
         self.paths = tuple(posixpath.join(root, path) for path, _ in files)
         """Paths as the file system has them, with the root."""
+        self.sources = tuple(self._source(path, size) for path, size in files)
+        """Where the pictures' bytes lie."""
         self.sha256 = manifest(self.classes, self._files)
         """Hash of the classes and of all paths and sizes; content does not enter."""
         self._skipped: dict[int, Skipped] = {}
         self._hashes: dict[int, bytes] = {}
         self._notes: dict[int, tuple[str, ...]] = {}
+
+    def _source(self, name: bytes, size: int) -> Source:  # noqa: ARG002 - an archive's needs it
+        return posixpath.join(os.fsencode(self.root), name)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -115,8 +125,8 @@ class Folder:
         wanted = range(len(self)) if numbers is None else numbers
         inside = framing if isinstance(framing, Framing) else None
         outside = None if inside is not None else framing
-        paths = [self.paths[number] for number in wanted]
-        reading = Reading(self._crew, paths, self.limits, inside, workers or self.workers)
+        sources = [self.sources[number] for number in wanted]
+        reading = Reading(self._crew, sources, self.limits, inside, workers or self.workers)
         try:
             for number, answer in zip(wanted, reading, strict=True):
                 self._remember(number, answer)
@@ -204,13 +214,13 @@ class Folder:
     def check_bad(self) -> None:
         """Raise DataError D118 if more than `max_bad` of what was read could not be used,
 
-        if nothing could, or if a folder could not be read: who knows how much is missing then?
+        if nothing could, or if a folder or archive could not be read: who knows what is missing?
         A single picture's own fault is raised.
         """
         if len(self) == 1 and self._skipped and self.max_bad < 1:
             raise self._fault(0)
         bad, used = len(self._skipped), len(self._notes)
-        unread = any(entry.code == "D122" for entry in self._findings)
+        unread = any(entry.code in UNKNOWN_LOSS for entry in self._findings)
         many = bad > self.max_bad * (bad + used)
         if (bad and not used) or (self.max_bad < 1 and (unread or many)):
             which, most = first_few(self.skipped), 100 * self.max_bad

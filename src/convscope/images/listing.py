@@ -184,15 +184,15 @@ def remarks(found: Listing) -> list[str]:
             said.append(f"class {printable(shown(name))} has no pictures")
     loose = sum(b"/" not in path for path, _ in found.files)
     if found.classes and loose:
-        said.append(f"without a class, beside the class folders: {_many(loose, 'picture')}")
+        said.append(f"without a class, beside the class folders: {many(loose, 'picture')}")
     if found.others:
-        said.append(f"{_many(found.others, 'file')} ignored: no picture by name or content")
+        said.append(f"{many(found.others, 'file')} ignored: no picture by name or content")
     if found.hidden:
-        said.append(f"{_many(found.hidden, 'hidden or system item')} ignored")
+        said.append(f"{many(found.hidden, 'hidden or system item')} ignored")
     return said + _odd_classes([shown(name) for name in found.classes])
 
 
-def _many(count: int, noun: str) -> str:
+def many(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from convscope.errors import EnvironmentFault
 from convscope.images.child import FAULT, MEMORY, UNREAD
 from convscope.images.crew import Crew
-from convscope.images.decoder import Answer, Child, ChildLost
+from convscope.images.decoder import Answer, Child, ChildLost, Source
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
 
@@ -28,17 +28,18 @@ DEPTH = 2
 
 
 class Reading:
-    """One pass over some paths. Iterate over it once; `stop` ends it at any point."""
+    """One pass over some pictures. Iterate over it once; `stop` ends it at any point."""
 
     def __init__(
         self,
         crew: Crew,
-        paths: Sequence[bytes],
+        sources: Sequence[Source],
         limits: Limits,
         framing: Framing | None,
         workers: int,
     ) -> None:
-        self._crew, self._paths, self._limits, self._framing = crew, paths, limits, framing
+        self._crew, self._sources = crew, sources
+        self._limits, self._framing = limits, framing
         self._change = threading.Condition()
         self._next = 0
         self._wanted = 0
@@ -50,15 +51,15 @@ class Reading:
         self._fault: BaseException | None = None
         self._threads = [
             threading.Thread(target=self._work, name="convscope-decode", daemon=True)
-            for _ in range(min(workers, len(paths)))
+            for _ in range(min(workers, len(sources)))
         ]
 
     def __iter__(self) -> Iterator[Answer]:
-        """The answers, in the order of the paths."""
+        """The answers, in the order of the sources."""
         try:
             for thread in self._threads:
                 thread.start()
-            for place in range(len(self._paths)):
+            for place in range(len(self._sources)):
                 yield self._fetch(place)
         finally:
             self.stop()
@@ -104,11 +105,11 @@ class Reading:
                 self._change.notify_all()
 
     def _serve(self, child: Child) -> Child:
-        """Ask and take answers until no path is left; the process that lives at the end."""
+        """Ask and take answers until no picture is left; the process that lives at the end."""
         held: deque[int] = deque()
         while True:
             while len(held) < DEPTH and (place := self._claim(wait=not held)) is not None:
-                child.ask(self._paths[place])
+                child.ask(self._sources[place])
                 held.append(place)
             if not held:
                 return child
@@ -116,19 +117,19 @@ class Reading:
                 answer = self._answer(child)
             except ChildLost as loss:
                 self._lose(child)
-                answer = self._alone(self._paths[held[0]], loss)
+                answer = self._alone(self._sources[held[0]], loss)
                 child = self._start()
                 for place in list(held)[1:]:
-                    child.ask(self._paths[place])
+                    child.ask(self._sources[place])
             self._deliver(held.popleft(), answer)
 
     def _claim(self, *, wait: bool) -> int | None:
-        """The next path to ask for; None if there is none (for now, unless `wait`)."""
+        """The next picture to ask for; None if there is none (for now, unless `wait`)."""
         with self._change:
             while True:
                 if self._stopped:
                     raise _Stopped
-                if self._next >= len(self._paths):
+                if self._next >= len(self._sources):
                     return None
                 near = self._next - self._wanted < self._window and self._bytes < AHEAD_BYTES
                 if near or self._next == self._wanted:
@@ -140,17 +141,17 @@ class Reading:
 
     def _deliver(self, place: int, answer: Answer) -> None:
         if answer.kind == UNREAD:
-            raise _unread(self._paths[place], f"four times ({answer.text.lower()})")
+            raise _unread(self._sources[place], f"four times ({answer.text.lower()})")
         with self._change:
             self._waiting[place] = answer
             self._bytes += answer.pixels.nbytes
             self._change.notify_all()
 
-    def _alone(self, path: bytes, loss: ChildLost) -> Answer:
+    def _alone(self, source: Source, loss: ChildLost) -> Answer:
         """Second and last chance of the picture in hand, with a process to itself."""
         if not loss.overtime:
             child = self._start()
-            child.ask(path)
+            child.ask(source)
             try:
                 answer = self._answer(child)
             except ChildLost as again:
@@ -160,7 +161,7 @@ class Reading:
                 self._release(child)
                 return answer
         if loss.silent:
-            raise _unread(path, f"twice (the decoding process {loss.reason})")
+            raise _unread(source, f"twice (the decoding process {loss.reason})")
         if loss.overtime:
             return _faulty(f"D108 took more than {self._limits.seconds:g} s of processor time")
         return _faulty(f"D130 the decoding process {loss.reason}, twice")
@@ -199,7 +200,8 @@ class _Stopped(Exception):
     """The consumer has gone."""
 
 
-def _unread(path: bytes, what: str) -> EnvironmentFault:
+def _unread(source: Source, what: str) -> EnvironmentFault:
+    path = source if isinstance(source, bytes) else source.archive
     return EnvironmentFault(
         "R605",
         path.decode("utf-8", "backslashreplace"),

@@ -27,6 +27,8 @@ CODES = {
     "D121": "leads nowhere",
     "D122": "unreadable",
     "D130": "ends the decoder",
+    "D206": "damaged archive",
+    "D207": "unsafe member",
 }
 """What each code means, in the words of the summary line."""
 
@@ -35,7 +37,7 @@ class Skipped(NamedTuple):
     """One picture that is not used."""
 
     number: int
-    """The picture's number in its folder; -1 for a whole folder."""
+    """The picture's number in its folder; -1 for a whole folder or archive."""
     name: str
     path: bytes
     """As the file system has it, below the root."""

@@ -105,7 +105,8 @@ def weights_digest(network: Network) -> str:
 def _times(folder: Folder) -> str:
     """Hash of the files' times of change, which a folder's own hash leaves out."""
     digest = hashlib.sha256()
-    for path in folder.paths:
+    for source in folder.sources:
+        path = source if isinstance(source, bytes) else source.archive
         with suppress(OSError):
             digest.update(str(os.stat(path).st_mtime_ns).encode())  # noqa: PTH116
     return digest.hexdigest()

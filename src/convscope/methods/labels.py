@@ -20,8 +20,9 @@ def true_classes(
     """The class index of every picture of the folder, -1 where it has none.
 
     With `labels`: what they give for the picture's name, its file name or its class folder.
-    Without: the class folder's, matched to the network's classes by name, or by place where the
-    network has no names. Raises DataError D160, UsageError U311 (no class of that index).
+    Without: the pictures' own class index (shards), or the class folder's, matched to the network's
+    classes by name, or by place where the network has no names. Raises DataError D160, UsageError
+    U311 (no class of that index).
     """
     if labels is None:
         of_class = _by_name(network, folder, outputs)
@@ -46,6 +47,8 @@ def class_names(network: Network, outputs: int) -> tuple[str, ...]:
 
 def _by_name(network: Network, folder: Folder, outputs: int) -> list[int]:
     """For each of the folder's classes the network's index."""
+    if folder.numbered:
+        return list(range(len(folder.classes)))
     if not network.classes and len(folder.classes) == outputs:
         return list(range(outputs))
     for name in folder.classes:
