@@ -21,6 +21,7 @@ from convscope.cli.atlas import atlas
 from convscope.cli.check import check
 from convscope.cli.correspondence import correspondence
 from convscope.cli.demo import demo
+from convscope.cli.evolution import evolution
 from convscope.cli.explain import explain
 from convscope.cli.filters import filters
 from convscope.cli.flowers import flowers
@@ -71,6 +72,7 @@ for command in (
     correspondence,
     invariance,
     filters,
+    evolution,
     similar,
     probes,
     transfer,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from convscope.cli.progress import say
+from convscope.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,3 +72,15 @@ def listed(names: str | None) -> Sequence[str] | None:
     """Names with commas between."""
     found = [name.strip() for name in (names or "").split(",") if name.strip()]
     return found or None
+
+
+def epochs_listed(text: str | None) -> Sequence[int] | None:
+    """Epochs with commas between. Raises UsageError U386 on anything else."""
+    names = listed(text)
+    if names is None:
+        return None
+    if not all(name.isascii() and name.isdigit() and len(name) < 8 for name in names):
+        raise UsageError(
+            "U386", str(text), "is no list of epochs", next_step="write them as 1,2,5,10"
+        )
+    return [int(name) for name in names]

@@ -10,6 +10,7 @@ import typer
 from convscope.cli.predict import save_evaluation
 from convscope.cli.progress import progress, say
 from convscope.cli.stop import stop_on_signals
+from convscope.cli.study_files import epochs_listed
 from convscope.cli.training_bar import training_bar
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ def train(
     memory: Annotated[
         float, typer.Option(min=0, help="GB of pictures to keep; others are read each epoch.")
     ] = 4.0,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Epochs whose weights stay in OUT/epochs, e.g. 1,2,5,10; 0: untrained."),
+    ] = None,
     max_bad: Annotated[
         float, typer.Option(min=0, max=1, help="Share of unusable pictures allowed.")
     ] = 0.01,
@@ -54,7 +59,7 @@ def train(
     from convscope.training.recipe_text import recipe as read_recipe
     from convscope.training.train import train as run_training
 
-    plan = read_recipe(recipe, changes or ())
+    plan, kept = read_recipe(recipe, changes or ()), epochs_listed(keep)
     teaching, judging = pair(pictures, validation)
     teaching.max_bad = judging.max_bad = max_bad
     if len(teaching) < plan.batch:
@@ -72,6 +77,7 @@ def train(
             accelerator=accelerator,
             threads=threads,
             memory=int(memory * 1e9),
+            keep=kept or (),
         )
     if result.chief:
         _finish(result, plan, judging)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -28,7 +28,7 @@ from convscope.training.loop import Around, Observer
 from convscope.training.optimise import initialise
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import to_json
-from convscope.training.run_folder import finish, write_metrics
+from convscope.training.run_folder import finish, kept_file, require_kept, write_metrics
 from convscope.training.state import FOLDER, drop_damaged, load_state, save_state
 from convscope.training.stock import Stock
 from convscope.training.story import COLUMNS, Progress, Story
@@ -97,6 +97,14 @@ def _trainer(recipe: Recipe, devices: int, nodes: int, accelerator: str) -> Trai
     )
 
 
+class Way(NamedTuple):
+    """What does not decide a run's weights: see `train`."""
+
+    stop: Callable[[], bool]
+    threads: int
+    keep: Collection[int]
+
+
 def fit(
     trainer: Trainer,
     run: Path,
@@ -106,23 +114,34 @@ def fit(
     preprocess: Preprocess,
     observers: Sequence[Observer],
     progress: Callable[[Progress], None] | None,
-    *,
-    stop: Callable[[], bool],
-    threads: int,
+    way: Way,
 ) -> tuple[Story, int]:
     """Train the epochs that are left; give what happened, and how many were there before."""
     classes = training.folder.classes
     model = _network(recipe, len(classes))
     start = load_state(run)
+    require_kept(run, way.keep, 0 if start is None else start.epoch + 1)
     if trainer.is_global_zero:
         drop_damaged(run, start)
     task = Task(
-        model, preprocess, recipe, training, len(classes), start=start, threads=threads, stop=stop
+        model,
+        preprocess,
+        recipe,
+        training,
+        len(classes),
+        start=start,
+        threads=way.threads,
+        stop=way.stop,
     )
     story = Story([]) if start is None else Story.from_json(start.plain)
     keeper = Keeper(run, recipe, classes, story)
     around = Around(
-        story, validation, keeper.commit, keeper.close, observers=observers, progress=progress
+        story,
+        validation,
+        keeper.commit,
+        keeper.close,
+        observers=[_kept(run, way.keep, recipe, classes, preprocess), *observers],
+        progress=progress,
     )
     if task.first < recipe.epochs:
         trainer.callbacks.append(around)  # type: ignore[attr-defined]
@@ -148,7 +167,7 @@ class Keeper:
 
     def commit(self, task: Task, best: bool) -> None:
         """Publish weights, metrics and state of the epoch that has just ended."""
-        meta = self._metadata(task)
+        meta = metadata(self.recipe, self.classes, task.preprocess, task.epoch + 1)
         weights = task.judged.state_dict()
         if best:
             save_weights(self.run / "best.safetensors", weights, meta)
@@ -171,9 +190,31 @@ class Keeper:
         if self._board is not None:
             self._board.close()
 
-    def _metadata(self, task: Task) -> dict[str, str]:
-        more = {"recipe": to_json(self.recipe), "epoch": task.epoch + 1}
-        return Card(self.recipe.model, self.classes, task.preprocess, more).metadata()
+
+def metadata(
+    recipe: Recipe, classes: tuple[str, ...], preprocess: Preprocess, epoch: int
+) -> dict[str, str]:
+    """What the weights after an epoch say about themselves."""
+    more = {"recipe": to_json(recipe), "epoch": epoch}
+    return Card(recipe.model, classes, preprocess, more).metadata()
+
+
+def _kept(
+    run: Path,
+    keep: Collection[int],
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+) -> Observer:
+    """Keeps the weights after the epochs asked for. Before the epoch counts as done: a run killed
+    in between does it once more, and writes the same."""
+
+    def observe(epoch: int, model: nn.Module) -> None:
+        if epoch in keep:
+            meta = metadata(recipe, classes, preprocess, epoch)
+            save_weights(kept_file(run, epoch), model.state_dict(), meta)
+
+    return observe
 
 
 def series(story: Story, recipe: Recipe) -> Series:

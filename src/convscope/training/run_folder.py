@@ -5,7 +5,8 @@ RUN/run.json          what the run is: recipe, hash of the pictures, classes
     class_indices.json
     metrics.csv, tensorboard/, series/    how it went, one row an epoch
     best.safetensors, last.safetensors    weights as they are used; `load("RUN")` takes the best
-    checkpoints/      what a stopped run needs to go on; gone when it is finished
+    epochs/           weights after the epochs that were asked for, each as best.safetensors
+checkpoints/      what a stopped run needs to go on; gone when it is finished
     skipped.csv       pictures that could not be used
     done.json         there when all epochs are done
 """
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from convscope.errors import DataError, OutputError
+from convscope.errors import DataError, OutputError, UsageError
+from convscope.models.snapshots import KEPT
 from convscope.publish import environment_fault, publish_file, require_folder, require_free
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import differences, to_json, to_toml
@@ -108,6 +110,23 @@ def read_identity(run: Path) -> dict[str, Any] | None:
     if newer or not complete:
         raise OutputError("O512", str(run), "was written by a newer convscope, or is damaged")
     return dict(plain)
+
+
+def kept_file(run: Path, epoch: int) -> Path:
+    """Where the weights after an epoch are kept; epoch 0 is the untrained network."""
+    return run / KEPT / f"epoch-{epoch:03d}.safetensors"
+
+
+def require_kept(run: Path, keep: Collection[int], first: int) -> None:
+    """Raise UsageError U385 if an epoch before `first` is to be kept, and was not."""
+    lost = [epoch for epoch in sorted(keep) if epoch < first and not kept_file(run, epoch).exists()]
+    if lost:
+        raise UsageError(
+            "U385",
+            str(run),
+            f"epochs {', '.join(map(str, lost))} are past, and were not kept",
+            next_step="ask for later ones, or name a new folder with --out",
+        )
 
 
 def finished(run: Path) -> dict[str, Any] | None:

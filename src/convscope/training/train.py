@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from convscope.publish import publish_file
 from convscope.records.series import Series
 from convscope.training.augment import Shrunk
 from convscope.training.batches import steps
-from convscope.training.fit import fit, series, trainer_for, versions
+from convscope.training.fit import Way, fit, series, trainer_for, versions
 from convscope.training.loop import Observer
 from convscope.training.quiet import deterministic, quiet
 from convscope.training.recipe import Recipe
-from convscope.training.run_folder import Identity, check_run, finished, open_run
+from convscope.training.run_folder import Identity, check_run, finished, open_run, require_kept
 from convscope.training.stock import Stock, pixel_mean
 from convscope.training.story import Progress, Story
 
@@ -55,6 +55,7 @@ def train(
     accelerator: str = "auto",
     threads: int = 1,
     memory: int = 4_000_000_000,
+    keep: Collection[int] = (),
 ) -> TrainResult:
     """Train as the recipe says, into the run folder `out`; go on where a killed run stopped.
 
@@ -64,13 +65,16 @@ def train(
     devices, nodes, accelerator: as Lightning has them; several devices train by DDP, with the
     recipe's batch split between them. threads: that make batches, beside the network's own.
     memory: bytes of pictures that each process keeps; what does not fit is read again.
+    keep: epochs whose weights stay in `out/epochs`, 0 for the untrained network.
 
     On the CPU with the same number of threads, a killed and resumed run ends with the same
     weights, bit for bit. Raises OutputError O501, O511 to O513, DataError D150 to D154 and of
-    unusable pictures, ModelError M551 (loss not finite), UsageError U306, U307, U378,
+    unusable pictures, ModelError M551 (loss not finite), UsageError U306, U307, U378, U385 (an
+    epoch to keep that there is not),
     EnvironmentFault R641, Stopped R575.
     """
     run = Path(out)
+    _require_epochs(keep, recipe)
     with quiet(), deterministic():
         trainer = trainer_for(recipe, devices, nodes, accelerator)
         identity = _identity(recipe, training, validation)
@@ -79,6 +83,7 @@ def train(
             check_run(run, identity)
             done = finished(run)
             if done is not None:
+                require_kept(run, keep, recipe.epochs + 1)
                 story, resumed = Story.from_json(done), recipe.epochs
             else:
                 told = progress if trainer.is_global_zero else None
@@ -87,9 +92,8 @@ def train(
                 if trainer.is_global_zero:
                     skipped = [*training.skipped, *validation.skipped]
                     publish_file(run / "skipped.csv", table(skipped))
-                story, resumed = fit(
-                    trainer, run, recipe, *stocks, observers, progress, stop=stop, threads=threads
-                )
+                how = Way(stop, threads, tuple(keep))
+                story, resumed = fit(trainer, run, recipe, *stocks, observers, progress, how)
     return TrainResult(
         run,
         series(story, recipe),
@@ -117,6 +121,14 @@ def _identity(recipe: Recipe, training: Folder, validation: Folder) -> Identity:
             next_step="put each class's pictures into a folder with the class's name",
         )
     return Identity(recipe, training.classes, training.sha256, validation.sha256)
+
+
+def _require_epochs(keep: Collection[int], recipe: Recipe) -> None:
+    """Raise UsageError U385 if one of them is no epoch of the recipe's."""
+    for epoch in keep:
+        if not 0 <= epoch <= recipe.epochs:
+            what = f"there is no epoch {epoch} to keep; the recipe has {recipe.epochs}"
+            raise UsageError("U385", f"keep={epoch}", what, next_step=f"0 to {recipe.epochs}")
 
 
 def _require_steps(stock: Stock, recipe: Recipe, world: int) -> None:

@@ -1,0 +1,93 @@
+"""How did a network's features form, seen from the checkpoints of its training?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.progress import progress, say
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import epochs_listed, listed, save_figure, save_table
+
+if TYPE_CHECKING:
+    from convscope.models.network import Network
+    from convscope.records.series import Convergence, Evolution
+
+
+def evolution(
+    checkpoints: Annotated[
+        Path, typer.Argument(help="Folder of checkpoints, or of a run trained with --keep.")
+    ],
+    pictures: Annotated[str, typer.Argument(help="Pictures to find strongest activations in.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Network that they are weights of, where they do not say so."),
+    ] = None,
+    epochs: Annotated[
+        str | None, typer.Option(help="E.g. 1,2,5,10; default: the paper's that are there.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Names with commas; default: all convolutions.")
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option(help="Maps to draw, as conv1:3,conv5:41; default: random ones.")
+    ] = None,
+    per_layer: Annotated[int, typer.Option(min=1, help="Random maps of each layer.")] = 6,
+    every: Annotated[int, typer.Option(min=1, help="Take only every so many-th picture.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random maps and places.")] = 0,
+    out: Annotated[Path, typer.Option(help="New folder for records, figures and table.")] = Path(
+        "evolution"
+    ),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """Feature maps over the epochs of a training, and in which order layers settle (figure 4).
+
+    Example: convscope evolution run flower_photos
+    """
+    from convscope.images.builtin import open_pictures
+    from convscope.publish import require_free
+    from convscope.studies.evolution_checkpoints import evolution as study
+
+    require_free(out)
+    wanted = epochs_listed(epochs)
+    with open_pictures(pictures) as whole:
+        folder = whole.subset(range(0, len(whole), every))
+        folder.max_bad = max_bad
+        with listing_skipped([folder], beside(out)), progress("looking at epochs") as tick:
+            found = study(
+                checkpoints,
+                folder,
+                None if model is None else _told(model),
+                epochs=wanted,
+                layers=listed(layers),
+                units=listed(units) or (),
+                per_layer=per_layer,
+                seed=seed,
+                progress=tick,
+            )
+        tell_skipped([folder], beside(out))
+    _save(*found, out)
+
+
+def _told(model: str) -> Network:
+    from convscope.models.load import load
+
+    network = load(model)
+    for note in network.notes:
+        if not note.startswith("the weights are random"):
+            say(note)
+    return network
+
+
+def _save(features: Evolution, layers: Convergence, out: Path) -> None:
+    from convscope.figures.convergence import convergence_figure, convergence_table
+    from convscope.figures.evolution import evolution_figure
+
+    features.save(out / "features")
+    layers.save(out / "convergence")
+    save_figure(evolution_figure(features, patches=True), out / "patches")
+    save_figure(convergence_figure(layers), out / "layers")
+    save_table(convergence_table(layers), out / "table.md")
+    typer.echo(save_figure(evolution_figure(features), out / "figure"))

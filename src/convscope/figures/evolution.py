@@ -1,0 +1,96 @@
+"""How did feature maps form? A block a layer, a row a map, a column an epoch.
+
+Layout as in figure 4 of Zeiler and Fergus 2014: for every chosen map its strongest activation over
+the pictures, projected, at each epoch. A diamond marks where another picture became the strongest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from convscope.figures.pictures import block
+from convscope.figures.plots import INK, SOFT, shortened
+from convscope.records.series import Evolution
+
+WIDE = 7.2
+"""Inches: both columns of a page."""
+GAP = 2
+"""Pixels between tiles of 64."""
+BESIDE = 12
+"""With more epochs than this, layers stand under each other, not two in a row."""
+MARK = "#ffb000"
+
+
+def evolution_figure(record: Evolution, *, patches: bool = False) -> Figure:
+    """patches: under each row of projections the parts of the pictures that they are of."""
+    layers = list(dict.fromkeys(unit.rpartition(":")[0] for unit in record.units))
+    rows = [[n for n, u in enumerate(record.units) if u.rpartition(":")[0] == x] for x in layers]
+    columns = 2 if len(record.epochs) <= BESIDE and len(layers) > 1 else 1
+    tile = (WIDE / columns - 0.45) / len(record.epochs)
+    heights = [
+        max(len(rows[n]) for n in range(start, min(start + columns, len(layers))))
+        for start in range(0, len(layers), columns)
+    ]
+    tall = sum(count * (2 if patches else 1) * tile + 0.42 for count in heights) + 0.3
+    figure = Figure(figsize=(WIDE, tall), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)  # type: ignore[union-attr, call-arg]
+    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    for axes, layer, members in zip(grid.flat, layers, rows, strict=False):
+        _draw(axes, record, members, patches)
+        axes.set_title(shortened(layer), loc="left", fontsize=9, color=INK, parse_math=False)
+    for axes in grid.flat[len(layers) :]:
+        axes.set_axis_off()
+    figure.supxlabel(_told(patches), fontsize=7, color=SOFT)
+    return figure
+
+
+def _told(patches: bool) -> str:
+    under = "; under it the part of the picture" if patches else ""
+    return (
+        f"columns: epochs; rows: maps, each at one scale over its epochs, zero is grey{under}\n"
+        "◆: another picture became the strongest"
+    ).replace("◆", "diamond")
+
+
+def _draw(axes: Axes, record: Evolution, members: Sequence[int], patches: bool) -> None:
+    tiles, epochs = _tiles(record, members, patches), len(record.epochs)
+    pitch, side = tiles[0].shape[0] + GAP, tiles[0].shape[0]
+    each = 2 if patches else 1
+    sheet = block(tiles, shape=(len(members) * each, epochs), gap=GAP)
+    axes.imshow(sheet, interpolation="none")
+    names = [record.units[member].rpartition(":")[2] for member in members]
+    middle = (each * pitch - GAP) / 2
+    axes.set_yticks([row * each * pitch + middle for row in range(len(members))], names)
+    axes.set_xticks([n * pitch + side / 2 for n in range(epochs)], list(map(str, record.epochs)))
+    every = math.ceil(epochs / 16)
+    for number, label in enumerate(axes.get_xticklabels()):
+        label.set_visible(number % every == 0)
+    axes.tick_params(length=0, pad=2, labelsize=7, colors=SOFT)
+    for edge in axes.spines.values():
+        edge.set_visible(False)
+    jumped = record.image[members][:, 1:] != record.image[members][:, :-1]
+    row, column = np.nonzero(jumped)
+    axes.plot(
+        (column + 1) * pitch - GAP / 2,
+        row * each * pitch + side / 6,
+        "D",
+        color=MARK,
+        markersize=3.2,
+        markeredgecolor="black",
+        markeredgewidth=0.5,
+        clip_on=False,
+    )
+
+
+def _tiles(
+    record: Evolution, members: Sequence[int], patches: bool
+) -> list[UInt8[np.ndarray, "s s 3"]]:
+    """Row by row; with patches each row of projections is followed by that of its patches."""
+    kinds = (record.projections, record.patches) if patches else (record.projections,)
+    return [tile for member in members for kind in kinds for tile in kind[member]]
