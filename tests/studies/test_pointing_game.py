@@ -71,7 +71,7 @@ def test_peaks_are_counted_in_the_network_s_pixels(network: Network, spots: Path
 def test_a_file_of_boxes_of_other_pictures_is_told(network: Network, spots: Path) -> None:
     with pytest.raises(DataError, match="no usable picture has boxes") as fault:
         pointing_game(network, Folder(spots), {"x.png": (Box(0, 0, 5, 5),)}, {}, target=0)
-    assert fault.value.code == "D162"
+    assert fault.value.code == "D196"
 
 
 def test_boxes_that_the_framing_cuts_off_leave_the_picture_out(

@@ -28,6 +28,7 @@ from convscope.cli.flowers import flowers
 from convscope.cli.invariance import invariance
 from convscope.cli.layers import layers
 from convscope.cli.optimise import optimise
+from convscope.cli.occlusion import occlusion
 from convscope.cli.pointing import pointing
 from convscope.cli.predict import evaluate, predict
 from convscope.cli.probes import probes
@@ -73,6 +74,7 @@ for command in (
     invariance,
     filters,
     evolution,
+    occlusion,
     similar,
     probes,
     transfer,

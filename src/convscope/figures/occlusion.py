@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from convscope.figures.heat import DISTINCT, heat, stretch
 from convscope.figures.pictures import INK, PAPER
 from convscope.records.maps import Occlusion, OcclusionExample, Projection
+from convscope.records.occlusion import Occlusions
 
 LETTERS = "ABCDEFGH"
 """Names of the areas in the likeliest-class map, so that colour is not all that tells them."""
@@ -90,7 +91,7 @@ def placed(
     return np.asarray(canvas)
 
 
-def reach(occlusion: Occlusion) -> tuple[float, float, float, float]:
+def reach(occlusion: Occlusion | Occlusions) -> tuple[float, float, float, float]:
     """Left, top, width and height in pixels of the map whose cells lie on the square's centres."""
     tops, lefts = (np.asarray(v, np.float64) for v in (occlusion.tops, occlusion.lefts))
     down, across = (float(v[1] - v[0]) if len(v) > 1 else 1.0 for v in (tops, lefts))

@@ -21,6 +21,7 @@ from convscope.lens.feature_layers import feature_layers
 from convscope.lens.incremental import MEMORY, Incremental
 from convscope.methods.fills import Fill
 from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
+from convscope.methods.targets import is_probability
 from convscope.records.maps import Occlusion
 
 
@@ -129,11 +130,14 @@ def _explained(
 ) -> Occlusion:
     engine, hiding, layer = asked.engine, asked.hiding, asked.layer
     whole = engine.begin(image, hiding.patches(image))
-    base = finite(whole.scores).softmax(1)[0]
+    scores = finite(whole.scores)
+    softmax = not is_probability(scores)
+    base = (scores.softmax(1) if softmax else scores)[0]
     target = _target(base, target)
     channel = int(whole.activity[layer][0].argmax())
     hidden = engine.follow({layer: channel}, progress)
-    chances = finite(hidden.scores).softmax(1)
+    chances = finite(hidden.scores)
+    chances = chances.softmax(1) if softmax else chances
     shape = (len(hiding.tops), len(hiding.lefts))
     return Occlusion(
         probability=_array(chances[:, target], shape),

@@ -110,7 +110,7 @@ def explain(
         randomised=_randomised(network, image, kept, maps, index, checks, tick.part(2)),
         sensitive=_sensitive(network, image, kept, maps, pair, checks, tick.part(3)),
         agreement=agreement(maps) if len(maps) > 1 else None,
-        boxes=_boxes(network, boxes, picture),
+        boxes=seen_boxes(network, boxes, picture),
         refused=refused,
         origin=made_by(network, checks),
     )
@@ -204,7 +204,7 @@ def target_index(network: Network, share: np.ndarray, target: Target | None) -> 
     return aims.settled(torch.from_numpy(share)[None]).indices[0]
 
 
-def _boxes(network: Network, boxes: Sequence[Box], picture: Picture) -> tuple[Box, ...]:
+def seen_boxes(network: Network, boxes: Sequence[Box], picture: Picture) -> tuple[Box, ...]:
     """Where they are in what the network sees; those that are cut off are left out."""
     height, width = picture.pixels.shape[:2]
     framing = network.preprocess.framing

@@ -44,7 +44,7 @@ def pointing_game(
     without. margin: in pixels of the network's input. A method that fails on a picture as it is
     not defined for the network is left out of all.
 
-    Raises DataError D162 (no picture has boxes), UsageError U352, U353 (target).
+    Raises DataError D196 (no picture has boxes), UsageError U352, U353 (target).
     """
     methods = dict(methods or chosen(["all"]))
     numbers = [n for n, name in enumerate(folder.names) if boxes.get(name)]
@@ -57,7 +57,7 @@ def pointing_game(
             progress(place, len(numbers))
     if not rows:
         step = "name pictures in the file of boxes as they are named in the folder"
-        raise DataError("D162", str(folder.root), "no usable picture has boxes", next_step=step)
+        raise DataError("D196", str(folder.root), "no usable picture has boxes", next_step=step)
     return _gathered(
         network, folder, rows, [m for m in methods if m not in refused], refused, margin
     )

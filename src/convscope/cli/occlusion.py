@@ -1,0 +1,145 @@
+"""What do the answers to these pictures rest on, if a square hides each part of them?"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.explain import read_target
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress, say
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import opened_network, save_figure, save_table
+from convscope.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from convscope.images.folder import Folder
+    from convscope.records.occlusion import HiddenObjects, Occlusions
+    from convscope.units import Box
+
+
+def occlusion(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[list[str], typer.Argument(help="A folder of pictures, or pictures.")],
+    checkpoint: Checkpoint = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Class name or index; default: each one's true class, or likeliest."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="JSON: class index by file name, or by class folder."),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON {name: [[xmin, ymin, xmax, ymax], …]}; default: boxes.json of the folder."
+        ),
+    ] = None,
+    others: Annotated[
+        str | None,
+        typer.Option(
+            help="Pictures in which to look for what else excites a map; default: the same."
+        ),
+    ] = None,
+    patch: Annotated[
+        int | None, typer.Option(min=1, help="Side of the square; default: 50 of 224 pixels.")
+    ] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Its step; default: 6 of 224.")] = None,
+    fill: Annotated[
+        str, typer.Option(help="Of the square: grey (the preprocessing's), mean, blur or noise.")
+    ] = "grey",
+    layer: Annotated[
+        str | None, typer.Option(help="Whose strongest map is followed; default: layer 5's.")
+    ] = None,
+    draw: Annotated[int, typer.Option(min=0, help="Pictures in figures, from the first.")] = 24,
+    seed: Annotated[int, typer.Option(help="Of noise and of permutations.")] = 0,
+    out: Annotated[Path, typer.Option(help="New folder for records, figures and tables.")] = Path(
+        "occlusion"
+    ),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """Probability, answer and activity with a square at every place; objects hidden (figure 7).
+
+    Example: convscope occlusion torchvision:squeezenet1_0 dog.jpg wheel.jpg
+    """
+    from convscope.cli.predict import _labels
+    from convscope.images.builtin import open_all, open_pictures
+    from convscope.publish import require_free
+    from convscope.studies.occlusion import occlusion_study
+
+    require_free(out)
+    folders = open_all(pictures)
+    if len(folders) != 1:
+        step = "name one folder, or pictures"
+        raise UsageError("U412", " ".join(pictures), "is more than one folder", next_step=step)
+    known = None if labels is None else _labels(labels)
+    network = opened_network(model, checkpoint)
+    kept = out.with_name(f"{out.name}-parts")
+    source = folders[0] if others is None else open_pictures(others)
+    with folders[0] as folder, source, listing_skipped([folder], beside(out)):
+        folder.max_bad = source.max_bad = max_bad
+        with progress("strongest pictures") as search, progress("hiding parts") as tick:
+            found = occlusion_study(
+                network,
+                folder,
+                target=read_target(target),
+                labels=known,
+                boxes=_boxes(folder, boxes),
+                others=source,
+                layer=layer,
+                patch=patch,
+                stride=stride,
+                fill=0.0 if fill == "grey" else fill,  # type: ignore[arg-type]
+                seed=seed,
+                kept=kept,
+                searching=search,
+                progress=tick,
+            )
+    _save(found, out, draw, seed)
+    tell_skipped([folder], out / "skipped.csv")
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
+    from convscope.cli.explain import _boxes as read
+
+    if told is None and folder.root == Path():  # single pictures
+        return None
+    return read(folder, told)
+
+
+def _save(found: Occlusions, out: Path, draw: int, seed: int) -> None:
+    from convscope.figures.occlusion_study import occlusion_pages
+    from convscope.figures.occlusion_table import occlusion_csv, occlusion_table, occlusion_words
+    from convscope.publish import publish_file
+
+    found.save(out / "record")
+    publish_file(out / "table.csv", occlusion_csv(found))
+    save_table(occlusion_table(found), out / "table.md")
+    words = occlusion_words(found)
+    if any(found.boxes):
+        words += _objects(found, out, seed)
+    publish_file(out / "words.txt", ("\n".join(words) + "\n").encode("utf-8", "backslashreplace"))
+    for line in words:
+        typer.echo(printable(line))
+    pages = occlusion_pages(found, range(min(draw, len(found.pictures))))
+    for number, page in enumerate(pages, 1):
+        name = "figure" if len(pages) == 1 else f"figure-{number}"
+        typer.echo(save_figure(page, out / name))
+    if len(found.pictures) > draw:
+        say(f"drawn: the first {draw} of {len(found.pictures)} pictures; more with --draw")
+
+
+def _objects(found: Occlusions, out: Path, seed: int) -> list[str]:
+    from convscope.figures.hidden_objects import hidden_objects_figure, hidden_objects_words
+    from convscope.methods.hidden_objects import hidden_objects
+
+    compared: HiddenObjects = hidden_objects(found, seed=seed)
+    compared.save(out / "objects")
+    save_figure(hidden_objects_figure(compared), out / "objects-figure")
+    return hidden_objects_words(compared)
