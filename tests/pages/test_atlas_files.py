@@ -62,7 +62,7 @@ def read(path: Path) -> object:
 def test_the_page_s_path_comes_back_and_all_it_loads_is_there(folder: Path) -> None:
     page = (folder / "index.html").read_text(encoding="utf-8")
     loaded = re.findall(r'(?:src|href)="([^#"]+)"', page)
-    assert len(loaded) == len(SCRIPTS) + 4
+    assert len(loaded) == len(SCRIPTS) + 5
     assert all((folder / name).is_file() for name in loaded)
     assert not re.search(r"https?:|<style|onload|<script>|<script defer>", page)
 
@@ -75,7 +75,7 @@ def test_the_documents_name_every_screen_and_key() -> None:
     scripts = "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
     screens = set(re.findall(r"c\.screens\.(\w+) =", scripts)) - {"network"}
     keys = re.findall(r'^    \["(.+?)", "', scripts, re.M)
-    assert len(screens) == 7
+    assert len(screens) == 8
     assert len(keys) == 7
     text = DOCUMENT.read_text(encoding="utf-8")
     assert [screen for screen in screens if f"`#/{screen}" not in text] == []

@@ -18,20 +18,23 @@ import typer
 from convscope import __version__
 from convscope.cli.ablation import ablation
 from convscope.cli.atlas import atlas
+from convscope.cli.attach import attach
 from convscope.cli.check import check
 from convscope.cli.correspondence import correspondence
 from convscope.cli.demo import demo
+from convscope.cli.evaluate import evaluate
 from convscope.cli.evolution import evolution
 from convscope.cli.explain import explain
 from convscope.cli.filters import filters
 from convscope.cli.flowers import flowers
 from convscope.cli.invariance import invariance
 from convscope.cli.layers import layers
-from convscope.cli.optimise import optimise
 from convscope.cli.occlusion import occlusion
+from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
-from convscope.cli.predict import evaluate, predict
+from convscope.cli.predict import predict
 from convscope.cli.probes import probes
+from convscope.cli.silence import silence
 from convscope.cli.similar import similar
 from convscope.cli.train import train
 from convscope.cli.transfer import transfer
@@ -64,6 +67,7 @@ for command in (
     evaluate,
     layers,
     atlas,
+    attach,
     flowers,
     check,
     explain,
@@ -72,13 +76,14 @@ for command in (
     tune,
     correspondence,
     invariance,
+    occlusion,
     filters,
     evolution,
-    occlusion,
     similar,
     probes,
     transfer,
     ablation,
+    silence,
 ):
     app.command()(command)
 

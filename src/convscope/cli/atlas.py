@@ -44,6 +44,10 @@ def atlas(
         str,
         typer.Option(help="Activations such as GELU on the way down: refuse, or gradient."),
     ] = "refuse",
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder that a study wrote, to be shown too; may be given again."),
+    ] = None,
     max_bad: MaxBad = 0.01,
     tune: Tune = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
@@ -54,9 +58,11 @@ def atlas(
     """
     from convscope.images.builtin import open_pictures
     from convscope.models.load import load
+    from convscope.pages.studies import read_study
     from convscope.publish import require_free
 
     require_free(out)
+    studies = [read_study(each) for each in study or ()]
     network = load(model, checkpoint)
     for note in network.notes:
         say(note)
@@ -72,6 +78,7 @@ def atlas(
                 other=other,
                 tuning=chosen(network, tune),
                 bars=progress,
+                studies=studies,
             )
         tell_skipped([folder], out / "skipped.csv")
     typer.echo(page)
@@ -96,7 +103,7 @@ def make_atlas(
 
     other: see `BackwardRule`. judged: the network's accuracy on the folder, for the model card;
     measured here where the folder's classes are the network's. more: `training`, `evolution` and
-    `occlusion` records.
+    `occlusion` records, and `studies`.
     """
     from convscope.methods.layers import layer_table, model_card
     from convscope.methods.predict import evaluate

@@ -17,6 +17,7 @@ from convscope.pages import describe
 from convscope.pages.explain import save_example
 from convscope.pages.script import script
 from convscope.pages.store import save, save_sprites, save_thumbs
+from convscope.pages.studies import Study, save_studies
 from convscope.publish import publish_folder
 from convscope.records.features import LayerFeatures, LayerTable, ModelCard, Pictures
 from convscope.records.maps import OcclusionExample
@@ -33,6 +34,7 @@ SCRIPTS = (
     "training",
     "evolution",
     "occlusion",
+    "studies",
     "find",
     "main",
 )
@@ -62,10 +64,12 @@ def write_atlas(
     training: Series | None = None,
     evolution: Evolution | None = None,
     occlusion: Sequence[OcclusionExample] | None = None,
+    studies: Sequence[Study] = (),
 ) -> Path:
     """Write the atlas into the new folder `out`; return the path of its index.html.
 
     features: taken one layer at a time, so that only one layer's pictures are in memory.
+    studies: see `read_study`; more can be added later by `add_studies`.
 
     The folder appears whole or not at all. It opens from disk in any current browser, loads
     nothing from elsewhere, and may be mailed or put on any web host.
@@ -92,6 +96,7 @@ def write_atlas(
             ],
         }
         (folder / "data" / "atlas.js").write_bytes(script("window.CONVSCOPE", data))
+        save_studies(studies, folder)
 
     publish_folder(Path(out), write)
     return Path(out) / "index.html"

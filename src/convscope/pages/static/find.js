@@ -22,6 +22,7 @@
     return [
       ...units(wanted),
       ...layers.filter((l) => has(l.name)).map((l) => ["layer", l.name, c.address("layer", l.name)]),
+      ...c.studies.filter((s) => has(s.title) || has(s.name)).map((s) => ["study", s.title, c.address("study", c.studies.indexOf(s))]),
       ...data.pictures.classes.map((n, i) => [n, i]).filter(([n]) => has(n)).map(([n, i]) => ["class", n, c.address("class", i)]),
       ...data.pictures.name.map((n, i) => [n, i]).filter(([n]) => has(n)).map(([n, i]) => ["picture", n, c.address("picture", data.pictures.number[i])]),
     ].slice(0, MOST);

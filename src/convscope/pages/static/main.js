@@ -66,10 +66,11 @@
       link("#/", "Network", name === "network"),
       layers.length ? gap() : "",
       ...layers.map((l, i) => link(c.address("layer", l.name), l.name, next.layer === i)),
-      data.training || data.evolution || data.occlusion.length ? gap() : "",
+      data.training || data.evolution || data.occlusion.length || c.studies.length ? gap() : "",
       ...(data.training ? [link("#/training", "Training", name === "training")] : []),
       ...(data.evolution ? [link("#/evolution", "Evolution", name === "evolution")] : []),
-      ...(data.occlusion.length ? [link(c.address("occlusion", 0), "Occlusion", name === "occlusion")] : []));
+      ...(data.occlusion.length ? [link(c.address("occlusion", 0), "Occlusion", name === "occlusion")] : []),
+      ...(c.studies.length ? [link(c.address("study", 0), "Studies", name === "study")] : []));
     const here = places.querySelector("[aria-current]");
     if (here) places.scrollTo({ left: here.offsetLeft - places.clientWidth / 2 + here.clientWidth / 2, behavior: "instant" });
   }

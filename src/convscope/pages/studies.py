@@ -1,0 +1,227 @@
+"""How do the studies of a network come into its atlas: each one's figures, numbers and origin?
+
+A study is what its command left: a folder with `figure….svg` (or `.png`), `table….md` and a
+record. Figures are shown as pictures, which a browser never runs; names and numbers are text.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convscope.errors import UsageError, printable
+from convscope.pages.script import safe_json, script, shown
+from convscope.publish import publish_file, publish_folder
+from convscope.records.record import INDEX
+
+TARGET = "window.CONVSCOPE_STUDIES"
+PLACE = Path("data") / "studies.js"
+LARGEST = 30_000_000
+"""Bytes of a figure that a page may show."""
+ABOUT = {
+    "Invariance": (
+        "Invariance",
+        "How far features and answer change while a picture is moved, enlarged or turned.",
+        "Only changes of place, size and angle are tried; what comes in at the borders is filled.",
+    ),
+    "Correspondence": (
+        "Correspondence",
+        "Whether hiding the same part in different pictures changes the features alike.",
+        "A low distance says that features change alike, not that the network knows the part.",
+    ),
+    "Filters": (
+        "Filters",
+        "What the first layer learned, which maps are wasted, and what strides fold back.",
+        "A filter that looks like noise may still serve; a smooth one may be of no use.",
+    ),
+    "Ablation": (
+        "Ablation",
+        "What is lost when layers are removed or resized and the network is trained again.",
+        "One recipe for all variants favours those that it suits.",
+    ),
+    "Silencing": (
+        "Silenced maps",
+        "What accuracy is lost when one feature map is switched off.",
+        "Maps that stand in for each other look unimportant one by one.",
+    ),
+    "Transfer": (
+        "Features for other classes",
+        "How well a linear classifier on frozen features does with few pictures a class.",
+        "A linear classifier finds what lies open; other knowledge may be there.",
+    ),
+    "Probes": (
+        "What each layer knows",
+        "How well a linear classifier on each layer's features does.",
+        "A linear classifier finds what lies open; other knowledge may be there.",
+    ),
+    "Neighbours": (
+        "Similar pictures",
+        "Which pictures the network holds to be alike.",
+        "Alike for this layer's features; a person may disagree.",
+    ),
+    "Duplicates": (
+        "Duplicates",
+        "Which pictures are nearly the same.",
+        "A threshold decides; look at the pairs near it.",
+    ),
+    "PointingGame": (
+        "Pointing game",
+        "How often each method's map peaks on what was marked.",
+        "A map may point at the object for another reason, and a blob in the middle often hits.",
+    ),
+}
+"""Of each kind of record: title, what the study shows, what it does not."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one length each, the head first, and the line that stands before them."""
+
+    caption: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study's folder, read."""
+
+    name: str
+    title: str
+    shows: str
+    limits: str
+    figures: tuple[Path, ...]
+    tables: tuple[Table, ...]
+    origin: dict[str, str]
+
+
+def read_study(folder: Path | str) -> Study:
+    """Read what a study's command wrote.
+
+    Raises UsageError U440 if there is no figure in the folder or one is too large to be shown.
+    """
+    place = Path(folder)
+    figures = _figures(place)
+    if not figures:
+        step = "name a folder that a study wrote, such as that of convscope filters"
+        raise UsageError("U440", str(place), "holds no figure of a study", next_step=step)
+    kind, origin = _record(place)
+    title, shows, limits = ABOUT.get(kind, (printable(place.resolve().name), "", ""))
+    tables = tuple(
+        table
+        for page in sorted(place.glob("*.md"))
+        for table in _tables(page.read_text(encoding="utf-8", errors="replace"))
+    )
+    return Study(place.resolve().name, title, shows, limits, figures, tables, origin)
+
+
+def add_studies(atlas: Path | str, studies: Sequence[Study]) -> Path:
+    """Put the studies into a written atlas, each in place of one of the same name.
+
+    Returns the path of the atlas' index.html. Raises UsageError U441 if `atlas` is none.
+    """
+    home = Path(atlas)
+    known = _known(home)
+    for study in studies:
+        number = 1 + max((entry["place"] for entry in known), default=-1)
+        gone = [entry for entry in known if entry["name"] == printable(study.name)]
+        known = [entry for entry in known if entry not in gone]
+        known.append(_saved(study, home, number))
+        publish_file(home / PLACE, script(TARGET, known))
+        for entry in gone:
+            shutil.rmtree(home / "studies" / str(int(entry["place"])), ignore_errors=True)
+    return home / "index.html"
+
+
+def save_studies(studies: Iterable[Study], folder: Path) -> None:
+    """Those of a new atlas."""
+    (folder / PLACE).write_bytes(script(TARGET, []))
+    add_studies(folder, list(studies))
+
+
+def _known(home: Path) -> list[dict[str, Any]]:
+    try:
+        text = (home / PLACE).read_text(encoding="ascii")
+        if not (home / "index.html").is_file() or not text.startswith(f"{TARGET}="):
+            raise ValueError("not a list of studies")
+        found = json.loads(text.removeprefix(f"{TARGET}=").rstrip().removesuffix(";"))
+        return [{**entry, "place": int(entry["place"])} for entry in found]
+    except (OSError, ValueError, TypeError, KeyError) as fault:
+        step = "name the folder that convscope atlas wrote, or make it anew with this version"
+        raise UsageError(
+            "U441", str(home), "is not an atlas that takes studies", next_step=step
+        ) from fault
+
+
+def _saved(study: Study, home: Path, number: int) -> dict[str, Any]:
+    def write(folder: Path) -> None:
+        for figure in study.figures:
+            shutil.copyfile(figure, folder / _plain(study, figure))
+
+    publish_folder(home / "studies" / str(number), write)
+    fields = {
+        "place": number,
+        "name": printable(study.name),
+        "title": study.title,
+        "shows": study.shows,
+        "limits": study.limits,
+        "figures": [_plain(study, figure) for figure in study.figures],
+        "tables": [
+            {"caption": printable(table.caption), "rows": [shown(row) for row in table.rows]}
+            for table in study.tables
+        ],
+        "origin": study.origin,
+    }
+    return dict(json.loads(safe_json(fields)))
+
+
+def _plain(study: Study, figure: Path) -> str:
+    """A name that means nothing to an address."""
+    return f"{study.figures.index(figure)}{figure.suffix}"
+
+
+def _figures(place: Path) -> tuple[Path, ...]:
+    """Vector where there is one of a name, otherwise pixels; the one called figure first."""
+    pixels = {path.stem: path for path in sorted(place.glob("*.png"))}
+    found = pixels | {path.stem: path for path in sorted(place.glob("*.svg"))}
+    for path in found.values():
+        if path.stat().st_size > LARGEST:
+            step = "draw it smaller, or leave it out of the folder"
+            raise UsageError("U440", str(path), "is too large for a page", next_step=step)
+    return tuple(found[name] for name in sorted(found, key=lambda stem: (stem != "figure", stem)))
+
+
+def _record(place: Path) -> tuple[str, dict[str, str]]:
+    """Kind and origin of the record there, or of the first one below."""
+    for path in (place / INDEX, *sorted(place.glob(f"*/{INDEX}"))):
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            origin = index["plain"].get("origin", {})
+            words = {
+                printable(name).replace("_", " "): printable(str(value))
+                for name, value in origin.items()
+                if isinstance(value, str | int | float)
+            }
+            return str(index["kind"]), words
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return "", {}
+
+
+def _tables(text: str) -> list[Table]:
+    """The tables of a Markdown page, each under the line before it."""
+    tables: list[Table] = []
+    rows: list[tuple[str, ...]] = []
+    caption = ""
+    for line in [*text.splitlines(), ""]:
+        if line.strip().startswith("|"):
+            rows.append(tuple(cell.strip() for cell in line.strip().strip("|").split("|")))
+            continue
+        if len(rows) > 2:
+            tables.append(Table(caption, (rows[0], *rows[2:])))
+        caption = line.strip().strip("#*: ") or ("" if rows else caption)
+        rows = []
+    return tables
