@@ -22,7 +22,6 @@ from convscope.cli.attach import attach
 from convscope.cli.check import check
 from convscope.cli.correspondence import correspondence
 from convscope.cli.demo import demo
-from convscope.cli.evaluate import evaluate
 from convscope.cli.evolution import evolution
 from convscope.cli.explain import explain
 from convscope.cli.filters import filters
@@ -32,9 +31,8 @@ from convscope.cli.layers import layers
 from convscope.cli.occlusion import occlusion
 from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
-from convscope.cli.predict import predict
+from convscope.cli.predict import evaluate, predict
 from convscope.cli.probes import probes
-from convscope.cli.silence import silence
 from convscope.cli.similar import similar
 from convscope.cli.train import train
 from convscope.cli.transfer import transfer
@@ -83,7 +81,6 @@ for command in (
     probes,
     transfer,
     ablation,
-    silence,
 ):
     app.command()(command)
 
