@@ -111,6 +111,12 @@ def test_pools_and_thin_strides_are_measured_on_what_they_are_given() -> None:
         assert share == pytest.approx(outside / (inside + outside))
 
 
+def test_maps_too_small_to_tell_are_left_out() -> None:
+    small = nn.Sequential(nn.Conv2d(1, 1, 3, stride=2), nn.MaxPool2d(3, 2))
+    found = folds_on_pictures(small, [torch.rand(2, 1, 13, 16)])  # 11 × 14, then 4 × 4 places
+    assert [fold.layer for fold in found] == ["0"]
+
+
 def test_filters_of_one_frequency_are_in_its_band() -> None:
     places = np.arange(16)
     waves = [np.cos(2 * np.pi * f * places) for f in (1 / 16, 3 / 16, 7 / 16)]

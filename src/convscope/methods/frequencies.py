@@ -143,7 +143,8 @@ def folds_on_pictures(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w
     """For each convolution and pool with a stride: run it also with stride 1 on what it is
     given, and see how much of that output's energy the stride folds.
 
-    Names in the order in which they run, the first run of each. The model is not touched.
+    Names in the order in which they run, the first run of each. Maps so small that only the mean
+    is below what the stride can show are left out. The model is not touched.
     """
     twin = Twin(model)
     names = {module: name for name, module in reversed(list(twin.model.named_modules()))}
@@ -155,7 +156,11 @@ def folds_on_pictures(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w
             return
         seen.add(module)
         given = inputs[0] if inputs[0].dim() == 4 else inputs[0][None]
-        kept.setdefault(module, []).append(_shares(_dense(module, given), _stride(module)))
+        dense = _dense(module, given)
+        if all(
+            side > 2 * step for side, step in zip(dense.shape[2:], _stride(module), strict=True)
+        ):
+            kept.setdefault(module, []).append(_shares(dense, _stride(module)))
 
     for module in twin.model.modules():
         if isinstance(module, STRIDED) and not is_scripted(module) and max(_stride(module)) > 1:
