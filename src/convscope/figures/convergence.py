@@ -21,14 +21,14 @@ MARKERS = "osD^vP*X<>hp"
 
 
 def convergence_figure(record: Convergence) -> Figure:
-    """Likeness to the last epoch by layer: answers, strongest pictures, projections. Bands are
+    """Likeness to the last epoch by layer: responses, strongest pictures, projections. Bands are
     95 % intervals over a layer's maps; rings mark 90 % of the way."""
     figure = Figure(figsize=(7.2, 3.1), layout="constrained")
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    curves = (record.answers_curve, record.same_curve, record.projection_curve)
+    curves = (record.responses_curve, record.same_curve, record.projection_curve)
     followed = max((len(record.followed(n)) for n in range(len(record.layers))), default=0)
     titles = (
-        "same answers\n(rank correlation)",
+        "same responses\n(rank correlation)",
         "same strongest picture\n(share of maps)",
         f"same projection\n(cosine, up to {followed} maps a layer)",
     )
@@ -53,12 +53,12 @@ def convergence_figure(record: Convergence) -> Figure:
 def convergence_table(record: Convergence) -> list[str]:
     """Lines of a Markdown table, a line a layer, and what the paper says at the end."""
     head = ("layer", "maps", "jumps a map", "picture settled", "projection settled")
-    rows = [(*head, "90 % of the way", "middle of the way", "answers at the first")]
-    rows.append(("---",) * len(rows[0]))
+    more = ("90 % of the way", "middle of the way", "responses at the first")
+    rows: list[tuple[str, ...]] = [(*head, *more), ("---",) * len((*head, *more))]
     for number, layer in enumerate(record.layers):
         maps, followed = record.maps(number), record.followed(number)
         living = followed[~np.isnan(record.projection[followed, -1])]
-        first = record.answers_curve[number, 0, 0]
+        first = record.responses_curve[number, 0, 0]
         rows.append(
             (
                 printable(layer),
@@ -110,7 +110,7 @@ def _draw(axes: Axes, record: Convergence, values: Float64[np.ndarray, "layers e
 def _ring(axes: Axes, record: Convergence) -> None:
     for number in range(len(record.layers)):
         at = int(np.searchsorted(record.epochs, record.arrived[number, 0]))
-        place = (record.epochs[at], record.answers_curve[number, at, 0])
+        place = (record.epochs[at], record.responses_curve[number, at, 0])
         axes.plot(*place, "o", color=INK, fillstyle="none", markersize=7.5, markeredgewidth=0.8)
 
 

@@ -47,7 +47,7 @@ class Evolution(Record):
 class Convergence(Record):
     """From which epoch on does each feature map stay as it is at the last one?
 
-    Rows of `image` and `answers` are all feature maps, layer after layer;
+    Rows of `image` and `responses` are all feature maps, layer after layer;
     `starts[i]:starts[i + 1]` are those of `layers[i]`. Curves have the mean over a layer's maps
     and its 95 % interval.
     """
@@ -58,27 +58,27 @@ class Convergence(Record):
     """Recorded ones, ascending."""
     image: Int64[np.ndarray, "maps epochs"]
     """Number of the picture with the strongest activation; -1: none."""
-    answers: Float32[np.ndarray, "maps epochs"]
-    """Rank correlation of the map's answers at fixed places of fixed pictures with those at the
-    last epoch; NaN for a map that answers the same everywhere at the last epoch."""
+    responses: Float32[np.ndarray, "maps epochs"]
+    """Rank correlation of the map's responses at fixed places of fixed pictures with those at the
+    last epoch; NaN for a map that responds the same everywhere at the last epoch."""
     units: tuple[str, ...]
     """The feature maps that were projected, as `conv5:41`."""
     projection: Float32[np.ndarray, "units epochs"]
     """Cosine of the strongest activation's projection, cut at its receptive field, with that at
     the last epoch, whether or not it is of the same picture; 0 where one is silent, NaN for a map
     that is silent at the last epoch."""
-    answers_curve: Float64[np.ndarray, "layers epochs 3"]
+    responses_curve: Float64[np.ndarray, "layers epochs 3"]
     same_curve: Float64[np.ndarray, "layers epochs 3"]
     """Share of the maps whose strongest picture is already that of the last epoch."""
     projection_curve: Float64[np.ndarray, "layers epochs 3"]
     """Of the maps that were projected; NaN where a layer has none."""
     arrived: Float64[np.ndarray, "layers 3"]
-    """First recorded epoch from which the layer's mean answer has come 90 % of the way from the
+    """First recorded epoch from which the layer's mean response has come 90 % of the way from the
     first recorded epoch to the last, for good; and its 95 % interval."""
     centre: Float64[np.ndarray, "layers 3"]
     """The epoch around which that way was gone: epochs weighted by the share of it gone there."""
     samples: int
-    """Places at which answers were compared."""
+    """Places at which responses were compared."""
 
     @property
     def jumps(self) -> Bool[np.ndarray, "maps epochs-1"]:

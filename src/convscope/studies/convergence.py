@@ -1,15 +1,16 @@
 """In which order do a network's layers settle while it is trained?
 
 For every map and recorded epoch: is its strongest picture that of the last epoch, does its
-projection look like the last one's, and does it answer as at the last epoch? A layer's mean answer
-starts somewhere at the first recorded epoch and is 1 at the last; how far along that way it has
-come is compared between layers.
+projection look like the last one's, and does it respond as at the last epoch? A layer's mean
+response starts somewhere at the first recorded epoch and is 1 at the last; how far along that way
+it has come is compared between layers.
 Source of the claim: Zeiler and Fergus 2014, §4 and figure 4 (low layers converge within a few
 epochs, top ones after 40 to 50; seen in pictures, without numbers). The measures are ours.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -28,18 +29,18 @@ def convergence(
     layers: Sequence[str],
     epochs: Sequence[int],
     image: Sequence[Mapping[str, Int64[np.ndarray, "maps"]]],
-    answers: Sequence[Mapping[str, Float32[np.ndarray, "maps samples"]]],
+    responses: Sequence[Mapping[str, Float32[np.ndarray, "maps samples"]]],
     units: Sequence[str],
     projections: Float[np.ndarray, "units epochs *pixels"],
     *,
     seed: int = 0,
     origin: Mapping[str, object] | None = None,
 ) -> Convergence:
-    """From what was seen at each epoch. answers: ranks, see `ranked`. seed: of the resampling."""
+    """From what was seen at each epoch. responses: ranks, see `ranked`. seed: of the resampling."""
     counts = [len(image[0][layer]) for layer in layers]
     starts = np.cumsum([0, *counts], dtype=np.int64)
     images = np.concatenate([np.stack([one[layer] for one in image], 1) for layer in layers])
-    alike = np.concatenate([_alike([one[layer] for one in answers]) for layer in layers])
+    alike = np.concatenate([_alike([one[layer] for one in responses]) for layer in layers])
     looks = _cosines(projections)
     members = [[n for n, u in enumerate(units) if u.rpartition(":")[0] == x] for x in layers]
     same = (images == images[:, -1:]).astype(np.float64)
@@ -51,15 +52,15 @@ def convergence(
         starts=starts,
         epochs=at,
         image=images,
-        answers=alike.astype(np.float32),
+        responses=alike.astype(np.float32),
         units=tuple(units),
         projection=looks.astype(np.float32),
-        answers_curve=np.stack([_curve(each) for each in drawn]),
+        responses_curve=np.stack([_curve(each) for each in drawn]),
         same_curve=np.stack([_curve(_resampled(same[block], seed)) for block in blocks]),
         projection_curve=np.stack([_curve(_resampled(looks[rows], seed)) for rows in members]),
         arrived=np.stack([_spread(arrived(each, at)) for each in drawn]),
         centre=np.stack([_spread(centre(each, at)) for each in drawn]),
-        samples=int(answers[0][layers[0]].shape[1]),
+        samples=int(responses[0][layers[0]].shape[1]),
         origin=dict(origin or {}),
     )
 
@@ -95,14 +96,14 @@ def centre(
 
 
 def _alike(ranks: Sequence[Float32[np.ndarray, "maps samples"]]) -> Float64[np.ndarray, "maps e"]:
-    """Rank correlation with the last epoch; 0 where only the earlier answers are all the same."""
+    """Rank correlation with the last epoch; 0 where only the earlier responses are all the same."""
     last = ranks[-1]
     found = np.stack([(np.nan_to_num(each) * last).sum(axis=1) for each in ranks], axis=1)
     return found.astype(np.float64).clip(-1, 1)
 
 
 def _cosines(pixels: Float[np.ndarray, "units epochs *pixels"]) -> Float64[np.ndarray, "units e"]:
-    flat = pixels.reshape(*pixels.shape[:2], -1).astype(np.float64)
+    flat = pixels.reshape(*pixels.shape[:2], math.prod(pixels.shape[2:])).astype(np.float64)
     size = np.linalg.norm(flat, axis=2)
     products = np.einsum("uep,up->ue", flat, flat[:, -1])
     silent = np.where(size[:, -1:] > 0, size[:, -1:], np.nan)

@@ -24,8 +24,8 @@ from convscope.images.folder import Folder
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import Field, fields
 from convscope.lens.twin import bare
-from convscope.methods.answers import answers, ranked
 from convscope.methods.deconvnet import deconvnet
+from convscope.methods.responses import ranked, responses
 from convscope.methods.topk import topk
 from convscope.models.preprocess import Preprocess
 from convscope.records.series import Convergence, Evolution
@@ -40,7 +40,7 @@ PER_LAYER = 6
 """Rows of a layer's block in the paper's figure."""
 SIDE = 64
 ASKED = 250
-"""Pictures, spread evenly over the folder, whose answers are compared between epochs …"""
+"""Pictures, spread evenly over the folder, whose responses are compared between epochs …"""
 SAMPLES = 1000
 """… at so many places of each map: by chance alone two maps then correlate by about ±0.03."""
 Progress = Callable[[int, int], None]
@@ -106,7 +106,7 @@ class EvolutionRecorder:
     def look(self, epoch: int, model: nn.Module) -> None:
         """Record the network as it is after this epoch, asked for or not.
 
-        Raises DataError D163 if no picture excites a unit, and what `topk`, `answers`, `fields`
+        Raises DataError D163 if no picture excites a unit, and what `topk`, `responses`, `fields`
         and `deconvnet` raise.
         """
         model = bare(model)
@@ -114,7 +114,7 @@ class EvolutionRecorder:
         found = topk(model, self.folder, self.preprocess, self.layers, k=1, progress=self.progress)
         numbers = np.unique(np.linspace(0, len(self.folder) - 1, ASKED).round().astype(int))
         places = -(-SAMPLES // len(numbers))
-        answered = answers(
+        responded = responses(
             model,
             self.folder,
             self.preprocess,
@@ -126,7 +126,7 @@ class EvolutionRecorder:
         self._seen[epoch] = _Epoch(
             [self._moment(model, *self._strongest(found, unit)) for unit in self.units],
             {layer: found.image[found.rows(layer), 0] for layer in self.layers},
-            {layer: ranked(values) for layer, values in answered.items()},
+            {layer: ranked(values) for layer, values in responded.items()},
         )
 
     @property
