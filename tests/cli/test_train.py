@@ -77,8 +77,8 @@ def test_evaluation_tells_top_1_and_top_5_and_saves_a_record(
     lines = capsys.readouterr().out.splitlines()
     found = Evaluation.load(out)
     right = round(found.top1 * 15)
-    assert lines[0] == f"top-1  {found.top1:7.2%}  {right} of 15 pictures"
-    assert lines[1] == "top-3  100.00%  15 of 15 pictures"
+    assert lines[0].startswith(f"top-1  {found.top1:7.2%}  {right} of 15 pictures; error ")
+    assert lines[1] == "top-3  100.00%  15 of 15 pictures; error 0.0 % (0.0 to 20.4)"
     assert lines[2] == str(out)
     assert run(command) == 5
     assert "error[O501]" in capsys.readouterr().err

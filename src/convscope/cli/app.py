@@ -22,6 +22,7 @@ from convscope.cli.attach import attach
 from convscope.cli.check import check
 from convscope.cli.correspondence import correspondence
 from convscope.cli.demo import demo
+from convscope.cli.evaluate import evaluate
 from convscope.cli.evolution import evolution
 from convscope.cli.explain import explain
 from convscope.cli.filters import filters
@@ -31,7 +32,7 @@ from convscope.cli.layers import layers
 from convscope.cli.occlusion import occlusion
 from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
-from convscope.cli.predict import evaluate, predict
+from convscope.cli.predict import predict
 from convscope.cli.probes import probes
 from convscope.cli.similar import similar
 from convscope.cli.train import train

@@ -1,4 +1,4 @@
-"""What does a network take pictures for, and how often is it right?"""
+"""What does a network take pictures for?"""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.progress import progress, say
-from convscope.cli.skipped import MaxBad, beside, free, listing_skipped, tell_skipped
-from convscope.cli.tune import Tune, chosen
+from convscope.cli.progress import say
+from convscope.cli.skipped import MaxBad, free, listing_skipped, tell_skipped
 from convscope.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -75,64 +74,12 @@ def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: i
         typer.echo(figure)
 
 
-def evaluate(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
-    pictures: Annotated[str, typer.Argument(help="Pictures, with their classes as folders.")],
-    checkpoint: Checkpoint = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="JSON: class index by file name, or by class folder."),
-    ] = None,
-    views: Views = 1,
-    out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("evaluation"),
-    max_bad: MaxBad = 0.01,
-    tune: Tune = False,
-) -> None:
-    """Top-1 and top-5 on pictures with known classes, and which class is taken for which.
-
-    Example: convscope evaluate run builtin:photos-val --views 10
-    """
-    from convscope.images.builtin import open_pictures
-    from convscope.methods.predict import evaluate as measure
-    from convscope.models.load import load
-    from convscope.publish import require_free
-
-    require_free(out)
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
-    known = None if labels is None else _labels(labels)
-    tuning = chosen(network, tune)
-    with open_pictures(pictures) as folder:
-        folder.max_bad = max_bad
-        with listing_skipped([folder], beside(out)), progress("evaluating") as tick:
-            found = measure(
-                network, folder, views=views, labels=known, tuning=tuning, progress=tick
-            )
-            folder.check_bad()
-    save_evaluation(found, out)
-    tell_skipped([folder], out / "skipped.csv")
-    typer.echo(_told(found))
-    typer.echo(out)
-
-
 def save_evaluation(found: Evaluation, out: Path) -> None:
     from convscope.figures.plots import confusion, png
     from convscope.publish import publish_file
 
     found.save(out)
     publish_file(out / "confusion.png", png(confusion(found)))
-
-
-def _told(found: Evaluation) -> str:
-    many = len(found.labels)
-    top = min(5, found.likeliest.shape[1])
-    right = round(found.top1 * many)
-    near = round(found.top5 * many)
-    return (
-        f"top-1  {found.top1:7.2%}  {right:,} of {many:,} pictures\n"
-        f"top-{top}  {found.top5:7.2%}  {near:,} of {many:,} pictures"
-    )
 
 
 def _listed(title: str, names: Sequence[str], probability: Sequence[float]) -> str:
@@ -144,11 +91,19 @@ def _listed(title: str, names: Sequence[str], probability: Sequence[float]) -> s
 
 
 def _labels(path: Path) -> dict[str, int]:
-    """Raises UsageError U313 unless the file is JSON with a whole number for each name."""
+    """Raises UsageError U313 unless the file is JSON with a whole number for each name, or
+    {"0": ["n01440764", …], …}, as lists of ImageNet's classes are kept."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:
         raise UsageError("U313", str(path), f"is not readable as JSON ({fault})") from fault
+    if isinstance(plain, dict):
+        listed = {
+            value[0]: int(key)
+            for key, value in plain.items()
+            if key.isdecimal() and isinstance(value, list) and value and type(value[0]) is str
+        }
+        plain = listed if plain and len(listed) == len(plain) else plain
     if not isinstance(plain, dict) or any(type(value) is not int for value in plain.values()):
         raise UsageError("U313", str(path), "must hold a class index for each name")
     return plain

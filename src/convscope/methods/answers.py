@@ -1,98 +1,114 @@
-"""What does every map of some layers answer at the same places of the same pictures?
-
-So that two states of one network can be compared map by map, whatever its strongest pictures are.
-"""
+"""What does a network answer for pictures: the mean softmax over their views?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
-from scipy.stats import rankdata
-from torch import Tensor, nn
+from jaxtyping import Float32, Int64, UInt8
 
 from convscope.errors import DataError, ModelError
 from convscope.images.folder import Folder, Picture
-from convscope.lens.lens import Lens
+from convscope.lens.lens import Lens, logits
 from convscope.lens.refusal import refusing
-from convscope.lens.sizes import usual_batch
-from convscope.models.preprocess import Preprocess
+from convscope.methods.tuning import Tuning, Way, blank
+from convscope.methods.views import plan
+from convscope.models.network import Network
+
+
+class Answers(NamedTuple):
+    """A network's answers for the usable pictures of a folder."""
+
+    numbers: Int64[np.ndarray, "n"]
+    """Of the pictures."""
+    probability: Float32[np.ndarray, "n classes"]
+    way: Way
 
 
 def answers(
-    model: nn.Module,
+    network: Network,
     folder: Folder,
-    preprocess: Preprocess,
-    layers: Sequence[str],
-    numbers: Sequence[int],
+    views: int,
     *,
-    places: int = 1,
-    seed: int = 0,
-) -> dict[str, Float32[np.ndarray, "maps samples"]]:
-    """What the layers put out at `places` random places of each of these pictures.
+    tuning: Tuning | None = None,
+    first: Callable[[int], object] = id,
+    progress: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """first: told the number of classes as soon as it is known.
 
-    A place is a share of the layer's height and width, so that all layers are asked about the same
-    part of a picture; it depends on seed and on the picture's number alone. A unit of a fully
-    connected layer has one place. Unusable pictures are left out.
-
-    Raises DataError D161 (no usable picture), ModelError M500, M502, M506 (no feature maps), M514
-    (not finite), M522.
+    Raises DataError D118 or D161, UsageError U310, ModelError M520, M522, M560.
     """
-    found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
-    with Lens(model, layers) as lens, torch.inference_mode():
-        for pictures in _batches(model, folder, preprocess, numbers):
-            images = preprocess.batch([p.pixels for p in pictures], channels_last=True)
-            images = images.to(_weight(model, images).device)
-            with refusing(images):
-                lens.reach(images)
-            where = [_places(picture.number, places, seed) for picture in pictures]
-            for layer in layers:
-                found[layer].append(_at(lens[layer], layer, np.stack(where)))
-    if not all(found.values()):
-        raise DataError("D161", str(folder.root), "no picture here could be used")
-    return {layer: np.concatenate(parts, axis=1) for layer, parts in found.items()}
+    framing, cut = plan(network.preprocess, views)
+    way = Way(network.model, blank(network.model, network.preprocess.shape), tuning=tuning)
+    numbers: list[int] = []
+    shares: list[Float32[np.ndarray, "some classes"]] = []
+    for chunk in _chunks(folder.read(framing, workers=way.workers), max(1, way.batch // views)):
+        share = probability(network, way, [cut(picture.pixels) for picture in chunk])
+        require_finite(share, chunk)
+        if not shares:
+            first(share.shape[1])
+        numbers += [picture.number for picture in chunk]
+        shares.append(share)
+        if progress is not None:
+            progress(chunk[-1].number + 1, len(folder))
+    if not shares:
+        folder.check_bad()  # which says why
+        raise DataError("D161", str(folder.root), "holds no usable picture")
+    return Answers(np.array(numbers, dtype=np.int64), np.concatenate(shares), way)
 
 
-def ranked(values: Float[np.ndarray, "maps samples"]) -> Float32[np.ndarray, "maps samples"]:
-    """Ranks along each row, less their mean and at length 1, so that the product of two rows is
-    their rank correlation; NaN in a row that is the same everywhere."""
-    ranks: Float64[np.ndarray, "maps samples"] = rankdata(values, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    size = np.linalg.norm(ranks, axis=1, keepdims=True)
-    return (ranks / np.where(size > 0, size, np.nan)).astype(np.float32)
+def probability(
+    network: Network, way: Way, cuts: list[list[UInt8[np.ndarray, "h w 3"]]]
+) -> Float32[np.ndarray, "n classes"]:
+    """Mean softmax over each picture's views."""
+    pixels = [view for views in cuts for view in views]
+    images = way.laid(network.preprocess.batch(pixels, channels_last=True))
+    with torch.inference_mode(), way.running():
+        scores = _scores(network, way, images).float()
+    shares = scores.softmax(1).reshape(len(cuts), -1, scores.shape[1]).mean(1)
+    return np.asarray(shares.cpu().numpy(), dtype=np.float32)
 
 
-def _batches(
-    model: nn.Module, folder: Folder, preprocess: Preprocess, numbers: Sequence[int]
-) -> Iterator[tuple[Picture, ...]]:
-    like = _weight(model, torch.empty(0))
-    size = usual_batch(model, torch.zeros(1, *preprocess.shape).to(like))
-    pictures = folder.read(preprocess.framing, numbers)
-    while some := tuple(islice(pictures, size)):
-        yield some
+def _scores(
+    network: Network, way: Way, images: Float32[torch.Tensor, "b c h w"]
+) -> Float32[torch.Tensor, "b classes"]:
+    """In evaluation mode, whatever mode the model is in."""
+    with Lens(way.model, ()) as lens, refusing(images, network.spec):
+        output = lens(images)
+    if isinstance(output, torch.Tensor) and output.dim() >= 2:
+        return output.flatten(1)
+    return logits(output)
 
 
-def _places(number: int, places: int, seed: int) -> Float64[np.ndarray, "places 2"]:
-    return np.random.default_rng((seed, number)).random((places, 2))
+def strongest(
+    share: Float32[np.ndarray, "n classes"], top: int
+) -> tuple[Float32[np.ndarray, "n top"], Int64[np.ndarray, "n top"]]:
+    """Values and class indices, the largest first; of equals the lower index."""
+    index = np.argsort(-share, axis=1, kind="stable")[:, :top].astype(np.int64)
+    return np.take_along_axis(share, index, axis=1), index
 
 
-def _at(
-    output: Tensor, layer: str, where: Float64[np.ndarray, "b places 2"]
-) -> Float32[np.ndarray, "maps b*places"]:
-    maps = output[:, :, None, None] if output.dim() == 2 else output
-    if maps.dim() != 4:
-        raise ModelError("M506", layer, "puts out no feature maps")
-    if not bool(maps.isfinite().all()):
-        raise ModelError("M514", layer, "its feature maps are not finite")
-    size = np.array(maps.shape[2:])
-    rows, columns = torch.from_numpy((where * size).astype(np.int64)).unbind(-1)
-    pictures = torch.arange(len(maps))[:, None]
-    taken = maps[pictures, :, rows.to(maps.device), columns.to(maps.device)]
-    return taken.flatten(0, 1).T.float().cpu().contiguous().numpy()
+def require_finite(share: Float32[np.ndarray, "n classes"], chunk: list[Picture]) -> None:
+    wrong = ~np.isfinite(share).all(1)
+    if wrong.any():
+        name = chunk[int(wrong.argmax())].name
+        raise ModelError("M560", name, "the network's scores for it are not finite")
 
 
-def _weight(model: nn.Module, otherwise: Tensor) -> Tensor:
-    return next((p for p in model.parameters() if p.is_floating_point()), otherwise)
+def _chunks(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+    iterator = iter(pictures)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def origin(method: str, network: Network) -> dict[str, Any]:
+    return {
+        "method": method,
+        "model": network.spec,
+        "weights": network.weights,
+        "sha256": network.sha256,
+        "preprocess": network.preprocess.describe(),
+    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int64
@@ -11,6 +12,7 @@ from convscope.errors import DataError, UsageError, nearest
 from convscope.images.folder import Folder
 from convscope.models.load import Network
 
+WORDNET = re.compile(r"n\d{8}")
 HINT = "give --labels FILE.json, with a class index for each picture or class folder"
 
 
@@ -21,8 +23,9 @@ def true_classes(
 
     With `labels`: what they give for the picture's name, its file name or its class folder.
     Without: the pictures' own class index (shards), or the class folder's, matched to the network's
-    classes by name, or by place where the network has no names. Raises DataError D160, UsageError
-    U311 (no class of that index).
+    classes by name, or by place where the network has no names or the folders are ImageNet's
+    (n01440764 and so on, all of them). Raises DataError D160, UsageError U311 (no class of that
+    index).
     """
     if labels is None:
         of_class = _by_name(network, folder, outputs)
@@ -49,13 +52,20 @@ def _by_name(network: Network, folder: Folder, outputs: int) -> list[int]:
     """For each of the folder's classes the network's index."""
     if folder.numbered:
         return list(range(len(folder.classes)))
-    if not network.classes and len(folder.classes) == outputs:
+    by_place = not network.classes or _imagenet(folder.classes, network.classes)
+    if by_place and len(folder.classes) == outputs:
         return list(range(outputs))
     for name in folder.classes:
         if name not in network.classes:
             hint = nearest(name, network.classes) if network.classes else "it has no names"
             raise DataError("D160", name, f"is no class of the network; {hint}", next_step=HINT)
     return [network.classes.index(name) for name in folder.classes]
+
+
+def _imagenet(folders: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether folders are named by WordNet's numbers, whose order is that of ImageNet's classes,
+    and the network's classes are not."""
+    return all(map(WORDNET.fullmatch, folders)) and not set(folders) & set(names)
 
 
 def _looked_up(folder: Folder, number: int, labels: Mapping[str, int]) -> int:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from convscope.records.record import Record
+
+Z = 1.959963984540054
+"""Standard deviations that hold 95 % of a normal distribution."""
+
+
+class Share(NamedTuple):
+    """A part of some pictures, and between what it would lie with other pictures of their kind."""
+
+    part: float
+    low: float
+    high: float
+
+
+def share(hits: int, many: int) -> Share:
+    """hits of many, with the 95 % interval of a binomial share; NaN of none.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    if not many:
+        return Share(math.nan, math.nan, math.nan)
+    part, wide = hits / many, Z**2 / many
+    middle = (part + wide / 2) / (1 + wide)
+    reach = Z * math.sqrt(part * (1 - part) / many + wide / (4 * many)) / (1 + wide)
+    return Share(part, max(0.0, middle - reach), min(1.0, middle + reach))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +75,20 @@ class Evaluation(Record):
     """Pictures of true class (row) taken for class (column)."""
     views: int = 1
     skipped: int = 0
-    """Pictures that could not be used; they count neither as right nor as wrong."""
+    """Pictures that could not be used or have no class; they count neither as right nor as
+    wrong."""
+    members: tuple[tuple[str, float, float], ...] = ()
+    """Of an ensemble: each network with the top-1 and top-5 that it has alone."""
+
+    @property
+    def error1(self) -> Share:
+        """Top-1 error with its interval."""
+        return share(len(self.labels) - round(self.top1 * len(self.labels)), len(self.labels))
+
+    @property
+    def error5(self) -> Share:
+        """Top-5 error with its interval."""
+        return share(len(self.labels) - round(self.top5 * len(self.labels)), len(self.labels))
 
     @property
     def per_class(self) -> Float32[np.ndarray, "classes"]:

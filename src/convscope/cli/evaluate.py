@@ -1,0 +1,135 @@
+"""How often is a network right, or several together?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint, Views, _labels, save_evaluation
+from convscope.cli.progress import progress, say
+from convscope.cli.skipped import MaxBad, listing_skipped, tell_skipped
+from convscope.cli.skipped import beside as beside_out
+from convscope.cli.tune import Tune, chosen
+from convscope.errors import EnvironmentFault, UsageError, nearest
+
+if TYPE_CHECKING:
+    from convscope.models.network import Network
+    from convscope.records.predictions import Evaluation, Share
+
+TABLES = ("table2",)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[
+        str,
+        typer.Argument(help='Class folders, or shards as "val-{000000..000049}.tar".'),
+    ],
+    checkpoint: Checkpoint = None,
+    together: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="MODEL or MODEL@WEIGHTS; the mean softmax of all is judged."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="JSON: class index by file name, or by class folder."),
+    ] = None,
+    views: Views = 1,
+    beside: Annotated[
+        str, typer.Option(help="table2: the paper's errors on ImageNet, and ours below.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 1,
+    out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("evaluation"),
+    max_bad: MaxBad = 0.01,
+    tune: Tune = False,
+) -> None:
+    """Top-1 and top-5 on pictures with known classes, and which class is taken for which.
+
+    Example: convscope evaluate run builtin:photos-val --views 10
+    """
+    from convscope.images.builtin import open_pictures
+    from convscope.methods.predict import evaluate as measure
+    from convscope.publish import require_free
+
+    require_free(out)
+    if beside and beside not in TABLES:
+        raise UsageError("U407", beside, f"no such table; {nearest(beside, TABLES)}")
+    known = None if labels is None else _labels(labels)
+    with open_pictures(pictures, workers=workers) as folder:
+        networks = [_opened(model, checkpoint, device)]
+        networks += [_opened(*_member(name), device) for name in together or ()]
+        tuning = chosen(networks[0], tune)
+        folder.max_bad = max_bad
+        with listing_skipped([folder], beside_out(out)), progress("evaluating") as tick:
+            found = measure(
+                networks, folder, views=views, labels=known, tuning=tuning, progress=tick
+            )
+            folder.check_bad()
+    save_evaluation(found, out)
+    for remark in folder.remarks if folder.numbered else ():
+        say(remark)
+    tell_skipped([folder], out / "skipped.csv")
+    _tell(found, beside, out)
+    typer.echo(out)
+
+
+def _member(name: str) -> tuple[str, Path | None]:
+    """A model and, after the last @, the file of its weights."""
+    model, sign, weights = name.rpartition("@")
+    return (model, Path(weights)) if sign else (name, None)
+
+
+def _opened(model: str, checkpoint: Path | None, device: str) -> Network:
+    """Raises UsageError U378 on an unknown device, EnvironmentFault R641 if it is not there."""
+    import torch
+
+    from convscope.models.load import load
+
+    kind, _, number = device.partition(":")
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if kind not in there or not (number or "0").isdecimal():
+        hint = nearest(device, there).replace("it has", "there are")
+        raise UsageError("U378", device, f"no such device; {hint}")
+    if int(number or 0) >= there[kind]:
+        what = "this machine has none that torch can use"
+        raise EnvironmentFault("R641", device, what, next_step="pass --device cpu")
+    network = load(model, checkpoint)
+    for note in network.notes:
+        say(note)
+    network.model.to(device)
+    return network
+
+
+def _tell(found: Evaluation, beside: str, out: Path) -> None:
+    from convscope.publish import publish_file
+    from convscope.records.imagenet import table2
+
+    for name, top1, top5 in found.members:
+        typer.echo(f"alone  {top1:7.2%} and {top5:7.2%}  {name}")
+    typer.echo(_told(found))
+    if beside:
+        text = "\n".join(table2(found))
+        publish_file(out / "table2.md", f"{text}\n".encode())
+        typer.echo(text)
+
+
+def _told(found: Evaluation) -> str:
+    top = min(5, found.likeliest.shape[1])
+    return (
+        _line(1, found.top1, found.error1, found)
+        + "\n"
+        + _line(top, found.top5, found.error5, found)
+    )
+
+
+def _line(top: int, right: float, error: Share, found: Evaluation) -> str:
+    many = len(found.labels)
+    wrong = f"error {100 * error.part:.1f} % ({100 * error.low:.1f} to {100 * error.high:.1f})"
+    return f"top-{top}  {right:7.2%}  {round(right * many):,} of {many:,} pictures; {wrong}"
