@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.explain import read_target
+from convscope.cli.explain import _boxes as read_boxes_of
+from convscope.cli.explain import _spread, read_target
 from convscope.cli.predict import ANY_MODEL, Checkpoint
 from convscope.cli.progress import progress, say
 from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
@@ -56,6 +57,9 @@ def occlusion(
     layer: Annotated[
         str | None, typer.Option(help="Whose strongest map is followed; default: layer 5's.")
     ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of a folder, spread evenly.")
+    ] = None,
     draw: Annotated[int, typer.Option(min=0, help="Pictures in figures, from the first.")] = 24,
     seed: Annotated[int, typer.Option(help="Of noise and of permutations.")] = 0,
     out: Annotated[Path, typer.Option(help="New folder for records, figures and tables.")] = Path(
@@ -80,8 +84,10 @@ def occlusion(
     known = None if labels is None else _labels(labels)
     network = opened_network(model, checkpoint)
     kept = out.with_name(f"{out.name}-parts")
-    source = folders[0] if others is None else open_pictures(others)
-    with folders[0] as folder, source, listing_skipped([folder], beside(out)):
+    numbers = _spread(len(folders[0]), limit)
+    chosen = folders[0] if numbers is None else folders[0].subset(numbers)
+    source = chosen if others is None else open_pictures(others)
+    with chosen as folder, source, listing_skipped([folder], beside(out)):
         folder.max_bad = source.max_bad = max_bad
         with progress("strongest pictures") as search, progress("hiding parts") as tick:
             found = occlusion_study(
@@ -106,11 +112,9 @@ def occlusion(
 
 
 def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
-    from convscope.cli.explain import _boxes as read
-
     if told is None and folder.root == Path():  # single pictures
         return None
-    return read(folder, told)
+    return read_boxes_of(folder, told)
 
 
 def _save(found: Occlusions, out: Path, draw: int, seed: int) -> None:

@@ -9,39 +9,34 @@ Source: Zeiler and Fergus 2014, §4.2 and figure 7.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from convscope import __version__
 from convscope.errors import DataError, ModelError
 from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
 from convscope.lens.ends import ends
-from convscope.methods.fills import Fill, named
+from convscope.methods.fills import Fill
 from convscope.methods.hiding import part
-from convscope.methods.labels import class_names, true_classes
+from convscope.methods.labels import class_names
 from convscope.methods.occlusion import occlusion
 from convscope.methods.targets import Target
 from convscope.models.network import Network, whole
-from convscope.records.occlusion import ASKED, LIKELIEST, TRUE, Occlusions
-from convscope.studies.explain import probabilities, seen, seen_boxes, target_index
+from convscope.records.occlusion import Occlusions
+from convscope.studies.explain import probabilities, seen, seen_boxes
 from convscope.studies.occlusion_areas import drawn_square, without
 from convscope.studies.occlusion_kept import Kept
+from convscope.studies.occlusion_plan import Boxes, Case, Followed, followed, require_boxes
 from convscope.studies.occlusion_projections import Projecting
 from convscope.units import Box
 
 PAPER_PATCH, PAPER_STRIDE, PAPER_SIDE = 50, 6, 224
 """Pixels, measured in the paper's figure; inputs of another size get squares in proportion."""
+NOT_FINITE = ("M514", "M543")
 Progress = Callable[[int, int], None]
-Boxes = Mapping[str, Sequence[Box]]
-_Made = dict[str, Any]
 
 
 def occlusion_study(
@@ -83,7 +78,7 @@ def occlusion_study(
     side = min(network.preprocess.size)
     with opened(folder) as pictures, opened(others or pictures) as source:
         layer = layer or ends(network.model, network.preprocess.shape).middle
-        case = _Case(
+        case = Case(
             network,
             layer,
             max(1, round(side * PAPER_PATCH / PAPER_SIDE)) if patch is None else patch,
@@ -91,8 +86,8 @@ def occlusion_study(
             fill,
             seed,
         )
-        _require_boxes(pictures, boxes)
-        aims = _aims(network, pictures, target, labels)
+        require_boxes(pictures, boxes)
+        aims = followed(network, pictures, target, labels)
         made = case.made(pictures, source, aims, boxes)
         store = None if kept is None else Kept(Path(kept), made)
         projecting = Projecting.of(network, layer, source, len(pictures), searching)
@@ -102,85 +97,10 @@ def occlusion_study(
     return replace(Occlusions.joined(parts), origin={**made, "left out": failed})
 
 
-@dataclass(frozen=True)
-class _Case:
-    """What is done to every picture."""
-
-    network: Network
-    layer: str
-    patch: int
-    stride: int
-    fill: Fill
-    seed: int
-
-    def made(self, folder: Folder, source: Folder, aims: _Aims, boxes: Boxes | None) -> _Made:
-        """All that decides the numbers."""
-        network = self.network
-        truth = [] if aims.truth is None else aims.truth.tolist()
-        return {
-            "method": "occlusion study",
-            "model": network.spec,
-            "weights": network.weights,
-            "sha256": network.sha256,
-            "preprocess": network.preprocess.describe(),
-            "pictures": str(folder.root),
-            "data": folder.sha256,
-            "others": f"{len(source)} pictures of {source.root}",
-            "layer": self.layer,
-            "patch": self.patch,
-            "stride": self.stride,
-            "fill": named(self.fill),
-            "seed": self.seed,
-            "target": aims.told,
-            "true classes": _digest(truth),
-            "boxes": _digest(sorted(boxes.items())) if boxes is not None else "",
-            "version": __version__,
-        }
-
-
-def _digest(told: Any) -> str:
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class _Aims:
-    """Which class of each picture is followed."""
-
-    told: int | str | None
-    truth: np.ndarray | None
-
-    def of(self, network: Network, number: int, share: np.ndarray) -> tuple[int, str]:
-        if self.told is not None:
-            return target_index(network, share, self.told), ASKED
-        if self.truth is not None and self.truth[number] >= 0:
-            return int(self.truth[number]), TRUE
-        return int(share.argmax()), LIKELIEST
-
-
-def _aims(
-    network: Network, folder: Folder, target: Target | None, labels: Mapping[str, int] | None
-) -> _Aims:
-    share = probabilities(network, torch.zeros(network.preprocess.shape))
-    if target is not None:
-        return _Aims(target_index(network, share, target), None)
-    try:
-        return _Aims(None, true_classes(network, folder, len(share), labels))
-    except DataError:
-        if labels is not None:
-            raise
-    return _Aims(None, None)
-
-
-def _require_boxes(folder: Folder, boxes: Boxes | None) -> None:
-    if boxes is not None and not any(boxes.get(name) for name in folder.names):
-        step = "name pictures in the file of boxes as they are named in the folder"
-        raise DataError("D196", str(folder.root), "no picture here has boxes", next_step=step)
-
-
 def _parts(
-    case: _Case,
+    case: Case,
     folder: Folder,
-    aims: _Aims,
+    aims: Followed,
     boxes: Boxes,
     projecting: Projecting,
     store: Kept | None,
@@ -197,7 +117,7 @@ def _parts(
                 marked = boxes.get(picture.name, ())
                 found = _one(case, folder, picture, aims, marked, projecting, tick)
             except ModelError as fault:
-                if fault.code != "M514":
+                if fault.code not in NOT_FINITE:
                     raise
                 failed[picture.name] = str(fault)
                 continue
@@ -213,10 +133,10 @@ def _parts(
 
 
 def _one(
-    case: _Case,
+    case: Case,
     folder: Folder,
     picture: Picture,
-    aims: _Aims,
+    aims: Followed,
     marked: Sequence[Box],
     projecting: Projecting,
     progress: Progress | None,
