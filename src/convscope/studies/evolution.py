@@ -112,6 +112,7 @@ class EvolutionRecorder:
         model = bare(model)
         self._settle(model)
         found = topk(model, self.folder, self.preprocess, self.layers, k=1, progress=self.progress)
+        strongest = [self._strongest(found, unit) for unit in self.units]
         numbers = np.unique(np.linspace(0, len(self.folder) - 1, ASKED).round().astype(int))
         places = -(-SAMPLES // len(numbers))
         responded = responses(
@@ -124,7 +125,7 @@ class EvolutionRecorder:
             seed=self.seed,
         )
         self._seen[epoch] = _Epoch(
-            [self._moment(model, *self._strongest(found, unit)) for unit in self.units],
+            [self._moment(model, *entry) for entry in strongest],
             {layer: found.image[found.rows(layer), 0] for layer in self.layers},
             {layer: ranked(values) for layer, values in responded.items()},
         )
