@@ -51,7 +51,7 @@ class Held:
         return len(self.pixels)
 
     def digest(self, number: int) -> bytes:
-        return number.to_bytes(8, "big") * 4
+        return (number + 1).to_bytes(8, "big") * 4
 
     def read(
         self, _: object, numbers: Sequence[int] | None = None, **_how: object
