@@ -74,8 +74,10 @@ def test_pictures_that_do_not_fit_into_memory_are_read_again_and_are_the_same(
     training: Folder, stock: Stock
 ) -> None:
     none = Stock(training, Shrunk(256), memory=0)
-    some = Stock(training, Shrunk(256), memory=20 * 56 * 70 * 3)
+    some = Stock(training, Shrunk(256), memory=20 * 56 * 70 * 3, workers=2)
+    framing = Framing(40, (31, 37))
     for other in (none, some):
+        assert np.array_equal(pixel_mean(stock, framing), pixel_mean(other, framing))
         pairs = zip(stock.take([38, 0, 21, 0]), other.take([38, 0, 21, 0]), strict=True)
         assert all(np.array_equal(a, b) for a, b in pairs)
     one, two = everything(Batches(stock, TINY, 0)), everything(Batches(some, TINY, 0, threads=2))

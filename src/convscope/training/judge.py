@@ -42,7 +42,7 @@ def judge(
     for start in range(rank * BATCH, len(stock), world * BATCH):
         places = range(start, min(start + BATCH, len(stock)))
         labels = torch.tensor([stock.labels[place] for place in places], device=device)
-        images = preprocess.batch(stock.take(places)).to(device)
+        images = preprocess.batch(stock.take(places, stock.workers)).to(device)
         scores = model(images.contiguous(memory_format=torch.channels_last)).float()
         loss += F.cross_entropy(scores, labels, reduction="sum").item()
         correct += (scores.argmax(1) == labels).sum().item()

@@ -63,8 +63,9 @@ def train(
     epoch, on the first process; a resumed run calls them from the epoch it resumes at.
     stop: asked at every step; once true, training ends with Stopped R575, to be resumed.
     devices, nodes, accelerator: as Lightning has them; several devices train by DDP, with the
-    recipe's batch split between them. threads: that make batches, beside the network's own.
-    memory: bytes of pictures that each process keeps; what does not fit is read again.
+    recipe's batch split between them. threads: that make batches, beside the network's own; as many
+    processes decode pictures when they are first read. memory: bytes of pictures that each process
+    keeps; what does not fit is read again.
     keep: epochs whose weights stay in `out/epochs`, 0 for the untrained network.
 
     On the CPU with the same number of threads, a killed and resumed run ends with the same
@@ -87,7 +88,7 @@ def train(
                 story, resumed = Story.from_json(done), recipe.epochs
             else:
                 told = progress if trainer.is_global_zero else None
-                stocks = _stocks(recipe, training, validation, memory, told)
+                stocks = _stocks(recipe, training, validation, memory, threads, told)
                 _require_steps(stocks[0], recipe, trainer.world_size)
                 if trainer.is_global_zero:
                     skipped = [*training.skipped, *validation.skipped]
@@ -146,6 +147,7 @@ def _stocks(
     training: Folder,
     validation: Folder,
     memory: int,
+    workers: int,
     progress: Callable[[Progress], None] | None,
 ) -> tuple[Stock, Stock, Preprocess]:
     total = len(training) + len(validation)
@@ -157,11 +159,15 @@ def _stocks(
 
         return tell
 
-    teaching = Stock(training, Shrunk(recipe.cache), memory=memory, progress=told(0))
+    teaching = Stock(
+        training, Shrunk(recipe.cache), memory=memory, workers=workers, progress=told(0)
+    )
     framing = Framing(recipe.test_resize or None, (recipe.test_size, recipe.test_size))
     mean = pixel_mean(teaching, framing) * (recipe.input_range / 255) if recipe.pixel_mean else None
     preprocess = Preprocess(
         framing, recipe.mean if mean is None else mean, recipe.std, recipe.input_range / 255
     )
-    judging = Stock(validation, framing, memory=memory // 4, progress=told(len(training)))
+    judging = Stock(
+        validation, framing, memory=memory // 4, workers=workers, progress=told(len(training))
+    )
     return teaching, judging, preprocess
