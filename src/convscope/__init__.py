@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from convscope.pages.atlas import write_atlas
     from convscope.studies.audit import audit
     from convscope.studies.correspondence import correspondence
+    from convscope.studies.evolution import EvolutionRecorder
+    from convscope.studies.evolution_checkpoints import evolution
     from convscope.studies.features import features
     from convscope.studies.filters import filters
     from convscope.studies.invariance import invariance
@@ -83,7 +85,9 @@ _HOME = {
     "duplicates": "studies.retrieval",
     "embedding": "methods.embedding",
     "energy_inside": "methods.pointing",
+    "EvolutionRecorder": "studies.evolution",
     "evaluate": "methods.predict",
+    "evolution": "studies.evolution_checkpoints",
     "faithfulness": "methods.faithfulness",
     "features": "studies.features",
     "fields": "lens.geometry",
@@ -123,6 +127,7 @@ __all__ = [
     "BackwardRule",
     "Box",
     "ConvscopeError",
+    "EvolutionRecorder",
     "Folder",
     "Lens",
     "Unit",
@@ -141,6 +146,7 @@ __all__ = [
     "embedding",
     "energy_inside",
     "evaluate",
+    "evolution",
     "faithfulness",
     "features",
     "fields",
