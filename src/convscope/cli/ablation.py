@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.predict import Views
 from convscope.cli.progress import say
-from convscope.cli.skipped import MaxBad
+from convscope.cli.skipped import MaxBad, free
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.study_files import save_figure, save_table
 from convscope.cli.train import pair
@@ -52,13 +52,10 @@ def ablation(
     """
     from convscope.figures.ablation import ablation_figure
     from convscope.figures.ablation_table import ablation_table
-    from convscope.publish import require_free
     from convscope.studies.ablation import ablation as study
     from convscope.studies.ablation_variants import VARIANTS
     from convscope.training.recipe_text import recipe as read_recipe
 
-    result = out / "result"
-    require_free(result)
     plan = read_recipe(recipe, changes or ())
     teaching, judging = pair(pictures, validation)
     teaching.max_bad = judging.max_bad = max_bad
@@ -78,6 +75,7 @@ def ablation(
             threads=threads,
             accelerator=accelerator,
         )
+    result = free(out / "result")
     found.save(result)
     save_table(ablation_table(found), result / "table.md")
     typer.echo(save_figure(ablation_figure(found), result / "figure"))

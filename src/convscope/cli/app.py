@@ -34,6 +34,7 @@ from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
 from convscope.cli.predict import predict
 from convscope.cli.probes import probes
+from convscope.cli.silence import silence
 from convscope.cli.similar import similar
 from convscope.cli.train import train
 from convscope.cli.transfer import transfer
@@ -82,6 +83,7 @@ for command in (
     probes,
     transfer,
     ablation,
+    silence,
 ):
     app.command()(command)
 

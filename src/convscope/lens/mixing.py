@@ -32,7 +32,7 @@ class Mixing:
     number: int
     """Which step mixes."""
     change: Float[Tensor, "maps per_map"]
-    """What each map brings to the mixing step, less what it would bring if it were zero."""
+    """What each map brings to the mixing step, less what it would bring if it were taken away."""
     shape: tuple[int, ...]
     """Of what is mixed."""
     result: Float[Tensor, "1 ..."]
@@ -42,25 +42,31 @@ class Mixing:
     """If set: only this row of the mixing matters, and the scores are ready before step `stop`."""
 
     @classmethod
-    def of(cls, tail: Tail) -> Mixing | None:
-        """The mixing step, if all steps before it are known to keep the maps apart."""
-        maps = tail.activation.shape[1] if tail.activation.dim() == 4 else 0
+    def of(cls, tail: Tail, rest: Tensor | None = None) -> Mixing | None:
+        """The mixing step, if all steps before it are known to keep the maps apart.
+
+        rest: what the maps put out when they are taken away, in the shape of the layer's output
+        (zeros).
+        """
+        if tail.activation.dim() not in (2, 4):
+            return None
+        rest = torch.zeros_like(tail.activation) if rest is None else rest
         for number, step in enumerate(tail.steps):
             if step.name in (CONVOLUTION, LINEAR):
-                return cls._at(tail, number, maps) if _mixes(tail, step) else None
+                return cls._at(tail, number, rest) if _mixes(tail, step) else None
             if not (allows(BY_OWN_MAP, step) or _averages(step) or _flattens(tail, step)):
                 return None
         return None
 
     @classmethod
-    def _at(cls, tail: Tail, number: int, maps: int) -> Mixing | None:
+    def _at(cls, tail: Tail, number: int, rest: Tensor) -> Mixing | None:
         if not _is_chain(tail.steps, number):
             return None
         step = tail.steps[number]
         with torch.no_grad():
-            silent = tail.before(torch.zeros_like(tail.activation), number)
+            silent = tail.before(rest.clone(), number)
             there = tail.before(tail.activation.detach().clone(), number)
-            change = (there - silent).reshape(maps, -1)
+            change = (there - silent).reshape(rest.shape[1], -1)
             (result,) = step.run({step.takes[0]: there})
         change = change if change.dtype == torch.float64 else change.float()
         return cls(tail, number, change, tuple(there.shape), result, *_only_row(tail, number))
@@ -75,11 +81,12 @@ class Mixing:
         return self._wanted().numel()
 
     def scores(self, maps: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """The score with each one of these maps (ascending) set to zero."""
+        """The score, or scores, with each one of these maps (ascending) taken away."""
         result = self._wanted()
         brought = self._convolved(maps) if self.step.name == CONVOLUTION else self._summed(maps)
         values = result - brought.reshape(-1, *result.shape[1:]).to(result.dtype)
-        return self.tail.again(values, self.number + 1, self.stop).reshape(len(maps))
+        shape = self.tail.score.shape[1:]
+        return self.tail.again(values, self.number + 1, self.stop).reshape(len(maps), *shape)
 
     def _wanted(self) -> Tensor:
         return self.result if self.row is None else self.result[:, self.row : self.row + 1]

@@ -9,7 +9,7 @@ batches of changed activations, and only where even that cannot be done exactly,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -23,13 +23,11 @@ from convscope.lens.lens import Lens
 from convscope.lens.mixing import Mixing
 from convscope.lens.step import AFFINE, allows
 from convscope.lens.tail import Tail, record
+from convscope.lens.without import Without
 from convscope.methods.cam_case import Case, finite, forward, wide
 from convscope.methods.cam_formulas import Map, weighted
 from convscope.methods.cam_layer import as_is
 from convscope.methods.targets import Aims, answer, space
-
-BYTES = 24e6
-"""What one batch of changed activations may take: more and the system pages (measured)."""
 
 ROUNDING = 0.02
 """How far off a sum may be in the lowest precision, relative to its terms."""
@@ -116,37 +114,24 @@ class Ablation:
     @cached_property
     def drops(self) -> Float[Tensor, "maps"]:
         """The score less the score without each map. A silent map changes nothing."""
-        maps, places = self.maps, self._places(self.tail.activation.detach())
+        maps, output = self.maps, self.tail.activation.detach()
+        places = self._places(output)
         if self.closed is not None:
             return self.closed
+        without = Without(self.tail, places, torch.zeros_like(output), self.mixing, self._whole)
         drops = self.score.new_zeros(len(maps))
-        for part in self._parts(maps.flatten(1).ne(0).any(1).nonzero()[:, 0]):
-            drops[part] = self.score - wide(self._scores(part, places))
+        for part in without.parts(maps.flatten(1).ne(0).any(1).nonzero()[:, 0]):
+            drops[part] = self.score - wide(without.scores(part))
             if self.case.progress is not None:
                 done = self.number * len(drops) + int(part[-1]) + 1
                 self.case.progress(done, len(drops) * len(self.case.images))
         return drops
 
-    def _scores(self, maps: Int[Tensor, "n"], places: Int[Tensor, "maps at"]) -> Float[Tensor, "n"]:
-        """The score without each one of these maps."""
-        if self.mixing is not None:
-            return self.mixing.scores(maps)
-        output = self.tail.activation.detach()
-        outputs = output.flatten().repeat(len(maps), 1).scatter_(1, places[maps], 0)
-        outputs = outputs.reshape(len(maps), *output.shape[1:])
-        if not self.tail.obstacle:
-            return self.tail.again(outputs)
-        images = self.case.images[self.number].expand(len(maps), *self.case.images.shape[1:])
+    def _whole(self, outputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n"]:
+        """The score for other outputs of the layer, from pixels on."""
+        images = self.case.images[self.number].expand(len(outputs), *self.case.images.shape[1:])
         with torch.no_grad(), Lens(self.case.model, (), {self.layer: lambda _: outputs}) as lens:
             return self.aim.scores(answer(forward(lens, images), self.aim))
-
-    def _parts(self, maps: Int[Tensor, "n"]) -> Iterator[Int[Tensor, "part"]]:
-        """Batches in which no tensor is too large."""
-        steps = self.tail.steps[0 if self.mixing is None else self.mixing.number + 1 :]
-        sizes = [self.tail.outputs[slot].numel() for s in steps for slot in s.gives if slot]
-        sizes.append(self.maps.numel() if self.mixing is None else self.mixing.floats)
-        room = 8 if self.tail.obstacle else max(1, min(256, int(BYTES / 4 // max(sizes))))
-        return iter(torch.split(maps, room)) if len(maps) else iter(())
 
     def _shown(self, output: Tensor) -> Float[Tensor, "maps h w"]:
         return finite(self.layer, wide(self.case.maps(output)(output.detach())[0]))

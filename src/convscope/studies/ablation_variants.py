@@ -29,7 +29,7 @@ VARIANTS: dict[str, str] = {
 }
 """Zeiler and Fergus 2014, table 3, in its order."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-TAKEN = re.compile(r"result|.*-seed\d+")
+TAKEN = re.compile(r"result(-\d+)?|.*-seed\d+")
 """Folders that the study makes itself."""
 
 

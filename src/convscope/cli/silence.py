@@ -1,0 +1,67 @@
+"""Which feature maps matter?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import listed, opened_network, save_figure, save_table
+from convscope.errors import UsageError
+
+
+def silence(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[str, typer.Argument(help="Pictures, with their classes as folders.")],
+    layers: Annotated[
+        str | None, typer.Option(help="Layers, with commas; else the last convolution's.")
+    ] = None,
+    fill: Annotated[
+        str, typer.Option(help="What a silent map is set to: zero, or its mean.")
+    ] = "zero",
+    labels: Annotated[
+        Path | None, typer.Option(help="JSON: class index by file name, or by class folder.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    first: Annotated[int, typer.Option(min=1, help="Maps of each layer in the table.")] = 10,
+    out: Annotated[Path, typer.Option(help="New folder for record, figure and table.")] = Path(
+        "silence"
+    ),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """Accuracy and loss without each map of a layer, one by one, and without training.
+
+    Example: convscope silence run builtin:photos-val --layers relu4,relu5
+    """
+    from convscope.cli.predict import _labels
+    from convscope.figures.silence import silence_figure
+    from convscope.figures.silence_table import silence_table
+    from convscope.images.builtin import open_pictures
+    from convscope.methods.silence import silence as measure
+    from convscope.publish import require_free
+
+    require_free(out)
+    if fill not in ("zero", "mean"):
+        raise UsageError("U404", f"--fill {fill}", "is neither zero nor mean")
+    known = None if labels is None else _labels(labels)
+    network = opened_network(model, checkpoint)
+    with open_pictures(pictures) as folder:
+        folder.max_bad = max_bad
+        with listing_skipped([folder], beside(out)), progress("silencing maps") as tick:
+            found = measure(
+                network,
+                folder,
+                listed(layers),
+                fill="mean" if fill == "mean" else "zero",
+                labels=known,
+                progress=tick,
+            )
+            folder.check_bad()
+        tell_skipped([folder], beside(out))
+    found.save(out)
+    save_table(silence_table(found, first), out / "table.md")
+    typer.echo(save_figure(silence_figure(found), out / "figure"))

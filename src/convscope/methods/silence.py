@@ -1,0 +1,199 @@
+"""Which maps matter: how often is the network right when one map of a layer is silent?
+
+The map's output is set to zero, or to its mean, at every place of every picture; nothing is
+trained. Only what follows the layer is computed again, see `lens/without.py`.
+Source: the paper asks this of whole layers, retrained (Zeiler and Fergus 2014, §5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from convscope import __version__
+from convscope.errors import DataError, ModelError, UsageError
+from convscope.images.builtin import opened
+from convscope.images.folder import Folder
+from convscope.lens.ends import ends
+from convscope.lens.lens import Lens
+from convscope.lens.mixing import Mixing
+from convscope.lens.tail import record
+from convscope.lens.without import Without
+from convscope.methods.cam_case import forward, prepared
+from convscope.methods.labels import class_names, true_classes
+from convscope.methods.silence_tally import Answers, Tally
+from convscope.methods.targets import Aims, answer, is_probability
+from convscope.models.network import Network, whole
+from convscope.records.silence import Silence
+
+Fill = Literal["zero", "mean"]
+Progress = Callable[[int, int], None] | None
+ANY = Aims((None,))
+"""Scores, whichever is the likeliest."""
+
+
+def silence(
+    network: Network,
+    folder: Folder | Path | str,
+    layers: Sequence[str] | str | None = None,
+    *,
+    fill: Fill = "zero",
+    labels: Mapping[str, int] | None = None,
+    progress: Progress = None,
+) -> Silence:
+    """Accuracy and loss on the folder's pictures without each map of the layers, one at a time.
+
+    layers: convolutions, rectifiers or pools, or fully connected layers, of which every unit is a
+    map; by default what the last convolution's layer puts out. Zero is silence for what comes out
+    of a rectifier, or goes straight into one. fill: "mean" takes a map's mean over all places of
+    all these pictures in its place, so that what it always says is kept. labels: as `evaluate`.
+    progress: over pictures; with "mean" twice.
+
+    Raises DataError D160, D161, UsageError U311, U376, U377, U404 (fill), ModelError M500, M502,
+    M503, M506 (the layer has no maps), M514 (scores not finite), M520, M522, and as `Lens`.
+    """
+    network = whole(network)
+    if fill not in get_args(Fill):
+        raise UsageError("U404", f"fill={fill}", "is neither zero nor mean")
+    layers = [layers] if isinstance(layers, str) else list(layers or [_last(network)])
+    with opened(folder) as pictures:
+        levels = _levels(network, pictures, layers, fill, progress)
+        truth, tallies = None, {layer: Tally() for layer in layers}
+        for number, image in _images(network, pictures, progress):
+            if truth is not None and truth[number] < 0:
+                continue
+            found = {layer: _answers(network, image, layer, levels[layer]) for layer in layers}
+            if truth is None:  # only now is it known how many classes there are
+                outputs = len(found[layers[0]].base)
+                truth = true_classes(network, pictures, outputs, labels)
+            for layer in layers if truth[number] >= 0 else ():
+                _require_finite(pictures.names[number], found[layer])
+                tallies[layer].add(int(truth[number]), found[layer])
+        if truth is None or not tallies[layers[0]].pictures:
+            pictures.check_bad()
+            raise DataError("D161", str(pictures.root), "holds no usable picture")
+        names = class_names(network, outputs)
+        return _record(network, pictures, fill, levels, tallies, names)
+
+
+def _record(
+    network: Network,
+    folder: Folder,
+    fill: Fill,
+    levels: Mapping[str, np.ndarray],
+    tallies: Mapping[str, Tally],
+    names: Sequence[str],
+) -> Silence:
+    one = next(iter(tallies.values()))
+    count = [len(tally.sums["rise"]) for tally in tallies.values()]
+    parts = [tally.numbers() for tally in tallies.values()]
+    each = [np.broadcast_to(levels[layer], n) for layer, n in zip(tallies, count, strict=True)]
+    return Silence(
+        layers=tuple(tallies),
+        of=np.repeat(np.arange(len(count)), count),
+        fill=fill,
+        level=np.concatenate(each),
+        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+        classes=tuple(names[label] for label in sorted(one.counts)),
+        counts=np.array([one.counts[label] for label in sorted(one.counts)], np.int64),
+        base_accuracy=one.right / one.pictures,
+        base_loss=one.loss / one.pictures,
+        base_probability=float(one.probability / one.pictures),
+        origin={
+            "method": "silence",
+            "model": network.spec,
+            "weights": network.weights,
+            "sha256": network.sha256,
+            "preprocess": network.preprocess.describe(),
+            "pictures": str(folder.root),
+            "data": folder.sha256,
+            "version": __version__,
+        },
+    )
+
+
+def _last(network: Network) -> str:
+    return ends(network.model, network.preprocess.shape).middle
+
+
+def _images(
+    network: Network, folder: Folder, progress: Progress
+) -> Iterator[tuple[int, Float[Tensor, "1 c h w"]]]:
+    """The usable pictures with their numbers."""
+    for picture in folder.read(network.preprocess.framing):
+        yield picture.number, prepared(network.model, network.preprocess.batch([picture.pixels]))
+        if progress is not None:
+            progress(picture.number + 1, len(folder))
+
+
+def _levels(
+    network: Network, folder: Folder, layers: list[str], fill: str, progress: Progress
+) -> dict[str, Float64[np.ndarray, "..."]]:
+    """What each layer's maps are set to: zero, or each map's mean over all places."""
+    if fill == "zero":
+        return dict.fromkeys(layers, np.zeros(()))
+    sums: dict[str, Any] = dict.fromkeys(layers, 0.0)
+    used = 0
+    with torch.no_grad(), Lens(network.model, layers) as lens:
+        for _, image in _images(network, folder, progress):
+            forward(lens, image)
+            used += 1
+            for layer in layers:
+                maps = _require_maps(layer, lens[layer])[0].double()
+                sums[layer] = sums[layer] + maps.reshape(len(maps), -1).mean(1).cpu().numpy()
+    return {layer: np.asarray(total / max(1, used)) for layer, total in sums.items()}
+
+
+def _answers(
+    network: Network, image: Float[Tensor, "1 c h w"], layer: str, level: np.ndarray
+) -> Answers:
+    """Ln p of all classes for one picture, with all maps of the layer and without each."""
+
+    def scores(output: Any) -> Tensor:
+        return answer(output, ANY)
+
+    tail = record(network.model, partial(forward, images=image), layer, scores)
+    output = _require_maps(layer, tail.activation.detach())
+    rest = torch.as_tensor(level).to(output).expand(output.shape[1])
+    rest = rest.reshape(1, -1, *[1] * (output.dim() - 2)).expand_as(output).contiguous()
+    places = torch.arange(output.numel(), device=output.device).reshape(output.shape[1], -1)
+    mixing = None if tail.obstacle else Mixing.of(tail, rest)
+
+    def whole_network(outputs: Tensor) -> Tensor:
+        many = image.expand(len(outputs), *image.shape[1:])
+        with torch.no_grad(), Lens(network.model, (), {layer: lambda _: outputs}) as lens:
+            return scores(forward(lens, many))
+
+    without = Without(tail, places, rest, mixing, whole_network)
+    maps = (output != rest).reshape(len(places), -1).any(1).nonzero()[:, 0]
+    kind = is_probability(tail.score.detach())
+    found = [_ln(without.scores(part), kind) for part in without.parts(maps)]
+    base = _ln(tail.score.detach(), kind)
+    joined = np.concatenate(found) if found else np.zeros((0, base.shape[1]))
+    return Answers(base[0], maps.cpu().numpy(), joined, output.shape[1])
+
+
+def _ln(scores: Float[Tensor, "n classes"], probability: bool) -> Float64[np.ndarray, "n classes"]:
+    """ln p; of a network that puts out probabilities as they are."""
+    exact = scores.detach().double()
+    shares = exact.clamp_min(1e-300).log() if probability else exact.log_softmax(1)
+    return np.asarray(shares.cpu().numpy(), np.float64)
+
+
+def _require_maps(layer: str, output: Tensor) -> Tensor:
+    if output.dim() not in (2, 4):
+        shape = " × ".join(map(str, output.shape[1:]))
+        raise ModelError("M506", layer, f"puts out no feature maps ({shape} a picture)")
+    return output
+
+
+def _require_finite(picture: str, found: Answers) -> None:
+    if not (np.isfinite(found.base).all() and np.isfinite(found.without).all()):
+        raise ModelError("M514", picture, "the network's scores for it are not finite")
