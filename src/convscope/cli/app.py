@@ -30,6 +30,7 @@ from convscope.cli.flowers import flowers
 from convscope.cli.invariance import invariance
 from convscope.cli.layers import layers
 from convscope.cli.occlusion import occlusion
+from convscope.cli.mark import mark
 from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
 from convscope.cli.predict import predict

@@ -1,0 +1,53 @@
+"""Where are the parts and the objects in these pictures, as somebody sees them?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convscope.cli.progress import progress
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+
+
+def mark(
+    pictures: Annotated[str, typer.Argument(help="A folder of pictures.")],
+    parts: Annotated[
+        str, typer.Option(help='Names with commas: "left_eye,right_eye,nose"; none: boxes alone.')
+    ] = "",
+    start: Annotated[
+        Path | None, typer.Option(help="A parts.json to go on from or to correct.")
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="A boxes.json to go on from or to correct.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="New folder for the page.")] = Path("marking"),
+    max_bad: MaxBad = 0.01,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
+) -> None:
+    """A page on which parts are marked by clicking and boxes by dragging.
+
+    It saves the parts.json that `convscope correspondence` reads, and the boxes.json of
+    `convscope occlusion`, `explain` and `pointing`.
+
+    Example: convscope mark dogs --parts left_eye,right_eye,nose --open
+    """
+    from convscope.images.boxes import read_boxes
+    from convscope.images.builtin import open_pictures
+    from convscope.images.parts import read_parts
+    from convscope.pages.marking import write_marking
+    from convscope.publish import require_free
+
+    require_free(out)
+    names = [name.strip() for name in parts.split(",")] if parts else []
+    marked = None if start is None else read_parts(start)
+    boxed = None if boxes is None else read_boxes(boxes)
+    with open_pictures(pictures) as folder:
+        folder.max_bad = max_bad
+        with listing_skipped([folder], beside(out)), progress("pictures") as tick:
+            page = write_marking(out, folder, names, marked=marked, boxes=boxed, progress=tick)
+        tell_skipped([folder], out / "skipped.csv")
+    typer.echo(page)
+    if open_page:
+        typer.launch(page.resolve().as_uri())
