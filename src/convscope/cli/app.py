@@ -29,8 +29,8 @@ from convscope.cli.filters import filters
 from convscope.cli.flowers import flowers
 from convscope.cli.invariance import invariance
 from convscope.cli.layers import layers
-from convscope.cli.occlusion import occlusion
 from convscope.cli.mark import mark
+from convscope.cli.occlusion import occlusion
 from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
 from convscope.cli.predict import predict
@@ -78,6 +78,7 @@ for command in (
     correspondence,
     invariance,
     occlusion,
+    mark,
     filters,
     evolution,
     similar,
