@@ -16,6 +16,7 @@ from PIL import Image, ImageStat
 from convscope.images import damage, jpeg, png
 from convscope.images.formats import ENABLED, claimed
 from convscope.images.limits import Fault, Limits, too_many
+from convscope.images.turbo import Turbo
 
 NOTES = {
     "N102": "the name's ending is of another format than the content",
@@ -26,6 +27,7 @@ NOTES = {
     "N115": "a black or grey band at the bottom: the original may have been truncated",
 }
 """What was adapted in pictures that are used."""
+TURBO = Turbo()
 
 
 def _unheard(code: str) -> None:
@@ -46,6 +48,8 @@ def decode(data: bytes, limits: Limits, note: Callable[[str], None] = _unheard) 
         try:
             picture = Image.open(io.BytesIO(data), formats=(kind,))
             _check_size(picture.size, limits)
+            if kind == "JPEG":
+                picture = TURBO.load(data, picture)
             picture.load()
             damage.check_after(data, kind, picture)
         except Exception as fault:
