@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.lens import ascent as ascents
+from convscope.lens import descent as descents
 from convscope.lens.ascent import Neuron, ascent
 from convscope.lens.backward import BackwardRule
-from convscope.lens.descent import Descent
+from convscope.lens.descent import Descent, Neurons
+from convscope.lens.road import Road
 from tests.nets import Fire, Residual, Spelled, pictures, sequential
 
 
@@ -73,7 +75,7 @@ def test_windows_arrive_as_whole_maps_would(name, rule, overlap):
             normalised = (
                 name == "sequential" and rule == "guided" and layer[:5] not in ("conv1", "relu1")
             )
-            assert Descent(maps, way.pixels).is_known != normalised
+            assert Descent(Road({layer: maps}, way.pixels), layer).is_known != normalised
             _, channels, height, width = maps.shape
             edges = itertools.product(
                 {0, 1, height // 2, height - 1}, {0, width // 3, width - 2, width - 1}
@@ -94,9 +96,16 @@ def test_windows_arrive_as_whole_maps_would(name, rule, overlap):
 def test_windows_are_small_while_a_neuron_sees_little():
     net, x = sequential().eval(), pictures(1, 65, 57)
     with ascent(net, x, ["conv2"], BackwardRule("deconvnet")) as way:
-        descent = Descent(way.maps("conv2"), way.pixels)
-        descent.down([0], [(5, 5)], torch.ones(1, 8))
-    assert descent.largest == max(6 * 7 * 7, 3 * 17 * 17)  # below pool1, and at the pixels
+        road = Road({"conv2": way.maps("conv2")}, way.pixels)
+        descent, kept = Descent(road, "conv2"), road.kept()
+        for place, side in [((5, 5), (17, 17)), ((0, 5), (12, 17)), ((15, 0), (10, 12))]:
+            neurons = Neurons.of_each([(0, 1, *place)], torch.ones(1))
+            ((numbers, signal),) = descent.down(neurons, kept)
+            assert numbers.tolist() == [0]
+            ((top, left, part),) = signal.clipped(road.size)
+            assert part.shape == (3, *side)
+            assert (top, left) == tuple(max(0, 4 * at - 5) for at in place)
+            assert signal.values.shape[2] <= side[0] + 1
 
 
 def test_however_many_are_sent_at_once_the_same_arrives(monkeypatch):
@@ -105,10 +114,11 @@ def test_however_many_are_sent_at_once_the_same_arrives(monkeypatch):
     with ascent(net, x, ["expand1"], BackwardRule("deconvnet")) as way:
         values = torch.arange(20.0)
         expected = way.down_each("expand1", neurons, values)
-        monkeypatch.setattr(ascents, "CELLS", 1)
-        one_by_one = way.down_each("expand1", neurons, values)
+        for limit in ("NUMBERS", "HELD"):
+            monkeypatch.setattr(descents, limit, 1)
+            one_by_one = way.down_each("expand1", neurons, values)
+            assert (one_by_one - expected).abs().amax() <= 1e-5 * expected.abs().amax() > 0
         none = way.down_each("expand1", [], values[:0])
-    assert (one_by_one - expected).abs().amax() <= 1e-5 * expected.abs().amax() > 0
     assert none.shape == (0, 3, 33, 29)
 
 
@@ -159,7 +169,7 @@ def test_a_graph_with_an_unknown_step_is_left_to_autograd(name):
     rule = BackwardRule("deconvnet", other="gradient")
     neurons = [Neuron(0, 1, 3, 4), Neuron(0, 2, 5, 6)]
     with ascent(net, x, ["conv2"], rule) as way:
-        known = Descent(way.maps("conv2"), way.pixels).is_known
+        known = Descent(Road({"conv2": way.maps("conv2")}, way.pixels), "conv2").is_known
         ours = way.down_each("conv2", neurons, torch.ones(2))
         theirs = torch.stack([whole(way, "conv2", neuron, 1.0) for neuron in neurons])
     assert torch.equal(ours, theirs)

@@ -14,14 +14,10 @@ from torch.utils.checkpoint import CheckpointError
 
 from convscope.errors import ModelError, UsageError
 from convscope.lens.backward import BackwardRule
-from convscope.lens.descent import Descent
+from convscope.lens.descent import Descent, Neurons
 from convscope.lens.lens import Lens
+from convscope.lens.road import Road
 from convscope.lens.twin import bare, refuse_scripted
-
-CELLS = 4_000_000
-"""Cells of a map that are worked on at once: 16 MB, beyond which memory gets slow."""
-AT_ONCE = 32
-"""Neurons whose windows are sent down together at most."""
 
 
 class Neuron(NamedTuple):
@@ -89,17 +85,18 @@ class Ascent:
         """
         maps = self.maps(layer)
         self.rule.look([maps], [self.pixels])
-        descent = Descent(maps, self.pixels) if maps.requires_grad else None
-        if descent is None or not descent.is_known or self.rule.rule == "gradient":
+        road = Road({layer: maps}, self.pixels)
+        descent = Descent(road, layer)
+        if not descent.is_known or self.rule.rule == "gradient":
             return self._down_whole(maps, neurons, values)
-        arrived = [self.pixels.new_zeros(0, *self.pixels.shape[1:])]
-        first = 0
-        while first < len(neurons):
-            # One, to see how large windows grow; then as many as fit.
-            last = first + (max(1, min(CELLS // descent.largest, AT_ONCE)) if first else 1)
-            arrived.append(_down_windows(descent, maps, neurons[first:last], values[first:last]))
-            first = last
-        return torch.cat(arrived)
+        arrived = self.pixels.new_zeros(len(neurons), *self.pixels.shape[1:])
+        kept = road.kept()
+        for numbers, signal in descent.down(Neurons.of_each(neurons, values), kept):
+            parts = zip(numbers, signal.clipped(road.size), strict=True)
+            for number, (top, left, part) in parts:
+                height, width = part.shape[1:]
+                arrived[number, :, top : top + height, left : left + width] = part
+        return arrived
 
     def _down_whole(self, maps: Tensor, neurons: Sequence[Neuron], values: Tensor) -> Tensor:
         """Pictures do not mix, so one pass serves a neuron of each."""
@@ -127,16 +124,6 @@ def require_tensor(images: object) -> None:
             f"a {type(images).__name__} is no preprocessed tensor",
             next_step=f"for a Pillow picture: {made}",
         )
-
-
-def _down_windows(
-    descent: Descent, maps: Tensor, neurons: Sequence[Neuron], values: Tensor
-) -> Tensor:
-    start = maps.new_zeros(len(neurons), maps.shape[1])
-    for number, neuron in enumerate(neurons):
-        start[number, neuron.channel] = values[number]
-    places = [(neuron.row, neuron.column) for neuron in neurons]
-    return descent.down([neuron.picture for neuron in neurons], places, start)
 
 
 @contextmanager

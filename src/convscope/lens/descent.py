@@ -1,204 +1,217 @@
 """How are the signals of single neurons sent down without moving whole maps for each of them?
 
 A neuron's signal stays inside its receptive field. So only a window of each map is worked on:
-step by step down the recorded graph, for many neurons at once, whose windows are alike but for
-their corners. What arrives is what autograd would send, to rounding. A graph with a step that is
-not known here is left to autograd.
+step by step down the road, for many neurons of many pictures at once, whose windows are alike but
+for their corners. Until the first step that looks at the picture, what comes down from one map is
+the same for all pictures but for its strength, and is worked out once. What arrives is what
+autograd would send, to rounding.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from convscope.lens.coverage import below, on_the_way
-from convscope.lens.pools import LastWins
-from convscope.lens.rectify import RULES, PassedBy, Rectify
-from convscope.lens.signal import Pair, Signal
+from convscope.lens.border import Reach, alike, reaches
+from convscope.lens.downward import Rectified, Seen, Stack, Step
+from convscope.lens.road import Road
+from convscope.lens.signal import Frame, Pair, Signal
 
-Sent = Iterator[tuple[Any, Signal]]
-"""To which nodes of the graph what is sent."""
+NUMBERS = 4_000_000
+"""Numbers of windows of one map that are worked on at once: 16 MB, beyond which memory gets
+slow."""
+HELD = 16_000_000
+"""Numbers of what is the same for several pictures that are kept at once."""
+Kept = Mapping[int, Shaped[Tensor, "pictures h w c"]]
+Arrived = tuple[Int64[np.ndarray, "m"], Signal]
+"""Some of the neurons, by number, and what arrives of them at the pixels."""
+
+
+class Neurons(NamedTuple):
+    """Of one layer; arrays of one length."""
+
+    pictures: Int64[np.ndarray, "n"]
+    channels: Int64[np.ndarray, "n"]
+    places: Int64[np.ndarray, "n 2"]
+    values: Float[Tensor, "n"]
+    """What is sent from each."""
+
+    @classmethod
+    def of_each(cls, places: Sequence[Sequence[int]], values: Float[Tensor, "n"]) -> Neurons:
+        """From picture, channel, row and column of each."""
+        table = np.array(places, dtype=np.int64).reshape(-1, 4)
+        return cls(table[:, 0], table[:, 1], table[:, 2:], values)
+
+    def of(self, numbers: Int64[np.ndarray, "m"]) -> Neurons:
+        chosen = torch.from_numpy(numbers).to(self.values.device)
+        rest = (self.pictures[numbers], self.channels[numbers], self.places[numbers])
+        return Neurons(*rest, self.values[chosen])
 
 
 class Descent:
-    """The way down from one layer of an ascent to its pixels."""
+    """The way down from one layer to the pixels."""
 
-    def __init__(self, start: Tensor, pixels: Float[Tensor, "b 3 h w"]) -> None:
-        self._end = torch.autograd.graph.get_gradient_edge(pixels).node
-        order = below([start.grad_fn])
-        way = on_the_way(order, {self._end})
-        self._steps = [node for node in reversed(order) if node in way and node is not self._end]
-        self._switches: dict[tuple[Any, int], Tensor] = {}
-        self.is_known = bool(self._steps) and all(_is_known(node, way) for node in self._steps)
+    def __init__(self, road: Road, layer: str) -> None:
+        self._road = road
+        self._start = road.layers.get(layer, road.end)
+        self._ways: dict[int, Way] = {}
+        self.is_known = road.below(self._start) is not None
         """Can all its steps be taken here?"""
-        self.largest = 0
-        """The most cells that a neuron's window has had on any map."""
 
     @torch.no_grad()
-    def down(
-        self, pictures: Sequence[int], places: Sequence[Pair], start: Float[Tensor, "n c"]
-    ) -> Float[Tensor, "n 3 h w"]:
-        """What arrives at the pixels when `start` is sent down from these places of pictures."""
-        arrived = {self._steps[0]: Signal(start[:, :, None, None], tuple(places))}
-        for node in self._steps:
-            way = Way(node, tuple(pictures), self._switches)
-            for target, sent in STEPS[_name(node)].down(way, arrived.pop(node)):
-                self.largest = max(self.largest, sent.values[:1].numel())
-                arrived[target] = sent.plus(arrived.get(target), _size(target))
-        return arrived[self._end].whole(_size(self._end))
+    def down(self, neurons: Neurons, kept: Kept) -> Iterator[Arrived]:
+        """What arrives at the pixels from each neuron: some at a time, in any order."""
+        everyone = np.arange(len(neurons.channels))
+        if not len(everyone):
+            return
+        for start, some, members in self._branches(self._start, neurons, everyone):
+            if start not in self._ways:
+                self._ways[start] = Way(self._road, start)
+            for numbers, signal in self._ways[start].down(some, kept):
+                yield members[numbers], signal
+
+    def _branches(
+        self, start: int, neurons: Neurons, members: Int64[np.ndarray, "n"]
+    ) -> Iterator[tuple[int, Neurons, Int64[np.ndarray, "m"]]]:
+        """Where maps are stacked, each neuron goes its own way from there."""
+        stack, rectified = self._stack(start)
+        if stack is None:
+            yield start, neurons, members
+            return
+        values = neurons.values.clamp(min=0) if rectified else neurons.values
+        first = 0
+        for target, count in zip(stack.targets, stack.counts, strict=True):
+            inside = (neurons.channels >= first) & (neurons.channels < first + count)
+            if inside.any():
+                some = neurons._replace(channels=neurons.channels - first, values=values)
+                numbers = np.flatnonzero(inside)
+                yield from self._branches(target, some.of(numbers), members[numbers])
+            first += count
+
+    def _stack(self, number: int) -> tuple[Stack | None, bool]:
+        """The step, if it is the first to change anything, that stacks maps; whether there are
+        rectifiers before it."""
+        rectified = False
+        while number < self._road.end:
+            step = self._road.steps[number]
+            if isinstance(step, Stack):
+                return step, rectified
+            if type(step) is not Step and (not isinstance(step, Rectified) or step.looks):
+                break
+            rectified |= isinstance(step, Rectified)
+            number = step.targets[0]
+        return None, False
 
 
-class Way(NamedTuple):
-    """One step: a node of the graph, and which neuron belongs to which picture."""
+class Way:
+    """The way down from where all neurons take the same steps."""
 
-    node: Any
-    pictures: tuple[int, ...]
-    known: dict[tuple[Any, int], Tensor]
-    """Switches as they were worked out before."""
+    def __init__(self, road: Road, start: int) -> None:
+        steps = road.below(start)
+        assert steps is not None
+        looking = next((n for n, step in enumerate(steps) if step.looks), len(steps))
+        self._start, self._end = steps[0], road.end
+        self._shared, self._own = steps[:looking], steps[looking:]
+        self._reaches = reaches(steps, road.end, road.size)
+        self._sizes = {reach.number: reach.size for reach in self._reaches}
 
-    @property
-    def target(self) -> Any:
-        return self.node.next_functions[0][0]
+    def down(self, neurons: Neurons, kept: Kept) -> Iterator[Arrived]:
+        for group in alike(neurons.places, self._reaches):
+            for numbers, signal in self._group(neurons.of(group), kept):
+                yield group[numbers], signal
 
-    def shown(self, maps: Tensor, signal: Signal) -> Tensor:
-        """What the windows of a signal show of other maps of the same size; 0 outside."""
-        found = maps.new_zeros(len(self.pictures), maps.shape[1], signal.side(0), signal.side(1))
-        cuts = zip(*(signal.cuts(axis, maps.shape[2 + axis]) for axis in (0, 1)), strict=True)
-        for (number, rows, down), (_, columns, across) in cuts:
-            found[number, :, rows, columns] = maps[self.pictures[number], :, down, across]
-        return found
+    def _group(self, neurons: Neurons, kept: Kept) -> Iterator[Arrived]:
+        """Of neurons whose windows are cut off alike."""
+        bounds = Frame.at(neurons.places).bounds
+        first, template = self._templates(neurons)
+        looking = len(self._shared)
+        few = _fitting(self._reaches[:looking], bounds, NUMBERS)
+        many = _fitting(self._reaches[looking:], bounds, NUMBERS)
+        held = _fitting(self._reaches[looking : looking + 1], bounds, HELD)
+        for begin in range(0, len(first), held):
+            chosen = first[begin : begin + held]
+            parts = [
+                self._beginning(neurons.of(chosen[at : at + few]), bounds)
+                for at in range(0, len(chosen), few)
+            ]
+            common = {number: _joined([part[number] for part in parts]) for number in parts[0]}
+            members = np.flatnonzero((template >= begin) & (template < begin + held))
+            members = members[np.argsort(template[members], kind="stable")]
+            for at in range(0, len(members), many):
+                numbers = members[at : at + many]
+                some = neurons.of(numbers)
+                signals = {
+                    number: _repeated(signal, template[numbers] - begin, some)
+                    for number, signal in common.items()
+                }
+                seen = Seen(some.pictures, kept)
+                yield numbers, self._sent(self._own, signals, seen)[self._end]
 
-    def switches(self, columns: int) -> Tensor:
-        """Of every pooled cell the place of its maximum, as if maps had so many columns."""
-        if (self.node, columns) not in self.known:
-            place, there = self.node._saved_result1, _size(self.target)[1]
-            row = place.div(there, rounding_mode="floor")
-            self.known[self.node, columns] = row * columns + place - row * there
-        return self.known[self.node, columns]
+    def _templates(
+        self, neurons: Neurons
+    ) -> tuple[Int64[np.ndarray, "templates"], Int64[np.ndarray, "n"]]:
+        """Neurons of which the same comes down until a step looks at the picture, but for its
+        strength: the first of each kind, and each neuron's kind."""
+        negative = (neurons.values < 0).cpu().numpy()
+        marks = [neurons.channels[None], negative[None]]
+        for reach in self._reaches[: len(self._shared)]:
+            marks += [reach.overhang(axis, neurons.places[:, axis]) for axis in (0, 1)]
+        _, first, kind = np.unique(
+            np.concatenate(marks), axis=1, return_index=True, return_inverse=True
+        )
+        return first, kind.reshape(-1)
 
+    def _beginning(self, neurons: Neurons, bounds: tuple[Pair, Pair]) -> dict[int, Signal]:
+        """What comes of neurons of strength 1 or -1 before a step looks at the picture."""
+        alone = torch.from_numpy(neurons.channels).to(neurons.values.device)
+        values = neurons.values.new_zeros(len(alone), self._start.maps, 1, 1)
+        sign = torch.where(neurons.values < 0, -1, 1).to(values)
+        values.scatter_(1, alone[:, None, None, None], sign[:, None, None, None])
+        start = Signal(values, Frame(neurons.places, bounds), alone)
+        return self._sent(self._shared, {self._start.number: start}, Seen(neurons.pictures, {}))
 
-def _filtered(way: Way, signal: Signal) -> Sent:
-    node = way.node
-    stride, dilation, groups = node._saved_stride, node._saved_dilation, node._saved_groups
-    values = F.conv_transpose2d(
-        signal.values, node._saved_weight, stride=stride, groups=groups, dilation=dilation
-    )
-    larger = signal.stretched(values, stride, node._saved_padding)
-    yield way.target, larger.inside(_size(way.target))
-
-
-def _unpooled(way: Way, signal: Signal) -> Sent:
-    node = way.node
-    side, dilation = node._saved_kernel_size, node._saved_dilation
-    stride = node._saved_stride or side
-    height, width = (
-        (signal.side(axis) - 1) * stride[axis] + dilation[axis] * (side[axis] - 1) + 1
-        for axis in (0, 1)
-    )
-    values = signal.values.new_zeros(*signal.values.shape[:2], height, width)
-    larger = signal.stretched(values, stride, node._saved_padding)
-    # Cells outside the map show switch 0 and have no signal to send there.
-    place = way.shown(way.switches(width), signal)
-    for number in range(len(place)):
-        place[number] -= larger.corner(number, 0) * width + larger.corner(number, 1)
-    place.clamp_(0, height * width - 1)
-    values.flatten(2).scatter_add_(2, place.flatten(2), signal.values.flatten(2))
-    yield way.target, larger.inside(_size(way.target))
-
-
-def _rectified(way: Way, signal: Signal) -> Sent:
-    send_back = RULES[way.node.rule]
-    assert send_back is not None
-    closed = (way.shown(mask, signal) for mask in way.node.saved_tensors)
-    yield way.target, replace(signal, values=send_back(signal.values, *closed))
-
-
-def _last_wins(way: Way, signal: Signal) -> Sent:
-    lost = ~way.shown(way.node.saved_tensors[0], signal)
-    yield way.target, replace(signal, values=signal.values.masked_fill(lost, 0))
-
-
-def _scaled(way: Way, signal: Signal) -> Sent:
-    node = way.node
-    scale = (node._saved_running_var + node._saved_eps).rsqrt()
-    if node._saved_weight is not None:
-        scale = scale * node._saved_weight
-    values = signal.values * scale[:, None, None].to(signal.values.dtype)
-    yield way.target, replace(signal, values=values)
-
-
-def _split(way: Way, signal: Signal) -> Sent:
-    first = 0
-    for target, _number in way.node.next_functions:
-        channels = int(target._input_metadata[0].shape[1])
-        yield target, replace(signal, values=signal.values[:, first : first + channels])
-        first += channels
+    def _sent(
+        self, steps: Sequence[Step], arrived: dict[int, Signal], seen: Seen
+    ) -> dict[int, Signal]:
+        """What has arrived where after these steps."""
+        for step in steps:
+            signal = arrived.pop(step.number).inside(self._sizes[step.number])
+            for target, sent in step.down(signal, seen):
+                met = arrived.get(target)
+                arrived[target] = sent if met is None else sent.plus(met, step.size)
+        return arrived
 
 
-def _passed(way: Way, signal: Signal) -> Sent:
-    for target, _number in way.node.next_functions:
-        if target is not None:
-            yield target, signal
+def _fitting(reaches: Sequence[Reach], bounds: tuple[Pair, Pair], numbers: int) -> int:
+    """Windows of which no more than so many numbers stand on one map."""
+    largest = max((reach.numbers(bounds) for reach in reaches), default=1)
+    return max(1, numbers // largest)
 
 
-class Step(NamedTuple):
-    """How a signal takes one step, and of which nodes of that name this is true."""
-
-    down: Callable[[Way, Signal], Sent]
-    holds: Callable[[Any], bool] = lambda _: True
-
-
-def _same_shape(node: Any) -> bool:
-    targets = [target for target, _ in node.next_functions if target is not None]
-    shapes = {tuple(each._input_metadata[0].shape) for each in (node, *targets)}
-    return len(shapes) == 1 and node._saved_alpha == 1
-
-
-STEPS: Mapping[str, Step] = {
-    "Convolution": Step(_filtered, lambda node: not node._saved_transposed),
-    "MaxPool2DWithIndices": Step(_unpooled),
-    "NativeBatchNorm": Step(_scaled, lambda node: not node._saved_training),
-    "Cat": Step(_split, lambda node: node._saved_dim == 1),
-    "Add": Step(_passed, _same_shape),
-    "Clone": Step(_passed),
-    Rectify.__name__: Step(_rectified),
-    PassedBy.__name__: Step(_passed),
-    LastWins.__name__: Step(_last_wins),
-}
-"""Name of a node of the graph → the step down from it."""
-BRANCHING = ("Cat", "Add")
-
-
-def _name(node: Any) -> str:
-    function = getattr(node, "_forward_cls", None)
-    if function is not None:
-        return str(function.__name__) if function in (Rectify, PassedBy, LastWins) else ""
-    return re.sub(r"Backward\d*$", "", node.name())
-
-
-def _is_known(node: Any, way: set[Any]) -> bool:
-    """Is it a step between maps that we can take, and from the first of its inputs or from all?"""
-    name = _name(node)
-    if name not in STEPS or not STEPS[name].holds(node):
-        return False
-    taken = [edge for edge in node.next_functions if edge[0] in way]
-    expected = node.next_functions if name in BRANCHING else node.next_functions[:1]
-    maps = [node, *(target for target, _ in taken)]
-    return (
-        taken == [edge for edge in expected if edge[0] is not None]
-        and all(number == 0 for _, number in taken)
-        and all(len(each._input_metadata[0].shape) == 4 for each in maps)
+def _joined(signals: Sequence[Signal]) -> Signal:
+    """One signal of several, in windows that are cut off alike."""
+    one = signals[0]
+    values = torch.cat([each.values for each in signals])
+    known = [each.alone for each in signals if each.alone is not None]
+    alone = torch.cat(known) if len(known) == len(signals) else None
+    places = np.concatenate([each.frame.places for each in signals])
+    return Signal(
+        values.contiguous(memory_format=torch.channels_last),
+        replace(one.frame, places=places),
+        alone,
     )
 
 
-def _size(node: Any) -> Pair:
-    """Height and width of the maps whose signals a node takes."""
-    height, width = node._input_metadata[0].shape[2:]
-    return int(height), int(width)
+def _repeated(signal: Signal, kinds: Int64[np.ndarray, "n"], neurons: Neurons) -> Signal:
+    """The signal of each neuron, of those of its kind."""
+    index = torch.from_numpy(kinds).to(signal.values.device)
+    rows = signal.values.permute(0, 2, 3, 1).index_select(0, index)
+    rows *= neurons.values.abs()[:, None, None, None]
+    alone = None if signal.alone is None else signal.alone[index]
+    return Signal(rows.permute(0, 3, 1, 2), replace(signal.frame, places=neurons.places), alone)

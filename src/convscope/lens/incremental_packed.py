@@ -47,7 +47,9 @@ class Convolution:
             how = (self._stride, padding, self._dilation, self._groups)
             return plain(x, self.weight, self.bias, *how)
         if self._packed is None:
-            self._packed = _laid_out(self.weight, self._stride, self._dilation, x.shape)
+            around = zip(x.shape[2:], _sides(padding), strict=True)
+            like = (*x.shape[:2], *(side + 2 * pad for side, pad in around))
+            self._packed = _laid_out(self.weight, self._stride, self._dilation, like)
         x = x.contiguous(memory_format=torch.channels_last)
         sides = (list(_sides(padding)), list(self._stride), list(self._dilation))
         return _convolved(x, self._packed, self.bias, *sides, 1)

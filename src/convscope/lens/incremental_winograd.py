@@ -8,9 +8,6 @@ Source: Winograd 1980; Lavin and Gray 2016, "Fast Algorithms for Convolutional N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fractions import Fraction
-from functools import cache
 from math import ceil
 
 import torch
@@ -20,48 +17,14 @@ from torch import Tensor
 
 from convscope.lens.incremental_node import Node
 from convscope.lens.incremental_packed import Product, lays_out
+from convscope.lens.tiles import matrices
 
-POINTS = [Fraction(n) for n in ("0", "2/3", "-2/3", "3/2", "-3/2")]
-"""Where the polynomials are evaluated, besides infinity. With these rounding is a third of that
-with the usual 1, -1, 2, -2: 3e-6 of the largest result (measured)."""
 TILES = (2, 3, 4)
 SLOWER, MOVING, LAYING, GAIN = 1.25, 128.0, 300.0, 0.85
 """In multiplications of a convolution: one product; to move a channel's number of a tile; to lay
 out one weight; and the share of a convolution's cost below which tiles are taken (measured)."""
 BYTES = 12e6
 """Of tiles at a time, so that they stay in the processor's cache from step to step."""
-Matrices = tuple[Float[Tensor, "q q"], Float[Tensor, "q 3"], Float[Tensor, "m q"]]
-
-
-@cache
-def matrices(m: int) -> Matrices:
-    """For inputs, for weights, for results, in float64, of tiles of m results in one dimension."""
-    points = POINTS[: m + 1]
-    rows, weights = [], []
-    for a in points:
-        others = [b for b in points if b != a]
-        scale = Fraction(1)
-        for b in others:
-            scale *= a - b
-        rows.append([*_product(others), Fraction(0)])
-        weights.append([a**k / scale for k in range(3)])
-    rows.append(_product(points))
-    weights.append([Fraction(0), Fraction(0), Fraction(1)])
-    results = [[*(a**i for a in points), Fraction(int(i == m - 1))] for i in range(m)]
-    return _tensor(rows), _tensor(weights), _tensor(results)
-
-
-def _product(roots: Sequence[Fraction]) -> list[Fraction]:
-    """Coefficients of the polynomial with these roots, that of 1 first."""
-    found = [Fraction(1)]
-    for root in roots:
-        shifted = [Fraction(0), *found]
-        found = [a - root * b for a, b in zip(shifted, [*found, Fraction(0)], strict=True)]
-    return found
-
-
-def _tensor(rows: Sequence[Sequence[Fraction]]) -> Tensor:
-    return torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
 
 
 def tile(node: Node, rows: int, columns: int, count: int) -> int:

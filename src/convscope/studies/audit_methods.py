@@ -17,6 +17,7 @@ from convscope.lens.backward import BackwardRule
 from convscope.lens.descent import Descent
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import fields
+from convscope.lens.road import Road
 from convscope.methods import cam, gradients
 from convscope.methods.ablationcam import Ablation
 from convscope.methods.cam_case import Case as CamCase
@@ -110,7 +111,8 @@ def _projection(case: Case, _: Clock) -> Told:
     layer = feature_layers(case.model, case.batch)[-1]
     with ascent(case.model, case.batch, [layer], BackwardRule("deconvnet")) as way:
         way.rule.look([way.maps(layer)], [way.pixels])
-        known, rule = Descent(way.maps(layer), way.pixels).is_known, way.rule
+        road = Road({layer: way.maps(layer)}, way.pixels)
+        known, rule = Descent(road, layer).is_known, way.rule
     facts = {"layer": layer, "windows": known, "coverage": _coverage(rule)}
     how = "in windows: fast" if known else "through whole maps: the same numbers, slower"
     careful = f"{', '.join(rule.plain)} on the way pass the plain gradient" if rule.plain else ""

@@ -1,0 +1,294 @@
+"""What does each step of a network send down, of signals that stand in windows?
+
+A step is read off the graph that a pass up leaves behind, and keeps what is the same for all
+pictures. What it needs of each picture, such as the switches of a pool, is kept apart, a byte for
+each place: so a pass up can be forgotten, and the way down can still be gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+
+from convscope.lens.pools import LastWins
+from convscope.lens.rectify import PassedBy, Rectify
+from convscope.lens.signal import Frame, Pair, Signal
+from convscope.lens.spreading import Spreading
+from convscope.lens.windows import Affine
+
+Sent = Iterator[tuple[int, Signal]]
+"""To which steps what is sent."""
+SWITCH = 16
+"""A switch is one byte: its row in the pooling window · 16 + its column."""
+
+
+class Seen(NamedTuple):
+    """Which picture each neuron belongs to, and what is kept of all pictures."""
+
+    pictures: Int64[np.ndarray, "n"]
+    kept: Mapping[int, Shaped[Tensor, "pictures h w c"]]
+
+    def shown(self, number: int, frame: Frame) -> Shaped[Tensor, "n c h w"]:
+        """What the windows show of what a step keeps. Beyond the border it is repeated."""
+        maps = self.kept[number]
+        rows, columns = (
+            np.clip(frame.corners(axis)[:, None] + np.arange(frame.side[axis]), 0, size - 1)
+            for axis, size in enumerate(maps.shape[1:3])
+        )
+        height, width = maps.shape[1:3]
+        places = (self.pictures[:, None] * height + rows)[:, :, None] * width + columns[:, None]
+        index = torch.from_numpy(places.ravel()).to(maps.device)
+        shown = maps.flatten(0, 2).index_select(0, index)
+        return shown.view(*places.shape, -1).permute(0, 3, 1, 2)
+
+
+class Step:
+    """One node of a graph. By itself it hands on what it is given."""
+
+    looks = False
+    """Does it need something of each picture?"""
+
+    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
+        """number: its place in the order of all steps. size: of the maps that it sends to."""
+        self.number, self.targets, self.size = number, tuple(targets), size
+        self.maps = int(node._input_metadata[0].shape[1])
+        """How many it is given signals of."""
+        self.effort = self.maps
+        """Multiplications, roughly, for each place of a window."""
+
+    def same(self) -> tuple[object, ...]:
+        """By which it is known again in the graph of another pass."""
+        return (type(self).__name__, self.targets, self.size)
+
+    @classmethod
+    def holds(cls, node: Any) -> bool:  # noqa: ARG003
+        """Is the node of a kind that can be read?"""
+        return True
+
+    def kept(self, node: Any) -> Shaped[Tensor, "b c h w"]:
+        """What it needs of each picture."""
+        raise NotImplementedError
+
+    def down(self, signal: Signal, seen: Seen) -> Sent:  # noqa: ARG002
+        for place, target in enumerate(self.targets):
+            own = signal.values.clone() if place else signal.values
+            yield target, replace(signal, values=own)
+
+    def below(self, span: Affine, axis: int) -> Affine:  # noqa: ARG002
+        """Where the windows lie that it sends, along one axis, if its own lie at `span`."""
+        return span
+
+
+class Sum(Step):
+    """An addition of maps of one size."""
+
+    @classmethod
+    def holds(cls, node: Any) -> bool:
+        targets = [target for target, _ in node.next_functions if target is not None]
+        shapes = {tuple(each._input_metadata[0].shape) for each in (node, *targets)}
+        return len(shapes) == 1 and bool(node._saved_alpha == 1)
+
+
+class Stack(Step):
+    """Maps of several origins, one after the other."""
+
+    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
+        super().__init__(node, number, targets, size)
+        given = [target for target, _ in node.next_functions if target is not None]
+        self.counts = [int(target._input_metadata[0].shape[1]) for target in given]
+
+    @classmethod
+    def holds(cls, node: Any) -> bool:
+        return bool(node._saved_dim == 1) and all(target for target, _ in node.next_functions)
+
+    def down(self, signal: Signal, seen: Seen) -> Sent:  # noqa: ARG002
+        parts = torch.split(signal.values, self.counts, dim=1)
+        for target, values in zip(self.targets, parts, strict=True):
+            yield target, Signal(values, signal.frame)
+
+
+class Convolution(Step):
+    """By its transposed filters."""
+
+    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
+        super().__init__(node, number, targets, size)
+        self.padding: Pair = tuple(node._saved_padding)
+        how = (tuple(node._saved_stride), tuple(node._saved_dilation), node._saved_groups)
+        self.spreading = Spreading(node._saved_weight, *how)
+        self.effort = self.spreading.effort
+
+    @classmethod
+    def holds(cls, node: Any) -> bool:
+        return bool(not node._saved_transposed)
+
+    def same(self) -> tuple[object, ...]:
+        one = self.spreading
+        how = (one.stride, one.dilation, one.groups, self.padding)
+        return (*super().same(), one.weight.data_ptr(), one.weight.shape, how)
+
+    def down(self, signal: Signal, seen: Seen) -> Sent:  # noqa: ARG002
+        one = self.spreading
+        frame = signal.frame.below(one.reach, one.stride, self.padding)
+        if signal.alone is not None and one.is_plain and signal.frame.side == (1, 1):
+            value = signal.values[:, :, 0, 0].gather(1, signal.alone[:, None])[:, 0]
+            grown = Signal(one.filters(signal.alone, value), frame)
+        else:
+            cuts = frame.overhang(self.size)
+            grown = Signal(one(signal.values, cuts), frame.cropped(cuts))
+        yield self.targets[0], grown
+
+    def below(self, span: Affine, axis: int) -> Affine:
+        one = self.spreading
+        return Affine(one.reach[axis], one.stride[axis], -self.padding[axis]).after(span)
+
+
+class MaxPool(Step):
+    """To where the maxima of the picture were."""
+
+    looks = True
+
+    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
+        super().__init__(node, number, targets, size)
+        self.side, self.padding, self.dilation = (
+            tuple(node._saved_kernel_size),
+            tuple(node._saved_padding),
+            tuple(node._saved_dilation),
+        )
+        self.stride = tuple(node._saved_stride) or self.side
+        self.effort = 50 * self.maps  # measured
+
+    @classmethod
+    def holds(cls, node: Any) -> bool:
+        return bool(max(node._saved_kernel_size) <= SWITCH)
+
+    def same(self) -> tuple[object, ...]:
+        return (*super().same(), self.side, self.stride, self.padding, self.dilation)
+
+    def kept(self, node: Any) -> Shaped[Tensor, "b c h w"]:
+        place: Tensor = node._saved_result1.int()
+        height, width = place.shape[2:]
+        rows = place.div(self.size[1], rounding_mode="floor")
+        columns = place - rows * self.size[1]
+        for at, steps, axis in ((rows, height, 0), (columns, width, 1)):
+            first = torch.arange(steps, device=at.device, dtype=at.dtype) * self.stride[axis]
+            first -= self.padding[axis]
+            at -= first if axis else first[:, None]
+            at.div_(self.dilation[axis], rounding_mode="floor")
+        return (rows * SWITCH + columns).to(torch.uint8)
+
+    def down(self, signal: Signal, seen: Seen) -> Sent:
+        frame = signal.frame.below(self._reach(), self.stride, self.padding)
+        values = signal.values.contiguous(memory_format=torch.channels_last)
+        n, channels = values.shape[:2]
+        like = values.new_empty(n, channels, *frame.side).contiguous(
+            memory_format=torch.channels_last
+        )
+        spread = torch.ops.aten.max_pool2d_with_indices_backward(
+            values,
+            like,
+            self.side,
+            self.stride,
+            (0, 0),
+            self.dilation,
+            False,
+            self._places(seen.shown(self.number, signal.frame), frame.side[1]),
+        )
+        yield self.targets[0], Signal(spread, frame, signal.alone)
+
+    def _reach(self) -> Pair:
+        rows, columns = ((k - 1) * d + 1 for k, d in zip(self.side, self.dilation, strict=True))
+        return rows, columns
+
+    def _places(self, switches: Shaped[Tensor, "n c h w"], width: int) -> Int64[Tensor, "n c h w"]:
+        """Places of the maxima in windows of this width."""
+        down, across = self.dilation
+        rows, columns = (
+            torch.arange(count, device=switches.device, dtype=torch.int32) * step
+            for count, step in zip(switches.shape[2:], self.stride, strict=True)
+        )
+        places = (switches >> SWITCH.bit_length() - 1).int()
+        places *= down * width - SWITCH * across
+        places += switches if across == 1 else switches.int() * across
+        places += rows[:, None] * width + columns
+        return places.long()
+
+    def below(self, span: Affine, axis: int) -> Affine:
+        return Affine(self._reach()[axis], self.stride[axis], -self.padding[axis]).after(span)
+
+
+class Scaled(Step):
+    """Batch normalisation by its running statistics."""
+
+    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
+        super().__init__(node, number, targets, size)
+        scale = (node._saved_running_var + node._saved_eps).rsqrt()
+        self._weight = node._saved_weight
+        self._scale = (scale if self._weight is None else scale * self._weight).detach()
+
+    @classmethod
+    def holds(cls, node: Any) -> bool:
+        return bool(not node._saved_training)
+
+    def same(self) -> tuple[object, ...]:
+        return (*super().same(), tuple(self._scale.tolist()))
+
+    def down(self, signal: Signal, seen: Seen) -> Sent:  # noqa: ARG002
+        values = signal.values * self._scale[:, None, None].to(signal.values.dtype)
+        yield self.targets[0], replace(signal, values=values)
+
+
+class Rectified(Step):
+    """By the backward rule."""
+
+    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
+        super().__init__(node, number, targets, size)
+        self._rule = str(node.rule)
+        self.looks = self._rule != "deconvnet"
+
+    def same(self) -> tuple[object, ...]:
+        return (*super().same(), self._rule)
+
+    def kept(self, node: Any) -> Shaped[Tensor, "b c h w"]:
+        closed: Tensor = node.saved_tensors[0]
+        return closed
+
+    def down(self, signal: Signal, seen: Seen) -> Sent:
+        values = signal.values.relu_()
+        if self.looks:
+            values = values.masked_fill_(seen.shown(self.number, signal.frame), 0)
+        yield self.targets[0], replace(signal, values=values)
+
+
+class Last(Step):
+    """Only from pooling windows that are the last of those that share a maximum."""
+
+    looks = True
+
+    def kept(self, node: Any) -> Shaped[Tensor, "b c h w"]:
+        kept: Tensor = node.saved_tensors[0]
+        return ~kept
+
+    def down(self, signal: Signal, seen: Seen) -> Sent:
+        values = signal.values.masked_fill_(seen.shown(self.number, signal.frame), 0)
+        yield self.targets[0], replace(signal, values=values)
+
+
+STEPS: Mapping[str, type[Step]] = {
+    "Convolution": Convolution,
+    "MaxPool2DWithIndices": MaxPool,
+    "NativeBatchNorm": Scaled,
+    "Cat": Stack,
+    "Add": Sum,
+    "Clone": Step,
+    Rectify.__name__: Rectified,
+    PassedBy.__name__: Step,
+    LastWins.__name__: Last,
+}
+"""Name of a node of the graph → the step down from it."""
+BRANCHING = (Stack, Sum)
