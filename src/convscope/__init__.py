@@ -45,10 +45,12 @@ if TYPE_CHECKING:
     from convscope.methods.pointing import energy_inside, pointing
     from convscope.methods.predict import evaluate, predict
     from convscope.methods.randomisation import agreement, randomisation, sensitivity
+    from convscope.methods.silence import silence
     from convscope.methods.topk import topk
     from convscope.methods.tuner import tune
     from convscope.models.load import load
     from convscope.pages.atlas import write_atlas
+    from convscope.studies.ablation import ablation
     from convscope.studies.audit import audit
     from convscope.studies.correspondence import correspondence
     from convscope.studies.evolution import EvolutionRecorder
@@ -71,6 +73,7 @@ _HOME = {
     "Folder": "images.folder",
     "Lens": "lens.lens",
     "Unit": "units",
+    "ablation": "studies.ablation",
     "activation_maximisation": "methods.optimise",
     "agreement": "methods.randomisation",
     "audit": "studies.audit",
@@ -113,6 +116,7 @@ _HOME = {
     "saliency": "methods.gradients",
     "scorecam": "methods.cam",
     "sensitivity": "methods.randomisation",
+    "silence": "methods.silence",
     "similar": "studies.retrieval",
     "smoothgrad": "methods.gradients",
     "topk": "methods.topk",
@@ -131,6 +135,7 @@ __all__ = [
     "Folder",
     "Lens",
     "Unit",
+    "ablation",
     "ablationcam",
     "activation_maximisation",
     "agreement",
@@ -172,6 +177,7 @@ __all__ = [
     "saliency",
     "scorecam",
     "sensitivity",
+    "silence",
     "similar",
     "smoothgrad",
     "topk",

@@ -176,6 +176,7 @@ def test_a_variant_that_cannot_be_is_refused_before_anything_is_trained(
 
 
 def test_commas_part_names_but_not_the_options_of_ones_own_network() -> None:
-    assert split_names(["alexnet,zfnet", "mine=zfnet:fc=8,width=0.5"]) == [
-        "alexnet", "zfnet", "mine=zfnet:fc=8,width=0.5",
+    given = ["alexnet, zfnet", "mine=zfnet:fc=8,width=0.5", "alexnet-fc-2048,b=zfnet:fc=9"]
+    assert split_names(given) == [
+        "alexnet", "zfnet", "mine=zfnet:fc=8,width=0.5", "alexnet-fc-2048", "b=zfnet:fc=9",
     ]  # fmt: skip

@@ -82,7 +82,11 @@ def ablation(
 
 
 def split_names(given: list[str] | dict[str, str]) -> list[str]:
-    """`a,b` is two names; in `name=network:x=1,y=2` commas belong to the network."""
-    return [
-        piece for text in given for piece in ([text] if "=" in text else text.split(",")) if piece
-    ]
+    """`a,b` is two names, `a,b=network:x=1,y=2` as well: after the first `=` commas belong to
+    the network."""
+    found = []
+    for text in given:
+        names, equals, network = text.partition("=")
+        *others, last = (name.strip() for name in names.split(","))
+        found += [*others, last + equals + network]
+    return [name for name in found if name]

@@ -30,7 +30,8 @@ def _row(record: Ablation, number: int) -> Iterator[str]:
     name = record.variants[number]
     yield name
     yield f"{record.parameters[number]:,}"
-    yield f"{record.multiply_adds[number] / 1e9:.3f} G"
+    work = int(record.multiply_adds[number])
+    yield f"{work / 1e9:.3f} G" if work >= 1e9 else f"{work / 1e6:.1f} M"
     for part, top in PARTS:
         yield "failed" if record.failed[number] else _error(record, part, top, number)
     yield _against(record, number)
