@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from convscope.studies.retrieval import duplicates, similar
     from convscope.studies.transfer import transfer
     from convscope.training.train import train
+    from convscope.studies.transfer_lists import transfer_lists
     from convscope.units import Box, Unit
 
 __version__ = "0.1.0"
@@ -125,6 +126,7 @@ _HOME = {
     "transfer": "studies.transfer",
     "write_atlas": "pages.atlas",
     "xgradcam": "methods.cam",
+    "transfer_lists": "studies.transfer_lists",
 }
 
 __all__ = [
@@ -186,6 +188,7 @@ __all__ = [
     "tune",
     "write_atlas",
     "xgradcam",
+    "transfer_lists",
 ]
 
 

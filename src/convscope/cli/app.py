@@ -40,6 +40,7 @@ from convscope.cli.similar import similar
 from convscope.cli.train import train
 from convscope.cli.transfer import transfer
 from convscope.cli.tune import tune
+from convscope.cli.transfer_lists import transfer_lists
 from convscope.errors import (
     ConvscopeError,
     EnvironmentFault,
@@ -86,6 +87,7 @@ for command in (
     transfer,
     ablation,
     silence,
+    transfer_lists,
 ):
     app.command()(command)
 

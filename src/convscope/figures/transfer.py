@@ -10,7 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.figures.plots import INK, SOFT, TRAINING, VALIDATION, shortened
-from convscope.records.transfer import PAPER, PAPER_SCRATCH, Probes, Transfer
+from convscope.records.transfer import (
+    PAPER,
+    PAPER_SCRATCH,
+    PAPER_VOC,
+    ListTransfer,
+    Probes,
+    Transfer,
+)
 
 COLOURS = {"svm": TRAINING, "softmax": VALIDATION}
 
@@ -105,3 +112,27 @@ def _dress(axes: Axes, what: str) -> None:
     axes.tick_params(colors=SOFT, labelsize=9)
     for edge in ("top", "right"):
         axes.spines[edge].set_visible(False)
+
+
+def lists_figure(found: ListTransfer) -> Figure:
+    """Average precision of each class; the paper's beside it where the classes are VOC's."""
+    figure = Figure(figsize=(5.0, 0.24 * len(found.classes) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(found.classes))
+    axes.barh(places, 100 * found.precision, height=0.66, color=TRAINING, label=found.layer)
+    if set(found.classes) == set(PAPER_VOC):
+        theirs = [PAPER_VOC[name] for name in found.classes]
+        (points,) = axes.plot(theirs, places, "D", color=INK, label="paper, VOC 2012 test")
+        points.set(markersize=5, markeredgecolor="white")
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    axes.axvline(100 * found.mean, color=SOFT, linewidth=0.9, linestyle="--")
+    axes.set_yticks(places, [shortened(name) for name in found.classes], parse_math=False)
+    axes.set_xlabel(
+        f"average precision, %; dashed: mean {100 * found.mean:.1f}", color=SOFT, fontsize=9
+    )
+    axes.set_xlim(0, 100)
+    axes.invert_yaxis()
+    axes.tick_params(colors=SOFT, labelsize=8)
+    for edge in ("top", "right"):
+        axes.spines[edge].set_visible(False)
+    return figure

@@ -114,6 +114,15 @@ def per_class_accuracy(
     return np.where(total > 0, hits / np.maximum(total, 1), np.nan)
 
 
+def softmax(
+    scores: Float32[np.ndarray, "n classes"],
+) -> Float64[np.ndarray, "n classes"]:
+    """Probabilities of the classes."""
+    raised = np.exp(scores.astype(np.float64) - scores.max(1, keepdims=True))
+    share: Float64[np.ndarray, "n classes"] = raised / raised.sum(1, keepdims=True)
+    return share
+
+
 def average_precision(score: Float64[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> float:
     """Area under precision over recall, precision made to fall only; NaN without positives.
 

@@ -17,7 +17,7 @@ from convscope.images.builtin import opened
 from convscope.images.folder import Folder
 from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.folds import TEST, Division, divisions, enough, first_of_each, require_folds
-from convscope.methods.linear import average_precision, per_class_accuracy, trained
+from convscope.methods.linear import average_precision, per_class_accuracy, softmax, trained
 from convscope.methods.predict import evaluate
 from convscope.methods.vectors import Way
 from convscope.models.load import load
@@ -122,19 +122,13 @@ def _tables(
             cut = trained("softmax", values[train], truth[train], len(present))
             scores = cut.scores(values[check])
             accuracy[row, fold] = per_class_accuracy(scores, truth[check])
-            share = _softmax(scores)
+            share = softmax(scores)
             for number in range(len(present)):
                 positive = truth[check] == number
                 precision[row, fold, number] = average_precision(share[:, number], positive)
             if training is not None:
                 training(fold * len(counts) + row + 1, len(parts) * len(counts))
     return accuracy, precision
-
-
-def _softmax(scores: np.ndarray) -> Float64[np.ndarray, "n classes"]:
-    raised = np.exp(scores.astype(np.float64) - scores.max(1, keepdims=True))
-    share: Float64[np.ndarray, "n classes"] = raised / raised.sum(1, keepdims=True)
-    return share
 
 
 def _scratch(

@@ -1,0 +1,74 @@
+"""How well do a network's features find classes in pictures that show several?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress, say
+from convscope.cli.similar import Cache, Layer, Vector, read_vector
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import opened_network, save_figure, save_table
+
+if TYPE_CHECKING:
+    from convscope.records.transfer import ListTransfer
+
+FORM = "FILE.json, FILE.csv, or VOC's ImageSets/Main:PART."
+
+
+def transfer_lists(
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    pictures: Annotated[str, typer.Argument(help="Folder with the pictures of both lists.")],
+    teach: Annotated[str, typer.Argument(help=f"Classes of pictures to teach by: {FORM}")],
+    judge: Annotated[str, typer.Argument(help="Classes of pictures to judge by, likewise.")],
+    layer: Layer = None,
+    vector: Vector = "auto",
+    cache: Cache = None,
+    checkpoint: Checkpoint = None,
+    out: Annotated[Path, typer.Option(help="New folder for record, table and figure.")] = Path(
+        "transfer-lists"
+    ),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """Average precision of each class, where a picture may show several (table 6, PASCAL VOC).
+
+    Example: convscope transfer-lists run JPEGImages ImageSets/Main:train ImageSets/Main:val
+    """
+    from convscope.figures.transfer import lists_figure
+    from convscope.images.builtin import open_pictures
+    from convscope.images.lists import read_lists
+    from convscope.publish import require_free
+    from convscope.studies.transfer_lists import transfer_lists as measure
+
+    require_free(out)
+    way, lists = read_vector(vector), (read_lists(teach), read_lists(judge))
+    with open_pictures(pictures) as folder:
+        folder.max_bad = max_bad
+        network = opened_network(model, checkpoint)
+        with listing_skipped([folder], beside(out)), progress("features") as tick:
+            found = measure(network, folder, *lists, layer, vector=way, cache=cache, progress=tick)
+    found.save(out)
+    tell_skipped([folder], out / "skipped.csv")
+    say(
+        f"{found.pictures[0]:,} pictures to teach, {found.several:,} of them several classes; "
+        f"{found.pictures[1]:,} to judge, {found.hard:,} times a class too hard to see"
+    )
+    save_table(_table(found), out / "table.md")
+    typer.echo(save_figure(lists_figure(found), out / "figure"))
+
+
+def _table(found: ListTransfer) -> list[str]:
+    """Markdown; with the paper's numbers where the classes are VOC's."""
+    from convscope.records.transfer import PAPER_VOC
+
+    known = set(found.classes) == set(PAPER_VOC)
+    head = "| class | taught by | judged by | average precision |" + " paper |" * known
+    lines = [head, "|---|---|---|---|" + "---|" * known]
+    rows = zip(found.classes, found.taught, found.judged, found.precision, strict=True)
+    for name, taught, judged, precision in rows:
+        line = f"| {name} | {taught:,} | {judged:,} | {100 * precision:.1f} |"
+        lines.append(line + (f" {PAPER_VOC[name]:.1f} |" if known else ""))
+    return [*lines, f"| **mean** | | | **{100 * found.mean:.1f}** |" + " **79.0** |" * known]
