@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from convscope.studies.features import features
     from convscope.studies.filters import filters
     from convscope.studies.invariance import invariance
+    from convscope.studies.occlusion import occlusion_study
     from convscope.studies.probes import probes
     from convscope.studies.retrieval import duplicates, similar
     from convscope.studies.transfer import transfer
@@ -108,6 +109,7 @@ _HOME = {
     "layercam": "methods.cam",
     "load": "models.load",
     "occlusion": "methods.occlusion",
+    "occlusion_study": "studies.occlusion",
     "one_picture": "images.folder",
     "open_pictures": "images.builtin",
     "pointing": "methods.pointing",
@@ -170,6 +172,7 @@ __all__ = [
     "layercam",
     "load",
     "occlusion",
+    "occlusion_study",
     "one_picture",
     "open_pictures",
     "pointing",

@@ -43,6 +43,8 @@ LONGEST = 20
 """Characters of a name under a panel."""
 MARKED = "#ffd400"
 SMALL = 7
+LETTERED = 0.01
+"""Of all places, the share from which on a class's letter stands in its area."""
 GAP = 6
 """Pixels between projections."""
 _PLAIN: dict[str, Any] = {"fontsize": SMALL, "color": SOFT}
@@ -147,6 +149,8 @@ def _draw_map(
 
 
 def _three_figures(value: float, _: object = None) -> str:
+    if 0 < abs(value) < 0.001:
+        return "< 0.001"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -170,7 +174,7 @@ def _extent(record: Occlusions) -> tuple[float, float, float, float]:
 
 def _draw_projections(axes: Axes, record: Occlusions, picture: int) -> None:
     """Two by two as in the paper, the picture's own framed."""
-    if not np.isfinite(record.scale[picture]).all():
+    if not np.isfinite(record.scale[picture]).any():
         axes.text(0.5, 0.5, "none for\nthis network", ha="center", va="center", **_PLAIN)
         _bare(axes)
         return
@@ -197,6 +201,8 @@ def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
     for letter, colour, kind in zip(LETTERS, DISTINCT, found, strict=False):
         shade = "#{:02x}{:02x}{:02x}".format(*colour)
         handles.append(Patch(color=shade, label=_told(record, letter, kind)))
+        if kind.count < LETTERED * record.places:
+            continue
         row, column = kind.place
         at = (record.lefts[column] + middle[1], record.tops[row] + middle[0])
         words = axes.text(*at, letter, ha="center", va="center", fontsize=6.5, color=INK)

@@ -61,9 +61,9 @@ class Occlusions(Record):
     """What the square shows where the probability is lowest."""
     projections: UInt8[np.ndarray, "pictures shown s s 3"]
     """Of the map: in this picture, then in the pictures that excite it most. Black and white are
-    `scale`, the same for all of a picture; without a projection all are grey."""
-    scale: Float32[np.ndarray, "pictures 2"]
-    """In the units of the network's input; NaN without a projection."""
+    `scale`; without a projection all is grey."""
+    scale: Float32[np.ndarray, "pictures shown 2"]
+    """Of each projection, in the units of the network's input; NaN where there is none."""
     others: tuple[tuple[str, ...], ...]
     """Names of these other pictures."""
     boxes: tuple[tuple[tuple[int, int, int, int], ...], ...]

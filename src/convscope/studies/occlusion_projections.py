@@ -68,20 +68,20 @@ class Projecting:
         height, width = self.network.preprocess.size
         side = min(SIDE, max(height, width))
         tiles = np.full((1 + OTHERS, side, side, 3), GREY, np.uint8)
+        scale = np.full((1 + OTHERS, 2), np.nan, np.float32)
         if self.why_not:
-            scale = np.full((1, 2), np.nan, np.float32)
-            return {"projections": tiles[None], "scale": scale, "others": ((),)}
+            return {"projections": tiles[None], "scale": scale[None], "others": ((),)}
         shown, names = [image], []
         for other in self._others(channel, folder.digest(number)):
             picture = self.source.one(other, self.network.preprocess.framing)
             shown.append(self.network.preprocess.tensor(picture.pixels).to(image))
             names.append(picture.name)
         unit = Unit(self.layer, channel)
-        squares = np.stack([self._projected(each, unit, side) for each in shown])
-        high = limit(squares)
-        tiles[: len(squares)] = quantised(squares, -high, high)
-        scale = np.array([[-high, high]], np.float32)
-        return {"projections": tiles[None], "scale": scale, "others": (tuple(names),)}
+        for place, each in enumerate(shown):
+            square = self._projected(each, unit, side)
+            high = limit(square)
+            tiles[place], scale[place] = quantised(square, -high, high), (-high, high)
+        return {"projections": tiles[None], "scale": scale[None], "others": (tuple(names),)}
 
     def _others(self, channel: int, own: bytes) -> list[int]:
         """Pictures of other content in which the map has its strongest neurons."""
