@@ -25,6 +25,7 @@ from convscope.cli.demo import demo
 from convscope.cli.evaluate import evaluate
 from convscope.cli.evolution import evolution
 from convscope.cli.explain import explain
+from convscope.cli.features import features
 from convscope.cli.filters import filters
 from convscope.cli.flowers import flowers
 from convscope.cli.invariance import invariance
@@ -80,6 +81,7 @@ for command in (
     invariance,
     occlusion,
     mark,
+    features,
     filters,
     evolution,
     similar,

@@ -9,6 +9,9 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 
 from convscope.records.record import Record
 
+COUNTS = (9, 16, 12, 10, 10)
+"""Maps of the five layers in figure 2 of Zeiler and Fergus 2014."""
+
 
 @dataclass(frozen=True, eq=False)
 class LayerFeatures(Record):
@@ -44,6 +47,13 @@ class LayerFeatures(Record):
     rewritten: int
     rectifiers: int
     """Coverage of the backward rule: rewritten of all rectifier calls below the layer."""
+    channels: tuple[int, ...] = ()
+    """Numbers of the maps in the rows, where these are not all maps of the layer in order."""
+
+    @property
+    def maps(self) -> tuple[int, ...]:
+        """The number of the feature map in each row."""
+        return self.channels or tuple(range(len(self.image)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +113,14 @@ class ModelCard(Record):
     top1: float = -1.0
     top5: float = -1.0
     """Accuracy on the pictures at hand in 0 to 1; -1 where there are no labels."""
+
+
+def random_maps(
+    active: Int64[np.ndarray, "maps"], count: int | None, place: int, chance: np.random.Generator
+) -> list[int]:
+    """Numbers of random maps of a layer, ascending; only of maps that any picture excites, unless
+    there are none. count: by default what the paper has of its layer at this place, from 0."""
+    most = count or COUNTS[min(place, len(COUNTS) - 1)]
+    alive = np.flatnonzero(active > 0)
+    there = alive if len(alive) else np.arange(len(active))
+    return sorted(chance.choice(there, min(most, len(there)), replace=False).tolist())

@@ -1,0 +1,147 @@
+"""What do some maps of a network's layers see, as a page for print?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.progress import progress
+from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import listed, opened_network, save_figure
+from convscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from convscope.figures.features import Scale
+    from convscope.models.network import Network
+    from convscope.records.features import LayerFeatures
+
+KEPT = "layers"
+"""Folder of records in what the command writes."""
+AGAIN = f"{ANY_MODEL} Without PICTURES: what this command or `atlas` wrote, to draw it again."
+
+
+def features(
+    model: Annotated[str, typer.Argument(help=AGAIN)],
+    pictures: Annotated[
+        str | None, typer.Argument(help="Pictures to find the strongest of, e.g. for validation.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Names with commas; default: five, from first to last.")
+    ] = None,
+    maps: Annotated[
+        str, typer.Option(help="random (as many as in the paper), random:16, or conv1:3,conv5:41.")
+    ] = "random",
+    top: Annotated[int, typer.Option(min=1, max=100, help="Pictures of each map.")] = 9,
+    scale: Annotated[
+        str, typer.Option(help="Of projections: one for each map, or one for a layer.")
+    ] = "map",
+    seed: Annotated[int, typer.Option(min=0, help="Of the random maps.")] = 0,
+    other: Annotated[
+        str, typer.Option(help="Activations such as GELU on the way down: refuse, or gradient.")
+    ] = "refuse",
+    out: Annotated[Path, typer.Option(help="New folder for records and figure.")] = Path(
+        "features"
+    ),
+    max_bad: MaxBad = 0.01,
+) -> None:
+    """The strongest pictures of some maps beside their projections, for print (figure 2).
+
+    Example: convscope features torchvision:squeezenet1_0 pictures --maps random:12
+    """
+    from convscope.figures.features import features_figure
+    from convscope.publish import require_free
+
+    require_free(out)
+    if scale not in ("map", "layer"):
+        raise UsageError("U388", scale, "is no scale", next_step="write map or layer")
+    wanted = {"layers": listed(layers), **_asked(maps), "seed": seed}
+    if pictures is None:
+        found = _again(Path(model), **wanted)
+    else:
+        network, more = opened_network(model, checkpoint), {"k": top, "other": other, **wanted}
+        found = _made(network, pictures, max_bad, beside(out), more)
+    for number, record in enumerate(found):
+        record.save(out / KEPT / str(number))
+    typer.echo(save_figure(features_figure(found, scale=cast("Scale", scale)), out / "figure"))
+
+
+def _asked(maps: str) -> dict[str, Any]:
+    """Chosen maps, or how many random ones."""
+    head, _, number = maps.partition(":")
+    if head != "random":
+        return {"units": listed(maps) or (), "count": None}
+    if number and not (number.isascii() and number.isdigit() and 0 < int(number) < 10_000):
+        step = "write random, random:16, or conv1:3,conv5:41"
+        raise UsageError("U387", maps, "is no number of maps", next_step=step)
+    return {"units": (), "count": int(number) if number else None}
+
+
+def _made(
+    network: Network, pictures: str, max_bad: float, skipped: Path, more: dict[str, Any]
+) -> list[LayerFeatures]:
+    from convscope.images.builtin import open_pictures
+    from convscope.studies.chosen_features import chosen_features
+
+    with open_pictures(pictures) as folder:
+        folder.max_bad = max_bad
+        with listing_skipped([folder], skipped), progress("strongest pictures") as tick:
+            found = chosen_features(network, folder, progress=tick, **more)
+        tell_skipped([folder], skipped)
+    return found
+
+
+def _again(
+    folder: Path,
+    *,
+    layers: Sequence[str] | None,
+    units: Sequence[str],
+    count: int | None,
+    seed: int,
+) -> list[LayerFeatures]:
+    """Out of what was written: the layers and maps asked for."""
+    from convscope.records.features import LayerFeatures
+
+    if (folder / "data" / "atlas.js").is_file():
+        return _from_atlas(folder, layers, units, count, seed)
+    places = sorted((folder / KEPT).glob("[0-9]*"), key=lambda place: int(place.name))
+    found = [LayerFeatures.load(place) for place in places]
+    if not found:
+        what = "is neither an atlas nor what `convscope features` wrote"
+        raise UsageError("U389", str(folder), what, next_step="name PICTURES too")
+    if units or count is not None:
+        what = "the maps were chosen when these records were made"
+        raise UsageError("U389", str(folder), what, next_step="leave out --maps, or name an atlas")
+    return [record for record in found if not layers or record.layer in layers]
+
+
+def _from_atlas(
+    folder: Path,
+    layers: Sequence[str] | None,
+    units: Sequence[str],
+    count: int | None,
+    seed: int,
+) -> list[LayerFeatures]:
+    import numpy as np
+
+    from convscope.errors import ModelError, nearest
+    from convscope.pages.read import atlas_features, atlas_layers
+    from convscope.records.features import COUNTS, random_maps
+    from convscope.units import Unit
+
+    active, wanted = atlas_layers(folder), [Unit.parse(unit) for unit in units]
+    even = np.linspace(0, len(active) - 1, min(len(COUNTS), len(active))).round().astype(int)
+    names = layers or list(dict.fromkeys(unit.layer for unit in wanted))
+    names = names or [list(active)[place] for place in even]
+    chance, found = np.random.default_rng(seed), []
+    for place, layer in enumerate(names):
+        if layer not in active:
+            raise ModelError("M500", layer, f"no such layer here; {nearest(layer, active)}")
+        chosen = [unit.channel for unit in wanted if unit.layer == layer]
+        chosen = chosen or random_maps(active[layer], count, place, chance)
+        found.append(atlas_features(folder, layer, chosen))
+    return found

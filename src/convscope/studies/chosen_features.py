@@ -1,0 +1,114 @@
+"""What do random or chosen maps of a few layers see, for a figure in print?
+
+Source: Zeiler and Fergus 2014, figure 2: random maps of five layers, nine strongest pictures each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from convscope.errors import ModelError, UsageError
+from convscope.images.builtin import opened
+from convscope.images.folder import Folder
+from convscope.lens.backward import Other, Overlap
+from convscope.lens.feature_layers import feature_layers
+from convscope.lens.geometry import fields
+from convscope.lens.refusal import refusing
+from convscope.methods.tuning import Tuning, require_tuning
+from convscope.models.network import Network, whole
+from convscope.records.features import COUNTS, LayerFeatures, random_maps
+from convscope.studies.layer_features import layer_features, mined
+from convscope.units import Unit
+
+SIDE = 64
+"""On paper a tile is 4 to 5 mm wide: this is more than 300 pixels an inch."""
+
+
+def chosen_features(
+    network: Network,
+    folder: Folder | Path | str,
+    layers: Sequence[str] | None = None,
+    *,
+    units: Sequence[Unit | str] = (),
+    count: int | None = None,
+    k: int = 9,
+    side: int = SIDE,
+    seed: int = 0,
+    overlap: Overlap = "add",
+    other: Other = "refuse",
+    tuning: Tuning | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[LayerFeatures]:
+    """The k strongest pictures of some maps, with patches and projections, a record a layer.
+
+    layers: by default those of the units, or else five of the network's, evenly from the first to
+    the last (`feature_layers`). units: the maps wanted, in this order. count: without units, of
+    each layer so many random ones that are active in any picture (`seed`); by default as many as
+    in the paper. The rest as in `features`.
+
+    Raises UsageError U387 (count, or units of layers that are not named), ModelError M504 (no such
+    map), and what `features` raises.
+    """
+    require_tuning(tuning)
+    network, wanted = whole(network), _units(units, layers, count)
+    names = layers or list(wanted) or _spread(network)
+    _require(network, wanted)
+    with opened(folder) as pictures:
+        looking = mined(
+            network,
+            pictures,
+            names,
+            k=k,
+            side=side,
+            overlap=overlap,
+            other=other,
+            tuning=tuning,
+            progress=progress,
+        )
+        chance = np.random.default_rng(seed)
+        records = []
+        for place, layer in enumerate(names):
+            active = looking.found.active[looking.found.rows(layer)]
+            maps = wanted.get(layer) or random_maps(active, count, place, chance)
+            records.append(layer_features(looking, layer, maps))
+    return records
+
+
+def _units(
+    units: Sequence[Unit | str], layers: Sequence[str] | None, count: int | None
+) -> dict[str, list[int]]:
+    """Maps by layer."""
+    if count is not None and count < 1:
+        raise UsageError("U387", f"{count} maps", "are none", next_step="take 1 or more")
+    found: dict[str, list[int]] = {}
+    for unit in units:
+        one = Unit.parse(unit) if isinstance(unit, str) else unit
+        if layers and one.layer not in layers:
+            what = f"its layer is not among those named: {', '.join(layers)}"
+            raise UsageError("U387", str(one), what, next_step="name the layer too, or no layers")
+        found.setdefault(one.layer, []).append(one.channel)
+    return found
+
+
+def _require(network: Network, wanted: Mapping[str, Sequence[int]]) -> None:
+    """Before the long search for their pictures: are these maps there?"""
+    known = fields(network.model, network.preprocess.shape, list(wanted)) if wanted else {}
+    for layer, maps in wanted.items():
+        there = known[layer].shape[0]
+        for channel in maps:
+            if channel >= there:
+                what = f"has {there} feature maps (0 to {there - 1}), no {channel}"
+                raise ModelError("M504", layer, what)
+
+
+def _spread(network: Network) -> list[str]:
+    blank = torch.zeros(1, *network.preprocess.shape)
+    blank = blank.to(next(network.model.parameters(), blank))
+    with refusing(blank, network.spec):
+        every = feature_layers(network.model, blank)
+    places = np.linspace(0, len(every) - 1, min(len(COUNTS), len(every))).round().astype(int)
+    return [every[place] for place in places]

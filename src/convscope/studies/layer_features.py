@@ -1,0 +1,186 @@
+"""What do the maps of one layer see: patches and projections of their strongest pictures?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float32
+from torch import Tensor, nn
+
+from convscope.images.folder import Folder, Picture
+from convscope.lens.backward import Other, Overlap
+from convscope.lens.feature_layers import chosen_layers
+from convscope.lens.geometry import Field, fields
+from convscope.methods.deconvnet import deconvnet
+from convscope.methods.topk import topk
+from convscope.methods.tuning import Tuning
+from convscope.models.network import Network
+from convscope.records.features import LayerFeatures
+from convscope.records.topk import TopK
+from convscope.studies.display import GREY, SCALING, cut, limit, patch, quantised, side_of
+from convscope.units import Unit
+
+AT_ONCE = 32
+"""Projections held as whole pictures at a time: 19 MB at 224 pixels."""
+
+
+class Looking(NamedTuple):
+    """What was found in one pass over the pictures, for all layers."""
+
+    network: Network
+    folder: Folder
+    found: TopK
+    fields: dict[str, Field]
+    side: int
+    """Largest side of a patch in pixels."""
+    overlap: Overlap
+    other: Other
+
+
+def mined(
+    network: Network,
+    folder: Folder,
+    layers: Sequence[str] | str | None,
+    *,
+    k: int,
+    side: int,
+    overlap: Overlap = "add",
+    other: Other = "refuse",
+    tuning: Tuning | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Looking:
+    """The strongest pictures and the receptive fields; see `features`."""
+    model, preprocess = network.model, network.preprocess
+    blank = torch.zeros(1, *preprocess.shape, device=_device(model))
+    names = chosen_layers(model, layers, blank)
+    # What the projections would raise at the end of a long search is raised before it.
+    deconvnet(model, blank, [Unit(layer, 0) for layer in names[-1:]], overlap=overlap, other=other)
+    found = topk(model, folder, preprocess, names, k=k, tuning=tuning, progress=progress)
+    known = fields(model, preprocess.shape, names)
+    return Looking(network, folder, found, known, side, overlap, other)
+
+
+def layer_features(
+    looking: Looking, layer: str, maps: Sequence[int] | None = None
+) -> LayerFeatures:
+    """Of the maps of these numbers, in this order; of all by default. Raises as `deconvnet`."""
+    modules = dict(looking.network.model.named_modules())
+    module = modules.get(layer.partition("#")[0])
+    rows = looking.found.rows(layer)
+    chosen = range(rows.stop - rows.start) if maps is None else maps
+    kind = "" if module is None else type(module).__name__
+    return _Layer(looking, layer, chosen).features(kind, whole=maps is None)
+
+
+class _Layer:
+    """One layer's entries, filled in picture by picture, so that each is read once."""
+
+    def __init__(self, looking: Looking, layer: str, maps: Sequence[int]) -> None:
+        self.looking, self.found, self.layer = looking, looking.found, layer
+        self.field = field = looking.fields[layer]
+        self.maps = list(maps)
+        self.rows = self.found.rows(layer).start + np.array(maps, np.int64)
+        self.dead = self.found.active[self.rows] == 0
+        self.image = np.where(self.dead[:, None], -1, self.found.image[self.rows])
+        self.side = side_of(field, looking.side)
+        shape = (*self.image.shape, self.side, self.side, 3)
+        self.patches = np.full(shape, GREY, np.uint8)
+        # Each projection divided by its own peak: half precision then holds what 8 bits show.
+        self.scaled: Float16[np.ndarray, "maps k s s 3"] = np.zeros(shape, np.float16)
+        self.peak = np.zeros(self.image.shape, np.float32)
+        self.box = np.zeros((*self.image.shape, 4), np.int32)
+        self.coverage = (0, 0)
+
+    def features(self, kind: str, *, whole: bool) -> LayerFeatures:
+        self._fill()
+        low, high, shown = self._jointly_scaled()
+        found, rows = self.found, self.rows
+        return LayerFeatures(
+            layer=self.layer,
+            kind=kind,
+            shape=(self.field.shape[0], len(self.field.rows), len(self.field.columns)),
+            field=self.field.size,
+            stride=self.field.stride,
+            value=np.where(self.image >= 0, found.value[rows], -np.inf).astype(np.float32),
+            image=self.image,
+            row=found.row[rows],
+            column=found.column[rows],
+            box=self.box,
+            active=found.active[rows],
+            invalid=found.invalid[rows],
+            seen=found.seen,
+            patches=self.patches,
+            projections=shown,
+            low=low,
+            high=high,
+            rewritten=self.coverage[0],
+            rectifiers=self.coverage[1],
+            channels=() if whole else tuple(self.maps),
+            origin={
+                **found.origin,
+                "rule": "deconvnet",
+                "overlap": self.looking.overlap,
+                "other": self.looking.other,
+                "scaling": f"jointly for each map; {SCALING}",
+            },
+        )
+
+    def _fill(self) -> None:
+        entries: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for row, place in np.argwhere(self.image >= 0).tolist():
+            entries[int(self.image[row, place])].append((row, place))
+        framing = self.looking.network.preprocess.framing
+        for picture in self.looking.folder.read(framing, sorted(entries)):
+            chosen = entries[picture.number]
+            for start in range(0, len(chosen), AT_ONCE):
+                self._take(picture, chosen[start : start + AT_ONCE])
+
+    def _take(self, picture: Picture, chosen: list[tuple[int, int]]) -> None:
+        preprocess = self.looking.network.preprocess
+        tensor, shown = preprocess.tensor(picture.pixels), preprocess.seen(picture.pixels)
+        projected = deconvnet(
+            self.looking.network.model,
+            tensor[None],
+            [Unit(self.layer, self.maps[row], self._at(row, place)) for row, place in chosen],
+            overlap=self.looking.overlap,
+            other=self.looking.other,
+        )
+        for (row, place), projection in zip(chosen, projected, strict=True):
+            box = self.field.box(*self._at(row, place))
+            self.box[row, place] = box
+            self.patches[row, place] = patch(shown, box, self.side)
+            self._keep(row, place, cut(torch.tensor(projection.pixels), box, self.side, 0.0))
+            self.coverage = (projection.rewritten, projection.rectifiers)
+
+    def _at(self, row: int, place: int) -> tuple[int, int]:
+        at = self.rows[row]
+        return int(self.found.row[at, place]), int(self.found.column[at, place])
+
+    def _keep(self, row: int, place: int, square: Float[Tensor, "c s s"]) -> None:
+        peak = float(square.abs().max())
+        self.peak[row, place] = peak
+        if peak > 0:
+            self.scaled[row, place] = (square / peak).permute(1, 2, 0).numpy()
+
+    def _jointly_scaled(
+        self,
+    ) -> tuple[Float32[np.ndarray, "maps"], Float32[np.ndarray, "maps"], np.ndarray]:
+        shown = np.full_like(self.patches, GREY)
+        low = np.zeros(len(self.image), np.float32)
+        high = np.zeros(len(self.image), np.float32)
+        for channel, used in enumerate(self.image >= 0):
+            if used.any():
+                raw = self.scaled[channel].astype(np.float32)
+                raw *= self.peak[channel][:, None, None, None]
+                high[channel] = limit(raw[used])
+                low[channel] = -high[channel]
+                shown[channel][used] = quantised(raw[used], low[channel], high[channel])
+        return low, high, shown
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

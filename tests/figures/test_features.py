@@ -1,0 +1,97 @@
+"""Does the page for print show every map once, whole, and where it belongs?"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from convscope.figures.features import PAGE, _scaled, features_figure
+from convscope.records.features import LayerFeatures
+from tests.figures.test_pictures import layer
+
+PAPER = (9, 16, 12, 10, 10)
+
+
+def records(counts: tuple[int, ...] = PAPER) -> list[LayerFeatures]:
+    return [dataclasses.replace(layer(count), layer=f"l{n}") for n, count in enumerate(counts)]
+
+
+def drawn(figure: Figure) -> np.ndarray:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=150)
+    return np.asarray(Image.open(out).convert("RGB"))
+
+
+@pytest.mark.parametrize("counts", [PAPER, (3,), (1, 1), (24, 2), (5,) * 26])
+def test_all_maps_lie_inside_of_the_page_and_none_on_another(counts: tuple[int, ...]) -> None:
+    figure = features_figure(records(counts))
+    (axes,) = figure.axes
+    boxes = [image.get_extent() for image in axes.get_images()]
+    assert len(boxes) == 2 * sum(counts)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for x0, x1, y1, y0 in boxes:
+        assert left < x0 < x1 <= right + 1e-6
+        assert top < y0 < y1 < bottom
+    for one, a in enumerate(boxes):
+        for b in boxes[one + 1 :]:
+            apart = a[1] < b[0] or b[1] < a[0] or a[2] < b[3] or b[2] < a[3]
+            assert apart
+    across, down = figure.get_size_inches()
+    assert across <= PAGE[0] + 1e-6
+    if len(counts) <= 5:
+        assert down <= PAGE[1] + 1e-6
+
+
+def test_words_are_large_enough_and_do_not_cover_each_other() -> None:
+    figure = features_figure(records())
+    (axes,) = figure.axes
+    names = [text.get_text() for text in axes.texts]
+    assert [name for name in names if name.startswith("l")] == ["l0", "l1", "l2", "l3", "l4"]
+    assert len(names) == 5 + sum(PAPER)
+    figure.draw_without_rendering()
+    assert all(text.get_fontsize() >= 7 for text in [*axes.texts, *figure.texts])
+    spans = sorted(
+        (round(e.y0), e.x0, e.x1) for e in (text.get_window_extent() for text in axes.texts)
+    )
+    for one, other in pairwise(spans):
+        assert one[0] != other[0] or one[2] < other[1]
+
+
+def test_projections_stand_left_of_the_parts_of_the_pictures() -> None:
+    one = layer(1)
+    pixels = drawn(features_figure([one]))
+    grey = pixels[:, :, 0].astype(int)
+    middle = grey.shape[1] // 2
+    # Patches are 0 to 8 in grey, projections 255 less: white paper aside, dark is right.
+    assert (grey[:, middle:] < 9).sum() > 20 * (grey[:, :middle] < 9).sum()
+
+
+def test_below_all_rectifiers_a_filter_is_drawn_once() -> None:
+    filters = dataclasses.replace(layer(2), rectifiers=0, rewritten=0)
+    (axes,) = features_figure([filters]).axes
+    shown = [np.asarray(image.get_array()) for image in axes.get_images()]
+    once = [pixels for pixels in shown if len(np.unique(pixels)) == 1]
+    assert [int(pixels[0, 0, 0]) for pixels in once] == [255, 245]
+
+
+def test_numbers_of_chosen_maps_are_written() -> None:
+    chosen = dataclasses.replace(layer(3), channels=(41, 7, 300))
+    (axes,) = features_figure([chosen]).axes
+    assert [text.get_text() for text in axes.texts] == ["conv5", "41", "7", "300"]
+
+
+def test_one_scale_for_a_layer_is_that_of_its_median_map() -> None:
+    given = dataclasses.replace(
+        layer(3), high=np.array([1, 2, 8], np.float32), low=-np.array([1, 2, 8], np.float32)
+    )
+    assert np.array_equal(_scaled(given, "map"), given.projections)
+    half, same, four = _scaled(given, "layer").astype(float)
+    assert half == pytest.approx(127.5 + (given.projections[0] - 127.5) / 2, abs=0.51)
+    assert np.array_equal(same, given.projections[1])
+    assert four == pytest.approx((127.5 + (given.projections[2] - 127.5) * 4).clip(0, 255), abs=1)

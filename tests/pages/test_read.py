@@ -1,0 +1,57 @@
+"""Is what is read back from an atlas what was written into it?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convscope.errors import DataError, UsageError
+from convscope.figures.pictures import FINE
+from convscope.pages.atlas import write_atlas
+from convscope.pages.read import atlas_features, atlas_layers
+from tests.pages.fake_records import Atlas
+
+
+@pytest.fixture(scope="module")
+def written(records: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("read") / "atlas"
+    write_atlas(folder, records.card, records.table, records.pictures, records.layers)
+    return folder
+
+
+def test_maps_come_back_as_they_were_shown(records: Atlas, written: Path) -> None:
+    layers = atlas_layers(written)
+    assert list(layers) == [record.layer for record in records.layers]
+    for record in records.layers:
+        assert np.array_equal(layers[record.layer], record.active)
+        chosen = [n for n in (4, 0, 3) if n < len(record.value)]
+        found = atlas_features(written, record.layer, chosen)
+        assert found.maps == tuple(chosen)
+        for name in ("image", "row", "column", "box", "active"):
+            assert np.array_equal(getattr(found, name), getattr(record, name)[chosen]), name
+        assert found.value == pytest.approx(record.value[chosen], rel=1e-4)
+        assert (found.shape, found.field, found.seen) == (record.shape, record.field, record.seen)
+        times = found.patches.shape[2] // record.patches.shape[2]
+        for name in ("patches", "projections"):
+            given = getattr(record, name)[chosen].repeat(times, 2).repeat(times, 3).astype(float)
+            apart = np.abs(getattr(found, name) - given)
+            assert apart.mean() < (0.01 if record.patches.shape[2] <= FINE else 12)
+
+
+def test_what_is_no_atlas_or_has_no_such_map_is_said(records: Atlas, written: Path) -> None:
+    layer = records.layers[0]
+    with pytest.raises(UsageError, match="no such feature map; the layer has") as fault:
+        atlas_features(written, layer.layer, [len(layer.value)])
+    assert fault.value.code == "U204"
+    with pytest.raises(DataError, match=r"atlas\.js") as broken:
+        atlas_layers(written.parent)
+    assert broken.value.code == "D195"
+    path = written / "maps" / "0" / "1.webp"
+    path.write_bytes((written / "maps" / "1" / "1.webp").read_bytes())
+    with pytest.raises(DataError, match="is not what an atlas holds"):
+        atlas_features(written, layer.layer, [1])
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="is not what an atlas holds"):
+        atlas_features(written, layer.layer, [1])
