@@ -458,6 +458,23 @@ def test_the_command_keeps_all_and_can_be_given_again(
     assert run(["occlusion", spec, str(squares[0]), str(tmp_path), "--out", str(out / "x")]) == 2
 
 
+def test_a_command_that_is_stopped_says_where_it_goes_on(
+    tmp_path: Path,
+    bright: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object, kept: Path, **__: object) -> None:
+        kept.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convscope.studies.occlusion.occlusion_study", stopped)
+    spec, out = "zfnet:width=0.0625,head=compact", tmp_path / "out"
+    assert run(["occlusion", spec, str(bright), "--out", str(out)]) == 130
+    assert f"finished pictures are in {out}-parts" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="real pictures and weights are not here")
 def test_squeezenet_rests_on_the_dog_s_face() -> None:

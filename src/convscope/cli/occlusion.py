@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.cli.explain import _spread, read_target
 from convscope.cli.predict import ANY_MODEL, Checkpoint
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import phases, say
 from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import opened_network, save_figure, save_table
 from convscope.errors import UsageError, printable
@@ -87,9 +88,9 @@ def occlusion(
     numbers = _spread(len(folders[0]), limit)
     chosen = folders[0] if numbers is None else folders[0].subset(numbers)
     source = chosen if others is None else open_pictures(others)
-    with chosen as folder, source, listing_skipped([folder], beside(out)):
+    with chosen as folder, source, listing_skipped([folder], beside(out)), _kept_in(kept):
         folder.max_bad = source.max_bad = max_bad
-        with progress("strongest pictures") as search, progress("hiding parts") as tick:
+        with phases() as bar:
             found = occlusion_study(
                 network,
                 folder,
@@ -103,18 +104,31 @@ def occlusion(
                 fill=0.0 if fill == "grey" else fill,  # type: ignore[arg-type]
                 seed=seed,
                 kept=kept,
-                searching=search,
-                progress=tick,
+                searching=bar("strongest pictures"),
+                progress=bar("hiding parts"),
             )
     _save(found, out, draw, seed)
     tell_skipped([folder], out / "skipped.csv")
     shutil.rmtree(kept, ignore_errors=True)
 
 
+@contextmanager
+def _kept_in(place: Path) -> Iterator[None]:
+    """When it is stopped by the keyboard, say where it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if place.is_dir():
+            say(f"finished pictures are in {place}; the same command goes on from there")
+        raise
+
+
 def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
     if told is None and folder.root == Path():  # single pictures
         return None
-    return read_boxes_of(folder, told)
+    found = read_boxes_of(folder, told)
+    of_these = found is not None and any(found.get(name) for name in folder.names)
+    return found if told is not None or of_these else None
 
 
 def _save(found: Occlusions, out: Path, draw: int, seed: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 Tick = Callable[[int, int], None]
 
@@ -33,6 +33,28 @@ def progress(what: str) -> Iterator[Tick]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def phases() -> Iterator[Callable[[str], Tick]]:
+    """Bars one after the other: each appears with its first step, in the place of the one before.
+
+    Two at a time would write over each other.
+    """
+    with ExitStack() as stack:
+        bars: dict[str, Tick] = {}
+
+        def named(what: str) -> Tick:
+            def tick(done: int, total: int) -> None:
+                if what not in bars:
+                    stack.close()
+                    bars.clear()
+                    bars[what] = stack.enter_context(progress(what))
+                bars[what](done, total)
+
+            return tick
+
+        yield named
 
 
 def say(line: str) -> None:
