@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError
+from convscope.figures.silence import silence_figure
+from convscope.figures.silence_table import silence_table
 from convscope.images.folder import Folder
 from convscope.images.framing import Framing
 from convscope.methods.silence import silence
@@ -86,6 +89,14 @@ def test_only_the_map_that_carries_the_class_matters(folder: Folder, tmp_path: P
     assert ticks[-1] == (8, 8)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    table = "\n".join(silence_table(found, first=2))
+    assert "100.0% right" in table
+    assert "1 matter beyond chance, 1 change nothing; without one map between 50.0% and" in table
+    assert "| 50.0% | −4 +0 | 0.12 | red (" in table
+    left, right = silence_figure(found).axes
+    assert left.get_title(loc="left") == "relu: 1 of 4 maps beyond chance"
+    assert [text.get_text() for text in left.texts] == ["2"]
+    assert right.get_yticklabels()[0].get_text() == "2"
     found.save(tmp_path / "record")
     assert Silence.load(tmp_path / "record").rise.tolist() == found.rise.tolist()
 
@@ -101,6 +112,13 @@ def test_its_mean_takes_away_what_a_map_tells_apart_but_not_what_it_always_says(
     expected = np.log1p(np.exp(-p)).mean()
     assert found.base_loss + found.rise[2] == pytest.approx(expected, rel=1e-5)
     assert found.accuracy[2] == 0.5
+
+
+def test_with_many_classes_the_first_maps_are_shown_with_their_noise(folder: Folder) -> None:
+    found = silence(network_of(only_map_2()), folder, "relu")
+    many = replace(found, classes=tuple("abcdefghijklm"), by_class=np.zeros((4, 13)))
+    right = silence_figure(many).axes[1]
+    assert [text.get_text() for text in right.texts] == ["−4 +0", "−0 +0", "−0 +0", "−0 +0"]
 
 
 def slowly(network: Network, folder: Folder, layer: str, level: np.ndarray) -> np.ndarray:

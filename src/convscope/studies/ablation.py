@@ -6,8 +6,8 @@ left out or resized, each variant is trained from scratch, training and validati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from convscope.methods.predict import evaluate
 from convscope.models.load import load
 from convscope.records.ablation import Ablation
 from convscope.records.predictions import Evaluation
-from convscope.studies.ablation_variants import VARIANTS, base_of, chosen, counted
+from convscope.studies.ablation_variants import VARIANTS, Variant, base_of, chosen, counted
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import to_json
 from convscope.training.story import Progress
@@ -75,33 +75,22 @@ def ablation(
     plan = chosen(variants, common)
     size = (recipe.test_size, recipe.test_size)
     counts = np.array([counted(v.spec, len(training.classes), size) for v in plan], np.int64)
-    trials: dict[tuple[int, int], _Trial] = {}
-    failed = [""] * len(plan)
+    runs = _Runs(recipe, training, validation, Path(out), views, tell, {"stop": stop, **how})
     for turn, number in product(range(seeds), range(len(plan))):
-        own = replace(recipe, model=plan[number].spec, seed=recipe.seed + turn)
-        run = Path(out) / (plan[number].name + (f"-seed{own.seed}" if turn else ""))
-        tell(f"{run.name}: {turn * len(plan) + number + 1} of {seeds * len(plan)}")
-        try:
-            train(own, training, validation, run, progress=progress, stop=stop, **how)
-        except (ModelError, RuntimeError, MemoryError) as fault:
-            failed[number] = failed[number] or str(fault)
-            tell(f"{run.name}: failed, the others go on: {fault}")
-            continue
-        trials[number, turn] = trial = _measured(own.model, run, training, validation, views)
-        errors = [f"{1 - part.top1:.1%}" for part in (trial.training, trial.validation)]
-        tell(f"{run.name}: training error {errors[0]}, validation error {errors[1]}")
-    if not trials:
-        raise ModelError("M593", plan[0].name, f"no variant could be trained: {failed[0]}")
+        tell(f"{turn * len(plan) + number + 1} of {seeds * len(plan)}: {plan[number].name}")
+        runs.add(number, turn, plan[number], progress)
+    if not runs.trials:
+        raise ModelError("M593", plan[0].name, f"no variant could be trained: {runs.failed[0]}")
     return Ablation(
         variants=tuple(variant.name for variant in plan),
         specs=tuple(variant.spec for variant in plan),
         seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
         parameters=counts[:, 0],
         multiply_adds=counts[:, 1],
-        **_errors(trials, base_of(plan), seeds, len(training.classes)),
-        failed=tuple(failed),
+        **_errors(runs.trials, base_of(plan), seeds, len(training.classes)),
+        failed=tuple(runs.failed.get(number, "") for number in range(len(plan))),
         classes=len(training.classes),
-        pictures=_used(trials),
+        pictures=_used(runs.trials),
         size=size,
         views=views,
         epochs=recipe.epochs,
@@ -114,6 +103,42 @@ def ablation(
             "version": __version__,
         },
     )
+
+
+@dataclass
+class _Runs:
+    """All trainings of a study, and what came of them by variant and turn."""
+
+    recipe: Recipe
+    training: Folder
+    validation: Folder
+    out: Path
+    views: int
+    tell: Tell
+    how: Mapping[str, Any]
+    trials: dict[tuple[int, int], _Trial] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def add(
+        self,
+        number: int,
+        turn: int,
+        variant: Variant,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        """Train a variant, or find it trained, and measure it; a failure is noted."""
+        own = replace(self.recipe, model=variant.spec, seed=self.recipe.seed + turn)
+        run = self.out / (variant.name + (f"-seed{own.seed}" if turn else ""))
+        try:
+            train(own, self.training, self.validation, run, progress=progress, **self.how)
+        except (ModelError, RuntimeError, MemoryError) as fault:
+            self.failed.setdefault(number, str(fault))
+            self.tell(f"{run.name}: failed, the others go on: {fault}")
+            return
+        trial = _measured(own.model, run, self.training, self.validation, self.views)
+        self.trials[number, turn] = trial
+        errors = [f"{1 - part.top1:.1%}" for part in (trial.training, trial.validation)]
+        self.tell(f"{run.name}: training error {errors[0]}, validation error {errors[1]}")
 
 
 def _measured(spec: str, run: Path, training: Folder, validation: Folder, views: int) -> _Trial:
