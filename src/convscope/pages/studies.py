@@ -38,19 +38,49 @@ ABOUT = {
         "What the first layer learned, which maps are wasted, and what strides fold back.",
         "A filter that looks like noise may still serve; a smooth one may be of no use.",
     ),
+    "Convergence": (
+        "Evolution",
+        "How feature maps formed while the network was trained, and which layers settled first.",
+        "A strongest picture is an extreme; by the last epoch everything has settled.",
+    ),
+    "LayerFeatures": (
+        "Features",
+        "What in its strongest pictures excites each of some feature maps.",
+        "The strongest pictures flatter a map; projections partly retrace the picture itself.",
+    ),
     "Ablation": (
         "Ablation",
         "What is lost when layers are removed or resized and the network is trained again.",
         "One recipe for all variants favours those that it suits.",
     ),
-    "Silencing": (
+    "Silence": (
         "Silenced maps",
         "What accuracy is lost when one feature map is switched off.",
         "Maps that stand in for each other look unimportant one by one.",
     ),
+    "Occlusions": (
+        "Occlusion",
+        "What a feature map and the network's answer do while a square hides part of the picture.",
+        "A grey square is itself a picture that the network never learned from.",
+    ),
+    "Evolution": (
+        "Evolution",
+        "How feature maps formed during training, and when each layer settled.",
+        "One strongest picture is an extreme; a map may change much below it.",
+    ),
+    "LayerFeatures": (
+        "Chosen feature maps",
+        "The strongest pictures of chosen maps, beside their projections.",
+        "The nine strongest flatter a map: it answers to other things too.",
+    ),
     "Transfer": (
         "Features for other classes",
         "How well a linear classifier on frozen features does with few pictures a class.",
+        "A linear classifier finds what lies open; other knowledge may be there.",
+    ),
+    "ListTransfer": (
+        "Features for other classes",
+        "How well a linear classifier on frozen features finds each class of labelled lists.",
         "A linear classifier finds what lies open; other knowledge may be there.",
     ),
     "Probes": (
