@@ -68,11 +68,6 @@ ABOUT = {
         "How feature maps formed during training, and when each layer settled.",
         "One strongest picture is an extreme; a map may change much below it.",
     ),
-    "LayerFeatures": (
-        "Chosen feature maps",
-        "The strongest pictures of chosen maps, beside their projections.",
-        "The nine strongest flatter a map: it answers to other things too.",
-    ),
     "Transfer": (
         "Features for other classes",
         "How well a linear classifier on frozen features does with few pictures a class.",
