@@ -7,6 +7,7 @@ on the right the first ones by class, or with their noise where there are many c
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,6 +18,8 @@ FIRST = 12
 """Maps that are named."""
 FEW = 12
 """Classes that have a column each."""
+WRITTEN = 6
+"""Classes whose columns are wide enough for numbers."""
 
 
 def silence_figure(record: Silence) -> Figure:
@@ -51,23 +54,32 @@ def _sorted(axes: Axes, record: Silence, layer: int) -> None:
 
 
 def _by_class(axes: Axes, record: Silence, layer: int) -> None:
-    """The first maps against the classes; printed where it is large."""
+    """The first maps against the classes; as numbers where there is room."""
     places = record.own(layer)[:FIRST]
     values = record.by_class[places]
     most = max(1e-9, float(np.abs(values).max()))
-    axes.imshow(values, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
-    digits = 2 if most >= 0.1 else 3
-    for row, column in np.argwhere(np.abs(values) > 0.15 * most):
-        value = values[row, column]
-        text = f"{value:+.{digits}f}".replace("-", "−")
-        axes.text(column, row, text, ha="center", va="center", fontsize=7,
-                  color="white" if abs(value) > 0.6 * most else INK)  # fmt: skip
+    image = axes.imshow(values, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
+    if len(record.classes) <= WRITTEN:
+        _write(axes, values, most)
+    else:
+        bar = axes.figure.colorbar(image, ax=axes, fraction=0.05)
+        bar.ax.tick_params(labelsize=8, colors=SOFT)
     axes.set_yticks(range(len(places)), [str(record.map[place]) for place in places])
     names = [shortened(name) for name in record.classes]
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", parse_math=False)
     _dress(axes, "rise by class", "", "map")
     axes.grid(visible=False)
     axes.tick_params(length=0)
+
+
+def _write(axes: Axes, values: Float64[np.ndarray, "maps classes"], most: float) -> None:
+    """The larger ones."""
+    digits = 2 if most >= 0.1 else 3
+    for row, column in np.argwhere(np.abs(values) > 0.15 * most):
+        value = values[row, column]
+        text = f"{value:+.{digits}f}".replace("-", "−")
+        axes.text(column, row, text, ha="center", va="center", fontsize=7,
+                  color="white" if abs(value) > 0.6 * most else INK)  # fmt: skip
 
 
 def _first(axes: Axes, record: Silence, layer: int) -> None:
