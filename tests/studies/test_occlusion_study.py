@@ -21,6 +21,7 @@ from convscope.figures.occlusion_study import hidden, occlusion_pages, picture_n
 from convscope.figures.occlusion_table import (
     PAPER,
     occlusion_csv,
+    occlusion_summary,
     occlusion_table,
     occlusion_words,
 )
@@ -241,6 +242,14 @@ def test_only_squares_on_the_object_count_where_nothing_else_matters(
     assert found.on_squares[4] == len(falls) > 4
     assert found.on[4] == pytest.approx(np.mean(falls), abs=1e-5)
     assert (found.elsewhere < found.difference / 2).all()
+    falls_of_4 = math.log(whole) - np.log(record.probability[4].astype(np.float64))
+    others = []
+    for number in (0, 1, 2, 3, 5):
+        marks = boxes_of(squares[1])[f"{number}.png"]
+        corners = record.tops.tolist(), record.lefts.tolist()
+        share = shared(*corners, (8, 8), marks, (HEIGHT, WIDTH))
+        others.append(falls_of_4[share >= 0.5].mean() - falls_of_4[share <= 0.1].mean())
+    assert found.elsewhere[4] == pytest.approx(np.mean(others), abs=1e-5)
     assert found.p_dealt < 0.02
     assert found.p_sign < 0.05
     assert found.box_turned.all()  # both scores are 0 then: the first class
@@ -386,6 +395,13 @@ def test_tables_and_words_say_what_the_record_holds(squares: tuple[Path, Path]) 
     assert table[-3].startswith("| paper: Pomeranian")
     assert len(table) == 2 + 7 + 3
     assert "7 pictures" in occlusion_words(found)[0]
+    summed = [line.split("|")[1:-1] for line in occlusion_summary(found)]
+    assert [cell.strip() for cell in summed[2][:2]] == ["all", "7"]
+    assert float(summed[2][3].split("(")[0]) == pytest.approx(
+        found.probability.min((1, 2)).mean(), abs=5e-4
+    )
+    share = (found.turned > 0).mean()
+    assert summed[2][6].strip().startswith(f"{share:.1%}")
     assert [len(page.axes) for page in occlusion_pages(found, range(5))] == [20, 5]
 
 
@@ -448,7 +464,15 @@ def test_the_command_keeps_all_and_can_be_given_again(
     assert said.rstrip().endswith("figure.pdf")
     assert (out / "words.txt").read_text() in said
     kept = {path.name for path in out.iterdir()}
-    assert kept >= {"record", "objects", "table.csv", "table.md", "figure.svg", "figure.png"}
+    assert kept >= {
+        "record",
+        "objects",
+        "summary.md",
+        "table.csv",
+        "table.md",
+        "figure.svg",
+        "figure.png",
+    }
     assert kept >= {"objects-figure.pdf"}
     assert not (tmp_path / "out-parts").exists()
     record = Occlusions.load(out / "record")

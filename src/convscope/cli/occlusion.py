@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from convscope.units import Box
 
 
+LISTED = 24
+"""Pictures up to which each one's line is printed; the table has all."""
+
+
 def occlusion(
     model: Annotated[str, typer.Argument(help=ANY_MODEL)],
     pictures: Annotated[list[str], typer.Argument(help="A folder of pictures, or pictures.")],
@@ -133,12 +137,22 @@ def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | N
 
 def _save(found: Occlusions, out: Path, draw: int, seed: int) -> None:
     from convscope.figures.occlusion_study import occlusion_pages
-    from convscope.figures.occlusion_table import occlusion_csv, occlusion_table, occlusion_words
+    from convscope.figures.occlusion_table import (
+        occlusion_csv,
+        occlusion_summary,
+        occlusion_table,
+        occlusion_words,
+    )
     from convscope.publish import publish_file
 
     found.save(out / "record")
     publish_file(out / "table.csv", occlusion_csv(found))
-    save_table(occlusion_table(found), out / "table.md")
+    table = occlusion_table(found)
+    if len(found.pictures) <= LISTED:
+        save_table(table, out / "table.md")
+    else:
+        publish_file(out / "table.md", ("\n".join(table) + "\n").encode("utf-8"))
+    save_table(occlusion_summary(found), out / "summary.md")
     words = occlusion_words(found)
     if any(found.boxes):
         words += _objects(found, out, seed)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Bool
 
 from convscope.errors import printable
 from convscope.figures.occlusion import kinds
 from convscope.figures.occlusion_study import class_of, picture_names
+from convscope.records.faithfulness import interval
 from convscope.records.occlusion import Occlusions, lowest
 
 PAPER = (
@@ -45,6 +47,10 @@ def occlusion_table(record: Occlusions) -> list[str]:
         )
         rows.append((name, *cells))
     rows += [(name, "", "", four, own, rest) for name, four, own, rest in PAPER]
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
@@ -149,16 +155,56 @@ def occlusion_words(record: Occlusions) -> list[str]:
         f"{share:.1%}.",
     ]
     if changed:
-        most = int(turned.argmax())
-        said.append(
-            f"It depends most on one part in {picture_names(record)[most]}: another answer "
-            f"at {turned[most]} places, where the probability of "
-            f"{class_of(record, int(record.target[most]))} falls from "
-            f"{record.base_probability[most]:.2g} to {record.probability[most].min():.2g}."
-        )
+        said.append(_most_changed(record, int(turned.argmax())))
     failed = record.origin.get("left out", {})
     said += [f"Left out: {printable(name)}: {why}" for name, why in failed.items()]
     return said
+
+
+def _most_changed(record: Occlusions, picture: int) -> str:
+    own = int(record.base_likeliest[picture])
+    found = next(kind for kind in kinds(record.likeliest[picture]) if kind.index != own)
+    name = class_of(record, found.index) if found.index >= 0 else "others"
+    return (
+        f"It changes most in {picture_names(record)[picture]}: at {record.turned[picture]} places "
+        f"another answer than {class_of(record, own)}, most often {name}."
+    )
+
+
+def occlusion_summary(record: Occlusions) -> list[str]:
+    """Lines of a Markdown table: means over the pictures of each class that is followed, with 95 %
+    intervals over all."""
+    head = ("class", "pictures", "uncovered", "lowest", "mean", "elsewhere", "answer changes")
+    rows = [head, ("---",) * len(head)]
+    groups = {int(n): record.target == n for n in np.unique(record.target)}
+    if len(groups) > 1:
+        rows += [_summed(record, class_of(record, n), chosen) for n, chosen in groups.items()]
+    rows.append(_summed(record, "all", np.ones(len(record.pictures), bool), between=True))
+    return _aligned(rows)
+
+
+def _summed(
+    record: Occlusions, name: str, chosen: Bool[np.ndarray, "pictures"], *, between: bool = False
+) -> tuple[str, ...]:
+    flat = record.probability[chosen].reshape(int(chosen.sum()), -1)
+    columns = (
+        record.base_probability[chosen],
+        flat.min(1),
+        flat.mean(1),
+        record.turned[chosen] / record.places,
+        record.turned[chosen] > 0,
+    )
+    told = []
+    for place, values in enumerate(columns):
+        mean = interval(np.asarray(values, np.float64))
+        form = ".1%" if place > 2 else ".3f"
+        ends = (
+            f" ({mean.low:{form}} to {mean.high:{form}})"
+            if between and mean.low == mean.low
+            else ""
+        )
+        told.append(f"{mean.mean:{form}}{ends}")
+    return (name, f"{int(chosen.sum())}", *told)
 
 
 def _many(count: int, noun: str) -> str:
