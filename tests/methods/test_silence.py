@@ -121,6 +121,19 @@ def test_with_many_classes_the_first_maps_are_shown_with_their_noise(folder: Fol
     assert [text.get_text() for text in right.texts] == ["−4 +0", "−0 +0", "−0 +0", "−0 +0"]
 
 
+def test_of_maps_without_effect_hardly_one_lies_beyond_chance(folder: Folder) -> None:
+    found = silence(network_of(only_map_2()), folder, "relu")
+    draw, noise = np.random.default_rng(1), np.full(400, 0.02)
+    alike = {name: np.zeros(400, np.int64) for name in ("of", "lost", "gained", "changed")}
+    counts = []
+    for _ in range(50):
+        idle = replace(found, rise=draw.normal(0, noise), noise=noise, map=np.arange(400), **alike)
+        counts.append(len(idle.beyond_chance(0)))
+    assert np.mean(counts) < 0.5  # 400 maps at p < 0.05 would be 10 in each draw
+    real = replace(idle, rise=idle.rise + np.where(np.arange(400) == 7, 0.2, 0))
+    assert real.beyond_chance(0)[0] == 7
+
+
 def slowly(network: Network, folder: Folder, layer: str, level: np.ndarray) -> np.ndarray:
     """ln p(true class) without each map, by a hook on a copy and a whole run for each map."""
     model = network.model.eval()
