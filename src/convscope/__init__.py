@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from convscope.pages.atlas import write_atlas
     from convscope.studies.ablation import ablation
     from convscope.studies.audit import audit
+    from convscope.studies.chosen_features import chosen_features
     from convscope.studies.correspondence import correspondence
     from convscope.studies.evolution import EvolutionRecorder
     from convscope.studies.evolution_checkpoints import evolution
@@ -80,6 +81,7 @@ _HOME = {
     "agreement": "methods.randomisation",
     "audit": "studies.audit",
     "ablationcam": "methods.cam",
+    "chosen_features": "studies.chosen_features",
     "class_image": "methods.optimise",
     "correspondence": "studies.correspondence",
     "deconvnet": "methods.deconvnet",
@@ -144,6 +146,7 @@ __all__ = [
     "activation_maximisation",
     "agreement",
     "audit",
+    "chosen_features",
     "class_image",
     "correspondence",
     "deconvnet",

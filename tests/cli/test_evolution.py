@@ -120,17 +120,17 @@ def test_maps_are_drawn_for_print_and_drawn_again(
     spec, pictures = str(root / "run"), str(root / "pictures" / "val")
     more = ["--maps", "bn2:3,bn2:0,bn5:1", "--top", "4", "--out", first]
     assert run(["features", spec, pictures, *more]) == 0
-    kept = [LayerFeatures.load(root / "print" / "layers" / str(n)) for n in range(2)]
+    kept = [LayerFeatures.load(root / "print" / f"layer-{n}") for n in range(2)]
     assert [(record.layer, record.maps) for record in kept] == [("bn2", (3, 0)), ("bn5", (1,))]
     assert run(["features", first, "--scale", "layer", "--layers", "bn5", "--out", again]) == 0
-    assert not (root / "again" / "layers" / "1").exists()
+    assert not (root / "again" / "layer-1").exists()
     assert all((root / "again" / f"figure.{kind}").stat().st_size > 1000 for kind in KINDS)
     assert run(["atlas", spec, pictures, "--layers", "bn2,bn5", "--top", "4", "--out", atlas]) == 0
     assert run(["features", atlas, "--maps", "bn2:3", "--out", str(root / "of-atlas")]) == 0
-    drawn = LayerFeatures.load(root / "of-atlas" / "layers" / "0")
+    drawn = LayerFeatures.load(root / "of-atlas" / "layer-0")
     assert np.array_equal(drawn.image[0], kept[0].image[0])
     assert run(["features", atlas, "--maps", "random:2", "--out", str(root / "two")]) == 0
-    assert len(LayerFeatures.load(root / "two" / "layers" / "1").maps) == 2
+    assert len(LayerFeatures.load(root / "two" / "layer-1").maps) == 2
     with Image.open(root / "two" / "figure.png") as picture:
         assert picture.width > 300
     capsys.readouterr()

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from convscope.models.network import Network
     from convscope.records.features import LayerFeatures
 
-KEPT = "layers"
-"""Folder of records in what the command writes."""
+KEPT = "layer-"
+"""Records in what the command writes: layer-0, layer-1, …"""
 AGAIN = f"{ANY_MODEL} Without PICTURES: what this command or `atlas` wrote, to draw it again."
 
 
@@ -66,7 +66,7 @@ def features(
         network, more = opened_network(model, checkpoint), {"k": top, "other": other, **wanted}
         found = _made(network, pictures, max_bad, beside(out), more)
     for number, record in enumerate(found):
-        record.save(out / KEPT / str(number))
+        record.save(out / f"{KEPT}{number}")
     typer.echo(save_figure(features_figure(found, scale=cast("Scale", scale)), out / "figure"))
 
 
@@ -108,7 +108,8 @@ def _again(
 
     if (folder / "data" / "atlas.js").is_file():
         return _from_atlas(folder, layers, units, count, seed)
-    places = sorted((folder / KEPT).glob("[0-9]*"), key=lambda place: int(place.name))
+    numbered = {path.name.removeprefix(KEPT): path for path in folder.glob(f"{KEPT}*")}
+    places = [numbered[name] for name in sorted(filter(str.isdecimal, numbered), key=int)]
     found = [LayerFeatures.load(place) for place in places]
     if not found:
         what = "is neither an atlas nor what `convscope features` wrote"
