@@ -16,7 +16,7 @@ from convscope.lens.downward import Step
 from convscope.lens.signal import Pair
 from convscope.lens.windows import Affine
 
-EACH = 2.0
+EACH = 4.0
 """What a group costs besides its windows: as much as so many whole windows (measured)."""
 UNBOUNDED = (1 << 40, 1 << 40)
 Spans = tuple[Affine, Affine]

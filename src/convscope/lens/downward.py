@@ -110,7 +110,7 @@ class Stack(Step):
     def down(self, signal: Signal, seen: Seen) -> Sent:  # noqa: ARG002
         parts = torch.split(signal.values, self.counts, dim=1)
         for target, values in zip(self.targets, parts, strict=True):
-            yield target, Signal(values, signal.frame)
+            yield target, replace(signal, values=values, alone=None)
 
 
 class Convolution(Step):
@@ -185,9 +185,11 @@ class MaxPool(Step):
     def down(self, signal: Signal, seen: Seen) -> Sent:
         frame = signal.frame.below(self._reach(), self.stride, self.padding)
         values = signal.values.contiguous(memory_format=torch.channels_last)
-        n, channels = values.shape[:2]
-        like = values.new_empty(n, channels, *frame.side).contiguous(
-            memory_format=torch.channels_last
+        like = torch.empty(
+            (*values.shape[:2], *frame.side),
+            dtype=values.dtype,
+            device=values.device,
+            memory_format=torch.channels_last,
         )
         spread = torch.ops.aten.max_pool2d_with_indices_backward(
             values,

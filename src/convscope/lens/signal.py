@@ -91,19 +91,22 @@ class Signal:
     frame: Frame
     alone: Int64[Tensor, "n"] | None = None
     """Of each neuron the only map on which something stands, where that is known."""
+    is_inside: bool = False
+    """Is it known that nothing hangs over the map?"""
 
     def inside(self, size: Pair) -> Signal:
         """Without what hangs over the map. A window as large as the map becomes the map."""
+        if self.is_inside:
+            return self
         cuts = self.frame.overhang(size)
         frame = self.frame.cropped(cuts)
-        values = cropped(self.values, cuts)
-        signal = Signal(values, frame, self.alone)
+        signal = Signal(cropped(self.values, cuts), frame, self.alone)
         for axis in (0, 1):
             if frame.side[axis] >= size[axis] and frame.extremes(axis) != (0, 0):
                 signal = signal.spread(axis, size[axis])
             else:
                 signal._mask(axis, size[axis])
-        return signal
+        return replace(signal, is_inside=True)
 
     def _mask(self, axis: int, size: int) -> None:
         corners, side = self.frame.corners(axis), self.frame.side[axis]
@@ -160,7 +163,7 @@ class Signal:
             first = small.frame.offset[axis] - large.frame.offset[axis]
             part = part.narrow(2 + axis, first, small.frame.side[axis])
         part += small.values
-        return replace(large, alone=None)
+        return replace(large, alone=None, is_inside=False)
 
     def _cells(self) -> int:
         return self.frame.side[0] * self.frame.side[1]

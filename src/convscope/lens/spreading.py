@@ -24,8 +24,8 @@ from convscope.lens.tiles import PLACES, matrices
 SLOWER, MOVING, GAIN = 1.25, 160.0, 0.85
 """In multiplications of a convolution: one product of a tile; to move a channel's number of a
 tile; and the share of a convolution's cost below which tiles are taken (measured)."""
-BYTES = 8e6
-"""Of tiles at a time, so that they stay in the processor's cache from step to step."""
+BYTES = 24e6
+"""Of tiles at a time: the larger the products the better, until memory gets slow (measured)."""
 Windows = Float[Tensor, "n c h w"]
 
 
