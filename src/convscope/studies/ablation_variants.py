@@ -52,10 +52,12 @@ def chosen(wanted: Iterable[str], common: str = "") -> tuple[Variant, ...]:
         name, own, spec = (side.strip() for side in asked.partition("="))
         if not own and name not in VARIANTS:
             hint = nearest(name, VARIANTS).replace("it has", "there are")
-            raise UsageError("U403", name, f"no such variant; {hint}", next_step="or NAME=NETWORK")
+            step = "name one of these, or your own network as NAME=NETWORK"
+            raise UsageError("U403", name, f"no such variant; {hint}", next_step=step)
         if not NAME.fullmatch(name) or TAKEN.fullmatch(name):
-            what = "is no name for a variant: letters, digits, . _ -; not result, nor -seed1 last"
-            raise UsageError("U403", name, what, next_step="one NAME=NETWORK at a time")
+            what = "cannot be a variant's folder"
+            step = "take letters, digits, dots and dashes; result and -seedN at the end are taken"
+            raise UsageError("U403", name, what, next_step=step)
         if name in found:
             raise UsageError("U403", name, "names two variants", next_step="give one another name")
         found[name] = Variant(name, with_options(spec if own else VARIANTS[name], common))
