@@ -56,6 +56,9 @@ class Box(NamedTuple):
     def width(self) -> int:
         return self.right - self.left
 
+    def moved(self, down: int, across: int) -> Box:
+        return Box(self.top + down, self.left + across, self.bottom + down, self.right + across)
+
     def clipped(self, height: int, width: int) -> Box:
         """The part inside a picture of height × width; empty (0 by 0 or thinner) if none is."""
         top, bottom = (min(max(v, 0), height) for v in (self.top, self.bottom))

@@ -72,7 +72,7 @@ def test_projections_are_deconvnet_s_at_the_receptive_field(
                 assert not outside.any()
             most = limit(np.array(raw))
             assert most > 0
-            assert conv2.high[channel] == -conv2.low[channel] == np.float32(most)
+            assert conv2.high[channel] == -conv2.low[channel] == pytest.approx(most, rel=1e-5)
             shown = conv2.projections[channel].astype(int)
             assert np.abs(shown - quantised(np.array(raw), -most, most)).max() <= 1
     assert conv2.rewritten == conv2.rectifiers == 1

@@ -7,6 +7,7 @@ beside the parts of the pictures that the unit saw; scaled jointly for each map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from convscope.models.preprocess import Preprocess
 from convscope.records.features import LayerFeatures, Pictures
 from convscope.records.topk import TopK
 from convscope.studies.display import patch
-from convscope.studies.layer_features import layer_features, mined
+from convscope.studies.layer_features import Looking, layer_features, mined, projected
 from convscope.units import Box
 
 Progress = Callable[[int, int], None]
@@ -64,8 +65,20 @@ def features(
         progress=progress,
     )
     found = looking.found
-    each = (layer_features(looking, layer) for layer in found.layers)
-    return found, winners(folder, network.preprocess, found), each
+    return found, winners(folder, network.preprocess, found), _each(looking)
+
+
+def _each(looking: Looking) -> Iterator[LayerFeatures]:
+    """Each picture is passed up once for all layers."""
+    layers = looking.found.layers
+    groups = groupby(projected(looking, layers), key=lambda projection: projection.layer)
+    waiting = next(groups, None)
+    for layer in layers:
+        if waiting is not None and waiting[0] == layer:
+            yield layer_features(looking, layer, drawn=waiting[1])
+            waiting = next(groups, None)
+        else:  # nothing in it was ever active
+            yield layer_features(looking, layer, drawn=())
 
 
 def winners(folder: Folder, preprocess: Preprocess, found: TopK) -> Pictures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float, Float16, Float32
 from torch import Tensor, nn
 
-from convscope.images.folder import Folder, Picture
+from convscope.images.folder import Folder
+from convscope.lens.ascent import Neuron
 from convscope.lens.backward import Other, Overlap
 from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.geometry import Field, fields
 from convscope.methods.deconvnet import deconvnet
+from convscope.methods.projections import Projected, projections
 from convscope.methods.topk import topk
 from convscope.methods.tuning import Tuning
 from convscope.models.network import Network
@@ -23,9 +25,6 @@ from convscope.records.features import LayerFeatures
 from convscope.records.topk import TopK
 from convscope.studies.display import GREY, SCALING, cut, limit, patch, quantised, side_of
 from convscope.units import Unit
-
-AT_ONCE = 32
-"""Projections held as whole pictures at a time: 19 MB at 224 pixels."""
 
 
 class Looking(NamedTuple):
@@ -65,28 +64,64 @@ def mined(
 
 
 def layer_features(
-    looking: Looking, layer: str, maps: Sequence[int] | None = None
+    looking: Looking,
+    layer: str,
+    maps: Sequence[int] | None = None,
+    drawn: Iterable[Projected] | None = None,
 ) -> LayerFeatures:
-    """Of the maps of these numbers, in this order; of all by default. Raises as `deconvnet`."""
+    """Of the maps of these numbers, in this order; of all by default. drawn: their projections,
+    where they are there already. Raises as `deconvnet`."""
     modules = dict(looking.network.model.named_modules())
     module = modules.get(layer.partition("#")[0])
-    rows = looking.found.rows(layer)
-    chosen = range(rows.stop - rows.start) if maps is None else maps
     kind = "" if module is None else type(module).__name__
-    return _Layer(looking, layer, chosen).features(kind, whole=maps is None)
+    looked = _Layer(looking, layer, maps)
+    drawn = projected(looking, [layer], maps) if drawn is None else drawn
+    return looked.features(kind, drawn, whole=maps is None)
+
+
+def projected(
+    looking: Looking, layers: Sequence[str], maps: Sequence[int] | None = None
+) -> Iterator[Projected]:
+    """The projections of what is strongest in these layers, one layer after the other."""
+    preprocess = looking.network.preprocess
+
+    def read(numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        for picture in looking.folder.read(preprocess.framing, numbers):
+            yield picture.number, preprocess.tensor(picture.pixels)
+
+    return projections(
+        looking.network.model,
+        read,
+        {layer: _Layer(looking, layer, maps).neurons() for layer in layers},
+        overlap=looking.overlap,
+        other=looking.other,
+    )
 
 
 class _Layer:
-    """One layer's entries, filled in picture by picture, so that each is read once."""
+    """One layer's entries."""
 
-    def __init__(self, looking: Looking, layer: str, maps: Sequence[int]) -> None:
+    def __init__(self, looking: Looking, layer: str, maps: Sequence[int] | None) -> None:
         self.looking, self.found, self.layer = looking, looking.found, layer
-        self.field = field = looking.fields[layer]
-        self.maps = list(maps)
-        self.rows = self.found.rows(layer).start + np.array(maps, np.int64)
+        self.field = looking.fields[layer]
+        rows = self.found.rows(layer)
+        self.maps = list(range(rows.stop - rows.start) if maps is None else maps)
+        self.rows = rows.start + np.array(self.maps, np.int64)
         self.dead = self.found.active[self.rows] == 0
         self.image = np.where(self.dead[:, None], -1, self.found.image[self.rows])
-        self.side = side_of(field, looking.side)
+
+    def neurons(self) -> list[Neuron]:
+        """In the order of `_entries`."""
+        return [
+            Neuron(int(self.image[row, place]), self.maps[row], *self._at(row, place))
+            for row, place in self._entries()
+        ]
+
+    def _entries(self) -> list[tuple[int, int]]:
+        return [(row, place) for row, place in np.argwhere(self.image >= 0).tolist()]
+
+    def _make_room(self) -> None:
+        self.side = side_of(self.field, self.looking.side)
         shape = (*self.image.shape, self.side, self.side, 3)
         self.patches = np.full(shape, GREY, np.uint8)
         # Each projection divided by its own peak: half precision then holds what 8 bits show.
@@ -95,8 +130,10 @@ class _Layer:
         self.box = np.zeros((*self.image.shape, 4), np.int32)
         self.coverage = (0, 0)
 
-    def features(self, kind: str, *, whole: bool) -> LayerFeatures:
-        self._fill()
+    def features(self, kind: str, drawn: Iterable[Projected], *, whole: bool) -> LayerFeatures:
+        self._make_room()
+        self._draw(drawn)
+        self._cut_patches()
         low, high, shown = self._jointly_scaled()
         found, rows = self.found, self.rows
         return LayerFeatures(
@@ -129,32 +166,27 @@ class _Layer:
             },
         )
 
-    def _fill(self) -> None:
-        entries: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for row, place in np.argwhere(self.image >= 0).tolist():
-            entries[int(self.image[row, place])].append((row, place))
-        framing = self.looking.network.preprocess.framing
-        for picture in self.looking.folder.read(framing, sorted(entries)):
-            chosen = entries[picture.number]
-            for start in range(0, len(chosen), AT_ONCE):
-                self._take(picture, chosen[start : start + AT_ONCE])
-
-    def _take(self, picture: Picture, chosen: list[tuple[int, int]]) -> None:
-        preprocess = self.looking.network.preprocess
-        tensor, shown = preprocess.tensor(picture.pixels), preprocess.seen(picture.pixels)
-        projected = deconvnet(
-            self.looking.network.model,
-            tensor[None],
-            [Unit(self.layer, self.maps[row], self._at(row, place)) for row, place in chosen],
-            overlap=self.looking.overlap,
-            other=self.looking.other,
-        )
-        for (row, place), projection in zip(chosen, projected, strict=True):
+    def _draw(self, drawn: Iterable[Projected]) -> None:
+        entries = self._entries()
+        for projection in drawn:
+            row, place = entries[projection.number]
             box = self.field.box(*self._at(row, place))
-            self.box[row, place] = box
-            self.patches[row, place] = patch(shown, box, self.side)
-            self._keep(row, place, cut(torch.tensor(projection.pixels), box, self.side, 0.0))
+            near = box.moved(-projection.top, -projection.left)
+            self._keep(row, place, cut(projection.pixels.float(), near, self.side, 0.0))
             self.coverage = (projection.rewritten, projection.rectifiers)
+
+    def _cut_patches(self) -> None:
+        """Picture by picture, so that each is read once."""
+        entries: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for row, place in self._entries():
+            entries[int(self.image[row, place])].append((row, place))
+        preprocess = self.looking.network.preprocess
+        for picture in self.looking.folder.read(preprocess.framing, sorted(entries)):
+            shown = preprocess.seen(picture.pixels)
+            for row, place in entries[picture.number]:
+                box = self.field.box(*self._at(row, place))
+                self.box[row, place] = box
+                self.patches[row, place] = patch(shown, box, self.side)
 
     def _at(self, row: int, place: int) -> tuple[int, int]:
         at = self.rows[row]
