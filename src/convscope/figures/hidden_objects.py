@@ -7,14 +7,16 @@ import math
 import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from convscope.figures.plots import INK, SOFT
 from convscope.records.faithfulness import Interval, interval
 from convscope.records.occlusion import HiddenObjects
 
 BLUE, ORANGE, GREY = "#0b5cbf", "#b25400", "#5b6067"
+FEW_POWERS = 100
 FEW = 10
 """Pictures below which an interval is too narrow."""
 
@@ -51,8 +53,7 @@ def _draw_pictures(axes: Axes, found: HiddenObjects) -> None:
     axes.set_title("Part of the probability left, by picture", loc="left", fontsize=9, color=INK)
     _quiet(axes)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(_share))
-        axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        _mark(axis, low, high)
     if known.any():
         axes.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="upper left")
 
@@ -84,11 +85,18 @@ def _draw_means(axes: Axes, found: HiddenObjects) -> None:
     axes.axvline(1, color=SOFT, linewidth=0.8, linestyle=":")
     low, high = axes.get_xlim()
     axes.set_xlim(low / 1.35, high * 1.35)
-    axes.xaxis.set_major_formatter(FuncFormatter(_share))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    _mark(axes.xaxis, low / 1.35, high * 1.35)
     axes.set_xlabel("geometric mean over pictures, 95 % interval", fontsize=8.5, color=SOFT)
     axes.set_title("Part of the probability left", loc="left", fontsize=9, color=INK)
     _quiet(axes)
+
+
+def _mark(axis: Axis, low: float, high: float) -> None:
+    """Labels at powers of ten; at 2 and 5 between them too where there are few powers."""
+    few = high / low < FEW_POWERS
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(_share))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def means(found: HiddenObjects) -> list[tuple[str, Float64[np.ndarray, "pictures"]]]:
@@ -114,7 +122,7 @@ def _share(value: float, _: object = None) -> str:
     if not math.isfinite(value):
         return ""
     percent = 100 * value
-    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+    return f"{percent:,.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
 
 def hidden_objects_words(found: HiddenObjects) -> list[str]:
@@ -152,8 +160,8 @@ def _dealt(found: HiddenObjects, apart: Float64[np.ndarray, "pictures"]) -> str:
     real, other = interval(apart), interval(found.elsewhere)
     return (
         f"The difference of the falls is {_told(real)} in natural logarithms; with the boxes of "
-        f"other pictures in their place it is {_told(other)} (p = {_p(found.p_dealt)}): what is "
-        "left of it then comes from things lying in the middle."
+        f"other pictures in their place, so that only where things usually lie counts, it is "
+        f"{_told(other)} (p = {_p(found.p_dealt)})."
     )
 
 

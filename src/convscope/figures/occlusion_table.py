@@ -32,7 +32,7 @@ NAMED = 3
 
 def occlusion_table(record: Occlusions) -> list[str]:
     """Lines of a Markdown table, the paper's three rows last."""
-    head = ("picture", "class", "uncovered", "min / max / mean / median", "likeliest", "elsewhere")
+    head = ("picture", "class", "uncovered", "min / max / mean / median", "likeliest", "else")
     rows = [head, ("---",) * len(head)]
     for picture, name in enumerate(picture_names(record)):
         values = record.probability[picture]
@@ -174,7 +174,7 @@ def _most_changed(record: Occlusions, picture: int) -> str:
 def occlusion_summary(record: Occlusions) -> list[str]:
     """Lines of a Markdown table: means over the pictures of each class that is followed, with 95 %
     intervals over all."""
-    head = ("class", "pictures", "uncovered", "lowest", "mean", "elsewhere", "answer changes")
+    head = ("class", "pictures", "uncovered", "lowest", "mean", "other answers", "answer changes")
     rows = [head, ("---",) * len(head)]
     groups = {int(n): record.target == n for n in np.unique(record.target)}
     if len(groups) > 1:
