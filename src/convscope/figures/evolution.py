@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,7 +20,11 @@ from convscope.figures.plots import INK, SOFT, shortened
 from convscope.records.series import Evolution
 
 WIDE = 7.2
-"""Inches: both columns of a page."""
+LEAST = 4.2
+"""Inches: both columns of a page, and what the line below needs."""
+MOST, LABELS, TITLE, TICKS, FOOT = 0.5, 0.45, 0.27, 0.17, 0.36
+"""Inches: a tile at most, room left of a block, above it, below it, and below all."""
+T = TypeVar("T")
 GAP = 2
 """Pixels between tiles of 64."""
 BESIDE = 12
@@ -32,22 +37,31 @@ def evolution_figure(record: Evolution, *, patches: bool = False) -> Figure:
     layers = list(dict.fromkeys(unit.rpartition(":")[0] for unit in record.units))
     rows = [[n for n, u in enumerate(record.units) if u.rpartition(":")[0] == x] for x in layers]
     columns = 2 if len(record.epochs) <= BESIDE and len(layers) > 1 else 1
-    tile = (WIDE / columns - 0.45) / len(record.epochs)
-    heights = [
-        max(len(rows[n]) for n in range(start, min(start + columns, len(layers))))
-        for start in range(0, len(layers), columns)
-    ]
-    tall = sum(count * (2 if patches else 1) * tile + 0.42 for count in heights) + 0.3
-    figure = Figure(figsize=(WIDE, tall), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)  # type: ignore[union-attr, call-arg]
-    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
-    for axes, layer, members in zip(grid.flat, layers, rows, strict=False):
-        _draw(axes, record, members, patches)
-        axes.set_title(shortened(layer), loc="left", fontsize=9, color=INK, parse_math=False)
-    for axes in grid.flat[len(layers) :]:
-        axes.set_axis_off()
-    figure.supxlabel(_told(patches), fontsize=7, color=SOFT)
+    tile = min(MOST, (WIDE / columns - LABELS) / len(record.epochs))
+    across, each = len(record.epochs) * tile, 2 if patches else 1
+    tall = [each * tile * max(map(len, some)) for some in _in_turn(rows, columns)]
+    width = max(columns * (across + LABELS), LEAST)
+    height = sum(tall) + len(tall) * (TITLE + TICKS) + FOOT
+    figure = Figure(figsize=(width, height))
+    top = height
+    for some, names, down in zip(
+        _in_turn(rows, columns), _in_turn(layers, columns), tall, strict=True
+    ):
+        for place, (members, layer) in enumerate(zip(some, names, strict=True)):
+            own = len(members) * each * tile
+            left, low = place * (across + LABELS) + LABELS - 0.05, top - TITLE - own
+            axes = figure.add_axes(
+                (left / width, low / height, across / width, own / height), aspect="auto"
+            )
+            _draw(axes, record, members, patches)
+            axes.set_title(shortened(layer), loc="left", fontsize=9, color=INK, parse_math=False)
+        top -= down + TITLE + TICKS
+    figure.text(0.5, 0.06 / height, _told(patches), fontsize=7, color=SOFT, ha="center")
     return figure
+
+
+def _in_turn(items: Sequence[T], columns: int) -> list[Sequence[T]]:
+    return [items[start : start + columns] for start in range(0, len(items), columns)]
 
 
 def _told(patches: bool) -> str:
@@ -63,7 +77,7 @@ def _draw(axes: Axes, record: Evolution, members: Sequence[int], patches: bool) 
     pitch, side = tiles[0].shape[0] + GAP, tiles[0].shape[0]
     each = 2 if patches else 1
     sheet = block(tiles, shape=(len(members) * each, epochs), gap=GAP)
-    axes.imshow(sheet, interpolation="none")
+    axes.imshow(sheet, interpolation="none", aspect="auto")
     names = [record.units[member].rpartition(":")[2] for member in members]
     middle = (each * pitch - GAP) / 2
     axes.set_yticks([row * each * pitch + middle for row in range(len(members))], names)
