@@ -1,48 +1,65 @@
-"""Projections of many neurons against a deconvnet as tutorials write it, in one process.
+"""All maps' nine strongest neurons projected, against a deconvnet as tutorials write it.
 
-    python bench/deconvnet.py                                 AlexNet and ZFNet, all convolutions
-    python bench/deconvnet.py --networks alexnet --layers conv3 --neurons 16 --rounds 5
+    python bench/deconvnet.py                                   AlexNet and SqueezeNet
+    python bench/deconvnet.py --networks alexnet --pictures 96 --sample 60
 
-The tutorials' way: `MaxUnpool2d`, ReLU and `ConvTranspose2d` over whole maps, one neuron at a time,
-here with the picture's switches kept ("kept") and with a pass up for each neuron ("anew"), as
-they do it. Ours is one call of `project` for all the neurons of one picture, its pass up included.
-`overlap="overwrite"`, since only the same pictures can be compared. For each line: times for one
-neuron, their ratios with ranges, and the largest difference as a share of the largest pixel.
+The tutorials' way is one neuron at a time over whole maps: `MaxUnpool2d`, ReLU and
+`ConvTranspose2d`, with a pass up for each neuron ("anew"), or with the switches of its picture
+kept ("kept"). It runs on a sample of the neurons, evenly over layers, and its time is scaled up to
+all of them ("est."). Ours is one call of `projections` for all the neurons, its passes up
+included. Mining, which finds the neurons, is not timed. `overlap="overwrite"`, since only the same
+pictures can be compared: the largest difference is told as a share of the largest pixel. Each line
+says how long ours took for each layer, and "passes" the time until the first projection came.
+
+AlexNet has random weights; SqueezeNet has its real ones, and pictures are real, where
+`../shared/data` has them.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from quiet import interleaved, ratio
-from rows import Report, options, report, row
+from cam import network
+from quiet import Samples, interleaved, ratio
+from rows import Report, options, peak, report, row
+from topk import photographs
 from torch import Tensor, nn
+from torchvision.models.squeezenet import Fire
 
-from convscope.methods.deconvnet import project
+from convscope.images.folder import Folder
+from convscope.lens.ascent import Neuron
+from convscope.lens.lens import Lens
+from convscope.methods.projections import projections
 from convscope.models.alexnet import alexnet
-from convscope.models.zfnet import zfnet
+from convscope.models.preprocess import Preprocess
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], int]] = {
-    "alexnet": (alexnet, 227),
-    "zfnet": (zfnet, 224),
+K = 9
+GOALS = {
+    "alexnet": {"anew": (12.0, 25.0), "kept": (6.0, 12.0)},
+    "squeezenet": {"anew": (None, None), "kept": (5.0, 10.0)},
 }
+Wanted = dict[str, list[Neuron]]
+Sample = list[tuple[str, int]]
+"""Neurons by layer and number."""
 
 
 class Tutorial:
-    """A chain of convolutions, ReLUs and pools, up to one layer."""
+    """A chain of convolutions, ReLUs, pools and fire modules, up to one layer, of one picture."""
 
-    def __init__(self, net: nn.Sequential, image: Tensor, layer: str) -> None:
-        names = [name for name, _ in net.named_children()]
-        self.steps = list(net.children())[: names.index(layer) + 1]
-        self.image = image
+    def __init__(self, steps: Sequence[nn.Module], image: Tensor) -> None:
+        self.steps, self.image = steps, image
         self.up()
 
     def up(self) -> None:
-        value, self.kept = self.image[None], list[tuple[nn.Module, torch.Size, Any]]()
+        value = self.image[None]
+        self.kept: list[tuple[nn.Module, torch.Size, Tensor | None]] = []
         for step in self.steps:
             shape, switches = value.shape, None
             if isinstance(step, nn.MaxPool2d):
@@ -54,82 +71,176 @@ class Tutorial:
             self.kept.append((step, shape, switches))
         self.top = value
 
-    def down(self, channel: int, row: int, column: int) -> Tensor:
+    def down(self, neuron: Neuron) -> Tensor:
+        at = (0, *neuron[1:])
         signal = torch.zeros_like(self.top)
-        signal[0, channel, row, column] = self.top[0, channel, row, column].clamp(min=0)
+        signal[at] = self.top[at].clamp(min=0)
         for step, shape, switches in reversed(self.kept):
-            if isinstance(step, nn.MaxPool2d):
+            if switches is not None:
                 signal = F.max_unpool2d(signal, switches, 3, 2, output_size=shape)
             elif isinstance(step, nn.ReLU):
                 signal = signal.relu()
             elif isinstance(step, nn.Conv2d):
-                extra = [
-                    size - ((out - 1) * s - 2 * p + k)
-                    for size, out, s, p, k in zip(
-                        shape[2:],
-                        signal.shape[2:],
-                        step.stride,
-                        step.padding,
-                        step.kernel_size,
-                        strict=True,
-                    )
-                ]
-                signal = F.conv_transpose2d(
-                    signal, step.weight, None, step.stride, step.padding, extra
-                )
+                signal = transposed(step, signal, shape)
+            elif isinstance(step, Fire):
+                signal = through(step, signal.relu(), shape)
         return signal[0]
 
 
-def measured(out: Report, name: str, layer: str, neurons: int) -> None:
-    make, side = NETWORKS[name]
-    net, image = make().eval(), torch.randn(3, side, side)
-    tutorial = Tutorial(net, image, layer)
-    _, channels, height, width = tutorial.top.shape
-    torch.manual_seed(0)
-    active = (tutorial.top[0] > 0).nonzero()
-    chosen = active[torch.randint(len(active), (neurons,))].tolist()
-    places = [(channel, row, column) for channel, row, column in chosen]
+def transposed(step: nn.Conv2d, signal: Tensor, shape: torch.Size) -> Tensor:
+    sides = zip(
+        shape[2:], signal.shape[2:], step.stride, step.padding, step.kernel_size, strict=True
+    )
+    extra = [size - ((out - 1) * s - 2 * p + k) for size, out, s, p, k in sides]
+    return F.conv_transpose2d(signal, step.weight, None, step.stride, step.padding, extra)
 
-    def ours() -> Tensor:
-        return project(net, image, layer, places, overlap="overwrite")
+
+def through(fire: Fire, signal: Tensor, shape: torch.Size) -> Tensor:
+    split = fire.expand1x1.out_channels
+    inner = transposed(fire.expand1x1, signal[:, :split], signal.shape)
+    inner = inner + transposed(fire.expand3x3, signal[:, split:], signal.shape)
+    return transposed(fire.squeeze, inner.relu(), shape)
+
+
+def chain(name: str) -> tuple[nn.Module, list[tuple[str, nn.Module]], list[str], int]:
+    """A network, its steps by name, the layers to be projected from, and its pictures' side."""
+    if name == "alexnet":
+        net = alexnet().eval()
+        steps = list(net.named_children())
+        layers = [step for step, module in steps if isinstance(module, nn.Conv2d)]
+        return net, steps, layers, 227
+    net = network(name)
+    steps = [(f"features.{step}", module) for step, module in net.features.named_children()]
+    layers = [step for step, module in steps if isinstance(module, nn.Conv2d | Fire)]
+    return net, steps, layers, 224
+
+
+def strongest(net: nn.Module, layers: list[str], images: Tensor) -> Wanted:
+    """The neurons at which each map is strongest, in the nine pictures in which it is."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
+    widths: dict[str, int] = {}
+    for some in images.split(8):
+        with Lens(net, layers) as lens:
+            lens(some)
+            for layer in layers:
+                widths[layer] = lens[layer].shape[3]
+                best = lens[layer].flatten(2).max(2)
+                found[layer].append((best.values, best.indices))
+    wanted: Wanted = {}
+    for layer, parts in found.items():
+        values, places = (torch.cat(each) for each in zip(*parts, strict=True))
+        pictures = values.topk(min(K, len(images)), 0).indices.T.tolist()
+        wanted[layer] = [
+            Neuron(picture, channel, *divmod(int(places[picture, channel]), widths[layer]))
+            for channel, nine in enumerate(pictures)
+            for picture in nine
+        ]
+    return wanted
+
+
+class Ours:
+    """All neurons in one call; remembers how long each layer took, and the sample."""
+
+    def __init__(self, net: nn.Module, images: Tensor, wanted: Wanted, sample: Sample) -> None:
+        self.net, self.images, self.wanted = net, images, wanted
+        self.sample = set(sample)
+        self.drawn: dict[tuple[str, int], Tensor] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self) -> None:
+        self.seconds = {}
+        begin, layer = time.perf_counter(), "passes"
+        for found in projections(self.net, self.images, self.wanted, overlap="overwrite"):
+            if found.layer != layer:
+                self.seconds[layer] = time.perf_counter() - begin
+                begin, layer = time.perf_counter(), found.layer
+            if (found.layer, found.number) in self.sample:
+                whole = torch.zeros_like(self.images[0])
+                rows, columns = found.pixels.shape[1:]
+                there = whole[:, found.top : found.top + rows, found.left : found.left + columns]
+                there.copy_(found.pixels)
+                self.drawn[found.layer, found.number] = whole
+        self.seconds[layer] = time.perf_counter() - begin
+
+    def by_layer(self) -> str:
+        parts = [f"passes {self.seconds['passes']:.2f} s"]
+        for layer, neurons in self.wanted.items():
+            each = self.seconds[layer] / len(neurons) * 1e3
+            parts.append(f"{layer} {len(neurons)} × {each:.2f} ms")
+        return ", ".join(parts)
+
+
+def measured(out: Report, name: str, images: Tensor, size: int) -> None:
+    net, steps, layers, _ = chain(name)
+    wanted = strongest(net, layers, images)
+    everyone = [(layer, n) for layer in layers for n in range(len(wanted[layer]))]
+    sample = everyone[:: max(1, len(everyone) // size)]
+    names = [step for step, _ in steps]
+    tutorials = [
+        Tutorial(
+            [step for _, step in steps[: names.index(layer) + 1]],
+            images[wanted[layer][n].picture],
+        )
+        for layer, n in sample
+    ]
+    neurons = [wanted[layer][n] for layer, n in sample]
 
     def kept() -> list[Tensor]:
-        return [tutorial.down(*place) for place in places]
+        return [tutorial.down(at) for tutorial, at in zip(tutorials, neurons, strict=True)]
 
     def anew() -> list[Tensor]:
-        return [(tutorial.up(), tutorial.down(*place))[1] for place in places]
+        return [
+            (tutorial.up(), tutorial.down(at))[1]
+            for tutorial, at in zip(tutorials, neurons, strict=True)
+        ]
 
-    a, b = ours(), torch.stack(kept())
-    difference = float(((a - b).abs().amax((1, 2, 3)) / b.abs().amax((1, 2, 3))).max())
-    jobs = {"ours": ours, "kept": kept, "anew": anew}
-    times = interleaved(jobs, out.rounds, patience=out.patience)
-    mine, *peers = times.values()
-    each = ", ".join(
-        f"{key} {samples.median / neurons * 1e3:.2f}" for key, samples in times.items()
-    )
-    print(f"{name} {layer} ({channels} × {height} × {width}): ms a neuron: {each}")
-    print(f"    faster than kept {ratio(mine, peers[0])}, than anew {ratio(mine, peers[1])}")
-    print(f"    largest difference {difference:.1e}", flush=True)
-    job = f"{neurons} projections, {name} {layer}"
-    note = f"largest difference {difference:.1e}"
-    for peer, which in zip(
-        peers, ("tutorial, switches kept", "tutorial, a pass each"), strict=True
+    ours = Ours(net, images, wanted, sample)
+    jobs: dict[str, Callable[[], object]] = {"ours": ours, "kept": kept, "anew": anew}
+    memory = {job: peak(run) for job, run in jobs.items()}
+    differences = [
+        float((ours.drawn[at] - theirs).abs().max() / theirs.abs().max().clamp(min=1e-30))
+        for at, theirs in zip(sample, kept(), strict=True)
+    ]
+    times = interleaved(jobs, out.rounds, patience=out.patience, warm=False)
+    job = f"{len(everyone)} projections, {name}, {len(images)} pictures"
+    note = f"largest difference {max(differences):.1e}; {ours.by_layer()}"
+    print(f"{job}: ours {times['ours']}  +{memory['ours']:.0f} MB\n    {note}", flush=True)
+    for peer, which in (
+        ("anew", "tutorial, a pass each, est."),
+        ("kept", "tutorial, switches kept, est."),
     ):
-        out.rows.append(row(job, which, mine, peer, note=note))
+        theirs = scaled(times[peer], len(everyone) / len(sample))
+        print(f"    {peer}, est. from {len(sample)}: {theirs}", flush=True)
+        print(f"    ratio {ratio(times['ours'], theirs)}", flush=True)
+        floor, goal = GOALS[name][peer]
+        more = {"ours_mb": memory["ours"], "note": note, "floor": floor, "goal": goal}
+        out.rows.append(row(job, which, times["ours"], theirs, **more))
+
+
+def scaled(samples: Samples, factor: float) -> Samples:
+    return replace(samples, seconds=[seconds * factor for seconds in samples.seconds])
+
+
+def pictures(side: int, count: int) -> Tensor:
+    ready = Preprocess.imagenet(crop=side)
+    with tempfile.TemporaryDirectory() as made, Folder(photographs(Path(made))) as folder:
+        numbers = range(0, len(folder), max(1, len(folder) // count))[:count]
+        seen = folder.read(ready.framing, list(numbers))
+        return torch.stack([ready.tensor(picture.pixels) for picture in seen])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--layers", nargs="+", default=[f"conv{n}" for n in range(1, 6)])
-    parser.add_argument("--neurons", type=int, default=16)
-    options(parser)
+    parser.add_argument("--networks", nargs="+", choices=GOALS, default=list(GOALS))
+    parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--sample", type=int, default=60, help="neurons of the tutorials' way")
+    options(parser, rounds=2)
     given = parser.parse_args()
     out = report(given)
     with torch.no_grad():
         for name in given.networks:
-            for layer in given.layers:
-                measured(out, name, layer, given.neurons)
+            images = pictures(chain(name)[3], given.pictures)
+            measured(out, name, images, given.sample)
     out.save()
 
 
