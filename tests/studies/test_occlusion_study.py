@@ -31,6 +31,7 @@ from convscope.methods.hidden_objects import deal_test, hidden_objects, shared, 
 from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pages.studies import read_study
 from convscope.records.occlusion import Occlusions
 from convscope.studies.occlusion import occlusion_study
 from convscope.studies.occlusion_areas import rooms
@@ -442,8 +443,12 @@ def test_what_cannot_be_meant_is_one_line(how: dict[str, object], code: str, bri
 
 
 def test_the_command_keeps_all_and_can_be_given_again(
-    tmp_path: Path, squares: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    squares: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("convscope.cli.occlusion.LISTED", 2)
     out, spec = tmp_path / "out", "zfnet:width=0.0625,head=compact"
     arguments = ["occlusion", spec, str(squares[0]), "--boxes", str(squares[1])]
     arguments += [
@@ -460,22 +465,16 @@ def test_the_command_keeps_all_and_can_be_given_again(
     ]
     assert run([*arguments, "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("| picture ")
+    assert said.startswith("| class ")
     assert said.rstrip().endswith("figure.pdf")
     assert (out / "words.txt").read_text() in said
     kept = {path.name for path in out.iterdir()}
-    assert kept >= {
-        "record",
-        "objects",
-        "summary.md",
-        "table.csv",
-        "table.md",
-        "figure.svg",
-        "figure.png",
-    }
+    assert kept >= {"record.json", "objects", "summary.md", "table.csv", "figure.svg", "figure.png"}
+    assert "table.md" not in kept  # too many for a line each
     assert kept >= {"objects-figure.pdf"}
     assert not (tmp_path / "out-parts").exists()
-    record = Occlusions.load(out / "record")
+    assert read_study(out).title == "Occlusion"
+    record = Occlusions.load(out)
     assert (record.origin["layer"], record.number.tolist()) == ("pool5", [0, 1, 2])
     assert record.pictures == ("0.png", "3.png", "z.png")
     assert run([*arguments, "--out", str(out)]) == 5

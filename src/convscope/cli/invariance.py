@@ -10,8 +10,7 @@ import typer
 from convscope.cli.predict import ANY_MODEL, Checkpoint
 from convscope.cli.progress import progress
 from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import listed, opened_network, save_figure, save_table
-from convscope.errors import UsageError
+from convscope.cli.study_files import listed, one_folder, opened_network, save_figure, save_table
 
 
 def invariance(
@@ -42,18 +41,14 @@ def invariance(
     """
     from convscope.cli.predict import _labels
     from convscope.figures.invariance import invariance_figure, invariance_table
-    from convscope.images.builtin import open_all
     from convscope.publish import require_free
     from convscope.studies.invariance import invariance as study
 
     require_free(out)
-    folders = open_all(pictures)
-    if len(folders) != 1:
-        step = "name one folder, or pictures"
-        raise UsageError("U412", " ".join(pictures), "is more than one folder", next_step=step)
+    whole = one_folder(pictures)
     known = None if labels is None else _labels(labels)
     network = opened_network(model, checkpoint)
-    with folders[0] as folder:
+    with whole as folder:
         folder.max_bad = max_bad
         with listing_skipped([folder], beside(out)), progress("moving pictures") as tick:
             found = study(
@@ -67,7 +62,7 @@ def invariance(
             )
             folder.check_bad()
     found.save(out)
-    tell_skipped(folders, out / "skipped.csv")
+    tell_skipped([whole], out / "skipped.csv")
     save_table(invariance_table(found), out / "table.md")
     save_figure(invariance_figure(found, normalised=False), out / "figure-raw")
     typer.echo(save_figure(invariance_figure(found), out / "figure"))

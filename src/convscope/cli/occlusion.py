@@ -15,8 +15,8 @@ from convscope.cli.explain import _spread, read_target
 from convscope.cli.predict import ANY_MODEL, Checkpoint
 from convscope.cli.progress import phases, say
 from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import opened_network, save_figure, save_table
-from convscope.errors import UsageError, printable
+from convscope.cli.study_files import one_folder, opened_network, save_figure, save_table
+from convscope.errors import printable
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 LISTED = 24
-"""Pictures up to which each one's line is printed; the table has all."""
+"""Pictures up to which each has its line in the printed table; of more the means are printed."""
 
 
 def occlusion(
@@ -77,20 +77,17 @@ def occlusion(
     Example: convscope occlusion torchvision:squeezenet1_0 dog.jpg wheel.jpg
     """
     from convscope.cli.predict import _labels
-    from convscope.images.builtin import open_all, open_pictures
+    from convscope.images.builtin import open_pictures
     from convscope.publish import require_free
     from convscope.studies.occlusion import occlusion_study
 
     require_free(out)
-    folders = open_all(pictures)
-    if len(folders) != 1:
-        step = "name one folder, or pictures"
-        raise UsageError("U412", " ".join(pictures), "is more than one folder", next_step=step)
+    whole = one_folder(pictures)
     known = None if labels is None else _labels(labels)
     network = opened_network(model, checkpoint)
     kept = out.with_name(f"{out.name}-parts")
-    numbers = _spread(len(folders[0]), limit)
-    chosen = folders[0] if numbers is None else folders[0].subset(numbers)
+    numbers = _spread(len(whole), limit)
+    chosen = whole if numbers is None else whole.subset(numbers)
     source = chosen if others is None else open_pictures(others)
     with chosen as folder, source, listing_skipped([folder], beside(out)), _kept_in(kept):
         folder.max_bad = source.max_bad = max_bad
@@ -145,14 +142,12 @@ def _save(found: Occlusions, out: Path, draw: int, seed: int) -> None:
     )
     from convscope.publish import publish_file
 
-    found.save(out / "record")
+    found.save(out)
     publish_file(out / "table.csv", occlusion_csv(found))
-    table = occlusion_table(found)
     if len(found.pictures) <= LISTED:
-        save_table(table, out / "table.md")
+        save_table(occlusion_table(found), out / "table.md")
     else:
-        publish_file(out / "table.md", ("\n".join(table) + "\n").encode("utf-8"))
-    save_table(occlusion_summary(found), out / "summary.md")
+        save_table(occlusion_summary(found), out / "summary.md")
     words = occlusion_words(found)
     if any(found.boxes):
         words += _objects(found, out, seed)
