@@ -30,7 +30,8 @@ BLUE, RED, ORANGE = "#0b5cbf", "#b3261e", "#b25400"
 def filters_figure(records: Sequence[Filters]) -> Figure:
     """One or two networks, or one before and after a change."""
     clipped = any(record.clip > 0 for record in records)
-    heights = [1.0, *([1.0] if clipped else []), 0.75, 0.38]
+    sheet = max(_tall(len(record.weights)) for record in records)
+    heights = [sheet, *([sheet] if clipped else []), 0.75, 0.38]
     figure = Figure(figsize=(4.3 * len(records), 4.1 * sum(heights)), layout="constrained")
     grid = figure.subplots(len(heights), len(records), squeeze=False, height_ratios=heights)
     for column, record in enumerate(records):
@@ -41,6 +42,11 @@ def filters_figure(records: Sequence[Filters]) -> Figure:
         _draw_transfer(next(panels), record)
         _draw_bands(next(panels), record)
     return figure
+
+
+def _tall(maps: int) -> float:
+    """Height of a sheet of so many filters over its width, its title included."""
+    return 0.14 + min(1.0, math.ceil(maps / COLUMNS) / min(COLUMNS, maps))
 
 
 def clipped_filters(record: Filters) -> Float32[np.ndarray, "maps c k l"]:
@@ -113,7 +119,7 @@ def _draw_transfer(axes: Axes, record: Filters) -> None:
     axes.set_title(title, fontsize=8, color=INK, loc="left")
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.75)
     bar.ax.tick_params(colors=SOFT, labelsize=7)
-    bar.ax.set_title("amplitude", fontsize=7, color=SOFT)
+    bar.set_label("amplitude", fontsize=7, color=SOFT)
 
 
 def _draw_bands(axes: Axes, record: Filters) -> None:
