@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
@@ -59,30 +59,43 @@ def features(
     require_free(out)
     if scale not in ("map", "layer"):
         raise UsageError("U388", scale, "is no scale", next_step="write map or layer")
-    wanted = {"layers": listed(layers), **_asked(maps), "seed": seed}
+    asked = _asked(listed(layers), maps, seed)
     if pictures is None:
-        found = _again(Path(model), **wanted)
+        found = _again(Path(model), asked)
     else:
-        network, more = opened_network(model, checkpoint), {"k": top, "other": other, **wanted}
-        found = _made(network, pictures, max_bad, beside(out), more)
+        way = {"k": top, "other": other, "seed": seed}
+        found = _made(opened_network(model, checkpoint), pictures, max_bad, beside(out), asked, way)
     for number, record in enumerate(found):
         record.save(out / f"{KEPT}{number}")
     typer.echo(save_figure(features_figure(found, scale=cast("Scale", scale)), out / "figure"))
 
 
-def _asked(maps: str) -> dict[str, Any]:
-    """Chosen maps, or how many random ones."""
+class _Asked(NamedTuple):
+    """Which maps: chosen ones, or so many random ones of each layer."""
+
+    layers: Sequence[str] | None
+    units: Sequence[str]
+    many: int | None
+    seed: int
+
+
+def _asked(layers: Sequence[str] | None, maps: str, seed: int) -> _Asked:
     head, _, number = maps.partition(":")
     if head != "random":
-        return {"units": listed(maps) or (), "count": None}
+        return _Asked(layers, listed(maps) or (), None, seed)
     if number and not (number.isascii() and number.isdigit() and 0 < int(number) < 10_000):
         step = "write random, random:16, or conv1:3,conv5:41"
         raise UsageError("U387", maps, "is no number of maps", next_step=step)
-    return {"units": (), "count": int(number) if number else None}
+    return _Asked(layers, (), int(number) if number else None, seed)
 
 
 def _made(
-    network: Network, pictures: str, max_bad: float, skipped: Path, more: dict[str, Any]
+    network: Network,
+    pictures: str,
+    max_bad: float,
+    skipped: Path,
+    asked: _Asked,
+    way: dict[str, Any],
 ) -> list[LayerFeatures]:
     from convscope.images.builtin import open_pictures
     from convscope.studies.chosen_features import chosen_features
@@ -90,43 +103,38 @@ def _made(
     with open_pictures(pictures) as folder:
         folder.max_bad = max_bad
         with listing_skipped([folder], skipped), progress("strongest pictures") as tick:
-            found = chosen_features(network, folder, progress=tick, **more)
+            found = chosen_features(
+                network,
+                folder,
+                asked.layers,
+                units=asked.units,
+                count=asked.many,
+                progress=tick,
+                **way,
+            )
         tell_skipped([folder], skipped)
     return found
 
 
-def _again(
-    folder: Path,
-    *,
-    layers: Sequence[str] | None,
-    units: Sequence[str],
-    count: int | None,
-    seed: int,
-) -> list[LayerFeatures]:
+def _again(folder: Path, asked: _Asked) -> list[LayerFeatures]:
     """Out of what was written: the layers and maps asked for."""
     from convscope.records.features import LayerFeatures
 
     if (folder / "data" / "atlas.js").is_file():
-        return _from_atlas(folder, layers, units, count, seed)
+        return _from_atlas(folder, asked)
     numbered = {path.name.removeprefix(KEPT): path for path in folder.glob(f"{KEPT}*")}
     places = [numbered[name] for name in sorted(filter(str.isdecimal, numbered), key=int)]
     found = [LayerFeatures.load(place) for place in places]
     if not found:
         what = "is neither an atlas nor what `convscope features` wrote"
         raise UsageError("U389", str(folder), what, next_step="name PICTURES too")
-    if units or count is not None:
+    if asked.units or asked.many is not None:
         what = "the maps were chosen when these records were made"
         raise UsageError("U389", str(folder), what, next_step="leave out --maps, or name an atlas")
-    return [record for record in found if not layers or record.layer in layers]
+    return [record for record in found if record.layer in (asked.layers or [record.layer])]
 
 
-def _from_atlas(
-    folder: Path,
-    layers: Sequence[str] | None,
-    units: Sequence[str],
-    count: int | None,
-    seed: int,
-) -> list[LayerFeatures]:
+def _from_atlas(folder: Path, asked: _Asked) -> list[LayerFeatures]:
     import numpy as np
 
     from convscope.errors import ModelError, nearest
@@ -134,15 +142,15 @@ def _from_atlas(
     from convscope.records.features import COUNTS, random_maps
     from convscope.units import Unit
 
-    active, wanted = atlas_layers(folder), [Unit.parse(unit) for unit in units]
+    active, wanted = atlas_layers(folder), [Unit.parse(unit) for unit in asked.units]
     even = np.linspace(0, len(active) - 1, min(len(COUNTS), len(active))).round().astype(int)
-    names = layers or list(dict.fromkeys(unit.layer for unit in wanted))
+    names = asked.layers or list(dict.fromkeys(unit.layer for unit in wanted))
     names = names or [list(active)[place] for place in even]
-    chance, found = np.random.default_rng(seed), []
+    chance, found = np.random.default_rng(asked.seed), []
     for place, layer in enumerate(names):
         if layer not in active:
             raise ModelError("M500", layer, f"no such layer here; {nearest(layer, active)}")
         chosen = [unit.channel for unit in wanted if unit.layer == layer]
-        chosen = chosen or random_maps(active[layer], count, place, chance)
+        chosen = chosen or random_maps(active[layer], asked.many, place, chance)
         found.append(atlas_features(folder, layer, chosen))
     return found

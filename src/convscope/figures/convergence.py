@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.errors import printable
+from convscope.figures.markdown import markdown
 from convscope.figures.plots import INK, SOFT, shortened
 from convscope.records.series import Convergence
 
@@ -54,7 +55,7 @@ def convergence_table(record: Convergence) -> list[str]:
     """Lines of a Markdown table, a line a layer, and what the paper says at the end."""
     head = ("layer", "maps", "jumps a map", "picture settled", "projection settled")
     more = ("90 % of the way", "middle of the way", "responses at the first")
-    rows: list[tuple[str, ...]] = [(*head, *more), ("---",) * len((*head, *more))]
+    rows: list[tuple[str, ...]] = []
     for number, layer in enumerate(record.layers):
         maps, followed = record.maps(number), record.followed(number)
         living = followed[~np.isnan(record.projection[followed, -1])]
@@ -73,8 +74,7 @@ def convergence_table(record: Convergence) -> list[str]:
         )
     rows.append(("paper: low layers", "", "", "", "a few epochs", "", "", ""))
     rows.append(("paper: high layers", "", "", "", "40 to 50", "", "", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [_line(row, widths) for row in rows]
+    return markdown((*head, *more), rows)
 
 
 def _draw(axes: Axes, record: Convergence, values: Float64[np.ndarray, "layers epochs 3"]) -> None:
@@ -124,8 +124,3 @@ def _quartiles(epochs: np.ndarray) -> str:
 def _interval(values: Float64[np.ndarray, "3"], form: str) -> str:
     mean, low, high = (format(value, form) for value in values)
     return f"{mean} ({low} to {high})"
-
-
-def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-    return "| " + " | ".join(cells) + " |"

@@ -19,6 +19,7 @@ from convscope.images.folder import Folder, Picture
 from convscope.lens.lens import Lens
 from convscope.lens.refusal import refusing
 from convscope.lens.sizes import usual_batch
+from convscope.methods.tuning import blank
 from convscope.models.preprocess import Preprocess
 
 
@@ -42,10 +43,11 @@ def responses(
     (not finite), M522.
     """
     found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    home = blank(model, preprocess.shape).device
     with Lens(model, layers) as lens, torch.inference_mode():
         for pictures in _batches(model, folder, preprocess, numbers):
             images = preprocess.batch([p.pixels for p in pictures], channels_last=True)
-            images = images.to(_weight(model, images).device)
+            images = images.to(home)
             with refusing(images):
                 lens.reach(images)
             where = [_places(picture.number, places, seed) for picture in pictures]
@@ -68,8 +70,7 @@ def ranked(values: Float[np.ndarray, "maps samples"]) -> Float32[np.ndarray, "ma
 def _batches(
     model: nn.Module, folder: Folder, preprocess: Preprocess, numbers: Sequence[int]
 ) -> Iterator[tuple[Picture, ...]]:
-    like = _weight(model, torch.empty(0))
-    size = usual_batch(model, torch.zeros(1, *preprocess.shape).to(like))
+    size = usual_batch(model, blank(model, preprocess.shape))
     pictures = folder.read(preprocess.framing, numbers)
     while some := tuple(islice(pictures, size)):
         yield some
@@ -92,7 +93,3 @@ def _at(
     pictures = torch.arange(len(maps))[:, None]
     taken = maps[pictures, :, rows.to(maps.device), columns.to(maps.device)]
     return taken.flatten(0, 1).T.float().cpu().contiguous().numpy()
-
-
-def _weight(model: nn.Module, otherwise: Tensor) -> Tensor:
-    return next((p for p in model.parameters() if p.is_floating_point()), otherwise)

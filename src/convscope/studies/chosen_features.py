@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from convscope.errors import ModelError, UsageError
 from convscope.images.builtin import opened
@@ -18,7 +17,7 @@ from convscope.lens.backward import Other, Overlap
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import fields
 from convscope.lens.refusal import refusing
-from convscope.methods.tuning import Tuning, require_tuning
+from convscope.methods.tuning import Tuning, blank, require_tuning
 from convscope.models.network import Network, whole
 from convscope.records.features import COUNTS, LayerFeatures, random_maps
 from convscope.studies.layer_features import layer_features, mined
@@ -106,9 +105,8 @@ def _require(network: Network, wanted: Mapping[str, Sequence[int]]) -> None:
 
 
 def _spread(network: Network) -> list[str]:
-    blank = torch.zeros(1, *network.preprocess.shape)
-    blank = blank.to(next(network.model.parameters(), blank))
-    with refusing(blank, network.spec):
-        every = feature_layers(network.model, blank)
+    empty = blank(network.model, network.preprocess.shape)
+    with refusing(empty, network.spec):
+        every = feature_layers(network.model, empty)
     places = np.linspace(0, len(every) - 1, min(len(COUNTS), len(every))).round().astype(int)
     return [every[place] for place in places]

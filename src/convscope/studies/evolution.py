@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64
 from torch import nn
 
 from convscope import __version__
@@ -24,14 +23,15 @@ from convscope.images.folder import Folder
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import Field, fields
 from convscope.lens.twin import bare
-from convscope.methods.deconvnet import deconvnet
 from convscope.methods.responses import ranked, responses
 from convscope.methods.topk import topk
+from convscope.methods.tuning import blank
 from convscope.models.preprocess import Preprocess
 from convscope.records.series import Convergence, Evolution
 from convscope.records.topk import TopK
 from convscope.studies.convergence import convergence
-from convscope.studies.display import SCALING, cut, limit, patch, quantised
+from convscope.studies.display import SCALING, limit, quantised
+from convscope.studies.moment import Moment, moment
 from convscope.units import Unit
 
 EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)
@@ -47,21 +47,10 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class _Moment:
-    """One feature map at one epoch."""
-
-    value: float
-    image: int
-    at: tuple[int, int]
-    patch: UInt8[np.ndarray, "s s 3"]
-    projection: Float[np.ndarray, "s s 3"]
-
-
-@dataclass(frozen=True)
 class _Epoch:
     """The network at one epoch."""
 
-    moments: list[_Moment]
+    moments: list[Moment]
     image: dict[str, Int64[np.ndarray, "maps"]]
     ranks: dict[str, Float32[np.ndarray, "maps samples"]]
 
@@ -125,7 +114,12 @@ class EvolutionRecorder:
             seed=self.seed,
         )
         self._seen[epoch] = _Epoch(
-            [self._moment(model, *entry) for entry in strongest],
+            [
+                moment(
+                    model, self.folder, self.preprocess, self._fields[unit.layer], self.side, *entry
+                )
+                for unit, entry in zip(self.units, strongest, strict=True)
+            ],
             {layer: found.image[found.rows(layer), 0] for layer in self.layers},
             {layer: ranked(values) for layer, values in responded.items()},
         )
@@ -177,7 +171,7 @@ class EvolutionRecorder:
             origin=self._origin("convergence"),
         )
 
-    def _table(self) -> list[list[_Moment]]:
+    def _table(self) -> list[list[Moment]]:
         """A row a unit, a column an epoch."""
         if not self._seen:
             raise DataError("D162", str(self.folder.root), "no epoch was recorded")
@@ -198,8 +192,8 @@ class EvolutionRecorder:
     def _settle(self, model: nn.Module) -> None:
         """What is followed: decided when the network is first seen."""
         if not self.layers:
-            blank = torch.zeros(1, *self.preprocess.shape, device=_device(model))
-            self.layers = tuple(feature_layers(model, blank))
+            empty = blank(model, self.preprocess.shape)
+            self.layers = tuple(feature_layers(model, empty))
         if not self._fields:
             self._fields = fields(model, self.preprocess.shape, self.layers)
         if not self.units:
@@ -218,30 +212,3 @@ class EvolutionRecorder:
             chosen = draw.choice(channels, min(self.per_layer, channels), replace=False)
             units += [Unit(layer, int(channel)) for channel in sorted(chosen)]
         return tuple(units)
-
-    def _moment(self, model: nn.Module, unit: Unit, number: int, value: float) -> _Moment:
-        picture = self.folder.one(number, self.preprocess.framing)
-        tensor = self.preprocess.tensor(picture.pixels)
-        (projection,) = deconvnet(model, tensor[None], [unit])
-        row, column = unit.at or (0, 0)
-        field = self._fields[unit.layer]
-        box = field.box(row, column)
-        side = max(1, min(self.side, max(field.size)))
-        small = cut(torch.tensor(projection.pixels), box, side, 0.0).expand(3, -1, -1)
-        return _Moment(
-            value,
-            number,
-            (row, column),
-            _enlarged(patch(self.preprocess.seen(picture.pixels), box, side), self.side),
-            _enlarged(small.permute(1, 2, 0).numpy(), self.side),
-        )
-
-
-def _enlarged(square: np.ndarray, side: int) -> np.ndarray:
-    """To the common side, by repeating pixels: what was small stays sharp."""
-    place = np.arange(side) * len(square) // side
-    return square[place][:, place]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

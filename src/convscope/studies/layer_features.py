@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float16, Float32
-from torch import Tensor, nn
+from torch import Tensor
 
 from convscope.images.folder import Folder
 from convscope.lens.ascent import Neuron
@@ -19,7 +18,7 @@ from convscope.lens.geometry import Field, fields
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.projections import Projected, projections
 from convscope.methods.topk import topk
-from convscope.methods.tuning import Tuning
+from convscope.methods.tuning import Tuning, blank
 from convscope.models.network import Network
 from convscope.records.features import LayerFeatures
 from convscope.records.topk import TopK
@@ -54,10 +53,10 @@ def mined(
 ) -> Looking:
     """The strongest pictures and the receptive fields; see `features`."""
     model, preprocess = network.model, network.preprocess
-    blank = torch.zeros(1, *preprocess.shape, device=_device(model))
-    names = chosen_layers(model, layers, blank)
+    empty = blank(model, preprocess.shape)
+    names = chosen_layers(model, layers, empty)
     # What the projections would raise at the end of a long search is raised before it.
-    deconvnet(model, blank, [Unit(layer, 0) for layer in names[-1:]], overlap=overlap, other=other)
+    deconvnet(model, empty, [Unit(layer, 0) for layer in names[-1:]], overlap=overlap, other=other)
     found = topk(model, folder, preprocess, names, k=k, tuning=tuning, progress=progress)
     known = fields(model, preprocess.shape, names)
     return Looking(network, folder, found, known, side, overlap, other)
@@ -212,7 +211,3 @@ class _Layer:
                 low[channel] = -high[channel]
                 shown[channel][used] = quantised(raw[used], low[channel], high[channel])
         return low, high, shown
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
