@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -296,3 +299,19 @@ def test_scores_are_found_in_what_networks_put_out():
             assert torch.equal(logits(lens(x)), scores)
     with pytest.raises(ModelError, match=r"puts out tuple \(\(2, 7, 1\)\)"):
         logits((scores[:, :, None],))
+
+
+def test_what_a_lens_has_seen_goes_with_it():
+    """Without waiting for the garbage collector: maps of large networks would pile up."""
+    net, x = sequential().eval(), pictures(1)
+
+    def look() -> weakref.ref[Tensor]:
+        with Lens(net, ["conv2"]) as lens:
+            lens(x.clone().requires_grad_())
+            return weakref.ref(lens["conv2"])
+
+    gc.disable()
+    try:
+        assert look()() is None
+    finally:
+        gc.enable()

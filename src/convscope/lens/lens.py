@@ -71,6 +71,8 @@ class Lens:
 
     def __exit__(self, *_: object) -> None:
         self._open = False
+        for module in self._watched:  # a hook knows the run: a circle that would keep its maps
+            module._forward_hooks.pop(HOOK, None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; its output, whatever that is."""
