@@ -51,31 +51,30 @@ def test_a_few_neurons_stay_together():
     assert len(alike(np.array([[0, 0], [6, 6], [12, 3]]), [reach()])) == 1
 
 
+def cost(places: np.ndarray, groups: list[np.ndarray]) -> float:
+    """Rows of all windows, at 7 columns and 3 multiplications each, and 4 whole windows for each
+    group."""
+
+    def rows(some: np.ndarray) -> int:
+        return len({cell - place for place in set(some.tolist()) for cell in on_the_map(place)})
+
+    return 3 * 7 * sum(rows(group) * len(group) + 4 * rows(places) for group in groups)
+
+
 def test_no_other_groups_of_neighbours_cost_less():
     rng = np.random.default_rng(1)
     there, known = np.array([0, 1, 2, 6, 11, 12]), [reach(2.0), reach(1.0)]
     for many in (5, 30, 200):
         places = rng.choice(there, many)
 
-        def cost(groups: list[np.ndarray]) -> float:
-            """Rows of all windows, at 7 columns each, and 4 whole windows for each group."""
-            rows = [
-                len({cell - place for place in set(group.tolist()) for cell in on_the_map(place)})
-                for group in groups
-            ]
-            whole = 7 * len({c - p for p in set(places.tolist()) for c in on_the_map(p)})
-            return 3 * sum(
-                7 * side * len(group) + 4 * whole for side, group in zip(rows, groups, strict=True)
-            )
-
-        ours = cost([places[group] for group in _split(places, known, 0, 4.0)])
+        ours = cost(places, [places[group] for group in _split(places, known, 0, 4.0)])
         cuts = itertools.product([False, True], repeat=5)
         values = np.unique(places)
         others = []
         for cut in cuts:
             part = np.concatenate([[0], np.cumsum(cut)])[: len(values)]
             label = part[np.searchsorted(values, places)]
-            others.append(cost([places[label == one] for one in np.unique(label)]))
+            others.append(cost(places, [places[label == one] for one in np.unique(label)]))
         assert ours == min(others)
         assert many != 200 or ours < others[0]  # in one group
 
