@@ -49,14 +49,15 @@ def _dots(axes: Axes, places: np.ndarray, training: np.ndarray, validation: np.n
         (validation, VALIDATION, VALIDATION, "validation error"),
     ):
         axes.scatter(values, places, 24, facecolor=fill, edgecolor=colour, label=name, zorder=3)
-    reach = np.nanmax([training, validation], initial=1.0)
-    axes.set_xlim(0, 1.08 * reach)
+    axes.set_xlim(0, 1.08 * np.nanmax([training, validation], initial=1.0))
 
 
 def _bars(axes: Axes, places: np.ndarray, record: Ablation) -> None:
     for part, colour in (("training", TRAINING), ("validation", VALIDATION)):
         middle, spread = 100 * record.mean(part), 100 * record.spread(part)
         axes.errorbar(middle, places, xerr=spread, fmt="none", color=colour, linewidth=1, capsize=2)
+        reach = np.nanmax(middle + spread, initial=0.0)
+        axes.set_xlim(0, max(axes.get_xlim()[1], 1.03 * reach))
     for place, why in zip(places, record.failed, strict=True):
         if why:
             axes.text(0.02, place, "failed", transform=axes.get_yaxis_transform(), fontsize=8,
@@ -65,8 +66,9 @@ def _bars(axes: Axes, places: np.ndarray, record: Ablation) -> None:
 
 def _named(record: Ablation, number: int) -> str:
     """With its size."""
-    weights = record.parameters[number] / 1e6
-    return f"{shortened(record.variants[number])}  {weights:.3g} M"
+    weights = int(record.parameters[number])
+    told = f"{weights / 1e6:.3g} M" if weights >= 1e6 else f"{weights / 1e3:.3g} k"
+    return f"{shortened(record.variants[number])}  {told}"
 
 
 def _dress(axes: Axes, title: str) -> None:

@@ -46,9 +46,6 @@ def _sorted(axes: Axes, record: Silence, layer: int) -> None:
     sure = np.isin(places, record.beyond_chance(layer))
     axes.scatter(rank[sure], rise[sure], 9, color=VALIDATION, zorder=3)
     axes.axhline(0, color=INK, linewidth=0.7)
-    for place in range(min(3, int(sure.sum()))):
-        axes.annotate(str(record.map[places[place]]), (rank[place], rise[place]), (4, 1),
-                      textcoords="offset points", fontsize=8, color=INK)  # fmt: skip
     title = f"{shortened(record.layers[layer])}: {sure.sum()} of {len(places)} maps beyond chance"
     _dress(axes, title, "maps, sorted", "rise of −ln p(true)")
 
