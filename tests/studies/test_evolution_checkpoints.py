@@ -49,6 +49,8 @@ def test_checkpoints_of_any_kind_tell_what_an_observer_saw(
     trained: tuple[Path, EvolutionRecorder], pictures: Path, network: Network
 ) -> None:
     place, recorder = trained
+    with torch.no_grad():
+        network.model.conv1.weight.add_(1)  # it need not be as any of the checkpoints
     before = {name: value.clone() for name, value in network.model.state_dict().items()}
     ticks: list[tuple[int, int]] = []
     features, layers = evolution(

@@ -111,7 +111,8 @@ def _ring(axes: Axes, record: Convergence) -> None:
     for number in range(len(record.layers)):
         at = int(np.searchsorted(record.epochs, record.arrived[number, 0]))
         place = (record.epochs[at], record.responses_curve[number, at, 0])
-        axes.plot(*place, "o", color=INK, fillstyle="none", markersize=7.5, markeredgewidth=0.8)
+        (ring,) = axes.plot(*place, "o", color=INK, clip_on=False)
+        ring.set(markersize=7.5, markeredgewidth=0.8, fillstyle="none")
 
 
 def _quartiles(epochs: np.ndarray) -> str:
