@@ -261,7 +261,7 @@ def test_no_name_becomes_markup_and_nothing_is_asked_of_a_network(page_file: Pat
     assert len(list((page_file.parent / "pictures").iterdir())) == 4
 
 
-@pytest.mark.parametrize("parts", [["nose", "nose"], ["nose", " "]])
+@pytest.mark.parametrize("parts", [["nose", "nose"], ["nose", " "], ["nose", "", ""]])
 def test_parts_without_a_name_of_their_own_are_refused(
     parts: list[str], pictures: Path, tmp_path: Path
 ) -> None:

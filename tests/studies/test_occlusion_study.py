@@ -346,6 +346,9 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bright: Path, tmp_pa
     for name in ("probability", "likeliest", "activity", "projections", "square", "target"):
         assert np.array_equal(getattr(again, name), getattr(fresh, name)), name
     assert (again.origin, again.others) == (fresh.origin, fresh.others)
+    (kept / "000001" / "record.json").write_text("{")  # damaged: computed anew
+    assert np.array_equal(ask(Corner(), bright, kept=kept).activity, fresh.activity)
+    assert Occlusions.load(kept / "000001").pictures == ("1.png",)
     with pytest.raises(OutputError, match="stride") as fault:
         ask(Corner(), bright, kept=kept, stride=6)
     assert fault.value.code == "O580"
@@ -423,6 +426,14 @@ def test_names_lose_the_folder_that_all_share(bright: Path) -> None:
         assert picture_names(replace(found, pictures=names)) == shown
 
 
+def test_a_call_that_was_wrong_leaves_nothing_in_the_way(bright: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "parts"
+    with pytest.raises(ConvscopeError):
+        ask(Corner(), bright, kept=kept, patch=41)
+    assert not kept.exists()
+    assert len(ask(Corner(), bright, kept=kept, stride=24).pictures) == 3
+
+
 @pytest.mark.parametrize(
     ("how", "code"),
     [
@@ -478,7 +489,9 @@ def test_the_command_keeps_all_and_can_be_given_again(
     assert (record.origin["layer"], record.number.tolist()) == ("pool5", [0, 1, 2])
     assert record.pictures == ("0.png", "3.png", "z.png")
     assert run([*arguments, "--out", str(out)]) == 5
-    assert run(["occlusion", spec, str(squares[0]), str(tmp_path), "--out", str(out / "x")]) == 2
+    for wrong in ([str(tmp_path)], ["--fill", "gray"]):
+        assert run(["occlusion", spec, str(squares[0]), *wrong, "--out", str(out / "x")]) == 2
+    assert "did you mean grey?" in capsys.readouterr().err
 
 
 def test_a_command_that_is_stopped_says_where_it_goes_on(

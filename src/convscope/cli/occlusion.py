@@ -16,7 +16,7 @@ from convscope.cli.predict import ANY_MODEL, Checkpoint
 from convscope.cli.progress import phases, say
 from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import one_folder, opened_network, save_figure, save_table
-from convscope.errors import printable
+from convscope.errors import UsageError, nearest, printable
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from convscope.units import Box
 
 
+GREY = "grey"
 LISTED = 24
 """Pictures up to which each has its line in the printed table; of more the means are printed."""
 
@@ -58,7 +59,7 @@ def occlusion(
     stride: Annotated[int | None, typer.Option(min=1, help="Its step; default: 6 of 224.")] = None,
     fill: Annotated[
         str, typer.Option(help="Of the square: grey (the preprocessing's), mean, blur or noise.")
-    ] = "grey",
+    ] = GREY,
     layer: Annotated[
         str | None, typer.Option(help="Whose strongest map is followed; default: layer 5's.")
     ] = None,
@@ -78,10 +79,13 @@ def occlusion(
     """
     from convscope.cli.predict import _labels
     from convscope.images.builtin import open_pictures
+    from convscope.methods.fills import NAMED
     from convscope.publish import require_free
     from convscope.studies.occlusion import occlusion_study
 
     require_free(out)
+    if fill not in (GREY, *NAMED):
+        raise UsageError("U531", fill, f"is no fill; {nearest(fill, (GREY, *NAMED))}")
     whole = one_folder(pictures)
     known = None if labels is None else _labels(labels)
     network = opened_network(model, checkpoint)
@@ -102,7 +106,7 @@ def occlusion(
                 layer=layer,
                 patch=patch,
                 stride=stride,
-                fill=0.0 if fill == "grey" else fill,  # type: ignore[arg-type]
+                fill=0.0 if fill == GREY else fill,  # type: ignore[arg-type]
                 seed=seed,
                 kept=kept,
                 searching=bar("strongest pictures"),

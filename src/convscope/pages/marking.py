@@ -92,9 +92,10 @@ def write_marking(
 
 
 def _require(parts: Sequence[str]) -> None:
-    twice = sorted({name for name in parts if parts.count(name) > 1})
-    if twice or not all(name.strip() for name in parts):
-        what = f"{twice[0]} is there twice" if twice else "a part has no name"
+    twice = [name for place, name in enumerate(parts) if name in parts[:place]]
+    nameless = not all(name.strip() for name in parts)
+    if twice or nameless:
+        what = "a part has no name" if nameless else f"{twice[0]} is there twice"
         step = "name each part once, as in left_eye,right_eye,nose"
         raise UsageError("U371", ",".join(parts), what, next_step=step)
 

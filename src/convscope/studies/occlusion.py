@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from convscope.errors import DataError, ModelError
 from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
 from convscope.lens.ends import ends
 from convscope.methods.fills import Fill
-from convscope.methods.hiding import part
+from convscope.methods.hiding import Hiding, part
 from convscope.methods.labels import class_names
 from convscope.methods.occlusion import occlusion
 from convscope.methods.targets import Target
@@ -86,6 +87,7 @@ def occlusion_study(
             fill,
             seed,
         )
+        _require_square(case)
         require_boxes(pictures, boxes)
         aims = followed(network, pictures, target, labels)
         made = case.made(pictures, source, aims, boxes)
@@ -95,6 +97,12 @@ def occlusion_study(
     if projecting.why_not:
         made["projections"] = projecting.why_not
     return replace(Occlusions.joined(parts), origin={**made, "left out": failed})
+
+
+def _require_square(case: Case) -> None:
+    """Raises UsageError U530, U531 before any search."""
+    blank = torch.zeros(case.network.preprocess.shape)
+    Hiding.of(blank[None], case.patch, case.stride, case.fill, case.seed).patches(blank)
 
 
 def _parts(

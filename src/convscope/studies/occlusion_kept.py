@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,10 @@ class Kept:
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         """Raises OutputError O501 (a file is there), O580 (parts of another study are)."""
         require_folder(folder)
-        self.folder = folder
-        told = json.loads(json.dumps(plan))
-        if folder.is_dir() and any(folder.iterdir()):
-            _require_same(folder, told)
-        else:
-            publish_file(folder / PLAN, json.dumps(told, indent=1).encode("ascii"))
+        self.folder, self.plan = folder, json.loads(json.dumps(plan))
+        self.begun = folder.is_dir() and any(folder.iterdir())
+        if self.begun:
+            _require_same(folder, self.plan)
 
     def part(self, number: int) -> Occlusions | None:
         """What was kept of this picture; None if nothing usable was."""
@@ -35,6 +34,10 @@ class Kept:
             return None
 
     def keep(self, number: int, found: Occlusions) -> None:
+        if not self.begun:
+            publish_file(self.folder / PLAN, json.dumps(self.plan, indent=1).encode("ascii"))
+            self.begun = True
+        shutil.rmtree(self._place(number), ignore_errors=True)  # damaged, or it would be used
         found.save(self._place(number))
 
     def _place(self, number: int) -> Path:
@@ -49,5 +52,5 @@ def _require_same(folder: Path, plan: Mapping[str, Any]) -> None:
         differs = ["no plan is there"]
     if differs:
         what = f"holds parts of another study ({', '.join(differs)})"
-        step = "name another folder, or remove it"
+        step = "name another place for the results, or remove this one"
         raise OutputError("O580", str(folder), what, next_step=step)
