@@ -23,7 +23,7 @@ from convscope.lens.twin import bare
 from convscope.methods.projected_pictures import Block, Kept
 from convscope.models.network import Network
 
-AT_ONCE = 6
+AT_ONCE = 4
 """Pictures in one pass: what is quickest for networks of 224 pixels (measured)."""
 MEMORY = 512 << 20
 Pictures = Callable[[Sequence[int]], Iterable[tuple[int, Float[Tensor, "c h w"]]]]
