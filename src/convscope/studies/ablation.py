@@ -132,8 +132,9 @@ class _Runs:
         try:
             train(own, self.training, self.validation, run, progress=progress, **self.how)
         except (ModelError, RuntimeError, MemoryError) as fault:
-            self.failed.setdefault(number, str(fault))
-            self.tell(f"{run.name}: failed, the others go on: {fault}")
+            said = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+            self.failed.setdefault(number, said)
+            self.tell(f"{run.name}: failed, the others go on: {said}")
             return
         trial = _measured(own.model, run, self.training, self.validation, self.views)
         self.trials[number, turn] = trial
