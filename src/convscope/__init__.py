@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from convscope.studies.probes import probes
     from convscope.studies.retrieval import duplicates, similar
     from convscope.studies.transfer import transfer
-    from convscope.training.train import train
     from convscope.studies.transfer_lists import transfer_lists
+    from convscope.training.train import train
     from convscope.units import Box, Unit
 
 __version__ = "0.1.0"
@@ -128,9 +128,9 @@ _HOME = {
     "train": "training.train",
     "tune": "methods.tuner",
     "transfer": "studies.transfer",
+    "transfer_lists": "studies.transfer_lists",
     "write_atlas": "pages.atlas",
     "xgradcam": "methods.cam",
-    "transfer_lists": "studies.transfer_lists",
 }
 
 __all__ = [
@@ -191,10 +191,10 @@ __all__ = [
     "topk",
     "train",
     "transfer",
+    "transfer_lists",
     "tune",
     "write_atlas",
     "xgradcam",
-    "transfer_lists",
 ]
 
 

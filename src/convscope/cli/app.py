@@ -40,8 +40,8 @@ from convscope.cli.silence import silence
 from convscope.cli.similar import similar
 from convscope.cli.train import train
 from convscope.cli.transfer import transfer
-from convscope.cli.tune import tune
 from convscope.cli.transfer_lists import transfer_lists
+from convscope.cli.tune import tune
 from convscope.errors import (
     ConvscopeError,
     EnvironmentFault,
@@ -87,9 +87,9 @@ for command in (
     similar,
     probes,
     transfer,
+    transfer_lists,
     ablation,
     silence,
-    transfer_lists,
 ):
     app.command()(command)
 
