@@ -102,6 +102,14 @@ def test_the_likeliest_class_is_followed_when_none_is_named() -> None:
     assert occlusion(model, image, patch=8, stride=9).target == expected
 
 
+def test_a_network_that_puts_out_probabilities_is_taken_at_its_word() -> None:
+    scores, image = toy(4), torch.randn(3, 31, 26, dtype=torch.float64)
+    shares = nn.Sequential(*scores, nn.Softmax(1))
+    plain, found = (occlusion(net, image, target=1, patch=8, stride=9) for net in (scores, shares))
+    np.testing.assert_allclose(found.probability, plain.probability, atol=1e-7)
+    assert found.base_probability == pytest.approx(plain.base_probability, abs=1e-9)
+
+
 def test_noise_is_the_same_for_a_seed_and_mean_is_the_picture_s_own() -> None:
     model, image = toy(1).float(), torch.rand(3, 26, 26)
     once = occlusion(model, image, fill="noise", seed=5, patch=8, stride=9)

@@ -190,6 +190,27 @@ def test_all_can_be_done_by_keys(window: Window) -> None:
     assert page.evaluate(focused) == "stage"
 
 
+def test_a_finger_marks_too_and_a_drag_of_a_finger_scrolls(browser: Any, page_file: Path) -> None:
+    window = Window(
+        browser, page_file.as_uri(), has_touch=True, viewport={"width": 390, "height": 800}
+    )
+    number = order().index(0)
+    page = shown(window, number)
+    page.touchscreen.tap(*at(page, 150, 100, SIZES[0]))
+    x, y = map(int, page.locator(".at").nth(0).inner_text().split(", "))
+    assert abs(x - 150) <= 1
+    assert abs(y - 100) <= 1
+    page.locator("#boxing").tap()
+    for corner in ((20, 30), (90, 120)):
+        page.touchscreen.tap(*at(page, *corner, SIZES[0]))
+    assert page.locator(".boxes li").count() == 1
+    touch = "() => getComputedStyle(document.querySelector('#stage')).touchAction"
+    assert page.evaluate(touch) == "none"
+    page.locator("#boxing").tap()
+    assert page.evaluate(touch) == "pan-y pinch-zoom"
+    window.closed()
+
+
 def test_marks_survive_a_reload_and_a_browser_that_keeps_nothing_says_so(
     window: Window, browser: Any, page_file: Path
 ) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from convscope.errors import ModelError
 from convscope.images.folder import Folder
+from convscope.methods.cam_case import prepared
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.topk import topk
 from convscope.models.network import Network
@@ -48,7 +49,7 @@ class Projecting:
         progress: Callable[[int, int], None] | None,
     ) -> Projecting:
         """pictures: in the folder that is explained. Raises as `topk`."""
-        blank = torch.zeros(1, *network.preprocess.shape)
+        blank = prepared(network.model, torch.zeros(network.preprocess.shape))
         try:
             deconvnet(network.model, blank, [Unit(layer, 0)])
         except ModelError as fault:
