@@ -212,6 +212,14 @@ def test_the_map_that_is_followed_is_projected_beside_other_pictures(
     assert occlusion_study(network_of(Red()), alone, patch=8, stride=24).others == ((),)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_network_keeps_its_own_precision(kind: torch.dtype, squares: tuple[Path, Path]) -> None:
+    found = ask(Red().to(kind), squares[0], boxes=boxes_of(squares[1]), stride=12)
+    assert found.base_probability[:6] == pytest.approx(1 / (1 + math.exp(-3)), abs=0.01)
+    assert found.activity.max() == 36
+    assert np.ptp(found.projections[0, 0]) > 50
+
+
 def test_a_network_without_projections_is_still_drawn(squares: tuple[Path, Path]) -> None:
     found = ask(Smooth(), squares[0], stride=24)
     assert "GELU" in found.origin["projections"] or "rule" in found.origin["projections"]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 
 from convscope import __version__
@@ -18,6 +17,7 @@ from convscope.images.folder import Folder
 from convscope.methods.fills import Fill, named
 from convscope.methods.labels import true_classes
 from convscope.methods.targets import Target
+from convscope.methods.tuning import blank
 from convscope.models.network import Network
 from convscope.records.occlusion import ASKED, LIKELIEST, TRUE
 from convscope.studies.explain import probabilities, target_index
@@ -87,7 +87,7 @@ class Followed:
 def followed(
     network: Network, folder: Folder, target: Target | None, labels: Mapping[str, int] | None
 ) -> Followed:
-    share = probabilities(network, torch.zeros(network.preprocess.shape))
+    share = probabilities(network, blank(network.model, network.preprocess.shape)[0])
     if target is not None:
         return Followed(target_index(network, share, target), None)
     try:

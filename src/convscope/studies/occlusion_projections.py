@@ -13,9 +13,9 @@ from torch import Tensor
 
 from convscope.errors import ModelError
 from convscope.images.folder import Folder
-from convscope.methods.cam_case import prepared
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.topk import topk
+from convscope.methods.tuning import blank
 from convscope.models.network import Network
 from convscope.records.topk import TopK
 from convscope.studies.display import GREY, cut, limit, quantised
@@ -49,9 +49,9 @@ class Projecting:
         progress: Callable[[int, int], None] | None,
     ) -> Projecting:
         """pictures: in the folder that is explained. Raises as `topk`."""
-        blank = prepared(network.model, torch.zeros(network.preprocess.shape))
+        black = blank(network.model, network.preprocess.shape)
         try:
-            deconvnet(network.model, blank, [Unit(layer, 0)])
+            deconvnet(network.model, black, [Unit(layer, 0)])
         except ModelError as fault:
             if not fault.code.startswith("M53") and fault.code != "M540":
                 raise
