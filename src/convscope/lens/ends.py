@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.lens.refusal import refusing
-from convscope.lens.survey import survey
+from convscope.lens.survey import IDLE, survey
 from convscope.lens.twin import bare
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-IDLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Flatten, nn.Identity)
-"""What hands on what it is given."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A step is a layer with weights and what follows it up to the next one: convolution, normalisation,
 rectifier and pool, or a whole block of a residual network. Its output is what is meant by
-"layer 5" in Zeiler and Fergus 2014, table 7.
+"layer 5" in Zeiler and Fergus 2014, table 7. (`ends` looks into blocks for single convolutions.)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens, layers_in_order
 from convscope.lens.refusal import refusing
+from convscope.lens.survey import IDLE
 from convscope.lens.twin import bare
 
 MOST = 0.8
@@ -27,8 +28,6 @@ NORMS = (
     nn.LocalResponseNorm,
     nn.CrossMapLRN2d,
 )
-SILENT = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Flatten, nn.Unflatten, nn.Identity)
-"""Layers that leave the numbers as they are."""
 
 
 def stages(model: nn.Module, blank: Float[Tensor, "1 c h w"]) -> list[str]:
@@ -45,7 +44,7 @@ def stages(model: nn.Module, blank: Float[Tensor, "1 c h w"]) -> list[str]:
     fresh = True
     for name in _units(modules, leaves):
         module = modules[name.partition("#")[0]]
-        if isinstance(module, SILENT):
+        if isinstance(module, IDLE):
             continue
         weights = next(module.parameters(), None) is not None
         if (weights and not isinstance(module, NORMS)) or fresh:

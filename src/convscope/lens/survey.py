@@ -13,6 +13,17 @@ from convscope.lens.lens import HOOK
 from convscope.lens.twin import Twin, is_scripted
 
 T = TypeVar("T")
+IDLE = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Identity,
+)
+"""Layers that hand on the numbers that they are given."""
 
 
 def survey(
