@@ -21,9 +21,10 @@ from convscope.lens.incremental_packed import Convolution, Product, lays_out
 from convscope.lens.signal import Cuts, Pair, cropped
 from convscope.lens.tiles import PLACES, matrices
 
-SLOWER, MOVING, GAIN = 1.25, 160.0, 0.85
+SLOWER, MOVING, LAYING, GAIN = 1.25, 160.0, 300.0, 0.85
 """In multiplications of a convolution: one product of a tile; to move a channel's number of a
-tile; and the share of a convolution's cost below which tiles are taken (measured)."""
+tile; to lay out one weight; and the share of a convolution's cost below which tiles are taken
+(measured)."""
 BYTES = 24e6
 """Of tiles at a time: the larger the products the better, until memory gets slow (measured)."""
 Windows = Float[Tensor, "n c h w"]
@@ -119,8 +120,11 @@ class Even:
         reach = (self.kernel[0] - 1, self.kernel[1] - 1)
         self._turned = Convolution(turned, None, (1, reach, 1, 1))
         self._tiled: dict[int, Tiles] = {}
+        self._seen = 0
+        """Windows so far: of a few, laying out the weights would take longer than it saves."""
 
     def __call__(self, values: Windows, cuts: Cuts) -> Windows:
+        self._seen += len(values)
         m = self._tile(values.shape[2:])
         if m:
             if m not in self._tiled:
@@ -142,6 +146,8 @@ class Even:
         for m in range(2, _most(k) - k + 2):
             numbers = ceil(sides[0] / m) * ceil(sides[1] / m) * (m + k - 1) ** 2
             cost = numbers * (SLOWER * into * out + MOVING * (into + out))
+            if m not in self._tiled:
+                cost += LAYING * (m + k - 1) ** 2 * into * out / max(1, self._seen)
             if cost < least:
                 best, least = m, cost
         return best
