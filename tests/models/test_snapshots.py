@@ -95,6 +95,9 @@ def test_epochs_that_are_not_there_or_too_few_are_refused() -> None:
     with pytest.raises(ConvscopeError, match="no checkpoint of epoch 2, 3; it has 1, 4") as fault:
         chosen(there, [1, 2, 3], (), "x")
     assert fault.value.code == "D193"
+    many = {epoch: Path(str(epoch)) for epoch in range(65)}
+    with pytest.raises(ConvscopeError, match="epoch 70; it has 0, 1, 2, …, 64"):
+        chosen(many, [1, 70], (), "x")
     for epochs in ([4], []):
         with pytest.raises(ConvscopeError) as fault:
             chosen(there, epochs, (), "x")

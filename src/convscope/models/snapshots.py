@@ -13,6 +13,8 @@ from convscope.models.network import Card
 KINDS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 KEPT = "epochs"
 """In a run's folder: the epochs that `train(keep=…)` kept."""
+MANY = 20
+"""Epochs that a message names one by one."""
 LIGHTNING = re.compile(r"epoch=(\d+)")
 """Lightning counts from 0: `epoch=0` was kept after the first epoch."""
 NAMED = re.compile(r"(?:^|[^a-z])(?:epoch|ep)[-_. ]?(\d+)", re.IGNORECASE)
@@ -57,8 +59,9 @@ def chosen(
         found = sorted(set(epochs))
         missing = [str(epoch) for epoch in found if epoch not in there]
         if missing:
-            known = ", ".join(map(str, there))
-            what = f"has no checkpoint of epoch {', '.join(missing)}; it has {known}"
+            names = [str(epoch) for epoch in sorted(there)]
+            known = names if len(names) <= MANY else [*names[:3], "…", names[-1]]
+            what = f"has no checkpoint of epoch {', '.join(missing)}; it has {', '.join(known)}"
             raise DataError("D193", folder, what, next_step="name epochs from these")
     if len(found) < 2:
         what = f"epoch {found[0]} alone cannot be compared" if found else "no epoch is named"

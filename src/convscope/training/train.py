@@ -129,7 +129,9 @@ def _require_epochs(keep: Collection[int], recipe: Recipe) -> None:
     for epoch in keep:
         if not 0 <= epoch <= recipe.epochs:
             what = f"there is no epoch {epoch} to keep; the recipe has {recipe.epochs}"
-            raise UsageError("U385", f"keep={epoch}", what, next_step=f"0 to {recipe.epochs}")
+            raise UsageError(
+                "U385", f"keep={epoch}", what, next_step=f"name some from 0 to {recipe.epochs}"
+            )
 
 
 def _require_steps(stock: Stock, recipe: Recipe, world: int) -> None:
