@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from convscope.errors import ConvscopeError
     from convscope.images.builtin import open_pictures
     from convscope.images.folder import Folder, one_picture
+    from convscope.lens.ascent import Neuron
     from convscope.lens.backward import BackwardRule
     from convscope.lens.geometry import fields
     from convscope.lens.lens import Lens
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from convscope.methods.optimise_invert import invert
     from convscope.methods.pointing import energy_inside, pointing
     from convscope.methods.predict import evaluate, predict
+    from convscope.methods.projections import projections
     from convscope.methods.randomisation import agreement, randomisation, sensitivity
     from convscope.methods.silence import silence
     from convscope.methods.topk import topk
@@ -75,6 +77,7 @@ _HOME = {
     "ConvscopeError": "errors",
     "Folder": "images.folder",
     "Lens": "lens.lens",
+    "Neuron": "lens.ascent",
     "Unit": "units",
     "ablation": "studies.ablation",
     "activation_maximisation": "methods.optimise",
@@ -117,6 +120,7 @@ _HOME = {
     "pointing": "methods.pointing",
     "predict": "methods.predict",
     "probes": "studies.probes",
+    "projections": "methods.projections",
     "randomisation": "methods.randomisation",
     "saliency": "methods.gradients",
     "scorecam": "methods.cam",
@@ -140,6 +144,7 @@ __all__ = [
     "EvolutionRecorder",
     "Folder",
     "Lens",
+    "Neuron",
     "Unit",
     "ablation",
     "ablationcam",
@@ -181,6 +186,7 @@ __all__ = [
     "pointing",
     "predict",
     "probes",
+    "projections",
     "randomisation",
     "saliency",
     "scorecam",

@@ -122,6 +122,36 @@ def test_however_many_are_sent_at_once_the_same_arrives(monkeypatch):
     assert none.shape == (0, 3, 33, 29)
 
 
+class Stacked(nn.Module):
+    """Stacked maps that are rectified together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(3, 6, 3)
+        self.one, self.three = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 5, 3, padding=1)
+        self.both, self.last = nn.Identity(), nn.Conv2d(9, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        return self.last(self.both(F.relu(torch.cat([self.one(x), self.three(x)], 1))))
+
+
+def test_what_is_sent_may_be_negative_and_several_times_from_one_place():
+    net, x = Stacked().double(), pictures(1, 23, 19).double()
+    for layer, channels in (("both", 9), ("last", 4)):
+        neurons = [Neuron(0, n // 4 % channels, 3, 2) for n in range(4 * channels)]
+        values = torch.tensor([1.0, -1.0, 2.5, 0.0]).double().repeat(channels)
+        with ascent(net, x, [layer], BackwardRule("deconvnet")) as way:
+            ours = way.down_each(layer, neurons, values)
+            theirs = torch.stack(
+                [whole(way, layer, *pair) for pair in zip(neurons, values.tolist(), strict=True)]
+            )
+        assert (ours - theirs).abs().amax() <= 1e-12 * theirs.abs().amax() > 0
+        negative = theirs[1::4].abs().amax()
+        assert (negative == 0) == (layer == "both")  # rectified at once
+
+
 class Gap(nn.Module):
     def __init__(self, step: nn.Module) -> None:
         super().__init__()
