@@ -30,7 +30,8 @@ import torch
 import torchvision.models as zoo
 from cam import network as cam_network
 from cam import picture
-from quiet import interleaved, machine, ratio
+from quiet import interleaved, ratio
+from rows import Report, options, report, row
 from torch import Tensor, nn
 
 from convscope.methods.occlusion import occlusion
@@ -100,6 +101,8 @@ def made(name: str, kind: str) -> Callable[[], Any]:
 
 
 OURS = {"map": ours, "panels": panels}
+GOALS = {"squeezenet": (10, 14), "vgg16": (10, 14), "alexnet": (3.5, 5), "resnet50": (2.5, 4)}
+"""Times as fast as captum at its best: floor and goal."""
 
 
 def _peak(name: str, kind: str, threads: int, answer: Any) -> None:
@@ -133,16 +136,20 @@ def peak(name: str, kind: str) -> float:
     return found
 
 
-def measure(name: str, batches: list[int], rounds: int, patience: float) -> str:
+def measure(name: str, batches: list[int], out: Report) -> str:
     jobs = {kind: made(name, kind) for kind in [*OURS, *map(str, batches)]}
     mine, peer = jobs["map"](), jobs[str(batches[-1])]()
     difference = float(np.abs(mine - peer).max() / np.abs(peer).max())
-    samples = interleaved(jobs, rounds, patience=patience, warm=False)
+    samples = interleaved(jobs, out.rounds, patience=out.patience, warm=False)
     best = min(map(str, batches), key=lambda kind: samples[kind].median)
     job = JOBS[name]
     lines = [f"{name}, {job.patch} px, stride {job.stride}: maps differ by {difference:.1e}"]
     for kind in OURS:
         lines.append(f"    ours, {kind:11} {samples[kind]}  +{peak(name, kind):.0f} MB")
+    title = f"occlusion {name}, {job.patch} px, stride {job.stride}"
+    floor, goal = GOALS[name]
+    found = row(title, "captum at its best", samples["map"], samples[best], floor=floor, goal=goal)
+    out.rows.append(found)
     for kind in sorted({str(batches[0]), best}, key=int):
         which = "captum's best" if kind == best else "captum"
         ratios = ", ".join(f"{one} {ratio(samples[one], samples[kind])}" for one in OURS)
@@ -154,15 +161,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(JOBS), choices=list(JOBS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for quiet")
+    options(parser, rounds=3)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     warnings.simplefilter("ignore")
-    print(machine(), flush=True)
+    out = report(chosen)
     for name in chosen.networks:
-        print(measure(name, chosen.batches, chosen.rounds, chosen.patience), flush=True)
+        print(measure(name, chosen.batches, out), flush=True)
+    out.save()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What did the benchmarks find, as a table and as bars?
+"""What did the benchmarks find, as bars and as a table?
 
     python bench/topk.py --json bench/results/topk.json          and so on for each benchmark
-    python bench/results.py bench/results/*.json
+    python bench/results.py
 
-Writes `RESULTS.md` and `ratios.svg` beside this file, from what the benchmarks kept with `--json`.
+Draws `ratios.svg` beside this file from the rows that have a goal, and prints all rows with every
+run; `RESULTS.md` tells what they mean.
 """
 
 from __future__ import annotations
@@ -22,12 +23,6 @@ from rows import Row
 HERE = Path(__file__).parent
 INK, OURS, LINE = "#808890", "#2f8f83", "#a0a6ad"
 """Greys and a green that can be read on white and on black."""
-HEAD = """# Benchmark results
-
-Ours and a named peer on the same work, in turn, in one process. The ratio is the peer's median time
-over ours: above 1 we take less. Its range is what the single runs allow. "Noisy" runs were kept
-though other programs were at work. Seconds do not travel between machines; ratios nearly do.
-"""
 
 
 def told(path: Path) -> tuple[dict[str, str], list[Row]]:
@@ -111,23 +106,17 @@ def bars(rows: Sequence[Row]) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for the two files")
-    chosen = parser.parse_args()
-    lines, every = [HEAD], list[Row]()
-    for path in chosen.files:
+    kept = sorted((HERE / "results").glob("*.json"))
+    parser.add_argument("files", nargs="*", type=Path, default=kept)
+    every = list[Row]()
+    for path in parser.parse_args().files:
         about, rows = told(path)
         every += rows
-        lines += [f"## `{about['command']}`", "", f"{about['date']}, {about['machine']}.", ""]
-        lines += [*table(rows), "", "Every run:", "", "```text", *raw(rows), "```", ""]
-    lines.insert(1, "![Ratios as bars](ratios.svg)\n")
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    times = [row for row in every if row.unit == "s"]
-    if times:
-        picture = chosen.out / "ratios.svg"
-        bars(times).savefig(picture, transparent=True, metadata={"Date": None})
-    print(chosen.out / "RESULTS.md")
+        print("\n".join([f"{about['command']}, {about['date']}", *table(rows), *raw(rows), ""]))
+    named = [row for row in every if row.unit == "s" and row.floor is not None]
+    place = HERE / "ratios.svg"
+    bars(named).savefig(place, transparent=True, metadata={"Date": None})
+    print(place)
 
 
 if __name__ == "__main__":
