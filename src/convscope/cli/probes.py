@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.predict import ANY_MODEL, Checkpoint
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Vector, read_vector
 from convscope.cli.skipped import MaxBad
+from convscope.cli.study_files import save_figure, save_table
+from convscope.errors import printable
+from convscope.figures.markdown import markdown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,11 +46,10 @@ def probes(
 
     Example: convscope probes run flower_photos --folds 3
     """
-    from convscope.figures.plots import png
     from convscope.figures.transfer import probes_figure
     from convscope.images.builtin import open_pictures
     from convscope.models.load import load
-    from convscope.publish import publish_file, require_free
+    from convscope.publish import require_free
     from convscope.studies.probes import probes as measure
 
     require_free(out)
@@ -56,7 +58,7 @@ def probes(
     network = load(model, checkpoint)
     for note in network.notes:
         say(note)
-    with folder, progress("features") as tick, progress("classifiers") as step:
+    with folder, phases() as bar:
         folder.max_bad = max_bad
         found = measure(
             network,
@@ -69,14 +71,13 @@ def probes(
             vector=way,
             seed=seed,
             cache=cache,
-            progress=tick,
-            training=step,
+            progress=bar("features"),
+            training=bar("classifiers"),
         )
     found.save(out)
-    publish_file(out / "probes.png", png(probes_figure(found)))
     tell_short(found.short)
-    typer.echo(_table(found))
-    typer.echo(out)
+    save_table(_table(found), out / "table.md")
+    typer.echo(save_figure(probes_figure(found), out / "figure"))
 
 
 def tell_short(names: tuple[str, ...]) -> None:
@@ -89,10 +90,10 @@ def percent(values: np.ndarray) -> str:
     return f"{100 * values.mean():.1f} ± {100 * values.std():.1f}"
 
 
-def _table(found: Probes) -> str:
-    wide = max(map(len, (*found.layers, "layer")))
-    lines = [f"{'layer':<{wide}}  {'numbers':>8}" + "".join(f"{k:>14}" for k in found.kinds)]
-    for layer, numbers, row in zip(found.layers, found.numbers, found.accuracy, strict=True):
-        cells = "".join(f"{percent(values):>14}" for values in row)
-        lines.append(f"{layer:<{wide}}  {numbers:>8,}{cells}")
-    return "\n".join(lines)
+def _table(found: Probes) -> list[str]:
+    head = ["layer", "numbers", *found.kinds]
+    rows = [
+        [printable(layer), f"{numbers:,}", *(percent(values) for values in row)]
+        for layer, numbers, row in zip(found.layers, found.numbers, found.accuracy, strict=True)
+    ]
+    return markdown(head, rows)

@@ -9,10 +9,12 @@ import typer
 
 from convscope.cli.predict import ANY_MODEL, Checkpoint
 from convscope.cli.probes import Folds, Seed, Test, percent, tell_short
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Layer, Vector, read_vector, told_duplicates
 from convscope.cli.skipped import MaxBad
+from convscope.cli.study_files import save_figure, save_table
 from convscope.errors import UsageError, nearest
+from convscope.figures.markdown import markdown
 
 if TYPE_CHECKING:
     from convscope.records.transfer import Transfer
@@ -51,11 +53,10 @@ def transfer(
 
     Example: convscope transfer run caltech101 --per-class 15,30 --beside caltech-101
     """
-    from convscope.figures.plots import png
     from convscope.figures.transfer import transfer_figure
     from convscope.images.builtin import open_pictures
     from convscope.models.load import load
-    from convscope.publish import publish_file, require_free
+    from convscope.publish import require_free
     from convscope.records.transfer import PAPER
     from convscope.studies.retrieval import duplicates
     from convscope.studies.transfer import transfer as measure
@@ -72,11 +73,13 @@ def transfer(
     network = load(model, checkpoint)
     for note in network.notes:
         say(note)
-    with folder, progress("features") as tick, progress("classifiers") as step:
+    with folder, phases() as bar:
         folder.max_bad = max_bad
         twice = None
         if source is not None:
-            twice = duplicates(network, folder, source, vector=way, cache=cache, progress=tick)
+            twice = duplicates(
+                network, folder, source, vector=way, cache=cache, progress=bar("looking")
+            )
             say(told_duplicates(twice))
         found = measure(
             network,
@@ -91,14 +94,13 @@ def transfer(
             scratch=plan,
             runs=None if plan is None else out.with_name(f"{out.name}-runs"),
             cache=cache,
-            progress=tick,
-            training=step,
+            progress=bar("features"),
+            training=bar("classifiers"),
         )
     found.save(out)
-    publish_file(out / "transfer.png", png(transfer_figure(found, beside=beside)))
     tell_short(found.short)
-    typer.echo(_table(found, beside))
-    typer.echo(out)
+    save_table(_table(found, beside), out / "table.md")
+    typer.echo(save_figure(transfer_figure(found, beside=beside), out / "figure"))
 
 
 def _counts(text: str) -> list[int]:
@@ -109,23 +111,22 @@ def _counts(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _table(found: Transfer, beside: str) -> str:
+def _table(found: Transfer, beside: str) -> list[str]:
     from convscope.records.transfer import PAPER, PAPER_SCRATCH
 
-    head = f"{'a class':>7}  {'accuracy':>12}  {'mean AP':>12}"
-    alone = bool((found.scratch == found.scratch).any())
-    head += f"  {'from scratch':>12}" if alone else ""
-    head += f"  {'paper':>12}  {'paper scratch':>13}" if beside else ""
-    lines = [head]
-    for row, count in enumerate(found.per_class):
-        line = (
-            f"{count:>7}  {percent(found.accuracy[row]):>12}  {percent(found.precision[row]):>12}"
-        )
-        line += f"  {percent(found.scratch[row]):>12}" if alone else ""
-        for wide, table in ((12, PAPER), (13, PAPER_SCRATCH)) if beside else ():
-            line += f"  {_paper(table[beside], count):>{wide}}"
-        lines.append(line)
-    return "\n".join(lines)
+    columns = {"accuracy": found.accuracy, "mean AP": found.precision}
+    if (found.scratch == found.scratch).any():
+        columns["from scratch"] = found.scratch
+    papers = {"paper": PAPER, "paper, from scratch": PAPER_SCRATCH} if beside else {}
+    rows = [
+        [
+            str(count),
+            *(percent(values[row]) for values in columns.values()),
+            *(_paper(table[beside], count) for table in papers.values()),
+        ]
+        for row, count in enumerate(found.per_class)
+    ]
+    return markdown(["pictures a class", *columns, *papers], rows)
 
 
 def _paper(table: dict[int, tuple[float, float]], count: int) -> str:

@@ -15,7 +15,7 @@ from convscope.errors import printable
 from convscope.figures.pictures import block, enlarged
 from convscope.pages import describe
 from convscope.pages.explain import save_example
-from convscope.pages.script import script
+from convscope.pages.script import policy, script
 from convscope.pages.store import save, save_sprites, save_thumbs
 from convscope.pages.studies import Study, save_studies
 from convscope.publish import publish_folder
@@ -39,19 +39,7 @@ SCRIPTS = (
     "main",
 )
 """Loaded in this order; plain scripts, since an opened file cannot import modules."""
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self' file:",
-        "style-src 'self' file:",
-        "img-src 'self' file:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types convscope",
-    )
-)
-"""No inline script, no inline style, nothing from elsewhere, no string ever becomes markup."""
+POLICY = policy("convscope")
 
 
 def write_atlas(

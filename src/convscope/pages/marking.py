@@ -20,24 +20,12 @@ from convscope.errors import DataError, UsageError, printable
 from convscope.figures.heat import DISTINCT
 from convscope.images.folder import Folder
 from convscope.images.parts import Parts
-from convscope.pages.script import safe_json, script
+from convscope.pages.script import policy, safe_json, script
 from convscope.pages.store import save
 from convscope.publish import publish_folder
 from convscope.units import Box
 
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self' file:",
-        "style-src 'self' file:",
-        "img-src 'self' file:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
-)
-"""No inline script, no inline style, nothing from elsewhere, no string ever becomes markup."""
+POLICY = policy("'none'")
 MOST = 1600
 """Pixels of a picture's longer side as shown; marks are in its own pixels all the same."""
 SCRIPTS = ("marks", "overlay", "mark")

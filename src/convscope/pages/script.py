@@ -17,6 +17,26 @@ import numpy as np
 ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
+def policy(types: str) -> str:
+    """A page's content security policy: no inline script, no inline style, nothing from elsewhere,
+    no string ever becomes markup.
+
+    types: name of the one trusted type that the page makes, or `'none'`.
+    """
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self' file:",
+            "style-src 'self' file:",
+            "img-src 'self' file:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            f"trusted-types {types}",
+        )
+    )
+
+
 def script(target: str, value: Any) -> bytes:
     """One statement that sets `target` (an expression of ours, never of the data) to `value`."""
     return f"{target}={safe_json(value)};\n".encode("ascii")
