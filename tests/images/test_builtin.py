@@ -196,7 +196,18 @@ def test_the_cache_is_where_the_system_wants_it(monkeypatch, tmp_path) -> None:
     assert cache_folder(tmp_path / "here") == tmp_path / "here"
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"a": [[1, 2, 3]]}', '{"a": 5}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"a": [[1, 2, 3]]}',
+        '{"a": 5}',
+        '{"a": [[200, 200, 10, 10]]}',
+        '{"a": [[1, 2, 3, NaN]]}',
+        '{"a": [["1", 2, 3, 4]]}',
+    ],
+)
 def test_a_file_that_holds_no_boxes_is_an_error(text, tmp_path) -> None:
     (tmp_path / "boxes.json").write_text(text)
     with pytest.raises(DataError) as caught:

@@ -117,6 +117,13 @@ def test_maps_too_small_to_tell_are_left_out() -> None:
     assert [fold.layer for fold in found] == ["0"]
 
 
+def test_a_pool_wider_than_its_map_is_left_out() -> None:
+    """With ceil mode it has an output, but at stride 1 it would have none."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, 2, ceil_mode=True))
+    found = folds_on_pictures(model, [torch.rand(1, 1, 4, 4)])
+    assert found == []
+
+
 def test_filters_of_one_frequency_are_in_its_band() -> None:
     places = np.arange(16)
     waves = [np.cos(2 * np.pi * f * places) for f in (1 / 16, 3 / 16, 7 / 16)]

@@ -172,7 +172,9 @@ def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | N
         return None
     found = read_boxes(path)
     known = sum(name in found for name in folder.names)
-    say(f"boxes: {path}, for {known} of {len(folder)} pictures")
+    unknown = len(found.keys() - set(folder.names)) if told is not None else 0
+    more = f"; {unknown} of its names are not among them" if unknown else ""
+    say(f"boxes: {path}, for {known} of {len(folder)} pictures{more}")
     return found
 
 

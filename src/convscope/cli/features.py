@@ -118,6 +118,7 @@ def _made(
 
 def _again(folder: Path, asked: _Asked) -> list[LayerFeatures]:
     """Out of what was written: the layers and maps asked for."""
+    from convscope.errors import ModelError, nearest
     from convscope.records.features import LayerFeatures
 
     if (folder / "data" / "atlas.js").is_file():
@@ -131,7 +132,11 @@ def _again(folder: Path, asked: _Asked) -> list[LayerFeatures]:
     if asked.units or asked.many is not None:
         what = "the maps were chosen when these records were made"
         raise UsageError("U389", str(folder), what, next_step="leave out --maps, or name an atlas")
-    return [record for record in found if record.layer in (asked.layers or [record.layer])]
+    kept = [record.layer for record in found]
+    for layer in asked.layers or ():
+        if layer not in kept:
+            raise ModelError("M500", layer, f"no such layer here; {nearest(layer, kept)}")
+    return [record for record in found if record.layer in (asked.layers or kept)]
 
 
 def _from_atlas(folder: Path, asked: _Asked) -> list[LayerFeatures]:

@@ -31,6 +31,8 @@ COLUMNS = {9: 3, 16: 4, 12: 4, 10: 2}
 LABEL, TITLE, GAP = 0.13, 0.26, 0.35
 """Inches above a row of maps and above a layer; tiles between blocks."""
 MARGIN, FOOT = 0.12, 0.4
+NARROWEST = 4.4
+"""Inches that the words below the pictures take."""
 MOST, SMALL = 0.28, 0.11
 """Inches that a tile is wide: of few maps, and where many layers have to share a page."""
 LEAST = 48
@@ -40,7 +42,7 @@ LEAST = 48
 def features_figure(records: Sequence[LayerFeatures], *, scale: Scale = "map") -> Figure:
     """scale: of the projections, joint for each map's nine, or for all maps of the layer."""
     shelves = _best([_Panel(record, scale) for record in records])
-    width = max(_wide(shelf) * tile for tile, shelf in shelves) + 2 * MARGIN
+    width = max(NARROWEST, max(_wide(shelf) * tile for tile, shelf in shelves) + 2 * MARGIN)
     height = sum(_tall(shelf, tile) for tile, shelf in shelves) + MARGIN + FOOT
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))

@@ -109,9 +109,11 @@ def _of_filters(record: Filters) -> Iterator[str]:
             "while training (filter_rms in a recipe)"
         )
     if record.coverage[1] < FEW:
-        yield (
-            f"{record.coverage[1]:.0%} of the first filters are of middle frequency: a smaller "
-            "first kernel and stride (the paper went from 11×11/4 to 7×7/2)"
+        large = max(record.weights.shape[2:]) > 7 or max(record.stride) > 2
+        yield f"{record.coverage[1]:.0%} of the first filters are of middle frequency: " + (
+            "a smaller first kernel and stride (the paper went from 11×11/4 to 7×7/2)"
+            if large
+            else "longer training, or pictures with finer detail"
         )
 
 

@@ -144,8 +144,14 @@ def _draw_map(
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL, colors=SOFT, length=2, pad=2)
     low, high = float(values.min()), float(values.max())
-    bar.set_ticks([low, (low + high) / 2, high] if high > low else [low])
+    bar.set_ticks(_ticks(low, high))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(_three_figures))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Ends and middle, as far as three figures tell them apart."""
+    told = {_three_figures(value): value for value in ((low + high) / 2, high, low)}
+    return sorted(told.values())
 
 
 def _three_figures(value: float, _: object = None) -> str:

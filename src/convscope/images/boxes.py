@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from convscope.errors import DataError
@@ -19,8 +20,17 @@ def read_boxes(path: Path | str) -> dict[str, tuple[Box, ...]]:
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))
         return {
-            str(name): tuple(Box(top, left, bottom, right) for left, top, right, bottom in boxes)
-            for name, boxes in told.items()
+            str(name): tuple(_box(str(name), box) for box in boxes) for name, boxes in told.items()
         }
     except (OSError, ValueError, TypeError, AttributeError) as fault:
         raise DataError("D141", str(path), f"is not a file of boxes ({fault})") from fault
+
+
+def _box(name: str, told: object) -> Box:
+    numbers = told if isinstance(told, list) and len(told) == 4 else None
+    if numbers is None or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+        raise ValueError(f"{name}: {told} is not [xmin, ymin, xmax, ymax]")
+    left, top, right, bottom = numbers
+    if left >= right or top >= bottom:
+        raise ValueError(f"{name}: {told} is empty or inverted")
+    return Box(top, left, bottom, right)

@@ -20,10 +20,10 @@ def read_parts(path: Path | str) -> dict[str, dict[str, tuple[float, float]]]:
     """
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))
-        pictures = told["images"] if isinstance(told.get("images"), dict) else told
+        pictures = _table(told).get("images", told)
         return {
-            str(name): {str(part): _point(place) for part, place in parts.items()}
-            for name, parts in pictures.items()
+            str(name): {str(part): _point(place) for part, place in _table(parts).items()}
+            for name, parts in _table(pictures).items()
         }
     except (OSError, ValueError, TypeError, AttributeError) as fault:
         step = 'write {"images": {name: {part: [x, y]}}}'
@@ -32,8 +32,16 @@ def read_parts(path: Path | str) -> dict[str, dict[str, tuple[float, float]]]:
         ) from fault
 
 
+def _table(told: object) -> dict[str, object]:
+    if not isinstance(told, dict):
+        raise ValueError(f"{str(told)[:60]} in the place of a table of names")
+    return told
+
+
 def _point(place: object) -> tuple[float, float]:
     if not isinstance(place, list) or len(place) != 2:
+        raise ValueError(f"{place!r} in the place of [x, y]")
+    if not all(isinstance(number, int | float) for number in place):
         raise ValueError(f"{place!r} in the place of [x, y]")
     x, y = (float(number) for number in place)
     if not (math.isfinite(x) and math.isfinite(y)):

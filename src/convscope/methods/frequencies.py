@@ -156,11 +156,10 @@ def folds_on_pictures(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w
             return
         seen.add(module)
         given = inputs[0] if inputs[0].dim() == 4 else inputs[0][None]
-        dense = _dense(module, given)
-        if all(
-            side > 2 * step for side, step in zip(dense.shape[2:], _stride(module), strict=True)
-        ):
-            kept.setdefault(module, []).append(_shares(dense, _stride(module)))
+        sides = zip(_dense_sides(module, given), _stride(module), strict=True)
+        if all(side > 2 * step for side, step in sides):
+            share = _shares(_dense(module, given), _stride(module))
+            kept.setdefault(module, []).append(share)
 
     for module in twin.model.modules():
         if isinstance(module, STRIDED) and not is_scripted(module) and max(_stride(module)) > 1:
@@ -181,6 +180,20 @@ def _stride(module: Any) -> Pair:
     given = module.stride or module.kernel_size
     down, across = (given, given) if isinstance(given, int) else given
     return int(down), int(across)
+
+
+def _dense_sides(module: Any, given: Float[Tensor, "n c h w"]) -> tuple[int, ...]:
+    """Rows and columns of what the layer would put out at every place; below 1 there is nothing."""
+    if isinstance(module.padding, str):
+        return tuple(given.shape[2:])
+    kernel, padding, dilation = (
+        value if isinstance(value, tuple) else (value, value)
+        for value in (module.kernel_size, module.padding, getattr(module, "dilation", 1))
+    )
+    return tuple(
+        side + 2 * around - step * (wide - 1)
+        for side, wide, around, step in zip(given.shape[2:], kernel, padding, dilation, strict=True)
+    )
 
 
 def _dense(module: Any, given: Float[Tensor, "n c h w"]) -> Float[Tensor, "n maps rows columns"]:
