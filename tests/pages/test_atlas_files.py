@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from convscope.errors import OutputError
-from convscope.pages import describe
+from convscope.pages import describe, marking
 from convscope.pages.atlas import SCRIPTS, write_atlas
 from convscope.pages.script import number, safe_json, script
 from convscope.pages.store import thumb_side
@@ -68,7 +68,7 @@ def test_the_page_s_path_comes_back_and_all_it_loads_is_there(folder: Path) -> N
 
 
 def test_every_script_of_ours_is_loaded_and_none_is_forgotten() -> None:
-    assert {path.stem for path in STATIC.glob("*.js")} == set(SCRIPTS)
+    assert {path.stem for path in STATIC.glob("*.js")} == {*SCRIPTS, *marking.SCRIPTS}
 
 
 def test_the_documents_name_every_screen_and_key() -> None:
