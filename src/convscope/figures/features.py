@@ -42,7 +42,9 @@ LEAST = 48
 def features_figure(records: Sequence[LayerFeatures], *, scale: Scale = "map") -> Figure:
     """scale: of the projections, joint for each map's nine, or for all maps of the layer."""
     shelves = _best([_Panel(record, scale) for record in records])
-    width = max(NARROWEST, max(_wide(shelf) * tile for tile, shelf in shelves) + 2 * MARGIN)
+    filled = max(_wide(shelf) * tile for tile, shelf in shelves) + 2 * MARGIN
+    width = max(NARROWEST, filled)
+    aside = MARGIN + (width - filled) / 2
     height = sum(_tall(shelf, tile) for tile, shelf in shelves) + MARGIN + FOOT
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -55,7 +57,7 @@ def features_figure(records: Sequence[LayerFeatures], *, scale: Scale = "map") -
             left += (panel.wide + 2 * GAP) * tile
         top += _tall(shelf, tile)
     # Inches from the first layer's corner; pictures have moved the limits.
-    axes.set_xlim(-MARGIN, width - MARGIN)
+    axes.set_xlim(-aside, width - aside)
     axes.set_ylim(height - MARGIN, -MARGIN)
     figure.text(0.5, 0.1 / height, _told(records, scale), fontsize=7, color=SOFT, ha="center")
     return figure
