@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress
 from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import opened_network
 from convscope.cli.tune import Tune, chosen
 
 if TYPE_CHECKING:
@@ -57,15 +58,12 @@ def atlas(
     Example: convscope atlas torchvision:squeezenet1_0 pictures --out atlas
     """
     from convscope.images.builtin import open_pictures
-    from convscope.models.load import load
     from convscope.pages.studies import read_study
     from convscope.publish import require_free
 
     require_free(out)
     studies = [read_study(each) for each in study or ()]
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
+    network = opened_network(model, checkpoint)
     with open_pictures(pictures) as folder:
         folder.max_bad = max_bad
         with listing_skipped([folder], beside(out)):

@@ -11,6 +11,7 @@ from convscope.cli.predict import ANY_MODEL, Checkpoint, Views, _labels, save_ev
 from convscope.cli.progress import progress, say
 from convscope.cli.skipped import MaxBad, listing_skipped, tell_skipped
 from convscope.cli.skipped import beside as beside_out
+from convscope.cli.study_files import opened_network
 from convscope.cli.tune import Tune, chosen
 from convscope.errors import EnvironmentFault, UsageError, nearest
 
@@ -86,8 +87,6 @@ def _opened(model: str, checkpoint: Path | None, device: str) -> Network:
     """Raises UsageError U378 on an unknown device, EnvironmentFault R641 if it is not there."""
     import torch
 
-    from convscope.models.load import load
-
     kind, _, number = device.partition(":")
     there = {
         "cpu": 1,
@@ -100,9 +99,7 @@ def _opened(model: str, checkpoint: Path | None, device: str) -> Network:
     if int(number or 0) >= there[kind]:
         what = "this machine has none that torch can use"
         raise EnvironmentFault("R641", device, what, next_step="pass --device cpu")
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
+    network = opened_network(model, checkpoint)
     network.model.to(device)
     return network
 

@@ -11,6 +11,7 @@ import typer
 from convscope.cli.predict import ANY_MODEL, Checkpoint
 from convscope.cli.progress import progress, say
 from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import opened_network
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -57,17 +58,14 @@ def explain(
     Example: convscope explain torchvision:squeezenet1_0 photograph.jpg --method all
     """
     from convscope.methods.explaining import DEFAULT, chosen, require_layer
-    from convscope.models.load import load
     from convscope.publish import require_free
 
     require_free(out)
     names = [name.strip() for name in method.split(",") if name.strip()]
     methods = chosen(names or DEFAULT, layer)
-    network = load(model, checkpoint)
+    network = opened_network(model, checkpoint)
     if layer is not None:
         require_layer(network, methods, layer)
-    for note in network.notes:
-        say(note)
     if Path(pictures).is_file():
         page = _one(network, Path(pictures), methods, target, boxes, road, out)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.progress import say
+from convscope.cli.study_files import opened_network
 from convscope.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -38,12 +38,9 @@ def layers(
     Example: convscope layers zfnet
     """
     from convscope.methods.layers import layer_table
-    from convscope.models.load import load
 
     asked = None if size is None else _pixels(size)
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
+    network = opened_network(model, checkpoint)
     pixels = asked or network.preprocess.size
     for line in lines(layer_table(network.model, (network.preprocess.shape[0], *pixels))):
         typer.echo(line)

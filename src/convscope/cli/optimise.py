@@ -12,8 +12,8 @@ import typer
 
 from convscope.cli.layers import _pixels
 from convscope.cli.optimise_jobs import Job, Wish, best_natural
-from convscope.cli.progress import say
 from convscope.cli.stop import stop_on_signals
+from convscope.cli.study_files import opened_network
 from convscope.errors import Stopped, printable
 
 if TYPE_CHECKING:
@@ -71,15 +71,12 @@ def optimise(
 
     Ctrl-C keeps the picture so far. Example: convscope optimise run --unit conv2:3 --class 0
     """
-    from convscope.models.load import load
     from convscope.publish import require_free
 
     require_free(out)
     wish = Wish(unit or (), target or (), invert, dream, layer or ())
     wish.check()
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
+    network = opened_network(model, checkpoint)
     jobs = wish.jobs(network, None if size is None else _pixels(size), over)
     how = {"seed": seed, **({} if steps is None else {"steps": steps}), **_started(start)}
     naturals = best_natural(network, jobs, pictures)

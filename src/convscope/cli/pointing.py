@@ -9,8 +9,9 @@ import typer
 
 from convscope.cli.explain import read_target
 from convscope.cli.predict import ANY_MODEL, Checkpoint
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress
 from convscope.cli.skipped import MaxBad, listing_skipped, tell_skipped
+from convscope.cli.study_files import opened_network
 
 if TYPE_CHECKING:
     from convscope.records.pointing import PointingGame
@@ -44,7 +45,6 @@ def pointing(
     from convscope.images.boxes import FILE, read_boxes
     from convscope.images.builtin import open_pictures
     from convscope.methods.explaining import chosen
-    from convscope.models.load import load
     from convscope.publish import require_free
     from convscope.studies.pointing_game import pointing_game
 
@@ -54,9 +54,7 @@ def pointing(
     with open_pictures(pictures) as folder, progress("pointing") as tick:
         folder.max_bad = max_bad
         marked = read_boxes(boxes or folder.root / FILE)
-        network = load(model, checkpoint)
-        for note in network.notes:
-            say(note)
+        network = opened_network(model, checkpoint)
         found = pointing_game(
             network,
             folder,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.progress import say
 from convscope.cli.skipped import MaxBad, free, listing_skipped, tell_skipped
+from convscope.cli.study_files import opened_network
 from convscope.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -41,14 +41,11 @@ def predict(
     Example: convscope predict run photograph.jpg
     """
     from convscope.images.builtin import open_all
-    from convscope.models.load import load
     from convscope.publish import require_folder
 
     require_folder(out)
     folders = open_all(pictures)
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
+    network = opened_network(model, checkpoint)
     for folder in folders:
         folder.max_bad = max_bad
         with folder:

@@ -11,7 +11,7 @@ from convscope.cli.predict import ANY_MODEL, Checkpoint
 from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Vector, read_vector
 from convscope.cli.skipped import MaxBad
-from convscope.cli.study_files import save_figure, save_table
+from convscope.cli.study_files import opened_network, save_figure, save_table
 from convscope.errors import printable
 from convscope.figures.markdown import markdown
 
@@ -48,16 +48,13 @@ def probes(
     """
     from convscope.figures.transfer import probes_figure
     from convscope.images.builtin import open_pictures
-    from convscope.models.load import load
     from convscope.publish import require_free
     from convscope.studies.probes import probes as measure
 
     require_free(out)
     way = read_vector(vector)
     folder = open_pictures(pictures)
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
+    network = opened_network(model, checkpoint)
     with folder, phases() as bar:
         folder.max_bad = max_bad
         found = measure(

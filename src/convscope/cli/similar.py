@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.predict import ANY_MODEL, Checkpoint
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress
 from convscope.cli.skipped import MaxBad
+from convscope.cli.study_files import opened_network, save_figure
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def similar(
     Example: convscope similar run photograph.jpg --in flower_photos
     """
     from convscope.images.builtin import open_all, open_pictures
-    from convscope.models.load import load
     from convscope.publish import require_free
     from convscope.studies.retrieval import duplicates, require_search
     from convscope.studies.retrieval import similar as look
@@ -72,9 +72,7 @@ def similar(
     way = read_vector(vector)
     asked = open_all([queries])[0]
     base = None if inside is None else open_pictures(inside)
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
+    network = opened_network(model, checkpoint)
     with asked, base or asked, progress("looking") as tick:
         for folder in (asked, base or asked):
             folder.max_bad = max_bad
@@ -112,8 +110,6 @@ def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) 
     import numpy as np
 
     from convscope.figures.neighbours import neighbour_figure
-    from convscope.figures.plots import png
-    from convscope.publish import publish_file
     from convscope.studies.retrieval import thumbnails
 
     found.save(out)
@@ -122,7 +118,7 @@ def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) 
     near = found.nearest[rows]
     ours = thumbnails(asked, found.query_number[rows].tolist())
     theirs = thumbnails(base, found.number[near[near >= 0]].tolist())
-    publish_file(out / "similar.png", png(neighbour_figure(found, rows, ours, theirs)))
+    page = save_figure(neighbour_figure(found, rows, ours, theirs), out / "figure")
     for row in rows if many > 1 else [0]:
         typer.echo(printable(found.queries[row]))
         for index, distance in zip(found.nearest[row], found.distance[row], strict=True):
@@ -131,13 +127,11 @@ def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) 
     if found.classed:
         shares = " ".join(f"{share:.1%}" for share in found.same_class)
         typer.echo(f"of the query's class, by place: {shares}; at random: {found.chance:.1%}")
-    typer.echo(out)
+    typer.echo(page)
 
 
 def _tell_duplicates(found: Duplicates, asked: Folder, base: Folder, out: Path) -> None:
     from convscope.figures.neighbours import duplicate_figure
-    from convscope.figures.plots import png
-    from convscope.publish import publish_file
     from convscope.studies.retrieval import thumbnails
 
     found.save(out)
@@ -145,7 +139,7 @@ def _tell_duplicates(found: Duplicates, asked: Folder, base: Folder, out: Path) 
     if rows:
         ours = thumbnails(asked, found.first_number[rows].tolist())
         theirs = thumbnails(base, found.second_number[rows].tolist())
-        publish_file(out / "duplicates.png", png(duplicate_figure(found, rows, ours, theirs)))
+        save_figure(duplicate_figure(found, rows, ours, theirs), out / "figure")
     for row in rows:
         typer.echo(
             f"{found.kind[row]:<8}  {found.correlation[row]:.3f}  {found.cosine[row]:.3f}  "

@@ -12,7 +12,7 @@ from convscope.cli.probes import Folds, Seed, Test, percent, tell_short
 from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Layer, Vector, read_vector, told_duplicates
 from convscope.cli.skipped import MaxBad
-from convscope.cli.study_files import save_figure, save_table
+from convscope.cli.study_files import opened_network, save_figure, save_table
 from convscope.errors import UsageError, nearest
 from convscope.figures.markdown import markdown
 
@@ -55,7 +55,6 @@ def transfer(
     """
     from convscope.figures.transfer import transfer_figure
     from convscope.images.builtin import open_pictures
-    from convscope.models.load import load
     from convscope.publish import require_free
     from convscope.records.transfer import PAPER
     from convscope.studies.retrieval import duplicates
@@ -70,9 +69,7 @@ def transfer(
     way, counts = read_vector(vector), _counts(per_class)
     plan = None if scratch is None else recipe(scratch, changes or ())
     folder = open_pictures(pictures)
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
+    network = opened_network(model, checkpoint)
     with folder, phases() as bar:
         folder.max_bad = max_bad
         twice = None
