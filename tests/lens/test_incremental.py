@@ -15,7 +15,7 @@ from convscope.lens.incremental import Incremental
 from convscope.lens.incremental_patches import Patches
 from convscope.lens.incremental_run import Run
 from convscope.lens.incremental_slides import convolution
-from convscope.lens.incremental_winograd import Tiled
+from convscope.lens.incremental_winograd import Tiled, Tiling
 from tests.nets import RECTIFIERS, Fire, Residual, Spelled, sequential, state_of
 from tests.oracles.incremental import asked, settled
 
@@ -341,7 +341,8 @@ def test_a_convolution_in_tiles_is_the_convolution(
     x = torch.randn(3, 5, 11, 10, dtype=torch.float64)
     node = convolution(conv.weight, conv.bias, 1, padding, 1, 1)
     with torch.no_grad():
-        found = Tiled(node)(x.contiguous(memory_format=torch.channels_last), m, size, padding)
+        tiles = Tiling(m, len(x), *size)
+        found = Tiled(node)(tiles.of(x, padding), tiles)
         torch.testing.assert_close(found, conv(x))
         assert found.abs().max() > 0
 

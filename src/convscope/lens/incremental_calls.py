@@ -73,7 +73,7 @@ def _linear(step: Step, given: Sequence[Shape], shape: Shape) -> Node | None:
     if len(shape) != 2 or not isinstance(weight, Tensor):
         return _as_is(step, given, shape)
     fits = _ready(given, shape) and len(given) == 1
-    return Node("whole", Product(weight, bias, often=False)) if fits else None
+    return Node("whole", Product(weight, bias)) if fits else None
 
 
 def _flatten(step: Step, given: Sequence[Shape], shape: Shape) -> Node | None:

@@ -56,29 +56,41 @@ class Convolution:
 
 
 class Product:
-    """x @ weight.T + bias, with weights laid out in advance if `often`."""
+    """x @ weight.T + bias, for many rows at once."""
 
-    def __init__(self, weight: Float[Tensor, "out in"], bias: Tensor | None, often: bool) -> None:
-        self._weight, self._bias, self._often = weight.detach(), bias, often
-        self._packed: Tensor | None = None
-        self._packs = lays_out(weight)
+    def __init__(self, weight: Float[Tensor, "out in"], bias: Tensor | None) -> None:
+        self._weight, self._bias = weight.detach(), bias
+        self._quick = lays_out(weight)
 
     def of(self, rows: list[int]) -> Product:
         """With these rows of the weights only."""
         bias = None if self._bias is None else self._bias[rows]
-        return Product(self._weight[rows], bias, self._often)
+        return Product(self._weight[rows], bias)
 
     def __call__(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
-        if not self._packs or len(x) < FEW or x.dtype != torch.float32 or x.dim() != 2:
+        if not self._quick or len(x) < FEW or x.dtype != torch.float32 or x.dim() != 2:
             return F.linear(x, self._weight, self._bias)
-        if not self._often:
-            return _multiplied(x, self._weight, self._bias)
-        if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight, len(x))
-        done: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._packed, self._bias, "none", [], ""
-        )
-        return done
+        return _multiplied(x, self._weight, self._bias)
+
+
+class Grouped:
+    """A matrix product for each group of numbers: x[:, g] @ weights[g].T, of so many rows at once.
+
+    For weights that `lays_out` takes, laid out once. The number of rows is always the same: with
+    another, oneDNN may want them in another order, and lays them out in every call.
+    """
+
+    def __init__(self, weights: Float[Tensor, "groups out in"], rows: int) -> None:
+        self.groups, self._out, into = weights.shape
+        self.rows = rows
+        like = (1, self.groups * into, rows, 1)
+        filters = weights.reshape(self.groups * self._out, into, 1, 1)
+        self._laid = _laid_out(filters, (1, 1), (1, 1), like, self.groups)
+
+    def __call__(self, x: Float[Tensor, "rows groups in"]) -> Float[Tensor, "rows groups out"]:
+        maps = x.view(1, self.rows, 1, -1).permute(0, 3, 1, 2)
+        done = _convolved(maps, self._laid, None, [0, 0], [1, 1], [1, 1], self.groups)
+        return done.permute(0, 2, 3, 1).view(self.rows, self.groups, self._out)
 
 
 def _sides(value: Any) -> Sides:
@@ -86,9 +98,11 @@ def _sides(value: Any) -> Sides:
     return int(pair[0]), int(pair[-1])
 
 
-def _laid_out(weight: Tensor, stride: Sides, dilation: Sides, like: Sequence[int]) -> Tensor:
+def _laid_out(
+    weight: Tensor, stride: Sides, dilation: Sides, like: Sequence[int], groups: int = 1
+) -> Tensor:
     lay: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
-    return lay(weight.to_mkldnn(), (0, 0), stride, dilation, 1, list(like))
+    return lay(weight.to_mkldnn(), (0, 0), stride, dilation, groups, list(like))
 
 
 def _convolved(x: Tensor, packed: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
@@ -112,15 +126,15 @@ def _works() -> bool:
     """Do torch's calls for laid-out weights give what the ordinary calls give?"""
     x, weight, bias = torch.rand(2, 4, 5, 6), torch.rand(3, 4, 3, 3), torch.rand(3)
     x = x.contiguous(memory_format=torch.channels_last)
-    flat, matrix = torch.rand(5, 4), torch.rand(3, 4)
+    flat, matrix, many = torch.rand(5, 4), torch.rand(3, 4), torch.rand(5, 2, 4)
     try:
         packed = _laid_out(weight, (2, 1), (1, 1), x.shape)
         one = _convolved(x, packed, bias, [1, 1], [2, 1], [1, 1], 1)
-        row = torch.ops.mkldnn._reorder_linear_weight(matrix, 5)
-        two = torch.ops.mkldnn._linear_pointwise(flat, row, bias, "none", [], "")
-        three = _multiplied(flat, matrix, bias)
+        two = _multiplied(flat, matrix, bias)
+        three = Grouped(torch.stack([matrix, -matrix]), 5)(many)
     except (RuntimeError, AttributeError, TypeError):
         return False
     close = torch.allclose(one, torch.conv2d(x, weight, bias, (2, 1), 1), atol=1e-5)
-    expected = F.linear(flat, matrix, bias)
-    return close and all(torch.allclose(got, expected, atol=1e-5) for got in (two, three))
+    close = close and torch.allclose(two, F.linear(flat, matrix, bias), atol=1e-5)
+    signs = torch.tensor([1.0, -1.0])[:, None]
+    return close and torch.allclose(three, many @ matrix.T * signs, atol=1e-5)

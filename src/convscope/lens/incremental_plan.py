@@ -109,17 +109,18 @@ def plans(graph: Graph, patches: Patches, memory: float, itemsize: int) -> list[
         down = axes(graph, 0, found[0], rows)
         for columns in parts[1]:
             plan = Plan(graph, down, axes(graph, 1, found[1], columns), [])
-            count = len(rows) * len(columns)
-            plan.tiles = {
-                slot: m
-                for slot, node in graph.mapped.items()
-                if (m := tile(node, *plan.size(slot), max(count, len(patches) // 2)))
-            }
-            largest, kept = sizes_of(plan, itemsize)
-            most = max(1, int(min(LARGEST / largest, memory / (kept + TEMPORARY * largest))))
-            plan.portions = list(_portions(rows, columns, len(patches.lefts), most))
-            made.append(plan)
-    return made
+            made.append((plan, rows, columns))
+    for slot, node in graph.mapped.items():
+        windows = [(*plan.size(slot), len(rows) * len(columns)) for plan, rows, columns in made]
+        m, chosen = tile(node, windows)
+        for (plan, *_), tiled in zip(made, chosen, strict=True):
+            if tiled:
+                plan.tiles[slot] = m
+    for plan, rows, columns in made:
+        largest, kept = sizes_of(plan, itemsize)
+        most = max(1, int(min(LARGEST / largest, memory / (kept + TEMPORARY * largest))))
+        plan.portions = list(_portions(rows, columns, len(patches.lefts), most))
+    return [plan for plan, *_ in made]
 
 
 def _portions(rows: Places, columns: Places, width: int, most: int) -> Iterator[Portion]:

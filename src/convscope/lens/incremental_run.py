@@ -21,7 +21,7 @@ from convscope.lens.incremental_plan import TEMPORARY, Plan, Portion, plans, siz
 from convscope.lens.incremental_record import PICTURE
 from convscope.lens.incremental_rows import Rows, row_numbers
 from convscope.lens.incremental_sums import Sums
-from convscope.lens.incremental_winograd import Tiled
+from convscope.lens.incremental_winograd import Take, Tiled, Tiling
 
 INDICES = 64e6
 """Bytes of row numbers that are kept for the next picture."""
@@ -98,14 +98,17 @@ class Run:
         activity = {layer: watches[slot].found for layer, slot in self.graph.layers.items()}
         return Answers(self._head.scores(), activity)
 
-    def index(self, plan: Plan, portion: Portion, source: int, taker: int) -> Tensor:
-        """Which rows of the source the taker's windows are made of."""
+    def index(
+        self, plan: Plan, portion: Portion, source: int, taker: int, tiles: Tiling | None = None
+    ) -> Tensor:
+        """Which rows of the source the taker's windows, or their tiles, are made of."""
         key = (id(portion), source, taker)
         if key in self._indices:
             return self._indices[key]
         wanted = plan.wanted(source, taker, portion)
         at = (portion.down, portion.across)
         index = row_numbers(*plan.axes(source), at, wanted).to(self._device)
+        index = tiles.picked(index) if tiles else index
         if self._kept < INDICES:
             self._indices[key] = index
             self._kept += index.numel() * index.element_size()
@@ -197,12 +200,11 @@ class _Pass:
 
     def _slide(self, slot: int, node: Node) -> Tensor:
         source = node.takes[0]
-        x = self._taken(source, slot)
         cut = self.plan.cuts(source, slot)
         if m := self.plan.tiles.get(slot):
-            assert node.windows is not None
-            down, across = (0 if cut else window.padding for window in node.windows)
-            return self.of.tiled[slot](x, m, self.plan.size(slot), (down, across))
+            tiles = Tiling(m, len(self.portion), *self.plan.size(slot))
+            return self.of.tiled[slot](self._tiles(source, slot, tiles), tiles)
+        x = self._taken(source, slot)
         if not cut and not node.in_place:
             return node.run(x)
         assert node.bare is not None
@@ -214,6 +216,15 @@ class _Pass:
                 share = node.share[axis][places].to(value)
                 value *= share[:, None, :, None] if axis == 0 else share[:, None, None]
         return value
+
+    def _tiles(self, source: int, taker: int, tiles: Tiling) -> Take:
+        node = self.of.graph.nodes[taker]
+        assert node.windows is not None
+        if not self.plan.cuts(source, taker):
+            down, across = node.windows
+            return tiles.of(self.held[source], (down.padding, across.padding))
+        index = self.of.index(self.plan, self.portion, source, taker, tiles)
+        return lambda part: self.of._rows[source].picked(index[part], (tiles.m + 2) ** 2)
 
     def _mean(self, node: Node) -> Tensor:
         source = node.takes[0]

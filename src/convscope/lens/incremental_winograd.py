@@ -8,41 +8,49 @@ Source: Winograd 1980; Lavin and Gray 2016, "Fast Algorithms for Convolutional N
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from convscope.lens.incremental_node import Node
-from convscope.lens.incremental_packed import Product, lays_out
+from convscope.lens.incremental_packed import lays_out
+from convscope.lens.tile_products import Products, rows_of
 from convscope.lens.tiles import matrices
 
 TILES = (2, 3, 4)
-SLOWER, MOVING, LAYING, GAIN = 1.25, 128.0, 300.0, 0.85
-"""In multiplications of a convolution: one product; to move a channel's number of a tile; to lay
-out one weight; and the share of a convolution's cost below which tiles are taken (measured)."""
-BYTES = 12e6
-"""Of tiles at a time, so that they stay in the processor's cache from step to step."""
+SLOWER, GOING, BACK, LAYING, GAIN = 1.05, 250.0, 130.0, 300.0, 0.95
+"""In multiplications of a convolution (measured): one product of a tile; to bring a channel's
+number of a tile to the products, and back; to lay out one weight; and the share of a convolution's
+cost below which tiles are taken."""
+def tile(node: Node, windows: Sequence[tuple[int, int, int]]) -> tuple[int, list[bool]]:
+    """The tile that is quickest for all these windows, and which of them to compute in tiles.
 
-
-def tile(node: Node, rows: int, columns: int, count: int) -> int:
-    """The tile that is quickest for `count` windows of this size; 0: no tiles are."""
-    weight, windows = node.weight, node.windows or ()
+    windows: rows, columns, and how many there are of this size. 0: none are computed in tiles.
+    """
+    weight, read = node.weight, node.windows or ()
+    none = [False] * len(windows)
     if node.kind != "slide" or weight is None or not lays_out(weight) or node.how[3] != 1:
-        return 0
-    if any(w.kernel != 3 or w.stride != 1 or w.dilation != 1 for w in windows):
-        return 0
+        return 0, none
+    if any(w.kernel != 3 or w.stride != 1 or w.dilation != 1 for w in read):
+        return 0, none
     out, into = weight.shape[:2]
-    best, least = 0, GAIN * rows * columns * 9 * out * into
+    plain = np.array([GAIN * n * rows * columns * 9 * out * into for rows, columns, n in windows])
+    best, least, chosen = 0, plain.sum(), none
     for m in TILES:
-        tiles, q = ceil(rows / m) * ceil(columns / m), (m + 2) ** 2
-        cost = tiles * q * (SLOWER * into * out + MOVING * (into + out))
-        cost += LAYING * q * into * out / count
-        if cost < least:
-            best, least = m, cost
-    return best
+        q2 = (m + 2) ** 2
+        tiles = [n * ceil(rows / m) * ceil(columns / m) for rows, columns, n in windows]
+        together = rows_of(out * into)
+        costs = np.ceil(np.array(tiles) / together) * together * q2 * (SLOWER * into * out + GOING * into + BACK * out)
+        total = np.minimum(costs, plain).sum() + LAYING * q2 * into * out
+        if total < least:
+            best, least, chosen = m, total, (costs < plain).tolist()
+    return best, chosen
 
 
 class Tiled:
@@ -51,59 +59,67 @@ class Tiled:
     def __init__(self, node: Node) -> None:
         assert node.weight is not None
         self._weight, self._bias = node.weight, node.bias
-        self._forms: dict[int, list[Product]] = {}
+        self._forms: dict[int, Products] = {}
 
-    def _form(self, m: int) -> list[Product]:
-        """One matrix product for each number of a tile."""
+    def _products(self, m: int) -> Products:
         if m not in self._forms:
-            out, into = self._weight.shape[:2]
-            _, weights, _ = matrices(m)
-            both = torch.kron(weights, weights)
-            flat = self._weight.permute(2, 3, 0, 1).reshape(9, -1)
-            form = (both.to(flat) @ flat).view(-1, out, into)
-            self._forms[m] = [Product(one, None, often=True) for one in form]
+            weights = self._weight.permute(2, 3, 0, 1).reshape(9, *self._weight.shape[:2])
+            self._forms[m] = Products(*(torch.kron(one, one) for one in matrices(m)), weights)
         return self._forms[m]
 
-    def __call__(
-        self, x: Float[Tensor, "n c l k"], m: int, size: tuple[int, int], padding: tuple[int, int]
-    ) -> Float[Tensor, "n out rows columns"]:
-        """Results of this size. padding: rows and columns of zeros to be put around x."""
-        rows, columns = size
-        down, across = ceil(rows / m), ceil(columns / m)
-        top, left = padding
+    def __call__(self, take: Take, tiles: Tiling) -> Float[Tensor, "n out rows columns"]:
+        """take: the numbers of the tiles of some windows, as (t, q², channels)."""
+        m, (down, across) = tiles.m, tiles.counts
+        products, out = self._products(m), len(self._weight)
+        y = self._weight.new_empty((tiles.windows, down * m, across * m, out))
+        step = _step(down * across, products.rows)
+        for first in range(0, tiles.windows, step):
+            part = slice(first, first + step)
+            found = products(take(part))
+            place = y[part].view(-1, down, m, across, m, out)
+            found = found.view(-1, down, across, m, m, out).transpose(2, 3)
+            if self._bias is None:
+                place.copy_(found)
+            else:
+                torch.add(found, self._bias, out=place)
+        return y[:, : tiles.rows, : tiles.columns].permute(0, 3, 1, 2)
+
+
+def _step(tiles: int, rows: int) -> int:
+    """Windows of so many tiles that fill whole calls best; a few calls at most."""
+    counts = range(1, max(1, 4 * rows // tiles) + 1)
+    return min(counts, key=lambda n: (ceil(n * tiles / rows) * rows / (n * tiles) > 1.05, n))
+
+
+Take = Callable[[slice], Float[Tensor, "t q2 c"]]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Windows of results, divided into tiles of m × m."""
+
+    m: int
+    windows: int
+    rows: int
+    columns: int
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Tiles of a window, down and across."""
+        return ceil(self.rows / self.m), ceil(self.columns / self.m)
+
+    def of(self, x: Float[Tensor, "n c l k"], padding: tuple[int, int]) -> Take:
+        """Tiles of maps, with rows and columns of zeros put around them."""
+        m, (down, across), (top, left) = self.m, self.counts, padding
         bottom, right = down * m + 2 - x.shape[2] - top, across * m + 2 - x.shape[3] - left
         if max(top, left, bottom, right) > 0:
             x = F.pad(x, (left, max(0, right), top, max(0, bottom)))
-        x = x.permute(0, 2, 3, 1)
-        each = down * across * (m + 2) ** 2 * x.shape[3] * x.element_size()
-        step = max(1, int(BYTES // each))
-        y = x.new_empty((len(x), down * m, across * m, len(self._weight)))
-        for first in range(0, len(x), step):
-            part = slice(first, first + step)
-            self._tiles(x[part], m, y[part].view(-1, down, m, across, m, y.shape[3]))
-        return y[:, :rows, :columns].permute(0, 3, 1, 2)
+        cut = x.permute(0, 2, 3, 1).unfold(1, m + 2, m).unfold(2, m + 2, m)
+        cut = cut[:, :down, :across].permute(0, 1, 2, 4, 5, 3)
+        return lambda part: cut[part].reshape(-1, (m + 2) ** 2, x.shape[1])
 
-    def _tiles(self, x: Tensor, m: int, y: Float[Tensor, "n down m across m out"]) -> None:
-        inputs, _, results = (matrix.to(x) for matrix in matrices(m))
-        q, (n, _, _, channels), s = m + 2, x.shape, x.stride()
-        down, across = y.shape[1], y.shape[3]
-        tiles = x.as_strided(
-            (q, q, n, down, across, channels),
-            (s[1], s[2], s[0], m * s[1], m * s[2], s[3]),
-            x.storage_offset(),
-        )
-        moved = _both_ways(inputs, tiles.reshape(q, q, -1)).view(q * q, -1, channels)
-        products = [product(one) for product, one in zip(self._form(m), moved, strict=True)]
-        back = _both_ways(results, torch.stack(products).view(q, q, -1))
-        back = back.view(m, m, n, down, across, -1)
-        if self._bias is not None:
-            back += self._bias
-        y.copy_(back.permute(2, 3, 0, 4, 1, 5))
-
-
-def _both_ways(
-    matrix: Float[Tensor, "a q"], values: Float[Tensor, "q q many"]
-) -> Float[Tensor, "a a many"]:
-    """matrix · values · matrixᵀ."""
-    once = matrix @ values.reshape(len(values), -1)
-    return torch.matmul(matrix, once.view(len(matrix), len(values), -1))
+    def picked(self, index: Int[Tensor, "n l k"]) -> Int[Tensor, "n tiles"]:
+        """The rows that the tiles of windows are made of, from those that the windows are."""
+        m = self.m
+        cut = index.unfold(1, m + 2, m).unfold(2, m + 2, m)
+        return cut.reshape(len(index), -1)

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from convscope.lens.incremental_packed import Convolution, Product, lays_out
+from convscope.lens.incremental_packed import Convolution
 from convscope.lens.signal import Cuts, Pair, cropped
+from convscope.lens.tile_products import Products
 from convscope.lens.tiles import PLACES, matrices
 
 SLOWER, MOVING, LAYING, GAIN = 1.25, 160.0, 300.0, 0.85
@@ -165,15 +166,9 @@ class Tiles:
 
     def __init__(self, weight: Float[Tensor, "out in k k"], m: int) -> None:
         self._m, self._k, self._into = m, weight.shape[2], weight.shape[1]
-        back, filters, there = matrices(m, self._k)
-        self._there, self._back = there.T.to(weight), back.T.to(weight)
-        both = torch.einsum("ay,bx,oiyx->aboi", filters, filters, weight.double()).flatten(0, 1)
-        self._filters = both.to(weight)
-        self._products = (
-            [Product(one.T.contiguous(), None, often=True) for one in self._filters]
-            if lays_out(weight)
-            else []
-        )
+        back, filters, there = (torch.kron(one, one) for one in matrices(m, self._k))
+        weights = weight.permute(2, 3, 1, 0).flatten(0, 1)
+        self._products = Products(there.T, filters, back.T, weights)
 
     def __call__(self, values: Windows, cuts: Cuts) -> Windows:
         n, channels, height, width = values.shape
@@ -191,25 +186,12 @@ class Tiles:
     def _spread(self, x: Float[Tensor, "n h w c"], y: Float[Tensor, "n d m a m i"]) -> None:
         m, q, n = self._m, self._m + self._k - 1, len(x)
         down, across = x.shape[1] // m, x.shape[2] // m
-        tiles = x.reshape(n, down, m, across, m, -1).permute(2, 4, 0, 1, 3, 5)
-        moved = _both_ways(self._there, tiles.reshape(m, m, -1)).view(q * q, -1, x.shape[3])
-        if self._products:
-            pairs = zip(self._products, moved, strict=True)
-            products = torch.stack([product(one) for product, one in pairs])
-        else:
-            products = torch.bmm(moved, self._filters)
-        back = _both_ways(self._back, products.view(q, q, -1)).view(q, q, n, down, across, -1)
+        tiles = x.reshape(n, down, m, across, m, -1).transpose(2, 3)
+        back = self._products(tiles.reshape(n * down * across, m * m, -1))
+        back = back.view(n, down, across, q, q, -1)
         for i in range(0, q, m):
             for j in range(0, q, m):
-                part = back[i : i + m, j : j + m].permute(2, 3, 0, 4, 1, 5)
+                part = back[:, :, :, i : i + m, j : j + m].transpose(2, 3)
                 rows, columns = part.shape[2], part.shape[4]
                 there = y[:, i // m : i // m + down, :rows, j // m : j // m + across, :columns]
                 there += part
-
-
-def _both_ways(
-    matrix: Float[Tensor, "a q"], values: Float[Tensor, "q q many"]
-) -> Float[Tensor, "a a many"]:
-    """matrix · values · matrixᵀ."""
-    once = matrix @ values.reshape(len(values), -1)
-    return torch.matmul(matrix, once.view(len(matrix), values.shape[1], -1))
