@@ -1,9 +1,8 @@
-"""How can weights be laid out once, so that many calls with them are quick?
+"""How are matrix products quick on any processor?
 
-On a processor torch hands convolutions to oneDNN, which brings the weights into an order of its
-own in every single call, and matrix products to a library that is half as fast on some
-processors. Both are mended by calls that torch's compiler uses too (torch 2.10 to 2.15). Where
-they are not there or give other numbers, the ordinary calls are made.
+Torch hands convolutions to oneDNN, and matrix products to a library that is half as fast on some
+processors. So we hand these to oneDNN too, by calls that torch's compiler uses (torch 2.10 to
+2.15). Where they are not there or give other numbers, the ordinary calls are made.
 """
 
 from __future__ import annotations
@@ -17,22 +16,23 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Sides = tuple[int, int]
 FEW = 32
 """Rows of a matrix product, below which reading the weights takes the time."""
 
 
 class Convolution:
-    """A convolution whose weights are laid out when it is first called."""
+    """A convolution whose weights have the memory format of the maps.
+
+    They are not laid out in advance: in which order oneDNN wants them depends on the maps' sizes,
+    and bringing them from one of its orders into another takes longer than from ours (measured:
+    up to six times the convolution).
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, how: Sequence[Any]) -> None:
         """how: stride, padding, dilation, groups, as conv2d takes them."""
-        stride, padding, dilation, groups = how
         self.weight = weight.detach().contiguous(memory_format=torch.channels_last)
-        self.bias, self._padding, self._groups = bias, padding, int(groups)
-        self._stride, self._dilation = _sides(stride), _sides(dilation)
-        self._packed: Tensor | None = None
-        self._packs = lays_out(weight) and self._groups == 1
+        self.bias = bias
+        self._stride, self._padding, self._dilation, self._groups = how
 
     def __call__(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n out r k"]:
         return self._run(x, self._padding)
@@ -42,17 +42,9 @@ class Convolution:
         return self._run(x, 0)
 
     def _run(self, x: Tensor, padding: Any) -> Tensor:
-        if not self._packs or isinstance(padding, str) or x.dtype != torch.float32:
-            plain: Callable[..., Tensor] = torch.conv2d
-            how = (self._stride, padding, self._dilation, self._groups)
-            return plain(x, self.weight, self.bias, *how)
-        if self._packed is None:
-            around = zip(x.shape[2:], _sides(padding), strict=True)
-            like = (*x.shape[:2], *(side + 2 * pad for side, pad in around))
-            self._packed = _laid_out(self.weight, self._stride, self._dilation, like)
-        x = x.contiguous(memory_format=torch.channels_last)
-        sides = (list(_sides(padding)), list(self._stride), list(self._dilation))
-        return _convolved(x, self._packed, self.bias, *sides, 1)
+        plain: Callable[..., Tensor] = torch.conv2d
+        how = (self._stride, padding, self._dilation, self._groups)
+        return plain(x, self.weight, self.bias, *how)
 
 
 class Product:
@@ -81,33 +73,18 @@ class Grouped:
     """
 
     def __init__(self, weights: Float[Tensor, "groups out in"], rows: int) -> None:
-        self.groups, self._out, into = weights.shape
+        self.groups, self.out, into = weights.shape
         self.rows = rows
-        like = (1, self.groups * into, rows, 1)
-        filters = weights.reshape(self.groups * self._out, into, 1, 1)
-        self._laid = _laid_out(filters, (1, 1), (1, 1), like, self.groups)
+        filters = weights.reshape(self.groups * self.out, into, 1, 1).to_mkldnn()
+        lay: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
+        like = [1, self.groups * into, rows, 1]
+        self._laid = lay(filters, (0, 0), (1, 1), (1, 1), self.groups, like)
 
     def __call__(self, x: Float[Tensor, "rows groups in"]) -> Float[Tensor, "rows groups out"]:
         maps = x.view(1, self.rows, 1, -1).permute(0, 3, 1, 2)
-        done = _convolved(maps, self._laid, None, [0, 0], [1, 1], [1, 1], self.groups)
-        return done.permute(0, 2, 3, 1).view(self.rows, self.groups, self._out)
-
-
-def _sides(value: Any) -> Sides:
-    pair = value if isinstance(value, (tuple, list)) else (value, value)
-    return int(pair[0]), int(pair[-1])
-
-
-def _laid_out(
-    weight: Tensor, stride: Sides, dilation: Sides, like: Sequence[int], groups: int = 1
-) -> Tensor:
-    lay: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
-    return lay(weight.to_mkldnn(), (0, 0), stride, dilation, groups, list(like))
-
-
-def _convolved(x: Tensor, packed: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
-    done: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *how, "none", [], "")
-    return done
+        call: Callable[..., Tensor] = torch.ops.mkldnn._convolution_pointwise
+        done = call(maps, self._laid, None, (0, 0), (1, 1), (1, 1), self.groups, "none", [], "")
+        return done.permute(0, 2, 3, 1).view(self.rows, self.groups, self.out)
 
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -116,25 +93,20 @@ def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def lays_out(weight: Tensor) -> bool:
-    """Is this the kind of weights that can be laid out, and does it work here?"""
+    """Are these weights that oneDNN's calls take, and do they work here?"""
     fits = weight.device.type == "cpu" and weight.dtype == torch.float32
     return fits and bool(torch._C._has_mkldnn) and _works()
 
 
 @cache
 def _works() -> bool:
-    """Do torch's calls for laid-out weights give what the ordinary calls give?"""
-    x, weight, bias = torch.rand(2, 4, 5, 6), torch.rand(3, 4, 3, 3), torch.rand(3)
-    x = x.contiguous(memory_format=torch.channels_last)
-    flat, matrix, many = torch.rand(5, 4), torch.rand(3, 4), torch.rand(5, 2, 4)
+    """Do torch's calls give here what the ordinary calls give?"""
+    flat, matrix, bias = torch.rand(5, 4), torch.rand(3, 4), torch.rand(3)
+    signs, many = torch.tensor([[1.0], [-1.0]]), torch.rand(5, 2, 4)
     try:
-        packed = _laid_out(weight, (2, 1), (1, 1), x.shape)
-        one = _convolved(x, packed, bias, [1, 1], [2, 1], [1, 1], 1)
-        two = _multiplied(flat, matrix, bias)
-        three = Grouped(torch.stack([matrix, -matrix]), 5)(many)
+        one = _multiplied(flat, matrix, bias)
+        two = Grouped(signs[:, None] * matrix, len(many))(many)
     except (RuntimeError, AttributeError, TypeError):
         return False
-    close = torch.allclose(one, torch.conv2d(x, weight, bias, (2, 1), 1), atol=1e-5)
-    close = close and torch.allclose(two, F.linear(flat, matrix, bias), atol=1e-5)
-    signs = torch.tensor([1.0, -1.0])[:, None]
-    return close and torch.allclose(three, many @ matrix.T * signs, atol=1e-5)
+    close = torch.allclose(one, F.linear(flat, matrix, bias), atol=1e-5)
+    return close and torch.allclose(two, many @ matrix.T * signs, atol=1e-5)

@@ -28,6 +28,8 @@ SLOWER, GOING, BACK, LAYING, GAIN = 1.05, 250.0, 130.0, 300.0, 0.95
 """In multiplications of a convolution (measured): one product of a tile; to bring a channel's
 number of a tile to the products, and back; to lay out one weight; and the share of a convolution's
 cost below which tiles are taken."""
+
+
 def tile(node: Node, windows: Sequence[tuple[int, int, int]]) -> tuple[int, list[bool]]:
     """The tile that is quickest for all these windows, and which of them to compute in tiles.
 
@@ -46,7 +48,12 @@ def tile(node: Node, windows: Sequence[tuple[int, int, int]]) -> tuple[int, list
         q2 = (m + 2) ** 2
         tiles = [n * ceil(rows / m) * ceil(columns / m) for rows, columns, n in windows]
         together = rows_of(out * into)
-        costs = np.ceil(np.array(tiles) / together) * together * q2 * (SLOWER * into * out + GOING * into + BACK * out)
+        costs = (
+            np.ceil(np.array(tiles) / together)
+            * together
+            * q2
+            * (SLOWER * into * out + GOING * into + BACK * out)
+        )
         total = np.minimum(costs, plain).sum() + LAYING * q2 * into * out
         if total < least:
             best, least, chosen = m, total, (costs < plain).tolist()
@@ -64,7 +71,8 @@ class Tiled:
     def _products(self, m: int) -> Products:
         if m not in self._forms:
             weights = self._weight.permute(2, 3, 0, 1).reshape(9, *self._weight.shape[:2])
-            self._forms[m] = Products(*(torch.kron(one, one) for one in matrices(m)), weights)
+            numbers, filters, results = (torch.kron(one, one) for one in matrices(m))
+            self._forms[m] = Products(numbers, filters, results, weights)
         return self._forms[m]
 
     def __call__(self, take: Take, tiles: Tiling) -> Float[Tensor, "n out rows columns"]:

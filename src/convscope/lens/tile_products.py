@@ -57,15 +57,16 @@ class Products:
             moved = tiles.new_empty(ceil(count / rows) * rows, laid.groups, tiles.shape[2])
             moved[count:] = 0
             _changed(self._numbers[some], tiles, moved[:count])
-            products = [laid(part) for part in moved.split(rows)]
-            back = self._results[:, some]
+            back, first = self._results[:, some], found is None
             if found is None:
-                found = tiles.new_empty(count, len(back), products[0].shape[2])
-                for part, there in zip(products, found.split(rows), strict=True):
-                    _changed(back, part[: len(there)], there)
-            else:
-                for part, there in zip(products, found.split(rows), strict=True):
-                    there.baddbmm_(back.expand(len(there), *back.shape), part[: len(there)])
+                found = tiles.new_empty(count, len(back), laid.out)
+            for start in range(0, count, rows):
+                there = found[start : start + rows]
+                products = laid(moved[start : start + rows])[: len(there)]
+                if first:
+                    _changed(back, products, there)
+                else:
+                    there.baddbmm_(back.expand(len(there), *back.shape), products)
         assert found is not None
         return found
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from convscope.errors import UsageError
 from convscope.lens.folding import folded
+from convscope.lens.laid_out import laid_out
 from convscope.lens.sizes import usual_batch
 from convscope.lens.twin import Twin, bare
 
@@ -144,7 +145,7 @@ class Way:
     ) -> None:
         """picture: as `blank` makes it. layers: those whose outputs are wanted."""
         self._picture, self._tuning = picture, tuning
-        self.model = model if tuning is None else tuning.prepare(model, picture, layers)
+        self.model = laid_out(tuning.prepare(model, picture, layers) if tuning else model)
         self.origin = {} if tuning is None else {"tuning": tuning.origin()}
         self.workers = None if tuning is None else tuning.workers
 
