@@ -137,6 +137,7 @@ def test_maps_are_drawn_for_print_and_drawn_again(
     for arguments, status, said in (
         ([first, "--maps", "random:3"], 2, "the maps were chosen when"),
         ([str(root / "pictures")], 2, "is neither an atlas nor"),
+        ([first, "--layers", "bn3"], 4, "bn3: no such layer here"),
         ([atlas, "--layers", "bn9"], 4, "no such layer here"),
         ([spec, pictures, "--scale", "own"], 2, "is no scale"),
         ([spec, pictures, "--maps", "random:0"], 2, "is no number of maps"),

@@ -63,6 +63,19 @@ def test_words_are_large_enough_and_do_not_cover_each_other() -> None:
         assert one[0] != other[0] or one[2] < other[1]
 
 
+@pytest.mark.parametrize("counts", [(1,), (2, 1)])
+def test_a_narrow_page_holds_its_caption_and_stands_in_the_middle(counts: tuple[int, ...]) -> None:
+    figure = features_figure(records(counts))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    for text in [*axes.texts, *figure.texts]:
+        extent = text.get_window_extent()
+        assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1, text.get_text()
+    images = [image.get_window_extent() for image in axes.get_images()]
+    left, right = min(box.x0 for box in images), max(box.x1 for box in images)
+    assert (left + right) / 2 == pytest.approx(figure.bbox.width / 2, rel=0.05)
+
+
 def test_projections_stand_left_of_the_parts_of_the_pictures() -> None:
     one = layer(1)
     pixels = drawn(features_figure([one]))

@@ -14,11 +14,12 @@ from convscope.lens.tiles import matrices
 needs = pytest.mark.skipif(not lays_out(torch.ones(1)), reason="oneDNN's calls do not work here")
 
 
-def slowly(forms: list[Tensor], weights: Tensor, tiles: Tensor) -> Tensor:
-    numbers, filters, results = (form.double() for form in forms)
-    return torch.einsum(
-        "bn,na,tai,nk,koi->tbo", results, numbers, tiles.double(), filters, weights.double()
-    )
+def slowly(forms: tuple[Tensor, ...], weights: Tensor, tiles: Tensor) -> Tensor:
+    numbers, filters, results = forms
+    moved = torch.einsum("pa,qb,tabi->tpqi", numbers, numbers, tiles.double())
+    by = torch.einsum("pk,ql,kloi->pqoi", filters, filters, weights.double())
+    products = torch.einsum("tpqi,pqoi->tpqo", moved, by)
+    return torch.einsum("ap,bq,tpqo->tabo", results, results, products)
 
 
 @pytest.mark.parametrize("count", [1, 63, 256, 300])
@@ -35,22 +36,21 @@ def test_they_are_the_sums_written_out(
 ) -> None:
     monkeypatch.setattr(tile_products, "TOGETHER", together)
     torch.manual_seed(count)
-    forms = [torch.kron(one, one) for one in matrices(2)]
-    weights, tiles = torch.randn(9, 6, 5, dtype=dtype), torch.randn(count, 16, 5, dtype=dtype)
+    forms = matrices(2)
+    weights, tiles = torch.randn(3, 3, 6, 5, dtype=dtype), torch.randn(count, 4, 4, 5, dtype=dtype)
     made = Products(*forms, weights)
     expected = slowly(forms, weights, tiles)
-    assert expected.shape == (count, 4, 6)
+    assert expected.shape == (count, 2, 2, 6)
     near = 1e-4 if dtype == torch.float32 else 1e-10
     torch.testing.assert_close(made(tiles).double(), expected, atol=near, rtol=near)
     if dtype == torch.float32:
-        assert len(made._laid) == (1 if together > 1e6 else 4)
+        assert len(made._parts) == (1 if together > 1e6 else 4)
 
 
 @needs
 def test_what_is_left_of_the_last_call_does_not_spoil_it() -> None:
-    forms = [torch.kron(one, one) for one in matrices(2)]
-    made = Products(*forms, torch.ones(9, 2, 3))
-    wild = torch.full((made.rows + 1, 16, 3), torch.nan)
+    made = Products(*matrices(2), torch.ones(3, 3, 2, 3))
+    wild = torch.full((made.rows + 1, 4, 4, 3), torch.nan)
     wild[:1] = 1
     found = made(wild)
     assert not found[0].isnan().any()

@@ -15,9 +15,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.cli.app import run
+from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.errors import ConvscopeError, OutputError
 from convscope.figures.hidden_objects import hidden_objects_figure, hidden_objects_words
-from convscope.figures.occlusion_study import hidden, occlusion_pages, picture_names
+from convscope.figures.occlusion_study import (
+    _three_figures,
+    _ticks,
+    hidden,
+    occlusion_pages,
+    picture_names,
+)
 from convscope.figures.occlusion_table import (
     PAPER,
     occlusion_csv,
@@ -422,6 +429,14 @@ def test_the_papers_rows_are_the_papers() -> None:
     assert "435" in PAPER[1][3]
 
 
+def test_a_bar_s_ends_and_middle_are_written_once_each() -> None:
+    assert _ticks(0.25, 0.75) == [0.25, 0.5, 0.75]
+    assert _ticks(0.5, 0.5) == [0.5]
+    assert len(_ticks(0.4999, 0.5)) == 1
+    assert [_three_figures(tick) for tick in _ticks(0.0, 2e-4)] == ["0", "< 0.001"]
+    assert [_three_figures(tick) for tick in _ticks(0, 5000)] == ["0", "2,500", "5,000"]
+
+
 def test_names_lose_the_folder_that_all_share(bright: Path) -> None:
     from dataclasses import replace
 
@@ -497,6 +512,12 @@ def test_the_command_keeps_all_and_can_be_given_again(
     assert (record.origin["layer"], record.number.tolist()) == ("pool5", [0, 1, 2])
     assert record.pictures == ("0.png", "3.png", "z.png")
     assert run([*arguments, "--out", str(out)]) == 5
+    names = json.loads(squares[1].read_text())
+    (tmp_path / "more.json").write_text(json.dumps({**names, "none.png": []}))
+    with Folder(squares[0]) as folder:
+        boxes = read_boxes_of(folder, tmp_path / "more.json")
+    assert set(boxes or {}) == {*names, "none.png"}
+    assert "; 1 of its names are not among them" in capsys.readouterr().err
     for wrong in ([str(tmp_path)], ["--fill", "gray"]):
         assert run(["occlusion", spec, str(squares[0]), *wrong, "--out", str(out / "x")]) == 2
     assert "did you mean grey?" in capsys.readouterr().err

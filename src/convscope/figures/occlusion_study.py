@@ -155,10 +155,8 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _three_figures(value: float, _: object = None) -> str:
-    if 0 < abs(value) < 0.001:
-        return "< 0.001"
     if 0 < value < 0.001:
-        return "<0.001"
+        return "< 0.001"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

@@ -51,10 +51,11 @@ class Rows:
         windows = self._rows.index_select(0, index.view(-1))
         return windows.view(count, rows, columns, -1).permute(0, 3, 1, 2)
 
-    def picked(self, index: Int[Tensor, "n some"], numbers: int) -> Float[Tensor, "t numbers c"]:
-        """So many rows at a time, for tiles of a convolution: 0 lies outside."""
+    def picked(self, index: Int[Tensor, "n some"], side: int) -> Float[Tensor, "t side side c"]:
+        """The tiles of a convolution that these rows are: 0 lies outside."""
         self._rows[0].zero_()
-        return self._rows.index_select(0, index.view(-1)).view(-1, numbers, self._rows.shape[1])
+        found = self._rows.index_select(0, index.view(-1))
+        return found.view(-1, side, side, self._rows.shape[1])
 
 
 def row_numbers(

@@ -224,7 +224,7 @@ class _Pass:
             down, across = node.windows
             return tiles.of(self.held[source], (down.padding, across.padding))
         index = self.of.index(self.plan, self.portion, source, taker, tiles)
-        return lambda part: self.of._rows[source].picked(index[part], (tiles.m + 2) ** 2)
+        return lambda part: self.of._rows[source].picked(index[part], tiles.m + 2)
 
     def _mean(self, node: Node) -> Tensor:
         source = node.takes[0]

@@ -70,13 +70,12 @@ class Tiled:
 
     def _products(self, m: int) -> Products:
         if m not in self._forms:
-            weights = self._weight.permute(2, 3, 0, 1).reshape(9, *self._weight.shape[:2])
-            numbers, filters, results = (torch.kron(one, one) for one in matrices(m))
-            self._forms[m] = Products(numbers, filters, results, weights)
+            weights = self._weight.permute(2, 3, 0, 1)
+            self._forms[m] = Products(*matrices(m), weights)
         return self._forms[m]
 
     def __call__(self, take: Take, tiles: Tiling) -> Float[Tensor, "n out rows columns"]:
-        """take: the numbers of the tiles of some windows, as (t, q², channels)."""
+        """take: the tiles of some windows, as (t, q, q, channels)."""
         m, (down, across) = tiles.m, tiles.counts
         products, out = self._products(m), len(self._weight)
         y = self._weight.new_empty((tiles.windows, down * m, across * m, out))
@@ -99,7 +98,7 @@ def _step(tiles: int, rows: int) -> int:
     return min(counts, key=lambda n: (ceil(n * tiles / rows) * rows / (n * tiles) > 1.05, n))
 
 
-Take = Callable[[slice], Float[Tensor, "t q2 c"]]
+Take = Callable[[slice], Float[Tensor, "t q q c"]]
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Tiling:
             x = F.pad(x, (left, max(0, right), top, max(0, bottom)))
         cut = x.permute(0, 2, 3, 1).unfold(1, m + 2, m).unfold(2, m + 2, m)
         cut = cut[:, :down, :across].permute(0, 1, 2, 4, 5, 3)
-        return lambda part: cut[part].reshape(-1, (m + 2) ** 2, x.shape[1])
+        return lambda part: cut[part].reshape(-1, m + 2, m + 2, x.shape[1])
 
     def picked(self, index: Int[Tensor, "n l k"]) -> Int[Tensor, "n tiles"]:
         """The rows that the tiles of windows are made of, from those that the windows are."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -166,9 +165,8 @@ class Tiles:
 
     def __init__(self, weight: Float[Tensor, "out in k k"], m: int) -> None:
         self._m, self._k, self._into = m, weight.shape[2], weight.shape[1]
-        back, filters, there = (torch.kron(one, one) for one in matrices(m, self._k))
-        weights = weight.permute(2, 3, 1, 0).flatten(0, 1)
-        self._products = Products(there.T, filters, back.T, weights)
+        back, filters, there = matrices(m, self._k)
+        self._products = Products(there.T, filters, back.T, weight.permute(2, 3, 1, 0))
 
     def __call__(self, values: Windows, cuts: Cuts) -> Windows:
         n, channels, height, width = values.shape
@@ -187,7 +185,7 @@ class Tiles:
         m, q, n = self._m, self._m + self._k - 1, len(x)
         down, across = x.shape[1] // m, x.shape[2] // m
         tiles = x.reshape(n, down, m, across, m, -1).transpose(2, 3)
-        back = self._products(tiles.reshape(n * down * across, m * m, -1))
+        back = self._products(tiles.reshape(n * down * across, m, m, -1))
         back = back.view(n, down, across, q, q, -1)
         for i in range(0, q, m):
             for j in range(0, q, m):
