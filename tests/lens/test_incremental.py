@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -362,3 +363,68 @@ def test_wide_convolutions_are_computed_in_tiles_and_round_little() -> None:
     with torch.no_grad():
         expected = net.double()(where.paint(image, some).double())
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+class Counted(nn.Module):
+    """A forward pass that counts itself, in the usual memory format only if `plain`."""
+
+    def __init__(self, plain: bool = False, *, overwrites: bool = False) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+        self.scores = nn.Linear(12, 5)
+        self.plain, self.overwrites, self.passes = plain, overwrites, 0
+        self.shift = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += len(x)
+        x = self.one(x).relu()
+        if self.overwrites:
+            y = self.two(x)
+            x.mul_(0)
+        else:
+            y = self.two(x)
+        y = y.relu() + self.shift
+        y = y.view(len(y), 12, -1).mean(-1) if self.plain else y.mean((2, 3))
+        return self.scores(y)
+
+
+@pytest.mark.parametrize("classes", [None, [3], [4, 0, 1, 2, 3]])
+@pytest.mark.parametrize(
+    "make", [Counted, lambda: Counted(plain=True), lambda: Counted(overwrites=True)]
+)
+def test_the_pass_that_is_recorded_is_not_made_again(
+    make: Callable[[], Counted], classes: list[int] | None
+) -> None:
+    net, image = settled(make()), picture()
+    where = patches(image)
+    net.passes = 0
+    engine = Incremental(net, image, where, ["one"], classes=classes)
+    base = engine.begin(image, where)
+    found = engine.follow({"one": 2})
+    assert net.passes <= 2
+    assert isinstance(engine._run, Run)
+    chosen = slice(None) if classes is None else classes
+    with torch.no_grad():
+        expected = net(where.paint(image, range(len(where))))[:, chosen]
+        torch.testing.assert_close(base.scores, net(image[None])[:, chosen])
+        torch.testing.assert_close(found.scores, expected)
+        maps = net.one(where.paint(image, range(len(where)))).relu().sum((2, 3))[:, 2]
+        torch.testing.assert_close(found.activity["one"], maps)
+
+
+def test_windows_that_say_something_else_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, image = settled(Counted()), picture()
+    where = patches(image)
+    engine = Incremental(net, image, where)
+    assert isinstance(engine._run, Run)
+    node = next(node for node in engine._run.graph.nodes.values() if node.weight is not None)
+    monkeypatch.setitem(
+        engine._run.graph.nodes,
+        next(slot for slot, one in engine._run.graph.nodes.items() if one is node),
+        dataclasses.replace(node, bare=lambda x: node.bare(x) + 1, run=lambda x: node.run(x) + 1),
+    )
+    engine.begin(image, where)
+    found = engine.follow({}).scores
+    assert engine.how.startswith("whole pictures: ")
+    with torch.no_grad():
+        torch.testing.assert_close(found, net(where.paint(image, range(len(where)))))

@@ -39,6 +39,14 @@ def made(name: str) -> nn.Module:
         return torchvision.models.get_model(name, weights=None)
 
 
+@torch.no_grad()
+def steady(net: nn.Module, size: tuple[int, int]) -> bool:
+    """Do its scores keep five digits if sums are taken in another order?"""
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    one, two = net(image), net(torch.cat([image, image]))[:1]
+    return float((one - two).abs().max() / one.abs().max()) < 2e-6
+
+
 def corners(extent: int, side: int, step: int) -> list[int]:
     return [*range(0, extent - side, step), extent - side]
 
@@ -55,8 +63,13 @@ def check(net: nn.Module, size: tuple[int, int], step: int, room: float) -> str:
     engine.begin(image, patches)
     found = engine.follow({}).scores
     with torch.no_grad():
-        expected = torch.cat([net(patches.paint(image, [n])) for n in range(len(patches))])
+        painted = patches.paint(image, range(len(patches)))
+        expected = torch.cat([net(one[None]) for one in painted])
         change = expected - net(image[None])
+        many = net(painted.contiguous(memory_format=torch.channels_last))
+    # Some deep networks with random weights enlarge rounding a billion times.
+    own = float((many - expected).abs().max() / expected.abs().max())
+    room = max(room, 10 * own)
     assert float(change.abs().max()) > 10 * room * float(expected.abs().max())
     assert float((found - expected).abs().max() / expected.abs().max()) < room
     return engine.how
@@ -97,4 +110,4 @@ def test_every_network_of_the_zoo_says_the_same(name: str) -> None:
     for module in net.modules():
         if isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight)  # heads that start at zero say nothing
-    check(net, size, 80, 2e-5)
+    check(net if steady(net, size) else net.double(), size, 80, 2e-5)

@@ -26,7 +26,7 @@ from convscope.lens.incremental_graph import Graph, graph_of, plain_pass
 from convscope.lens.incremental_narrow import narrow
 from convscope.lens.incremental_patches import Patches
 from convscope.lens.incremental_record import Recording, record_calls
-from convscope.lens.incremental_run import Answers, Progress, Run
+from convscope.lens.incremental_run import Answers, Known, Progress, Run
 from convscope.lens.incremental_whole import Whole, refuse_flat
 from convscope.lens.lens import Lens, logits
 from convscope.lens.tail import ONE_BY_ONE
@@ -68,11 +68,12 @@ class Incremental:
                 refuse_flat(layer, recording.shapes[slot])
             self._classes = None if classes is None else _known(classes, scores.shape[1])
             self._largest = 0.0 if recording.alone else _largest(recording, picture)
-            self._known: tuple[Tensor, Tensor] | None = (picture[None], scores)
+            self._scores: tuple[Tensor, Tensor] | None = (picture[None], scores)
             graph, self.how = _graph(model, recording, picture)
             narrowed = graph is not None and classes is not None and narrow(graph, classes)
             self._choose = None if narrowed else self._classes
             self._run = self._whole() if graph is None else Run(graph, patches, scores, memory)
+            self._known = self._recorded(recording, scores, narrowed)
         if isinstance(self._run, Run) and self._run.needs > memory:
             needs = f"one position needs {self._run.needs / 1e6:.0f} MB, not {memory / 1e6:.0f}"
             raise UsageError("U370", "memory", needs, next_step="allow that much")
@@ -83,9 +84,17 @@ class Incremental:
         maps. patches: of the same size and places as before, perhaps showing something else."""
         image = picture[None].contiguous(memory_format=torch.channels_last)
         try:
-            answers = self._run.begin(image, patches)
-            answers = self._chosen(answers)
-            fault = "" if self._is_right(image, answers) else "its calls depend on the picture"
+            known = self._known if self._was_recorded(image) else None
+            self._known = None
+            if known is None or isinstance(self._run, Whole):
+                answers = self._chosen(self._run.begin(image, patches))
+                right = self._is_right(image, answers)
+            else:
+                answers = self._run.begin(image, patches, known)
+                right = self._agrees(self._run.unchanged(picture))
+                answers = self._chosen(answers)
+            self._scores = None
+            fault = "" if right else "its calls depend on the picture"
         except RuntimeError as error:  # calls that only work in the way they were written
             if isinstance(self._run, Whole):
                 raise
@@ -111,15 +120,38 @@ class Incremental:
     def _whole(self) -> Run | Whole:
         return Whole(self._model, self._layers, self._patches, self._largest)
 
+    def _recorded(self, recording: Recording, scores: Tensor, narrowed: bool) -> Known | None:
+        """What the network made of the picture when it was recorded, for the graph's slots."""
+        if isinstance(self._run, Whole) or (
+            narrowed and len(self._classes or ()) == len(scores[0])
+        ):
+            return None
+        values = recording.values(self._run.wanted)
+        if values is None or self._classes is None or not narrowed:
+            return None if values is None else Known(scores, values)
+        shapes = {slot: node.shape for slot, node in self._run.graph.nodes.items()}
+        for slot, value in values.items():
+            if tuple(value.shape) != shapes[slot]:
+                values[slot] = value[:, self._classes]
+        return Known(scores[:, self._classes], values)
+
+    def _agrees(self, found: Tensor) -> bool:
+        """Are these scores, of all classes or of those the graph gives, the recorded ones?"""
+        assert self._scores is not None
+        return agree(found, self._scores[1], self._classes if self._choose is None else None)
+
+    def _was_recorded(self, image: Tensor) -> bool:
+        return self._scores is not None and torch.equal(self._scores[0], image)
+
     def _is_right(self, image: Tensor, answers: Answers) -> bool:
-        """Has the first picture got the answer that the network gave when it was recorded?"""
-        known, self._known = self._known, None
-        if known is None or isinstance(self._run, Whole):
+        """Has the first picture got the answer that the network gives?"""
+        if self._scores is None or isinstance(self._run, Whole):
             return True
-        if not torch.equal(known[0], image):
+        expected = self._scores[1]
+        if not self._was_recorded(image):
             with Lens(self._model, ()) as lens:
-                known = image, logits(lens(image))
-        return agree(answers.scores, known[1], self._classes)
+                expected = logits(lens(image))
+        return agree(answers.scores, expected, self._classes)
 
 
 def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Graph | None, str]:

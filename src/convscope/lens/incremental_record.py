@@ -9,7 +9,7 @@ is said in `obstacle`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -45,6 +45,7 @@ class Recording(TorchFunctionMode):
         self.alone = False
         """Whether pictures of one batch would influence each other."""
         self._slots = {id(picture): PICTURE}
+        self._made: dict[int, tuple[Tensor, int]] = {PICTURE: (picture, _version(picture))}
         self._constants = {id(tensor) for tensor in constants}
         self._alive: list[Any] = [picture, *constants]
         self._stale: set[int] = set()
@@ -85,7 +86,15 @@ class Recording(TorchFunctionMode):
         self.shapes[number] = tuple(tensor.shape)
         self._slots[id(tensor)] = number
         self._sharing.setdefault(_storage(tensor), set()).add(id(tensor))
+        self._made[number] = (tensor, _version(tensor))
         return number
+
+    def values(self, slots: Iterable[int]) -> dict[int, Tensor] | None:
+        """What these slots held; None if one of them may have been overwritten since."""
+        found = {slot: self._made[slot] for slot in slots}
+        if any(version < 0 or _version(tensor) != version for tensor, version in found.values()):
+            return None
+        return {slot: tensor for slot, (tensor, _) in found.items()}
 
     def _named(self, tensor: Tensor) -> Any:
         """A slot for what depends on the picture, the tensor itself for anything else."""
@@ -124,6 +133,11 @@ def _storage(tensor: Tensor) -> int:
         return id(tensor)
 
 
+def _version(tensor: Tensor) -> int:
+    """How often it was written to; -1 where torch does not count."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
 def record_calls(
     model: nn.Module, picture: Float[Tensor, "c h w"], layers: Sequence[str] = ()
 ) -> tuple[Recording, Float[Tensor, "1 classes"]]:
@@ -132,10 +146,22 @@ def record_calls(
     layers: whose outputs are to be known by name. Raises ModelError M500 (no such layer), M502,
     M503 (it runs several times and no call is named), M520 (no scores).
     """
+    try:
+        return _recorded(model, picture, layers, torch.channels_last)
+    except RuntimeError:  # code that only works in the usual memory format
+        return _recorded(model, picture, layers, torch.contiguous_format)
+
+
+def _recorded(
+    model: nn.Module,
+    picture: Float[Tensor, "c h w"],
+    layers: Sequence[str],
+    memory: torch.memory_format,
+) -> tuple[Recording, Float[Tensor, "1 classes"]]:
     calls: Counter[str] = Counter()
     # Not in inference mode, in which tensors do not say whose memory they share.
     with torch.inference_mode(False), torch.no_grad():
-        image = picture.detach().clone()[None]
+        image = picture.detach()[None].clone(memory_format=memory)
         twin = Twin(model)
         known = [tensor for module in twin.model.modules() for tensor in tensors_in(vars(module))]
         mode = Recording(image, known)

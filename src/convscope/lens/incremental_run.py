@@ -7,7 +7,8 @@ node computes only the window that the patch can change; its surroundings are th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -38,6 +39,15 @@ class Answers:
     the one map that is followed with the patch at each position."""
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the picture without any patch makes, where somebody has run it before."""
+
+    scores: Float[Tensor, "1 classes"]
+    values: Mapping[int, Tensor]
+    """Of all wanted slots."""
+
+
 class Run:
     """All positions of a patch, for one picture after the other."""
 
@@ -63,9 +73,17 @@ class Run:
         self._watched: dict[int, Tensor] = {}
         self._indices: dict[tuple[int, int, int], Tensor] = {}
         self._kept = 0.0
+        self._probes: list[Portion] = []
 
-    def begin(self, picture: Float[Tensor, "1 c h w"], patches: Patches) -> Answers:
-        """Run the picture without any patch."""
+    @property
+    def wanted(self) -> set[int]:
+        """The slots whose values for the picture without any patch are needed."""
+        return {*self._rows, *self._summed, *self.graph.layers.values()}
+
+    def begin(
+        self, picture: Float[Tensor, "1 c h w"], patches: Patches, known: Known | None = None
+    ) -> Answers:
+        """Run the picture without any patch, unless what it makes is known."""
         self.patches = patches
 
         def keep(slot: int, value: Tensor) -> None:
@@ -76,7 +94,12 @@ class Run:
             if slot in self.graph.layers.values():
                 self._watched[slot] = value.relu()
 
-        scores = plain_pass(self.graph, picture, keep)
+        if known is None:
+            scores = plain_pass(self.graph, picture, keep)
+        else:
+            scores = known.scores
+            for slot in self.wanted:
+                keep(slot, known.values[slot])
         layers = self.graph.layers.items()
         return Answers(scores, {name: self._watched[slot].sum((2, 3)) for name, slot in layers})
 
@@ -97,6 +120,21 @@ class Run:
                     progress(done, total)
         activity = {layer: watches[slot].found for layer, slot in self.graph.layers.items()}
         return Answers(self._head.scores(), activity)
+
+    def unchanged(self, picture: Float[Tensor, "c h w"]) -> Float[Tensor, "1 classes"]:
+        """The scores by way of windows, of the picture seen through the patch at one position."""
+        work = {
+            plan: sum(prod(plan.size(slot)) for slot in plan.graph.mapped) for plan in self.plans
+        }
+        plan = min(self.plans, key=work.__getitem__)
+        first = plan.portions[0]
+        one = Portion(first.down[:1], first.across[:1], first.numbers[:1])
+        self._probes.append(one)  # indices are kept by the ids of portions
+        patches, self.patches = self.patches, replace(self.patches, fill=picture)
+        self._head.begin(len(patches))
+        _Pass(self, plan, one, {}).run(self._head)
+        self.patches = patches
+        return self._head.scores()[one.numbers]
 
     def index(
         self, plan: Plan, portion: Portion, source: int, taker: int, tiles: Tiling | None = None
