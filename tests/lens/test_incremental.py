@@ -428,3 +428,56 @@ def test_windows_that_say_something_else_are_not_believed(monkeypatch: pytest.Mo
     assert engine.how.startswith("whole pictures: ")
     with torch.no_grad():
         torch.testing.assert_close(found, net(where.paint(image, range(len(where)))))
+
+
+class Mixing(nn.Module):
+    """Scores that depend on values, or on all pictures that come together."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.conv, self.scores, self.way = nn.Conv2d(3, 6, 3), nn.Linear(6, 4), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        match self.way:
+            case "branch":
+                y = y * 2 if x.mean() > 0.02 else y
+            case "largest":
+                y = y / y.abs().max()
+            case "mean":
+                y = (y - y.mean()).relu()
+            case "nonzero":
+                y = y * len(torch.nonzero(y > 0.3))
+            case "mask":
+                y = y * y[y > 0.3].numel()
+            case "unique":
+                y = y * torch.unique((y * 3).round()).shape[0]
+        return self.scores(y.mean((2, 3)))
+
+
+@pytest.mark.parametrize("way", ["branch", "largest", "mean", "nonzero", "mask", "unique"])
+def test_what_depends_on_values_or_on_other_pictures_is_asked_one_by_one(way: str) -> None:
+    net, image = settled(Mixing(way)), picture()
+    where = patches(image)
+    engine = Incremental(net, image, where)
+    engine.begin(image, where)
+    found = engine.follow({}).scores
+    assert engine.how.startswith("whole pictures: ") or way in ("largest", "mean")
+    with torch.no_grad():
+        painted = where.paint(image, range(len(where)))
+        expected = torch.cat([net(one[None]) for one in painted])
+    assert (expected - expected[0]).abs().max() > 0
+    torch.testing.assert_close(found, expected)
+
+
+def test_classes_that_are_places_of_a_map_are_no_channels() -> None:
+    net = settled(nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Conv2d(8, 4, 2), nn.Flatten()))
+    image = picture()
+    where = patches(image)
+    engine = Incremental(net, image, where, classes=[11, 2])
+    engine.begin(image, where)
+    found = engine.follow({}).scores
+    with torch.no_grad():
+        expected = net(where.paint(image, range(len(where))))[:, [11, 2]]
+    torch.testing.assert_close(found, expected)
+    assert engine.how == "windows"

@@ -33,23 +33,46 @@ def pictures(count: int, side: int = 40) -> Tensor:
 def kept(model: nn.Module) -> list[int]:
     """Of each such convolution, for how many sizes weights are laid out."""
     found = [module for module in model.modules() if isinstance(module, LaidOut)]
-    return [sum(laid is not None for laid in one._sizes.values()) for one in found]
+    return [len(one._sizes) for one in found]
 
 
 @needs
 @torch.no_grad()
-def test_outputs_are_the_same_to_the_last_bit_whatever_sizes_come() -> None:
+def test_batches_of_the_chosen_number_are_all_computed_alike_and_others_as_ever() -> None:
     plain = net()
-    made = laid_out(plain)
-    for images in [pictures(4)] * 3 + [pictures(2), pictures(4, 31), pictures(2)] + [pictures(4)]:
-        assert torch.equal(made(images), plain(images))
-    assert kept(made) == [1, 1]
+    made, first = laid_out(plain, 4), {}
+    for images in (
+        [pictures(4)] * 3 + [pictures(4, 31), pictures(2)] + [pictures(4), pictures(4, 31)]
+    ):
+        found = made(images)
+        torch.testing.assert_close(found, plain(images))
+        side = images.shape[2]
+        assert torch.equal(found, first.setdefault((len(images), side), found))
+    assert torch.equal(first[2, 40], plain(pictures(2)))
+    assert kept(made) == [2, 2]
+
+
+@needs
+@pytest.mark.parametrize("threads", [1, 2])
+@torch.no_grad()
+def test_the_first_batch_is_computed_as_the_second(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for into, out, kernel, side, batch in ((512, 64, 1, 13, 4), (64, 32, 3, 7, 1)):
+            torch.manual_seed(0)
+            made = laid_out(nn.Conv2d(into, out, kernel).eval(), batch)
+            images = torch.randn(batch, into, side, side)
+            images = images.contiguous(memory_format=torch.channels_last)
+            assert torch.equal(made(images), made(images))
+    finally:
+        torch.set_num_threads(before)
 
 
 @needs
 def test_the_network_itself_is_not_touched() -> None:
     plain = net()
-    made = laid_out(plain)
+    made = laid_out(plain, 2)
     assert [type(module) for module in plain] == [nn.Conv2d, nn.ReLU, *[nn.Conv2d] * 3]
     assert [type(module) for module in made.children()].count(LaidOut) == 2
     assert made.get_parameter("0.weight") is plain[0].weight
@@ -58,7 +81,7 @@ def test_the_network_itself_is_not_touched() -> None:
 @needs
 def test_gradients_other_numbers_and_other_memory_go_the_usual_way() -> None:
     plain = net()
-    made, images = laid_out(plain), pictures(2)
+    made, images = laid_out(plain, 2), pictures(2)
     for _ in range(3):
         assert torch.equal(made(images), plain(images))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -74,20 +97,20 @@ def test_gradients_other_numbers_and_other_memory_go_the_usual_way() -> None:
 @torch.no_grad()
 def test_a_twin_of_it_keeps_what_is_laid_out() -> None:
     plain = net()
-    made, images = laid_out(plain), pictures(3)
+    made, images = laid_out(plain, 3), pictures(3)
     for _ in range(3):
         with Lens(made, ("2",)) as lens:
             lens(images)
             seen = lens["2"]
     assert kept(made) == [1, 1]
-    assert torch.equal(seen, plain[:3](images))
+    torch.testing.assert_close(seen, plain[:3](images))
 
 
 def test_a_network_without_any_stays_as_it_is() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     double = net().double()
-    assert laid_out(flat) is flat
-    assert laid_out(double) is double
+    assert laid_out(flat, 2) is flat
+    assert laid_out(double, 2) is double
 
 
 @needs
@@ -95,6 +118,8 @@ def test_a_network_without_any_stays_as_it_is() -> None:
 def test_jobs_run_networks_so() -> None:
     plain, images = net(), pictures(2)
     way = Way(plain, images[:1])
+    assert way.model is plain
+    way.lay_out(2)
     for _ in range(2):
-        assert torch.equal(way.model(way.laid(images)), plain(images))
+        torch.testing.assert_close(way.model(way.laid(images)), plain(images))
     assert kept(way.model) == [1, 1]

@@ -254,3 +254,44 @@ def test_pixels_that_are_never_hidden_count_nothing_and_the_likeliest_class_is_t
     assert found.values[:4, :4].any()
     with pytest.raises(ModelError, match="has 6 classes"):
         occlusion_map(model, image, target=6, patch=4)
+
+
+class Overwriting(nn.Module):
+    """Works in place on what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = toy()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.mul_(2).add_(0.1))
+
+
+def test_a_network_that_works_in_place_does_not_change_the_picture() -> None:
+    image = torch.rand(3, 24, 20).double()
+    before, how = image.clone(), {"patch": 8, "stride": 6}
+    found = occlusion(Overwriting(), image, **how)
+    (of_class,) = occlusion_map(Overwriting(), image[None], **how)
+    assert torch.equal(image, before)
+    named = occlusion(Overwriting(), image, layer=found.layer, target=found.target, **how)
+    assert np.array_equal(found.score, named.score)
+    assert of_class.target == found.target
+
+
+def test_wrapped_networks_are_seen_through() -> None:
+    image, how = torch.rand(3, 24, 20).double(), {"patch": 8, "stride": 6}
+    found = occlusion(nn.DataParallel(toy()), image, **how)
+    assert np.allclose(found.score, occlusion(toy(), image, **how).score, atol=1e-6)
+    assert isinstance(toy().get_submodule(found.layer.removeprefix("module.")), nn.Conv2d)
+
+
+def test_the_likeliest_class_is_that_of_the_scores_however_small_they_are() -> None:
+    net, image = toy().float(), torch.rand(3, 24, 20)
+    with torch.no_grad():
+        for weight in list(net.parameters())[-2:]:
+            weight *= 1e-9
+    found = occlusion(net, image, patch=8, stride=6, every_class=True)
+    with torch.no_grad():
+        assert found.target == int(net(image[None]).argmax())
+    assert found.target != 0, "else nothing would be shown"
+    assert set(np.unique(found.likeliest)) == {found.target}

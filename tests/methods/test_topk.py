@@ -274,6 +274,24 @@ def test_a_folder_without_one_usable_picture_is_an_error() -> None:
         topk(Exact(), Held([None, None]), AS_THEY_ARE, ["maps"])
 
 
+def test_a_part_without_pictures_is_empty_and_can_be_joined() -> None:
+    pixels = planted(5, 3)
+    whole = topk(Exact(), Held(pixels), AS_THEY_ARE, ["maps"], k=3, batch=4)
+    parts = [
+        topk(Exact(), Held(pixels), AS_THEY_ARE, ["maps"], k=3, batch=4, part=(i, 4))
+        for i in range(4)
+    ]
+    assert [part.seen for part in parts][2:] == [0, 0]
+    joined = parts[3].merge(parts[0]).merge(parts[2]).merge(parts[1])
+    assert np.array_equal(joined.value, whole.value)
+    assert np.array_equal(joined.image, whole.image)
+
+
+def test_no_layers_are_a_line() -> None:
+    with pytest.raises(ModelError, match="has no convolution to watch"):
+        topk(Exact(), Held(planted(5, 3)), AS_THEY_ARE)
+
+
 def test_a_real_folder_is_mined_as_well(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from convscope.lens.lens import layers_in_order
 from convscope.lens.refusal import refusing
-from convscope.lens.twin import bare
+from convscope.lens.twin import Twin
 
 
 def feature_layers(model: nn.Module, *args: Any) -> list[str]:
@@ -18,8 +18,9 @@ def feature_layers(model: nn.Module, *args: Any) -> list[str]:
     A convolution that goes straight into a batch normalisation is represented by that: its scale
     may be negative, and then what excites the convolution silences the feature.
     """
+    args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
     names = layers_in_order(model, *args)
-    modules = dict(bare(model).named_modules())
+    modules = Twin(model).modules  # also of what a wrapper holds
     found = []
     for name, following in zip(names, [*names[1:], ""], strict=True):
         layer, after = (modules.get(n.partition("#")[0]) for n in (name, following))

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.lens.incremental_graph import Graph, graph_of, plain_pass
 from convscope.lens.incremental_narrow import narrow
 from convscope.lens.incremental_patches import Patches
@@ -62,6 +62,7 @@ class Incremental:
         """
         self.memory = memory
         self._model, self._layers, self._patches = model, tuple(layers), patches
+        self._picture = picture
         with torch.inference_mode():
             recording, scores = record_calls(model, picture, layers)
             for layer, slot in recording.layers.items():
@@ -118,6 +119,8 @@ class Incremental:
         return replace(answers, scores=answers.scores[:, self._choose])
 
     def _whole(self) -> Run | Whole:
+        if self._largest and _mixes(self._model, self._picture):
+            self._largest = 0.0
         return Whole(self._model, self._layers, self._patches, self._largest)
 
     def _recorded(self, recording: Recording, scores: Tensor, narrowed: bool) -> Known | None:
@@ -174,6 +177,17 @@ def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Gra
         if not agree(found, logits(lens(both))):
             return None, f"whole pictures: {wholes[0].name} is not understood"
     return graph, f"windows, whole maps from {wholes[0].name} on"
+
+
+def _mixes(model: nn.Module, picture: Float[Tensor, "c h w"]) -> bool:
+    """Do the scores of a picture depend on which others come with it, by more than rounding?"""
+    some = torch.stack([picture, -picture, 3 * picture.flip(-1)])
+    try:
+        with Lens(model, ()) as lens:
+            alone = torch.cat([logits(lens(one[None].clone())) for one in some])
+            return not agree(logits(lens(some)), alone)
+    except (RuntimeError, ConvscopeError):  # it may not take several at all
+        return True
 
 
 def _known(classes: Sequence[int], count: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 import torch
 
@@ -24,7 +25,13 @@ def narrow(graph: Graph, classes: Sequence[int]) -> bool:
     while not isinstance(graph.nodes[slot].run, (Convolution, Product)):
         node = graph.nodes[slot]
         passes = node.kind == "mean" or node.run is torch.relu or node.name == "flatten"
-        if not passes or users[slot] != 1 or len(graph.nodes[node.takes[0]].shape) not in (2, 4):
+        flat = node.name == "flatten" and prod(graph.nodes[node.takes[0]].shape[2:]) > 1
+        if (
+            not passes
+            or flat
+            or users[slot] != 1
+            or len(graph.nodes[node.takes[0]].shape) not in (2, 4)
+        ):
             return False
         way.append(slot)
         slot = node.takes[0]

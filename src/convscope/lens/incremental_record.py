@@ -65,6 +65,7 @@ class Recording(TorchFunctionMode):
         elif found:
             self._note(Step(func, named[0], named[1], gives=()), args, found)
         elif name not in LOOKS:
+            self.alone = True
             self._refuse(f"{name} reads or writes single values of a tensor")
         return result
 
@@ -74,6 +75,9 @@ class Recording(TorchFunctionMode):
         if step.name in NORMS and step.option(5, "training", False):
             self.alone = True
             self._refuse("normalisation by the statistics of the batch")
+        if _counts(step.name, args):
+            self.alone = True
+            self._refuse(f"{step.name} gives as many numbers as the picture has it")
         if step.name in DROPOUTS and step.option(2, "training", True):
             self._refuse(f"{step.name} is at work, by chance")
         for tensor in found:
@@ -119,6 +123,18 @@ class Recording(TorchFunctionMode):
         return self._slots.get(id(tensor), PICTURE)
 
 
+def _counts(name: str, args: Sequence[Any]) -> bool:
+    """Does the size of the result depend on numbers in a tensor?"""
+    if name == "__getitem__":
+        chosen = [leaf for leaf in tree_leaves(args[1:]) if isinstance(leaf, Tensor)]
+        return any(leaf.dtype in (torch.bool, torch.uint8) for leaf in chosen)
+    return name in COUNTING or (name == "where" and len(args) == 1)
+
+
+COUNTING = {
+    *("argwhere", "bincount", "histc", "masked_select", "nonzero", "nonzero_numpy"),
+    *("repeat_interleave", "unique", "unique_consecutive", "unique_dim", "_unique2"),
+}
 EMPTY = {"new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"}
 """Calls that take no more of a tensor than its type and place."""
 CASTS = {"to", "type_as"}

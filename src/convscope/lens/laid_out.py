@@ -1,8 +1,9 @@
 """How does a network run many batches of one size without moving its weights each time?
 
 oneDNN brings the weights of a convolution into an order of its own in every call; which order
-depends on the size of what comes in. From the second batch of one size on, they are kept in it.
-The same sums are then taken in the same order: outputs are equal to the last bit.
+depends on the size of what comes in. For batches of a chosen number of pictures they are kept in
+it, from the first one on: with weights that are laid out some sums are taken in another order, so
+equal batches must all be computed in the same way.
 """
 
 from __future__ import annotations
@@ -18,22 +19,21 @@ from convscope.lens.twin import Twin
 
 
 class LaidOut(nn.Conv2d):
-    """A convolution whose weights are kept as they are wanted for one size of what comes in."""
+    """A convolution whose weights are kept as they are wanted for batches of one size."""
 
-    _sizes: dict[Sequence[int], Tensor | None]
-    """Sizes that came, and the weights laid out for one of them."""
+    _batch: int
+    _sizes: dict[Sequence[int], Tensor]
+    """The weights as they are laid out for each size of such a batch."""
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n out r k"]:
-        """As nn.Conv2d; without gradients quicker from the second batch of one size on."""
-        size, sizes = tuple(input.shape), self._sizes
-        laid = sizes.get(size)
-        if torch.is_grad_enabled() or not _is_usual(input):
+        """As nn.Conv2d; quicker for a batch of the chosen size, without gradients."""
+        usual = torch.is_grad_enabled() or not _is_usual(input)
+        if usual or len(input) != self._batch:
             return super().forward(input)
-        if laid is None:
-            if size not in sizes or any(other is not None for other in sizes.values()):
-                sizes[size] = None
-                return super().forward(input)
-            laid = sizes[size] = self._laid(size)
+        size = tuple(input.shape)
+        if size not in self._sizes:
+            self._sizes[size] = self._laid(size)
+        laid = self._sizes[size]
         call: Callable[..., Tensor] = torch.ops.mkldnn._convolution_pointwise
         how = (self.padding, self.stride, self.dilation, 1, "none", (), "")
         return call(input, laid, self.bias, *how)
@@ -49,16 +49,17 @@ def _is_usual(x: Tensor) -> bool:
     return fits and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def laid_out(model: nn.Module) -> nn.Module:
+def laid_out(model: nn.Module, batch: int) -> nn.Module:
     """A twin with such convolutions, where it has any that oneDNN computes; else the model.
 
+    batch: how many pictures come at a time; any other number is computed as ever.
     For one job, in which no weight changes. Raises ModelError as `Twin`.
     """
     twin = Twin(model).model
     found = [module for module in twin.modules() if type(module) is nn.Conv2d and _can(module)]
     for module in found:
         module.__class__ = LaidOut
-        module.__dict__["_sizes"] = {}
+        module.__dict__.update(_batch=batch, _sizes={})
     return twin if found else model
 
 

@@ -133,7 +133,7 @@ def _explained(
     scores = finite(whole.scores)
     softmax = not is_probability(scores)
     base = (scores.softmax(1) if softmax else scores)[0]
-    target = _target(base, target)
+    target = _target(whole.scores[0], target)
     channel = int(whole.activity[layer][0].argmax())
     hidden = engine.follow({layer: channel}, progress)
     chances = finite(hidden.scores)
@@ -141,7 +141,7 @@ def _explained(
     shape = (len(hiding.tops), len(hiding.lefts))
     return Occlusion(
         probability=_array(chances[:, target], shape),
-        likeliest=chances.argmax(1).cpu().numpy().astype(np.int32).reshape(shape),
+        likeliest=hidden.scores.argmax(1).cpu().numpy().astype(np.int32).reshape(shape),
         activity=_array(hidden.activity[layer], shape),
         tops=np.array(hiding.tops, np.int32),
         lefts=np.array(hiding.lefts, np.int32),
@@ -163,11 +163,11 @@ def _array(values: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     return values.float().cpu().numpy().reshape(shape)
 
 
-def _target(probability: Float[Tensor, "classes"], target: int | None) -> int:
+def _target(scores: Float[Tensor, "classes"], target: int | None) -> int:
     if target is None:
-        return int(probability.argmax())
-    if not 0 <= target < len(probability):
-        what = f"the network has {len(probability)} classes, counted from 0"
+        return int(scores.argmax())
+    if not 0 <= target < len(scores):
+        what = f"the network has {len(scores)} classes, counted from 0"
         raise ModelError("M507", f"class {target}", what)
     return target
 

@@ -82,4 +82,4 @@ def _covers(
 
 def _likeliest(model: nn.Module, images: Float[Tensor, "b c h w"]) -> list[int]:
     with torch.inference_mode(), Lens(model, ()) as lens:
-        return [int(logits(lens(image[None])).argmax()) for image in images]
+        return [int(logits(lens(image[None].clone())).argmax()) for image in images]

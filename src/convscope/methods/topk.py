@@ -59,7 +59,8 @@ def topk(
 
     Raises DataError D118 (too many unusable), D161 (none usable), UsageError U221 (k, batch or
     part), U376 (a module without preprocess), U377 (no folder), U401 (no tuning), ModelError
-    M500, M502, M506 (a layer without feature maps), M522 (it takes no such picture).
+    M500, M501 (no convolution), M502, M506 (a layer without feature maps), M522 (it takes no such
+    picture).
     """
     require_tuning(tuning)
     ready = whole(model).preprocess if preprocess is None else preprocess
@@ -80,10 +81,13 @@ def _topk(
 ) -> TopK:
     picture = blank(model, preprocess.shape)
     names = tuple(chosen_layers(model, layers, picture))
+    if not names:
+        raise ModelError("M501", "the network", "has no convolution to watch")
     shapes = _shapes(model, names, picture)
     way = Way(model, picture, names, tuning)
     size = way.batch if batch is None else batch
     _require(k >= 1 and size >= 1 and 0 <= part[0] < part[1], f"k {k}, batch {size}, part {part}")
+    way.lay_out(size)
     ranks = Ranks([shape[0] for shape in shapes], k, picture.device)
     edits = {name: ranks.look(layer) for layer, name in enumerate(names)}
     seen = 0
@@ -99,7 +103,7 @@ def _topk(
                 progress(min(start + size, len(folder)), len(folder))
     ranks.settle()
     folder.check_bad()
-    if not seen:
+    if not seen and part[1] == 1:  # a part may be empty
         raise DataError("D161", str(folder.root), "no picture here could be used")
     return _record(names, shapes, ranks, seen, _origin(model, folder, preprocess, size, part, way))
 

@@ -145,7 +145,7 @@ class Way:
     ) -> None:
         """picture: as `blank` makes it. layers: those whose outputs are wanted."""
         self._picture, self._tuning = picture, tuning
-        self.model = laid_out(tuning.prepare(model, picture, layers) if tuning else model)
+        self.model = model if tuning is None else tuning.prepare(model, picture, layers)
         self.origin = {} if tuning is None else {"tuning": tuning.origin()}
         self.workers = None if tuning is None else tuning.workers
 
@@ -155,6 +155,10 @@ class Way:
         if self._tuning is None:
             return usual_batch(self.model, self._picture)
         return self._tuning.batch
+
+    def lay_out(self, batch: int) -> None:
+        """Run batches of exactly so many pictures quicker: see `laid_out`."""
+        self.model = laid_out(self.model, batch)
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         if self._tuning is None:
