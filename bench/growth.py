@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from cam import network
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from quiet import interleaved
 from results import INK, LINE, OURS
 from rows import command, machine, options
@@ -143,6 +144,12 @@ def drawn(curves: Sequence[Curve]) -> Figure:
         axes.set_title(curve.job, fontsize=8, color=INK)
         axes.set_xlabel(curve.size, fontsize=8, color=INK)
         axes.tick_params(colors=INK, labelsize=7, which="both")
+        if curve.sizes[-1] < 10 * curve.sizes[0]:  # too few powers of ten to tell by
+            for axis, values in ((axes.xaxis, curve.sizes), (axes.yaxis, curve.seconds)):
+                ends = (values[0], values[len(values) // 2], values[-1])
+                axis.set_major_locator(FixedLocator(ends))
+                axis.set_minor_locator(NullLocator())
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.grid(color=LINE, linewidth=0.4, alpha=0.5)
         for side in axes.spines.values():
             side.set_visible(False)
