@@ -450,12 +450,16 @@ class Mixing(nn.Module):
                 y = y * len(torch.nonzero(y > 0.3))
             case "mask":
                 y = y * y[y > 0.3].numel()
+            case "repeats":
+                y = y[:, :, :1].repeat_interleave((y[0, 0, 0].abs() * 9).long(), dim=3)
             case "unique":
                 y = y * torch.unique((y * 3).round()).shape[0]
         return self.scores(y.mean((2, 3)))
 
 
-@pytest.mark.parametrize("way", ["branch", "largest", "mean", "nonzero", "mask", "unique"])
+@pytest.mark.parametrize(
+    "way", ["branch", "largest", "mean", "nonzero", "mask", "repeats", "unique"]
+)
 def test_what_depends_on_values_or_on_other_pictures_is_asked_one_by_one(way: str) -> None:
     net, image = settled(Mixing(way)), picture()
     where = patches(image)
@@ -480,4 +484,37 @@ def test_classes_that_are_places_of_a_map_are_no_channels() -> None:
     with torch.no_grad():
         expected = net(where.paint(image, range(len(where))))[:, [11, 2]]
     torch.testing.assert_close(found, expected)
+    assert engine.how == "windows"
+
+
+class Fixed(nn.Module):
+    """Masks and repeats that are the network's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scores = nn.Conv2d(3, 6, 3), nn.Linear(3, 4)
+        self.register_buffer("mask", torch.arange(6) % 2 == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).repeat_interleave(2, dim=3)
+        return self.scores(y[:, self.mask].mean((2, 3)))
+
+
+def test_masks_and_repeats_of_the_network_itself_are_no_obstacle() -> None:
+    net, image = settled(Fixed()), picture()
+    worst, how = difference(net, image, patches(image))
+    assert worst < 1e-10
+    assert how.startswith("windows")
+
+
+def test_a_picture_that_is_overwritten_before_it_is_asked_about_is_another() -> None:
+    net, image = settled(Counted()), picture()
+    where = patches(image)
+    engine = Incremental(net, image, where)
+    image[:, -3:, -3:] += 1
+    base = engine.begin(image, where)
+    with torch.no_grad():
+        torch.testing.assert_close(base.scores, net(image[None]))
+        painted = where.paint(image, range(len(where)))
+        torch.testing.assert_close(engine.follow({}).scores, net(painted))
     assert engine.how == "windows"

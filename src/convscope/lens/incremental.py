@@ -69,7 +69,7 @@ class Incremental:
                 refuse_flat(layer, recording.shapes[slot])
             self._classes = None if classes is None else _known(classes, scores.shape[1])
             self._largest = 0.0 if recording.alone else _largest(recording, picture)
-            self._scores: tuple[Tensor, Tensor] | None = (picture[None], scores)
+            self._scores: tuple[Tensor, Tensor] | None = (picture[None].clone(), scores)
             graph, self.how = _graph(model, recording, picture)
             narrowed = graph is not None and classes is not None and narrow(graph, classes)
             self._choose = None if narrowed else self._classes

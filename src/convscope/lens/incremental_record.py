@@ -75,7 +75,7 @@ class Recording(TorchFunctionMode):
         if step.name in NORMS and step.option(5, "training", False):
             self.alone = True
             self._refuse("normalisation by the statistics of the batch")
-        if _counts(step.name, args):
+        if self._counts(step.name, args):
             self.alone = True
             self._refuse(f"{step.name} gives as many numbers as the picture has it")
         if step.name in DROPOUTS and step.option(2, "training", True):
@@ -84,6 +84,14 @@ class Recording(TorchFunctionMode):
             if args and tensor is args[0]:
                 self._stale |= self._sharing.get(_storage(tensor), set()) - {id(tensor)}
         self.steps.append(replace(step, gives=tuple(map(self._give, found))))
+
+    def _counts(self, name: str, args: Sequence[Any]) -> bool:
+        """Does the size of the result depend on numbers that depend on the picture?"""
+        if name in ("__getitem__", "repeat_interleave"):
+            chosen = [leaf for leaf in tree_leaves(args[1:]) if id(leaf) in self._slots]
+            masks = (torch.bool, torch.uint8)
+            return any(name != "__getitem__" or leaf.dtype in masks for leaf in chosen)
+        return name in COUNTING or (name == "where" and len(args) == 1)
 
     def _give(self, tensor: Tensor) -> int:
         number = len(self.shapes)
@@ -123,18 +131,11 @@ class Recording(TorchFunctionMode):
         return self._slots.get(id(tensor), PICTURE)
 
 
-def _counts(name: str, args: Sequence[Any]) -> bool:
-    """Does the size of the result depend on numbers in a tensor?"""
-    if name == "__getitem__":
-        chosen = [leaf for leaf in tree_leaves(args[1:]) if isinstance(leaf, Tensor)]
-        return any(leaf.dtype in (torch.bool, torch.uint8) for leaf in chosen)
-    return name in COUNTING or (name == "where" and len(args) == 1)
-
-
 COUNTING = {
-    *("argwhere", "bincount", "histc", "masked_select", "nonzero", "nonzero_numpy"),
-    *("repeat_interleave", "unique", "unique_consecutive", "unique_dim", "_unique2"),
+    *("argwhere", "bincount", "masked_select", "nonzero", "nonzero_numpy"),
+    *("unique", "unique_consecutive", "unique_dim", "_unique2"),
 }
+"""Calls whose result is as long as the numbers in a tensor have it."""
 EMPTY = {"new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"}
 """Calls that take no more of a tensor than its type and place."""
 CASTS = {"to", "type_as"}
