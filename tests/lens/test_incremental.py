@@ -343,7 +343,7 @@ def test_a_convolution_in_tiles_is_the_convolution(
     node = convolution(conv.weight, conv.bias, 1, padding, 1, 1)
     with torch.no_grad():
         tiles = Tiling(m, len(x), *size)
-        found = Tiled(node)(tiles.of(x, padding), tiles)
+        found = Tiled(node, m)(tiles.of(x, padding), tiles)
         torch.testing.assert_close(found, conv(x))
         assert found.abs().max() > 0
 

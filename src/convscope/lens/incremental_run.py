@@ -67,8 +67,8 @@ class Run:
                 rows, columns = plan.size(slot)
                 rooms[slot] = max(rooms.get(slot, 0), most * rows * columns)
         self._rows = {slot: Rows(room) for slot, room in rooms.items()}
-        tiled = {slot for plan in self.plans for slot in plan.tiles}
-        self.tiled = {slot: Tiled(graph.nodes[slot]) for slot in tiled}
+        tiled = {slot: m for plan in self.plans for slot, m in plan.tiles.items()}
+        self.tiled = {slot: Tiled(graph.nodes[slot], m) for slot, m in tiled.items()}
         self._sums: dict[int, Sums] = {}
         self._watched: dict[int, Tensor] = {}
         self._indices: dict[tuple[int, int, int], Tensor] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -44,16 +45,12 @@ def tile(node: Node, windows: Sequence[tuple[int, int, int]]) -> tuple[int, list
     out, into = weight.shape[:2]
     plain = np.array([GAIN * n * rows * columns * 9 * out * into for rows, columns, n in windows])
     best, least, chosen = 0, plain.sum(), none
+    each, together = SLOWER * into * out + GOING * into + BACK * out, rows_of(out * into)
     for m in TILES:
         q2 = (m + 2) ** 2
         tiles = [n * ceil(rows / m) * ceil(columns / m) for rows, columns, n in windows]
-        together = rows_of(out * into)
-        costs = (
-            np.ceil(np.array(tiles) / together)
-            * together
-            * q2
-            * (SLOWER * into * out + GOING * into + BACK * out)
-        )
+        calls = np.ceil(np.array(tiles) / together)
+        costs = calls * together * q2 * each
         total = np.minimum(costs, plain).sum() + LAYING * q2 * into * out
         if total < least:
             best, least, chosen = m, total, (costs < plain).tolist()
@@ -61,23 +58,20 @@ def tile(node: Node, windows: Sequence[tuple[int, int, int]]) -> tuple[int, list
 
 
 class Tiled:
-    """A convolution in tiles; its weights are brought into each form once."""
+    """A convolution in tiles of m × m; its weights are brought into their form once."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, m: int) -> None:
         assert node.weight is not None
-        self._weight, self._bias = node.weight, node.bias
-        self._forms: dict[int, Products] = {}
+        self._weight, self._bias, self._m = node.weight, node.bias, m
 
-    def _products(self, m: int) -> Products:
-        if m not in self._forms:
-            weights = self._weight.permute(2, 3, 0, 1)
-            self._forms[m] = Products(*matrices(m), weights)
-        return self._forms[m]
+    @cached_property
+    def _products(self) -> Products:
+        return Products(*matrices(self._m), self._weight.permute(2, 3, 0, 1))
 
     def __call__(self, take: Take, tiles: Tiling) -> Float[Tensor, "n out rows columns"]:
         """take: the tiles of some windows, as (t, q, q, channels)."""
-        m, (down, across) = tiles.m, tiles.counts
-        products, out = self._products(m), len(self._weight)
+        m, (down, across) = self._m, tiles.counts
+        products, out = self._products, len(self._weight)
         y = self._weight.new_empty((tiles.windows, down * m, across * m, out))
         step = _step(down * across, products.rows)
         for first in range(0, tiles.windows, step):
