@@ -30,7 +30,7 @@
 
   function chooser(at) {
     if (studies.length < 2) return null;
-    return el("nav.others", { "aria-label": "Studies" }, studies.map((study, i) =>
+    return el("nav.sibling-studies", { "aria-label": "Studies" }, studies.map((study, i) =>
       el("a", { href: address(i), "aria-current": i === at ? "page" : null },
         studies.filter((other) => other.title === study.title).length > 1 ? `${study.title}: ${study.name}` : study.title)));
   }
