@@ -7,20 +7,23 @@ from typing import Annotated
 
 import typer
 
+from convscope.cli.options import Reading, expanded
 from convscope.cli.predict import Views
 from convscope.cli.progress import say
-from convscope.cli.skipped import MaxBad, free
+from convscope.cli.skipped import free
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.study_files import save_figure, save_table
 from convscope.cli.train import pair
 from convscope.cli.training_bar import training_bar
 
 
+@expanded
 def ablation(
     pictures: Annotated[
         str,
         typer.Argument(help="Class folders, a folder with train and val in it, or builtin:photos."),
     ],
+    reading: Reading,
     recipe: Annotated[
         str, typer.Option(help="tutorial, paper, best, demo or a .toml file, for all variants.")
     ] = "tutorial",
@@ -44,7 +47,6 @@ def ablation(
     ] = Path("ablation"),
     threads: Annotated[int, typer.Option(min=1, help="Threads that make batches.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps.")] = "auto",
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """Retrain variants of AlexNet and ZFNet without layers or with larger ones (table 3).
 
@@ -57,8 +59,7 @@ def ablation(
     from convscope.training.recipe_text import recipe as read_recipe
 
     plan = read_recipe(recipe, changes or ())
-    teaching, judging = pair(pictures, validation)
-    teaching.max_bad = judging.max_bad = max_bad
+    teaching, judging = pair(pictures, validation, reading)
     with stop_on_signals() as stop, training_bar() as progress:
         found = study(
             plan,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import opened_network
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.tune import Tune, chosen
 
 if TYPE_CHECKING:
@@ -25,18 +25,15 @@ Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a progress bar under a name."""
 
 
+@expanded
 def atlas(
-    model: Annotated[
-        str,
-        typer.Argument(help="zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run."),
-    ],
+    model: Model,
     pictures: Annotated[
         str, typer.Argument(help="Folder of pictures, builtin:photos or builtin:photos-val.")
     ],
+    opening: Opening,
+    reading: Reading,
     out: Annotated[Path, typer.Option(help="New folder for the pages.")] = Path("atlas"),
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")
-    ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Names with commas; default: all convolutions.")
     ] = None,
@@ -49,7 +46,6 @@ def atlas(
         list[Path] | None,
         typer.Option(help="Folder that a study wrote, to be shown too; may be given again."),
     ] = None,
-    max_bad: MaxBad = 0.01,
     tune: Tune = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
 ) -> None:
@@ -57,15 +53,13 @@ def atlas(
 
     Example: convscope atlas torchvision:squeezenet1_0 pictures --out atlas
     """
-    from convscope.images.builtin import open_pictures
     from convscope.pages.studies import read_study
     from convscope.publish import require_free
 
     require_free(out)
     studies = [read_study(each) for each in study or ()]
-    network = opened_network(model, checkpoint)
-    with open_pictures(pictures) as folder:
-        folder.max_bad = max_bad
+    network = opening.network(model)
+    with reading.open(pictures) as folder:
         with listing_skipped([folder], beside(out)):
             page = make_atlas(
                 network,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
 from convscope.errors import ModelError, printable
 
@@ -24,16 +25,13 @@ WIDTH = 110
 """Characters of the table where nobody's screen says otherwise."""
 
 
+@expanded
 def check(
-    model: Annotated[
-        str,
-        typer.Argument(help="zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run."),
-    ],
+    model: Model,
+    opening: Opening,
+    reading: Reading,
     picture: Annotated[
         str | None, typer.Argument(help="Picture, or folder of which the first is taken.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0, help="For each method that runs the network many times.")
@@ -50,15 +48,14 @@ def check(
 
     Example: convscope check torchvision:resnet18
     """
-    from convscope.models.load import load
     from convscope.publish import publish_file, require_free
     from convscope.studies.audit import audit
 
     for place in (save_json, out):
         if place is not None:
             require_free(place)
-    network = load(model, checkpoint)
-    image = None if picture is None else _prepared(network, picture)
+    network = opening.load(model)
+    image = None if picture is None else _prepared(network, picture, reading)
     with progress("trying methods") as tick:
         found = audit(network, image, seconds=seconds, progress=tick)
     _show(found)
@@ -71,15 +68,12 @@ def check(
     _refuse(found)
 
 
-def _prepared(network: Network, picture: str) -> Tensor:
-    from convscope.images.builtin import open_pictures
-    from convscope.images.folder import one_picture
-
+def _prepared(network: Network, picture: str, reading: Reading) -> Tensor:
     framing = network.preprocess.framing
     if Path(picture).is_file():
-        pixels = one_picture(picture, framing).pixels
+        pixels = reading.one(picture, framing).pixels
     else:
-        with open_pictures(picture) as folder:
+        with reading.open(picture) as folder:
             pixels = next(iter(folder.read(framing))).pixels
     return network.preprocess.tensor(pixels)
 

@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.study_files import listed, opened_network, save_figure, save_table
+from convscope.cli.study_files import listed, save_figure, save_table
 
 
+@expanded
 def correspondence(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[str, typer.Argument(help="Folder of the pictures with marked parts.")],
     parts: Annotated[
         Path, typer.Option(help='JSON: {"images": {name: {part: [x, y]}}}, in pixels.')
     ],
-    checkpoint: Checkpoint = None,
+    opening: Opening,
+    reading: Reading,
     layers: Annotated[
         str | None,
         typer.Option(help="Names with commas; default: the last convolution's, and the last."),
@@ -46,11 +48,11 @@ def correspondence(
     from convscope.studies.correspondence import correspondence as study
 
     require_free(out)
-    network = opened_network(model, checkpoint)
-    with progress("hiding parts") as tick:
+    network = opening.network(model)
+    with reading.open(pictures) as folder, progress("hiding parts") as tick:
         found = study(
             network,
-            pictures,
+            folder,
             parts,
             layers=listed(layers),
             patch=patch,

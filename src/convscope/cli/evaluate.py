@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint, Views, _labels, save_evaluation
+from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.predict import Views, _labels, save_evaluation
 from convscope.cli.progress import progress, say
-from convscope.cli.skipped import MaxBad, listing_skipped, tell_skipped
 from convscope.cli.skipped import beside as beside_out
-from convscope.cli.study_files import opened_network
+from convscope.cli.skipped import listing_skipped, tell_skipped
 from convscope.cli.tune import Tune, chosen
 from convscope.errors import EnvironmentFault, UsageError, nearest
 
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 TABLES = ("table2",)
 
 
+@expanded
 def evaluate(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[
         str,
         typer.Argument(help='Class folders, or shards as "val-{000000..000049}.tar".'),
     ],
-    checkpoint: Checkpoint = None,
+    opening: Opening,
+    reading: Reading,
     together: Annotated[
         list[str] | None,
         typer.Option("--with", help="MODEL or MODEL@WEIGHTS; the mean softmax of all is judged."),
@@ -44,14 +47,12 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 1,
     out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("evaluation"),
-    max_bad: MaxBad = 0.01,
     tune: Tune = False,
 ) -> None:
     """Top-1 and top-5 on pictures with known classes, and which class is taken for which.
 
     Example: convscope evaluate run builtin:photos-val --views 10
     """
-    from convscope.images.builtin import open_pictures
     from convscope.methods.predict import evaluate as measure
     from convscope.publish import require_free
 
@@ -59,11 +60,10 @@ def evaluate(
     if beside and beside not in TABLES:
         raise UsageError("U407", beside, f"no such table; {nearest(beside, TABLES)}")
     known = None if labels is None else _labels(labels)
-    with open_pictures(pictures, workers=workers) as folder:
-        networks = [_opened(model, checkpoint, device)]
-        networks += [_opened(*_member(name), device) for name in together or ()]
+    with reading.open(pictures, workers=workers) as folder:
+        networks = [_opened(model, opening, device)]
+        networks += [_opened(*_member(name, opening), device) for name in together or ()]
         tuning = chosen(networks[0], tune)
-        folder.max_bad = max_bad
         with listing_skipped([folder], beside_out(out)), progress("evaluating") as tick:
             found = measure(
                 networks, folder, views=views, labels=known, tuning=tuning, progress=tick
@@ -77,13 +77,13 @@ def evaluate(
     typer.echo(out)
 
 
-def _member(name: str) -> tuple[str, Path | None]:
-    """A model and, after the last @, the file of its weights."""
+def _member(name: str, opening: Opening) -> tuple[str, Opening]:
+    """A model, opened with the file of weights after the last @."""
     model, sign, weights = name.rpartition("@")
-    return (model, Path(weights)) if sign else (name, None)
+    return model if sign else name, replace(opening, checkpoint=Path(weights) if sign else None)
 
 
-def _opened(model: str, checkpoint: Path | None, device: str) -> Network:
+def _opened(model: str, opening: Opening, device: str) -> Network:
     """Raises UsageError U378 on an unknown device, EnvironmentFault R641 if it is not there."""
     import torch
 
@@ -99,7 +99,7 @@ def _opened(model: str, checkpoint: Path | None, device: str) -> Network:
     if int(number or 0) >= there[kind]:
         what = "this machine has none that torch can use"
         raise EnvironmentFault("R641", device, what, next_step="pass --device cpu")
-    network = opened_network(model, checkpoint)
+    network = opening.network(model)
     network.model.to(device)
     return network
 

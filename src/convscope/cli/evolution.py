@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convscope.cli.options import Reading, expanded
 from convscope.cli.progress import progress, say
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import epochs_listed, listed, save_figure, save_table
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from convscope.records.series import Convergence, Evolution
 
 
+@expanded
 def evolution(
     checkpoints: Annotated[
         Path, typer.Argument(help="Folder of checkpoints, or of a run trained with --keep.")
     ],
     pictures: Annotated[str, typer.Argument(help="Pictures to find strongest activations in.")],
+    reading: Reading,
     model: Annotated[
         str | None,
         typer.Option(help="Network that they are weights of, where they do not say so."),
@@ -40,21 +43,18 @@ def evolution(
     out: Annotated[Path, typer.Option(help="New folder for records, figures and table.")] = Path(
         "evolution"
     ),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """Feature maps over the epochs of a training, and in which order layers settle (figure 4).
 
     Example: convscope evolution run flower_photos
     """
-    from convscope.images.builtin import open_pictures
     from convscope.publish import require_free
     from convscope.studies.evolution_checkpoints import evolution as study
 
     require_free(out)
     wanted = epochs_listed(epochs)
-    with open_pictures(pictures) as whole:
+    with reading.open(pictures) as whole:
         folder = whole.subset(range(0, len(whole), every))
-        folder.max_bad = max_bad
         with listing_skipped([folder], beside(out)), progress("looking at epochs") as tick:
             found = study(
                 checkpoints,

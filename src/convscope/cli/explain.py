@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import opened_network
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -22,9 +21,12 @@ if TYPE_CHECKING:
     from convscope.units import Box
 
 
+@expanded
 def explain(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[str, typer.Argument(help="A picture, or a folder of pictures.")],
+    opening: Opening,
+    reading: Reading,
     method: Annotated[
         str,
         typer.Option(
@@ -36,7 +38,6 @@ def explain(
     target: Annotated[
         str | None, typer.Option(help="Class name or index; default: the likeliest.")
     ] = None,
-    checkpoint: Checkpoint = None,
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -50,7 +51,6 @@ def explain(
     out: Annotated[Path, typer.Option(help="New folder for page, figure and records.")] = Path(
         "explanation"
     ),
-    max_bad: MaxBad = 0.01,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
 ) -> None:
     """What speaks for a class, by any method, each map put to the test.
@@ -63,13 +63,13 @@ def explain(
     require_free(out)
     names = [name.strip() for name in method.split(",") if name.strip()]
     methods = chosen(names or DEFAULT, layer)
-    network = opened_network(model, checkpoint)
+    network = opening.network(model)
     if layer is not None:
         require_layer(network, methods, layer)
     if Path(pictures).is_file():
-        page = _one(network, Path(pictures), methods, target, boxes, road, out)
+        page = _one(network, Path(pictures), methods, target, boxes, road, reading, out)
     else:
-        page = _many(network, pictures, methods, target, boxes, road, limit, max_bad, out)
+        page = _many(network, pictures, methods, target, boxes, road, limit, reading, out)
     if open_page:
         typer.launch(page.resolve().as_uri())
 
@@ -81,15 +81,15 @@ def _one(
     target: str | None,
     boxes: Path | None,
     road: bool,
+    reading: Reading,
     out: Path,
 ) -> Path:
     from convscope.images.boxes import read_boxes
-    from convscope.images.folder import one_picture
     from convscope.pages.explanation import write_explanation
     from convscope.studies.explain import Checks
     from convscope.studies.explain import explain as study
 
-    picture = one_picture(path)
+    picture = reading.one(path)
     marked = read_boxes(boxes).get(path.name, ()) if boxes else ()
     if boxes and not marked:
         say(f"{boxes} has no boxes for {path.name}")
@@ -117,19 +117,17 @@ def _many(
     boxes: Path | None,
     road: bool,
     limit: int | None,
-    max_bad: float,
+    reading: Reading,
     out: Path,
 ) -> Path:
     from dataclasses import replace
 
     from convscope.figures.findings import findings
-    from convscope.images.builtin import open_pictures
     from convscope.pages.explanation import write_explanations
     from convscope.studies.explain_many import QUICK, explain_folder
 
     kept: list[Explanations] = []
-    with open_pictures(pictures) as folder, progress("explaining") as tick:
-        folder.max_bad = max_bad
+    with reading.open(pictures) as folder, progress("explaining") as tick:
 
         def run(each: object) -> Explanations:
             found = explain_folder(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import ANY_MODEL, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import listed, opened_network, save_figure
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import listed, save_figure
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ KEPT = "layer-"
 AGAIN = f"{ANY_MODEL} Without PICTURES: what this command or `atlas` wrote, to draw it again."
 
 
+@expanded
 def features(
     model: Annotated[str, typer.Argument(help=AGAIN)],
+    opening: Opening,
+    reading: Reading,
     pictures: Annotated[
         str | None, typer.Argument(help="Pictures to find the strongest of, e.g. for validation.")
     ] = None,
-    checkpoint: Checkpoint = None,
     layers: Annotated[
         str | None, typer.Option(help="Names with commas; default: five, from first to last.")
     ] = None,
@@ -47,7 +49,6 @@ def features(
     out: Annotated[Path, typer.Option(help="New folder for records and figure.")] = Path(
         "features"
     ),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """The strongest pictures of some maps beside their projections, for print (figure 2).
 
@@ -64,7 +65,7 @@ def features(
         found = _again(Path(model), asked)
     else:
         way = {"k": top, "other": other, "seed": seed}
-        found = _made(opened_network(model, checkpoint), pictures, max_bad, beside(out), asked, way)
+        found = _made(opening.network(model), pictures, reading, beside(out), asked, way)
     for number, record in enumerate(found):
         record.save(out / f"{KEPT}{number}")
     typer.echo(save_figure(features_figure(found, scale=cast("Scale", scale)), out / "figure"))
@@ -92,16 +93,14 @@ def _asked(layers: Sequence[str] | None, maps: str, seed: int) -> _Asked:
 def _made(
     network: Network,
     pictures: str,
-    max_bad: float,
+    reading: Reading,
     skipped: Path,
     asked: _Asked,
     way: dict[str, Any],
 ) -> list[LayerFeatures]:
-    from convscope.images.builtin import open_pictures
     from convscope.studies.chosen_features import chosen_features
 
-    with open_pictures(pictures) as folder:
-        folder.max_bad = max_bad
+    with reading.open(pictures) as folder:
         with listing_skipped([folder], skipped), progress("strongest pictures") as tick:
             found = chosen_features(
                 network,

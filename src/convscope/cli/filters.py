@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import opened_network, save_figure, save_table
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import save_figure, save_table
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
     from convscope.records.filters import Filters
 
 
+@expanded
 def filters(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
+    opening: Opening,
+    reading: Reading,
     pictures: Annotated[
         str | None, typer.Argument(help="Pictures, to find wasted maps and what strides fold.")
     ] = None,
-    checkpoint: Checkpoint = None,
     against: Annotated[
         str | None, typer.Option(help="Another network, or the same after a change.")
     ] = None,
@@ -35,32 +38,31 @@ def filters(
     out: Annotated[Path, typer.Option(help="New folder for records, figure and table.")] = Path(
         "filters"
     ),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """First filters, wasted maps, frequencies and aliasing, with advice (figure 6).
 
     Example: convscope filters alexnet --against zfnet
     """
-    from convscope.images.builtin import open_pictures
     from convscope.publish import require_free
 
     require_free(out)
-    asked = [(model, checkpoint), *([(against, against_checkpoint)] if against else [])]
+    asked = [(model, opening)]
+    if against:
+        asked.append((against, replace(opening, checkpoint=against_checkpoint)))
     if pictures is None:
         found = [_one(*each, None, clip) for each in asked]
     else:
-        with open_pictures(pictures) as folder, listing_skipped([folder], beside(out)):
-            folder.max_bad = max_bad
+        with reading.open(pictures) as folder, listing_skipped([folder], beside(out)):
             found = [_one(*each, folder, clip) for each in asked]
             folder.check_bad()
         tell_skipped([folder], beside(out))
     _save(found, out)
 
 
-def _one(model: str, checkpoint: Path | None, folder: Folder | None, clip: float) -> Filters:
+def _one(model: str, opening: Opening, folder: Folder | None, clip: float) -> Filters:
     from convscope.studies.filters import filters as study
 
-    network = opened_network(model, checkpoint)
+    network = opening.network(model)
     with progress(f"looking at {model}"[:28]) as tick:
         return study(network, folder, clip=clip, progress=tick)
 

@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import listed, one_folder, opened_network, save_figure, save_table
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import listed, save_figure, save_table
 
 
+@expanded
 def invariance(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[list[str], typer.Argument(help="A folder of pictures, or pictures.")],
-    checkpoint: Checkpoint = None,
+    opening: Opening,
+    reading: Reading,
     labels: Annotated[
         Path | None,
         typer.Option(help="JSON: class index by file name; without, the likeliest is followed."),
@@ -33,7 +35,6 @@ def invariance(
     out: Annotated[Path, typer.Option(help="New folder for record, figures and table.")] = Path(
         "invariance"
     ),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """Distances and probability under translation, scale and rotation (figure 5).
 
@@ -45,22 +46,24 @@ def invariance(
     from convscope.studies.invariance import invariance as study
 
     require_free(out)
-    whole = one_folder(pictures)
+    whole = reading.one_folder(pictures)
     known = None if labels is None else _labels(labels)
-    network = opened_network(model, checkpoint)
-    with whole as folder:
-        folder.max_bad = max_bad
-        with listing_skipped([folder], beside(out)), progress("moving pictures") as tick:
-            found = study(
-                network,
-                folder,
-                layers=listed(layers),
-                border=border,
-                beyond=not crop,
-                labels=known,
-                progress=tick,
-            )
-            folder.check_bad()
+    network = opening.network(model)
+    with (
+        whole as folder,
+        listing_skipped([folder], beside(out)),
+        progress("moving pictures") as tick,
+    ):
+        found = study(
+            network,
+            folder,
+            layers=listed(layers),
+            border=border,
+            beyond=not crop,
+            labels=known,
+            progress=tick,
+        )
+        folder.check_bad()
     found.save(out)
     tell_skipped([whole], out / "skipped.csv")
     save_table(invariance_table(found), out / "table.md")

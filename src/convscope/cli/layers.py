@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.study_files import opened_network
+from convscope.cli.options import Model, Opening, expanded
 from convscope.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -21,14 +20,10 @@ TO_THE_LEFT = 2
 """Columns of words, which stand at the left; numbers stand at the right."""
 
 
+@expanded
 def layers(
-    model: Annotated[
-        str,
-        typer.Argument(help="zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run."),
-    ],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")
-    ] = None,
+    model: Model,
+    opening: Opening,
     size: Annotated[
         str | None, typer.Option(help="Input in pixels: 224, or HEIGHTxWIDTH; default: its own.")
     ] = None,
@@ -40,7 +35,7 @@ def layers(
     from convscope.methods.layers import layer_table
 
     asked = None if size is None else _pixels(size)
-    network = opened_network(model, checkpoint)
+    network = opening.network(model)
     pixels = asked or network.preprocess.size
     for line in lines(layer_table(network.model, (network.preprocess.shape[0], *pixels))):
         typer.echo(line)

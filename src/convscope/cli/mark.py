@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from convscope.cli.options import Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 
 
+@expanded
 def mark(
     pictures: Annotated[str, typer.Argument(help="A folder of pictures.")],
+    reading: Reading,
     parts: Annotated[
         str, typer.Option(help='Names with commas: "left_eye,right_eye,nose"; none: boxes alone.')
     ] = "",
@@ -23,7 +26,6 @@ def mark(
         Path | None, typer.Option(help="A boxes.json to go on from or to correct.")
     ] = None,
     out: Annotated[Path, typer.Option(help="New folder for the page.")] = Path("marking"),
-    max_bad: MaxBad = 0.01,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
 ) -> None:
     """A page on which parts are marked by clicking and boxes by dragging.
@@ -34,7 +36,6 @@ def mark(
     Example: convscope mark dogs --parts left_eye,right_eye,nose --open
     """
     from convscope.images.boxes import read_boxes
-    from convscope.images.builtin import open_pictures
     from convscope.images.parts import read_parts
     from convscope.pages.marking import write_marking
     from convscope.publish import require_free
@@ -43,8 +44,7 @@ def mark(
     names = [name.strip() for name in parts.split(",")] if parts else []
     marked = None if start is None else read_parts(start)
     boxed = None if boxes is None else read_boxes(boxes)
-    with open_pictures(pictures) as folder:
-        folder.max_bad = max_bad
+    with reading.open(pictures) as folder:
         with listing_skipped([folder], beside(out)), progress("pictures") as tick:
             page = write_marking(out, folder, names, marked=marked, boxes=boxed, progress=tick)
         tell_skipped([folder], out / "skipped.csv")

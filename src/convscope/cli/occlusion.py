@@ -12,10 +12,10 @@ import typer
 
 from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.cli.explain import _spread, read_target
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import one_folder, opened_network, save_figure, save_table
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import save_figure, save_table
 from convscope.errors import UsageError, nearest, printable
 
 if TYPE_CHECKING:
@@ -29,10 +29,12 @@ LISTED = 24
 """Pictures up to which each has its line in the printed table; of more the means are printed."""
 
 
+@expanded
 def occlusion(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[list[str], typer.Argument(help="A folder of pictures, or pictures.")],
-    checkpoint: Checkpoint = None,
+    opening: Opening,
+    reading: Reading,
     target: Annotated[
         str | None,
         typer.Option(help="Class name or index; default: each one's true class, or likeliest."),
@@ -71,14 +73,12 @@ def occlusion(
     out: Annotated[Path, typer.Option(help="New folder for records, figures and tables.")] = Path(
         "occlusion"
     ),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """Probability, answer and activity with a square at every place; objects hidden (figure 7).
 
     Example: convscope occlusion torchvision:squeezenet1_0 dog.jpg wheel.jpg
     """
     from convscope.cli.predict import _labels
-    from convscope.images.builtin import open_pictures
     from convscope.methods.fills import NAMED
     from convscope.publish import require_free
     from convscope.studies.occlusion import occlusion_study
@@ -86,32 +86,36 @@ def occlusion(
     require_free(out)
     if fill not in (GREY, *NAMED):
         raise UsageError("U531", fill, f"is no fill; {nearest(fill, (GREY, *NAMED))}")
-    whole = one_folder(pictures)
+    whole = reading.one_folder(pictures)
     known = None if labels is None else _labels(labels)
-    network = opened_network(model, checkpoint)
+    network = opening.network(model)
     kept = out.with_name(f"{out.name}-parts")
     numbers = _spread(len(whole), limit)
     chosen = whole if numbers is None else whole.subset(numbers)
-    source = chosen if others is None else open_pictures(others)
-    with chosen as folder, source, listing_skipped([folder], beside(out)), _kept_in(kept):
-        folder.max_bad = source.max_bad = max_bad
-        with phases() as bar:
-            found = occlusion_study(
-                network,
-                folder,
-                target=read_target(target),
-                labels=known,
-                boxes=_boxes(folder, boxes),
-                others=source,
-                layer=layer,
-                patch=patch,
-                stride=stride,
-                fill=0.0 if fill == GREY else fill,  # type: ignore[arg-type]
-                seed=seed,
-                kept=kept,
-                searching=bar("strongest pictures"),
-                progress=bar("hiding parts"),
-            )
+    source = chosen if others is None else reading.open(others)
+    with (
+        chosen as folder,
+        source,
+        listing_skipped([folder], beside(out)),
+        _kept_in(kept),
+        phases() as bar,
+    ):
+        found = occlusion_study(
+            network,
+            folder,
+            target=read_target(target),
+            labels=known,
+            boxes=_boxes(folder, boxes),
+            others=source,
+            layer=layer,
+            patch=patch,
+            stride=stride,
+            fill=0.0 if fill == GREY else fill,  # type: ignore[arg-type]
+            seed=seed,
+            kept=kept,
+            searching=bar("strongest pictures"),
+            progress=bar("hiding parts"),
+        )
     _save(found, out, draw, seed)
     tell_skipped([folder], out / "skipped.csv")
     shutil.rmtree(kept, ignore_errors=True)

@@ -12,8 +12,8 @@ import typer
 
 from convscope.cli.layers import _pixels
 from convscope.cli.optimise_jobs import Job, Wish, best_natural
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.stop import stop_on_signals
-from convscope.cli.study_files import opened_network
 from convscope.errors import Stopped, printable
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from convscope.records.optimise import OptimisedPicture
 
 
+@expanded
 def optimise(
-    model: Annotated[
-        str,
-        typer.Argument(help="zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run."),
-    ],
+    model: Model,
+    opening: Opening,
+    reading: Reading,
     unit: Annotated[
         list[str] | None, typer.Option(help="LAYER:MAP or LAYER:MAP@ROW,COLUMN; again for more.")
     ] = None,
@@ -47,9 +47,6 @@ def optimise(
     out: Annotated[Path, typer.Option(help="New folder for pictures and records.")] = Path(
         "optimised"
     ),
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")
-    ] = None,
     size: Annotated[
         str | None, typer.Option(help="In pixels: 224, or HEIGHTxWIDTH; default: the network's.")
     ] = None,
@@ -76,10 +73,10 @@ def optimise(
     require_free(out)
     wish = Wish(unit or (), target or (), invert, dream, layer or ())
     wish.check()
-    network = opened_network(model, checkpoint)
-    jobs = wish.jobs(network, None if size is None else _pixels(size), over)
+    network = opening.network(model)
+    jobs = wish.jobs(network, None if size is None else _pixels(size), over, reading)
     how = {"seed": seed, **({} if steps is None else {"steps": steps}), **_started(start)}
-    naturals = best_natural(network, jobs, pictures)
+    naturals = best_natural(network, jobs, None if pictures is None else reading.open(pictures))
     with stop_on_signals() as stop:
         made = _made(jobs, naturals, how, out, stop)
     typer.echo(_sheet(made, out))

@@ -14,6 +14,8 @@ from convscope.cli.progress import progress
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
+    from convscope.cli.options import Reading
+    from convscope.images.folder import Folder
     from convscope.models.network import Network
     from convscope.records.optimise import OptimisedPicture
 
@@ -53,15 +55,15 @@ class Wish:
             what = "is for --invert and --dream, which need it"
             raise UsageError("U368", "--layer", what, next_step="`convscope layers` lists names")
 
-    def jobs(self, network: Network, size: Size | None, over: str) -> list[Job]:
+    def jobs(self, network: Network, size: Size | None, over: str, reading: Reading) -> list[Job]:
         """Units, then classes, then inversions, then dreams."""
         return [
             *(_unit(network, one, size, over) for one in self.units),
             *(_class(network, one, size) for one in self.classes),
-            *self._of_photographs(network, size),
+            *self._of_photographs(network, size, reading),
         ]
 
-    def _of_photographs(self, network: Network, size: Size | None) -> list[Job]:
+    def _of_photographs(self, network: Network, size: Size | None, reading: Reading) -> list[Job]:
         from convscope.methods.optimise_dream import deep_dream
         from convscope.methods.optimise_invert import invert
 
@@ -69,19 +71,17 @@ class Wish:
         kinds = (("inverted", invert, self.invert), ("dream", deep_dream, self.dream))
         for word, function, path in kinds:
             if path is not None:
-                made = partial(function, network, _photograph(network, path, size))
+                made = partial(function, network, _photograph(network, path, size, reading))
                 jobs += [Job(f"{word} {one}", partial(made, one)) for one in self.layers]
         return jobs
 
 
-def best_natural(network: Network, jobs: Sequence[Job], pictures: str | None) -> list[float]:
+def best_natural(network: Network, jobs: Sequence[Job], pictures: Folder | None) -> list[float]:
     """The largest strength among photographs for each job; NaN where none is measured."""
     best = [math.nan] * len(jobs)
     if pictures is None:
         return best
-    from convscope.images.builtin import open_pictures
-
-    with open_pictures(pictures) as folder, progress("photographs") as tick:
+    with pictures as folder, progress("photographs") as tick:
         for done, picture in enumerate(folder.read(network.preprocess.framing), start=1):
             images = network.preprocess.tensor(picture.pixels)[None]
             for place, job in enumerate(jobs):
@@ -108,10 +108,8 @@ def _class(network: Network, name: str, size: Size | None) -> Job:
     return Job(name, make, partial(class_values, network, target))
 
 
-def _photograph(network: Network, path: Path, size: Size | None) -> Any:
-    from convscope.images.folder import one_picture
-
+def _photograph(network: Network, path: Path, size: Size | None, reading: Reading) -> Any:
     framing = network.preprocess.framing
     if size is not None:
         framing = replace(framing, resize=framing.resize and max(size), crop=size)
-    return network.preprocess.tensor(one_picture(path, framing).pixels)
+    return network.preprocess.tensor(reading.one(path, framing).pixels)

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.explain import read_target
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import MaxBad, listing_skipped, tell_skipped
-from convscope.cli.study_files import opened_network
+from convscope.cli.skipped import listing_skipped, tell_skipped
 
 if TYPE_CHECKING:
     from convscope.records.pointing import PointingGame
 
 
+@expanded
 def pointing(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[str, typer.Argument(help="A folder of pictures.")],
+    opening: Opening,
+    reading: Reading,
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -34,16 +36,13 @@ def pointing(
     margin: Annotated[
         int, typer.Option(min=0, help="Pixels by which a peak may miss, for the column near.")
     ] = 15,
-    checkpoint: Checkpoint = None,
     out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("pointing"),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """How often each method's map peaks in the boxes, beside a random map and a centred blob.
 
     Example: convscope pointing torchvision:squeezenet1_0 kangaroo --target wallaby
     """
     from convscope.images.boxes import FILE, read_boxes
-    from convscope.images.builtin import open_pictures
     from convscope.methods.explaining import chosen
     from convscope.publish import require_free
     from convscope.studies.pointing_game import pointing_game
@@ -51,10 +50,9 @@ def pointing(
     require_free(out)
     names = [name.strip() for name in method.split(",") if name.strip()]
     methods = chosen(names or ["all"], layer)
-    with open_pictures(pictures) as folder, progress("pointing") as tick:
-        folder.max_bad = max_bad
+    with reading.open(pictures) as folder, progress("pointing") as tick:
         marked = read_boxes(boxes or folder.root / FILE)
-        network = opened_network(model, checkpoint)
+        network = opening.network(model)
         found = pointing_game(
             network,
             folder,

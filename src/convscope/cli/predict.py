@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.skipped import MaxBad, free, listing_skipped, tell_skipped
-from convscope.cli.study_files import opened_network
+from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.skipped import free, listing_skipped, tell_skipped
 from convscope.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -18,36 +18,33 @@ if TYPE_CHECKING:
     from convscope.models.load import Network
     from convscope.records.predictions import Evaluation
 
-Checkpoint = Annotated[Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")]
 Views = Annotated[
     int, typer.Option(help="1: the centre; 10: corners and centre and their mirror images.")
 ]
-ANY_MODEL = "zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run's folder."
 
 
+@expanded
 def predict(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[list[str], typer.Argument(help="Pictures, and folders of pictures.")],
-    checkpoint: Checkpoint = None,
+    opening: Opening,
+    reading: Reading,
     top: Annotated[int, typer.Option(min=1, help="Classes to tell.")] = 5,
     views: Views = 1,
     out: Annotated[Path, typer.Option(help="Folder for a figure of each picture.")] = Path(
         "predictions"
     ),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """The likeliest classes of pictures with their probabilities, and a figure of each.
 
     Example: convscope predict run photograph.jpg
     """
-    from convscope.images.builtin import open_all
     from convscope.publish import require_folder
 
     require_folder(out)
-    folders = open_all(pictures)
-    network = opened_network(model, checkpoint)
+    folders = reading.open_all(pictures)
+    network = opening.network(model)
     for folder in folders:
-        folder.max_bad = max_bad
         with folder:
             _predict_all(network, folder, out, top, views)
     with listing_skipped(folders, out / "skipped.csv"):

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Vector, read_vector
-from convscope.cli.skipped import MaxBad
-from convscope.cli.study_files import opened_network, save_figure, save_table
+from convscope.cli.study_files import save_figure, save_table
 from convscope.errors import printable
 from convscope.figures.markdown import markdown
 
@@ -25,9 +24,12 @@ Folds = Annotated[int, typer.Option(help="Random divisions into training and tes
 Seed = Annotated[int, typer.Option(help="Of the divisions.")]
 
 
+@expanded
 def probes(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[str, typer.Argument(help="Pictures, with their classes as folders.")],
+    opening: Opening,
+    reading: Reading,
     layers: Annotated[
         str | None, typer.Option(help="Names with commas; default: the network's own steps.")
     ] = None,
@@ -38,25 +40,21 @@ def probes(
     vector: Vector = "auto",
     seed: Seed = 0,
     cache: Cache = None,
-    checkpoint: Checkpoint = None,
     out: Annotated[Path, typer.Option(help="New folder for record and figure.")] = Path("probes"),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """Linear classifiers on the features of every layer: accuracy by depth.
 
     Example: convscope probes run flower_photos --folds 3
     """
     from convscope.figures.transfer import probes_figure
-    from convscope.images.builtin import open_pictures
     from convscope.publish import require_free
     from convscope.studies.probes import probes as measure
 
     require_free(out)
     way = read_vector(vector)
-    folder = open_pictures(pictures)
-    network = opened_network(model, checkpoint)
+    folder = reading.open(pictures)
+    network = opening.network(model)
     with folder, phases() as bar:
-        folder.max_bad = max_bad
         found = measure(
             network,
             folder,

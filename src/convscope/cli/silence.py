@@ -7,16 +7,19 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import listed, opened_network, save_figure, save_table
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import listed, save_figure, save_table
 from convscope.errors import UsageError
 
 
+@expanded
 def silence(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[str, typer.Argument(help="Pictures, with their classes as folders.")],
+    opening: Opening,
+    reading: Reading,
     layers: Annotated[
         str | None, typer.Option(help="Layers, with commas; else the last convolution's.")
     ] = None,
@@ -26,12 +29,10 @@ def silence(
     labels: Annotated[
         Path | None, typer.Option(help="JSON: class index by file name, or by class folder.")
     ] = None,
-    checkpoint: Checkpoint = None,
     first: Annotated[int, typer.Option(min=1, help="Maps of each layer in the table.")] = 10,
     out: Annotated[Path, typer.Option(help="New folder for record, figure and table.")] = Path(
         "silence"
     ),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """Accuracy and loss without each map of a layer, one by one, and without training.
 
@@ -40,7 +41,6 @@ def silence(
     from convscope.cli.predict import _labels
     from convscope.figures.silence import silence_figure
     from convscope.figures.silence_table import silence_table
-    from convscope.images.builtin import open_pictures
     from convscope.methods.silence import silence as measure
     from convscope.publish import require_free
 
@@ -48,9 +48,8 @@ def silence(
     if fill not in ("zero", "mean"):
         raise UsageError("U404", f"--fill {fill}", "is neither zero nor mean")
     known = None if labels is None else _labels(labels)
-    network = opened_network(model, checkpoint)
-    with open_pictures(pictures) as folder:
-        folder.max_bad = max_bad
+    network = opening.network(model)
+    with reading.open(pictures) as folder:
         with listing_skipped([folder], beside(out)), progress("silencing maps") as tick:
             found = measure(
                 network,

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import MaxBad
-from convscope.cli.study_files import opened_network, save_figure
+from convscope.cli.study_files import save_figure
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -33,9 +32,12 @@ LISTED = 20
 """Pairs on the terminal and in the figure."""
 
 
+@expanded
 def similar(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     queries: Annotated[str, typer.Argument(help="A picture, or a folder of them.")],
+    opening: Opening,
+    reading: Reading,
     inside: Annotated[
         str | None, typer.Option("--in", help="Folder to look in; default: the queries' own.")
     ] = None,
@@ -54,15 +56,12 @@ def similar(
     ] = 0.85,
     vector: Vector = "auto",
     cache: Cache = None,
-    checkpoint: Checkpoint = None,
     out: Annotated[Path, typer.Option(help="New folder for record and figure.")] = Path("similar"),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """The nearest pictures by the features of a layer; or what two folders have in common.
 
     Example: convscope similar run photograph.jpg --in flower_photos
     """
-    from convscope.images.builtin import open_all, open_pictures
     from convscope.publish import require_free
     from convscope.studies.retrieval import duplicates, require_search
     from convscope.studies.retrieval import similar as look
@@ -70,12 +69,10 @@ def similar(
     require_free(out)
     require_search(k, metric)
     way = read_vector(vector)
-    asked = open_all([queries])[0]
-    base = None if inside is None else open_pictures(inside)
-    network = opened_network(model, checkpoint)
+    asked = reading.open_all([queries])[0]
+    base = None if inside is None else reading.open(inside)
+    network = opening.network(model)
     with asked, base or asked, progress("looking") as tick:
-        for folder in (asked, base or asked):
-            folder.max_bad = max_bad
         if twice:
             limits = {"pixels_from": pixels_from, "features_from": features_from}
             pairs = duplicates(

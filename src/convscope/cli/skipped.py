@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from convscope.cli.progress import say
 from convscope.errors import DataError
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
-
-MaxBad = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of unusable pictures allowed, 0 to 1.")
-]
 
 
 @contextmanager

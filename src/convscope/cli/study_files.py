@@ -10,38 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from convscope.cli.progress import say
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from convscope.images.folder import Folder
-    from convscope.models.network import Network
 
 KINDS = ("pdf", "svg", "png")
 """For print, for pages and for looking."""
-
-
-def opened_network(model: str, checkpoint: Path | None) -> Network:
-    """The network; what was repaired or assumed is told."""
-    from convscope.models.load import load
-
-    network = load(model, checkpoint)
-    for note in network.notes:
-        say(note)
-    return network
-
-
-def one_folder(names: Sequence[str]) -> Folder:
-    """A folder or a set by its name, or pictures as one. Raises UsageError U412 (several)."""
-    from convscope.images.builtin import open_all
-
-    found = open_all(names)
-    if len(found) != 1:
-        step = "name one folder, or pictures"
-        raise UsageError("U412", " ".join(names), "is more than one folder", next_step=step)
-    return found[0]
 
 
 def save_figure(figure: Figure, place: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convscope.cli.options import Reading, expanded
 from convscope.cli.predict import save_evaluation
 from convscope.cli.progress import progress, say
 from convscope.cli.stop import stop_on_signals
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from convscope.training.train import TrainResult
 
 
+@expanded
 def train(
     pictures: Annotated[
         str,
         typer.Argument(help="Class folders, a folder with train and val in it, or builtin:photos."),
     ],
+    reading: Reading,
     recipe: Annotated[
         str, typer.Option(help="tutorial, paper, best, demo or a .toml file.")
     ] = "tutorial",
@@ -48,9 +51,6 @@ def train(
         str | None,
         typer.Option(help="Epochs whose weights stay in OUT/epochs, e.g. 1,2,5,10; 0: untrained."),
     ] = None,
-    max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of unusable pictures allowed.")
-    ] = 0.01,
 ) -> None:
     """Train a network from a recipe; the same command goes on where it was stopped or killed.
 
@@ -60,8 +60,7 @@ def train(
     from convscope.training.train import train as run_training
 
     plan, kept = read_recipe(recipe, changes or ()), epochs_listed(keep)
-    teaching, judging = pair(pictures, validation)
-    teaching.max_bad = judging.max_bad = max_bad
+    teaching, judging = pair(pictures, validation, reading)
     if len(teaching) < plan.batch:
         say(f"{len(teaching)} pictures make less than a batch of {plan.batch}: one step an epoch")
     with stop_on_signals() as stop, training_bar() as tell:
@@ -84,15 +83,14 @@ def train(
         typer.echo(result.folder)
 
 
-def pair(pictures: str, validation: str | None) -> tuple[Folder, Folder]:
+def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Folder, Folder]:
     """Pictures to train on and to judge by, as the arguments of `convscope train` mean them."""
-    from convscope.images.builtin import open_pictures
     from convscope.images.split import split
 
     if validation is not None:
-        return open_pictures(pictures), open_pictures(validation)
+        return reading.open(pictures), reading.open(validation)
     inside = Path(pictures) / "train"
-    return split(open_pictures(str(inside) if inside.is_dir() else pictures))
+    return split(reading.open(str(inside) if inside.is_dir() else pictures))
 
 
 def _finish(result: TrainResult, recipe: Recipe, judging: Folder) -> None:

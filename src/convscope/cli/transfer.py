@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.probes import Folds, Seed, Test, percent, tell_short
 from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Layer, Vector, read_vector, told_duplicates
-from convscope.cli.skipped import MaxBad
-from convscope.cli.study_files import opened_network, save_figure, save_table
+from convscope.cli.study_files import save_figure, save_table
 from convscope.errors import UsageError, nearest
 from convscope.figures.markdown import markdown
 
@@ -20,9 +19,12 @@ if TYPE_CHECKING:
     from convscope.records.transfer import Transfer
 
 
+@expanded
 def transfer(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[str, typer.Argument(help="Pictures, with their classes as folders.")],
+    opening: Opening,
+    reading: Reading,
     per_class: Annotated[
         str, typer.Option(help="Training pictures of each class, with commas.")
     ] = "1,2,3,5,7,10,15,30",
@@ -45,16 +47,13 @@ def transfer(
     vector: Vector = "auto",
     seed: Seed = 0,
     cache: Cache = None,
-    checkpoint: Checkpoint = None,
     out: Annotated[Path, typer.Option(help="New folder for record and figure.")] = Path("transfer"),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """A new softmax on frozen features, by the number of training pictures a class.
 
     Example: convscope transfer run caltech101 --per-class 15,30 --beside caltech-101
     """
     from convscope.figures.transfer import transfer_figure
-    from convscope.images.builtin import open_pictures
     from convscope.publish import require_free
     from convscope.records.transfer import PAPER
     from convscope.studies.retrieval import duplicates
@@ -68,10 +67,9 @@ def transfer(
         )
     way, counts = read_vector(vector), _counts(per_class)
     plan = None if scratch is None else recipe(scratch, changes or ())
-    folder = open_pictures(pictures)
-    network = opened_network(model, checkpoint)
+    folder = reading.open(pictures)
+    network = opening.network(model)
     with folder, phases() as bar:
-        folder.max_bad = max_bad
         twice = None
         if source is not None:
             twice = duplicates(

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.predict import ANY_MODEL, Checkpoint
+from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say
 from convscope.cli.similar import Cache, Layer, Vector, read_vector
-from convscope.cli.skipped import MaxBad, beside, listing_skipped, tell_skipped
-from convscope.cli.study_files import opened_network, save_figure, save_table
+from convscope.cli.skipped import beside, listing_skipped, tell_skipped
+from convscope.cli.study_files import save_figure, save_table
 
 if TYPE_CHECKING:
     from convscope.records.transfer import ListTransfer
@@ -19,35 +19,34 @@ if TYPE_CHECKING:
 FORM = "FILE.json, FILE.csv, or VOC's ImageSets/Main:PART."
 
 
+@expanded
 def transfer_lists(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     pictures: Annotated[str, typer.Argument(help="Folder with the pictures of both lists.")],
     teach: Annotated[str, typer.Argument(help=f"Classes of pictures to teach by: {FORM}")],
     judge: Annotated[str, typer.Argument(help="Classes of pictures to judge by, likewise.")],
+    opening: Opening,
+    reading: Reading,
     layer: Layer = None,
     vector: Vector = "auto",
     cache: Cache = None,
-    checkpoint: Checkpoint = None,
     out: Annotated[Path, typer.Option(help="New folder for record, table and figure.")] = Path(
         "transfer-lists"
     ),
-    max_bad: MaxBad = 0.01,
 ) -> None:
     """Average precision of each class, where a picture may show several (table 6, PASCAL VOC).
 
     Example: convscope transfer-lists run JPEGImages ImageSets/Main:train ImageSets/Main:val
     """
     from convscope.figures.transfer import lists_figure
-    from convscope.images.builtin import open_pictures
     from convscope.images.lists import read_lists
     from convscope.publish import require_free
     from convscope.studies.transfer_lists import transfer_lists as measure
 
     require_free(out)
     way, lists = read_vector(vector), (read_lists(teach), read_lists(judge))
-    with open_pictures(pictures) as folder:
-        folder.max_bad = max_bad
-        network = opened_network(model, checkpoint)
+    with reading.open(pictures) as folder:
+        network = opening.network(model)
         with listing_skipped([folder], beside(out)), progress("features") as tick:
             found = measure(network, folder, *lists, layer, vector=way, cache=cache, progress=tick)
     found.save(out)

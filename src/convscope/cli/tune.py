@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convscope.cli.options import Model, Opening, expanded
 from convscope.cli.progress import progress, say
 from convscope.errors import UsageError
 
@@ -21,14 +21,10 @@ Tune = Annotated[
 ]
 
 
+@expanded
 def tune(
-    model: Annotated[
-        str,
-        typer.Argument(help="zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run."),
-    ],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")
-    ] = None,
+    model: Model,
+    opening: Opening,
     memory: Annotated[
         str | None, typer.Option(help="Most that the network may take up, as 2GB or 500MB.")
     ] = None,
@@ -45,10 +41,8 @@ def tune(
 
     Example: convscope tune torchvision:squeezenet1_0 --memory 2GB
     """
-    from convscope.models.load import load
-
     allowed = None if memory is None else as_bytes(memory)
-    for line in tuned(load(model, checkpoint), memory=allowed, half=half, fresh=fresh).lines():
+    for line in tuned(opening.network(model), memory=allowed, half=half, fresh=fresh).lines():
         typer.echo(line)
 
 

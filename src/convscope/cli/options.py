@@ -1,0 +1,125 @@
+"""Which options do several commands have, and how does a command take a whole group of them?
+
+A group is a frozen dataclass whose fields are `Annotated[type, typer.Option(…)]` with defaults. A
+command under `@expanded` has parameters of such types; in the shell they are the groups' options,
+listed after its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from convscope.cli.progress import say
+from convscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from convscope.images.folder import Folder, Frame, Picture
+    from convscope.models.network import Network
+
+ANY_MODEL = "zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run's folder."
+Model = Annotated[str, typer.Argument(help=ANY_MODEL)]
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer is to see it: each parameter that is a group became its fields."""
+    known = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in known.items() if is_dataclass(kind)}
+    own = [
+        one.replace(annotation=known[name])
+        for name, one in inspect.signature(command).parameters.items()
+        if name not in groups
+    ]
+    shown = [*own, *(option for kind in groups.values() for option in _options(kind))]
+
+    @wraps(command)
+    def run(**told: Any) -> None:
+        built = {
+            name: kind(**{field.name: told.pop(field.name) for field in fields(kind)})
+            for name, kind in groups.items()
+        }
+        command(**told, **built)
+
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in shown}
+    return run
+
+
+def _options(group: Any) -> list[inspect.Parameter]:
+    kinds = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=field.default,
+            annotation=kinds[field.name],
+        )
+        for field in fields(group)
+    ]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a network is opened."""
+
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")] = (
+        None
+    )
+
+    def network(self, model: str) -> Network:
+        """The network; what was repaired or assumed is told."""
+        network = self.load(model)
+        for note in network.notes:
+            say(note)
+        return network
+
+    def load(self, model: str) -> Network:
+        """The network, for a command that tells the notes in its own way."""
+        from convscope.models.load import load
+
+        return load(model, self.checkpoint)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures are read."""
+
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unusable pictures allowed, 0 to 1.")
+    ] = 0.01
+
+    def open(self, name: str, *, workers: int = 1) -> Folder:
+        """What `open_pictures` makes of the name."""
+        from convscope.images.builtin import open_pictures
+
+        return self._told(open_pictures(name, workers=workers))
+
+    def open_all(self, names: Sequence[str]) -> list[Folder]:
+        """What `open_all` makes of several names: single pictures become one folder."""
+        from convscope.images.builtin import open_all
+
+        return [self._told(folder) for folder in open_all(names)]
+
+    def one_folder(self, names: Sequence[str]) -> Folder:
+        """A folder or a set by its name, or pictures as one. Raises UsageError U412 (several)."""
+        found = self.open_all(names)
+        if len(found) != 1:
+            step = "name one folder, or pictures"
+            raise UsageError("U412", " ".join(names), "is more than one folder", next_step=step)
+        return found[0]
+
+    def one(self, path: Path | str, framing: Frame | None = None) -> Picture:
+        """A single file, as `one_picture` reads it."""
+        from convscope.images.folder import one_picture
+
+        return one_picture(path, framing)
+
+    def _told(self, folder: Folder) -> Folder:
+        folder.max_bad = self.max_bad
+        return folder

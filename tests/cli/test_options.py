@@ -1,0 +1,60 @@
+"""Do the commands take the same options of networks and of pictures, and hand them over?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+import typer
+
+from convscope.cli.app import app, run
+from convscope.cli.options import Opening, expanded
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A group."""
+
+    width: Annotated[int, typer.Option(help="Across.")] = 2
+    height: Annotated[int, typer.Option(help="Down.")] = 3
+
+
+def test_a_group_of_options_arrives_as_one_object() -> None:
+    told: list[object] = []
+    small = typer.Typer()
+
+    @small.command()
+    @expanded
+    def area(name: str, sides: Sides, twice: bool = False) -> None:
+        told.extend([name, sides, twice])
+
+    small(["door", "--height", "7", "--twice"], standalone_mode=False)
+    assert told == ["door", Sides(2, 7), True]
+
+
+def test_two_options_of_one_name_are_refused_when_the_command_is_made() -> None:
+    with pytest.raises(ValueError, match="duplicate parameter name: 'width'"):
+
+        @expanded
+        def area(sides: Sides, width: int = 1) -> None: ...
+
+
+def test_every_command_that_opens_a_network_takes_all_options_of_opening() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    taken = {name: {option.name for option in command.params} for name, command in commands.items()}
+    wanted = set(Opening.__dataclass_fields__)
+    opening = {
+        name for name, options in taken.items() if "model" in options and name != "evolution"
+    }
+    assert opening >= {"check", "explain", "layers", "tune"}
+    assert {name: wanted - taken[name] for name in opening if wanted - taken[name]} == {}
+
+
+def test_a_command_of_pictures_takes_the_share_of_bad_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commands = ["train", "ablation", "mark", "evolution", "predict", "check", "correspondence"]
+    for command in commands:
+        assert run([command, "--help"]) == 0
+        assert "--max-bad" in capsys.readouterr().out, command
