@@ -50,6 +50,7 @@ def test_a_run_folder_holds_what_the_docs_say(run: TrainResult) -> None:
     there = {path.name for path in run.folder.iterdir()} - {".lock"}
     assert there == {
         "run.json",
+        "precision.json",
         "recipe.toml",
         "class_indices.json",
         "metrics.csv",

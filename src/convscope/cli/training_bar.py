@@ -33,6 +33,9 @@ def training_bar() -> Iterator[Tell]:
         task = bar.add_task("reading", total=None, how="")
 
         def tell(standing: Standing) -> None:
+            if standing.stage == "remark":
+                console.print(standing.remark, markup=False, highlight=False)
+                return
             bar.update(
                 task,
                 description="reading" if standing.stage == "reading" else _epoch(standing),
@@ -69,6 +72,8 @@ def _epoch(standing: Standing) -> str:
 
 def _log() -> Tell:
     def tell(standing: Standing) -> None:
+        if standing.stage == "remark":
+            say(standing.remark)
         if standing.stage == "judged":
             say(f"{_epoch(standing)}: {described(standing)}")
 

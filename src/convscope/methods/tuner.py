@@ -30,8 +30,8 @@ from convscope.images.framing import Framing
 from convscope.images.limits import Limits
 from convscope.lens.sizes import Sizes, fitting, sizes
 from convscope.lens.twin import bare
-from convscope.methods.machine import cores, free_memory, machine
 from convscope.methods.tuning import KINDS, Trial, Tuning, Way, blank
+from convscope.models.machine import cores, free_memory, machine
 from convscope.models.network import Network, whole
 from convscope.publish import publish_file
 

@@ -26,6 +26,7 @@ from convscope.records.series import Series
 from convscope.training.board import Board
 from convscope.training.loop import Around, Observer
 from convscope.training.optimise import initialise
+from convscope.training.precision import Choice, keep_choice, kept_choice
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import to_json
 from convscope.training.run_folder import finish, kept_file, require_kept, write_metrics
@@ -123,6 +124,8 @@ def fit(
     require_kept(run, way.keep, 0 if start is None else start.epoch + 1)
     if trainer.is_global_zero:
         drop_damaged(run, start)
+    story = Story([]) if start is None else Story.from_json(start.plain)
+    keeper = Keeper(run, recipe, classes, preprocess, story, way.keep)
     task = Task(
         model,
         preprocess,
@@ -130,17 +133,17 @@ def fit(
         training,
         len(classes),
         start=start,
+        choice=keeper.choice,
         threads=way.threads,
         stop=way.stop,
     )
-    story = Story([]) if start is None else Story.from_json(start.plain)
-    keeper = Keeper(run, recipe, classes, story)
     around = Around(
         story,
         validation,
+        keeper.begin,
         keeper.commit,
         keeper.close,
-        observers=[_kept(run, way.keep, recipe, classes, preprocess), *observers],
+        observers=[keeper.keep, *observers],
         progress=progress,
     )
     if task.first < recipe.epochs:
@@ -158,16 +161,41 @@ def fit(
 class Keeper:
     """Puts on the disk what an epoch gave; the state last, for only that counts as done."""
 
-    def __init__(self, run: Path, recipe: Recipe, classes: tuple[str, ...], story: Story) -> None:
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        classes: tuple[str, ...],
+        preprocess: Preprocess,
+        story: Story,
+        epochs: Collection[int],
+    ) -> None:
+        """epochs: whose weights stay."""
         self.run = run
         self.recipe = recipe
         self.classes = classes
+        self.preprocess = preprocess
         self.story = story
+        self.epochs = epochs
+        self.choice = kept_choice(run)
         self._board: Board | None = None
+
+    def begin(self, task: Task) -> None:
+        """Publish what was chosen for this machine, unless a former start has."""
+        if self.choice is None and task.choice is not None:
+            keep_choice(self.run, task.choice)
+        self.choice = task.choice
+
+    def keep(self, epoch: int, model: nn.Module) -> None:
+        """Keep the weights after an epoch asked for. Before the epoch counts as done: a run killed
+        in between does it once more, and writes the same."""
+        if epoch in self.epochs:
+            meta = self._metadata(epoch)
+            save_weights(kept_file(self.run, epoch), model.state_dict(), meta)
 
     def commit(self, task: Task, best: bool) -> None:
         """Publish weights, metrics and state of the epoch that has just ended."""
-        meta = metadata(self.recipe, self.classes, task.preprocess, task.epoch + 1)
+        meta = self._metadata(task.epoch + 1)
         weights = task.judged.state_dict()
         if best:
             save_weights(self.run / "best.safetensors", weights, meta)
@@ -181,7 +209,7 @@ class Keeper:
     def close(self) -> None:
         """The run is done: its series, its mark; the way back is no longer needed."""
         shutil.rmtree(self.run / "series", ignore_errors=True)
-        series(self.story, self.recipe).save(self.run / "series")
+        series(self.story, self.recipe, self.choice).save(self.run / "series")
         finish(self.run, self.story.to_json())
         shutil.rmtree(self.run / FOLDER, ignore_errors=True)
 
@@ -190,34 +218,17 @@ class Keeper:
         if self._board is not None:
             self._board.close()
 
-
-def metadata(
-    recipe: Recipe, classes: tuple[str, ...], preprocess: Preprocess, epoch: int
-) -> dict[str, str]:
-    """What the weights after an epoch say about themselves."""
-    more = {"recipe": to_json(recipe), "epoch": epoch}
-    return Card(recipe.model, classes, preprocess, more).metadata()
+    def _metadata(self, epoch: int) -> dict[str, str]:
+        """What the weights after an epoch say about themselves."""
+        more = {"recipe": to_json(self.recipe), "epoch": epoch} | _told(self.choice)
+        return Card(self.recipe.model, self.classes, self.preprocess, more).metadata()
 
 
-def _kept(
-    run: Path,
-    keep: Collection[int],
-    recipe: Recipe,
-    classes: tuple[str, ...],
-    preprocess: Preprocess,
-) -> Observer:
-    """Keeps the weights after the epochs asked for. Before the epoch counts as done: a run killed
-    in between does it once more, and writes the same."""
-
-    def observe(epoch: int, model: nn.Module) -> None:
-        if epoch in keep:
-            meta = metadata(recipe, classes, preprocess, epoch)
-            save_weights(kept_file(run, epoch), model.state_dict(), meta)
-
-    return observe
+def _told(choice: Choice | None) -> dict[str, str]:
+    return {} if choice is None else {"precision": choice.precision}
 
 
-def series(story: Story, recipe: Recipe) -> Series:
+def series(story: Story, recipe: Recipe, choice: Choice | None) -> Series:
     """The run as a record."""
     rows = np.array(story.rows, dtype=np.float64).reshape(-1, len(COLUMNS))
     origin: Mapping[str, Any] = {
@@ -225,7 +236,7 @@ def series(story: Story, recipe: Recipe) -> Series:
         "recipe": to_json(recipe),
         "best_epoch": story.best_epoch,
         "versions": versions(),
-    }
+    } | _told(choice)
     return Series(COLUMNS, np.arange(1, len(rows) + 1), rows, origin=origin)
 
 

@@ -29,15 +29,18 @@ class Around(Callback):
         self,
         story: Story,
         validation: Stock,
+        begin: Callable[[Task], None],
         commit: Callable[[Task, bool], None],
         close: Callable[[], None],
         *,
         observers: Sequence[Observer] = (),
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        """commit(task, is_best), close(): called on the first process after an epoch, the last."""
+        """begin(task), commit(task, is_best), close(): called on the first process before the
+        first step, after an epoch, after the last."""
         self.story = story
         self.validation = validation
+        self.begin = begin
         self.commit = commit
         self.close = close
         self.observers = observers
@@ -51,6 +54,10 @@ class Around(Callback):
         _sigterm(self._signal)
         self._began = time.monotonic()
         task = _task(pl_module)
+        if trainer.is_global_zero:
+            self.begin(task)
+            if self.progress is not None and task.choice is not None:
+                self.progress(Progress("remark", 0, 0, remark=task.choice.line(task.device)))
         if task.first == 0:
             self._observe(trainer, task, 0)
 

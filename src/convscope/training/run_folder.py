@@ -7,6 +7,7 @@ RUN/run.json          what the run is: recipe, hash of the pictures, classes
     best.safetensors, last.safetensors    weights as they are used; `load("RUN")` takes the best
     epochs/           weights after the epochs that were asked for, each as best.safetensors
 checkpoints/      what a stopped run needs to go on; gone when it is finished
+    precision.json        which numbers the run is trained in, and why
     skipped.csv       pictures that could not be used
     done.json         there when all epochs are done
 """

@@ -24,7 +24,7 @@ class Progress:
     """Where a run stands, for people."""
 
     stage: str
-    """"reading", "training", or "judged" once an epoch."""
+    """"reading", "remark" once before the first step, "training", or "judged" once an epoch."""
     done: int
     """Pictures read, or steps done in the whole run."""
     total: int
@@ -37,6 +37,8 @@ class Progress:
     seconds_left: float = 0.0
     val_accuracy: float | None = None
     """Of the last epoch that was judged."""
+    remark: str = ""
+    """Of that stage: what was decided for this machine, as a sentence."""
 
 
 @dataclass

@@ -19,6 +19,7 @@ from convscope.training.augment import NOISE, stream
 from convscope.training.batches import Batch, Batches, network_input, steps, targets
 from convscope.training.judge import Tally
 from convscope.training.optimise import Average, Plateau, clip_filters, optimiser, rate
+from convscope.training.precision import Choice, choose
 from convscope.training.recipe import Recipe
 from convscope.training.state import (
     State,
@@ -46,10 +47,12 @@ class Task(LightningModule):
         classes: int,
         *,
         start: State | None = None,
+        choice: Choice | None = None,
         threads: int = 1,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """stop: asked at every step; True on any process ends training with Stopped R575."""
+        """choice: of the numbers, made when the run began. stop: asked at every step; True on
+        any process ends training with Stopped R575."""
         super().__init__()
         self.model = model
         self.preprocess = preprocess
@@ -57,6 +60,7 @@ class Task(LightningModule):
         self.stock = stock
         self.classes = classes
         self.start = start
+        self.choice = choice
         self.threads = threads
         self.stop = stop
         self.first = 0 if start is None else start.epoch
@@ -117,6 +121,10 @@ class Task(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
+        choice = self.choice
+        if choice is None and self.trainer.is_global_zero:
+            choice = choose(self.recipe, self.model, self.device)
+        self.choice = self.trainer.strategy.broadcast(choice)
         if self._average:
             self._average[0].model.to(self.device)
 
@@ -141,7 +149,7 @@ class Task(LightningModule):
         images = network_input(batch, self.preprocess)
         if not self.recipe.channels_last:
             images = images.contiguous()
-        autocast = self.recipe.precision == "bfloat16"
+        autocast = self.choice is not None and self.choice.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
             scores = self.model(images)
         wanted = targets(batch, self.classes)

@@ -18,6 +18,7 @@ from convscope.training.augment import Shrunk
 from convscope.training.batches import steps
 from convscope.training.fit import Way, fit, series, trainer_for, versions
 from convscope.training.loop import Observer
+from convscope.training.precision import kept_choice
 from convscope.training.quiet import deterministic, quiet
 from convscope.training.recipe import Recipe
 from convscope.training.run_folder import Identity, check_run, finished, open_run, require_kept
@@ -97,7 +98,7 @@ def train(
                 story, resumed = fit(trainer, run, recipe, *stocks, observers, progress, how)
     return TrainResult(
         run,
-        series(story, recipe),
+        series(story, recipe, kept_choice(run)),
         story.best_accuracy,
         story.best_epoch,
         resumed,

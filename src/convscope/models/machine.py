@@ -1,0 +1,77 @@
+"""What machine is this, what does it compute by instructions of its own, what memory is free?"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes; where the system does not say, 4 GB."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvail")) * 1024
+    except (OSError, StopIteration):
+        return 4 << 30
+
+
+def machine(device: torch.device) -> str:
+    """One line: all that decides how fast a network runs there."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    able = torch.backends.cpu.get_cpu_capability()
+    threads = torch.get_num_threads()
+    return f"{_processor()} ({able}), {threads} threads, torch {torch.__version__}"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Does it multiply bfloat16 by instructions of its own? Else it is emulated, which is slow.
+
+    Where torch cannot say so, as on Apple's GPUs, no. What torch and oneDNN are held to by
+    `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` counts, as it does for what they run.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    held = most.upper() not in ("", "ALL", "DEFAULT") and not any(
+        name in most.upper() for name in ("BF16", "FP16", "AMX", "AVX10")
+    )
+    # ARM's bfloat16 comes with any width; on x86 it comes with AVX-512 or not at all.
+    wide = _is_arm() or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return _has_instructions() and wide and not held
+
+
+def _is_arm() -> bool:
+    return platform.machine().lower() in ("arm64", "aarch64")
+
+
+def _has_instructions() -> bool:
+    """Whether the processor itself says so; older torch can be asked on x86 only."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        able = torch.cpu.get_capabilities()
+        return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in asked)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
