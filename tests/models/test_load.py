@@ -174,8 +174,8 @@ def test_a_folder_that_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
     [
         ("zfnt", "did you mean zfnet"),
         ("resnet18", "did you mean torchvision:resnet18"),
-        ("qqqqqqqqq", "write zfnet, alexnet, torchvision:NAME"),
-        ("", "write zfnet, alexnet, torchvision:NAME"),
+        ("qqqqqqqqq", "write efficientnet-lite0, zfnet, alexnet, torchvision:NAME"),
+        ("", "write efficientnet-lite0, zfnet, alexnet, torchvision:NAME"),
         ("torchvision", "no such network in torchvision"),
         ("torchvision:resnet17", "did you mean resnet18"),
     ],

@@ -37,12 +37,13 @@ def load(
 ) -> Network:
     """The network that `spec` names, in evaluation mode, on the CPU.
 
-    spec: `zfnet` or `alexnet` with options (`zfnet:width=0.5,head=compact`), `torchvision:NAME`,
-    `timm:NAME` (both with their own weights, or `…:weights=none`), `package.module:factory`, or
-    what training left: its folder, or a `.safetensors` in it; or a module of your own, which
-    keeps its mode and device. checkpoint: a file of weights that belong to the spec. classes:
-    their number, or their names in the order of the outputs. preprocess: in the place of what is
-    known or assumed. seed: for weights that come from no file. progress: bytes of a download.
+    spec: `efficientnet-lite0`, whose ImageNet weights are installed; `zfnet` or `alexnet` with
+    options (`zfnet:width=0.5,head=compact`); `torchvision:NAME`, `timm:NAME` (both with their own
+    weights, or `…:weights=none`); `package.module:factory`; what training left: its folder, or a
+    `.safetensors` in it; or a module of your own, which keeps its mode and device. checkpoint: a
+    file of weights that belong to the spec. classes: their number, or their names in the order of
+    the outputs. preprocess: in the place of what is known or assumed. seed: for weights that come
+    from no file. progress: bytes of a download.
 
     Raises UsageError U230, U231, U376; ModelError M501 nothing to look at, M570 unknown name,
     M571, M572, M583 the user's own code, M573 code named by a file, M522, M526, M530 a program;
@@ -129,14 +130,14 @@ def _source(head: str, request: Request) -> Callable[[Request], Draft]:
         return from_user_code
     from convscope.models.torchvision_models import names
 
-    known = [*OURS, *(f"torchvision:{name}" for name in names())]
+    known = [*OURS, "efficientnet-lite0", *(f"torchvision:{name}" for name in names())]
     given = f"torchvision:{head}" if f"torchvision:{head}" in known else head
     raise ModelError(
         "M570",
         request.spec,
         f"no such network; {nearest(given, known, most=4)}",
-        next_step="write zfnet, alexnet, torchvision:NAME, timm:NAME, package.module:factory, "
-        "or the folder of a training run",
+        next_step="write efficientnet-lite0, zfnet, alexnet, torchvision:NAME, timm:NAME, "
+        "package.module:factory, or the folder of a training run",
     )
 
 
@@ -144,6 +145,12 @@ def _torchvision(request: Request) -> Draft:
     from convscope.models.torchvision_models import from_torchvision  # takes seconds to import
 
     return from_torchvision(request)
+
+
+def _lite(request: Request) -> Draft:
+    from convscope.models.efficientnet_lite import from_lite
+
+    return from_lite(request)
 
 
 def _timm(request: Request) -> Draft:
@@ -217,5 +224,6 @@ def _give_shapes(model: nn.Module, preprocess: Preprocess, spec: str) -> None:
 SOURCES: dict[str, Callable[[Request], Draft]] = {
     "torchvision": _torchvision,
     "timm": _timm,
+    "efficientnet-lite0": _lite,
     **dict.fromkeys(OURS, from_ours),
 }

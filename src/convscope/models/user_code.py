@@ -18,7 +18,7 @@ from convscope.errors import ConvscopeError, ModelError, nearest
 from convscope.models.network import Draft, Network, Request
 from convscope.models.own import assumed
 
-NAMES = ("zfnet", "alexnet", "torchvision", "timm")
+NAMES = ("efficientnet-lite0", "zfnet", "alexnet", "torchvision", "timm")
 """What a misspelt first word may have meant."""
 COUNTS = ("classes", "num_classes")
 """What a factory may call the number of classes."""
