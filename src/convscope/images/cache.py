@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from convscope.publish import environment_fault, require_free
+from convscope.publish import publishing
 
 
 def cache_folder(given: Path | str | None = None) -> Path:
@@ -25,15 +23,5 @@ def publish_many(target: Path, write: Callable[[Path], None], *, sync: bool = Tr
     They reach the disk together (not at all, unless `sync`), as a call for each would take half
     a minute. Raises OutputError O501, EnvironmentFault R602 or R603.
     """
-    require_free(target)
-    temporary = target.parent / f".{target.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        temporary.mkdir(parents=True)
-        write(temporary)
-        if sync:
-            os.sync()
-        temporary.replace(target)
-    except OSError as fault:
-        raise environment_fault(fault, target) from fault
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with publishing(target, sync="together" if sync else "none") as folder:
+        write(folder)
