@@ -35,6 +35,15 @@ def spin() -> None:
         pass
 
 
+def trickle() -> None:
+    """As from a disk that brings a little every half second, for four seconds."""
+    for _ in range(8):
+        time.sleep(0.45)
+        until = time.process_time() + 0.03
+        while time.process_time() < until:
+            pass
+
+
 def swell() -> None:
     bytearray(1 << 40)
 
@@ -49,6 +58,7 @@ HARMS: dict[str, Callable[[], object]] = {
     "exit": lambda: os._exit(3),
     "hang": lambda: time.sleep(1000),
     "spin": spin,
+    "trickle": trickle,
     "swell": swell,
     "fail": fail,
 }

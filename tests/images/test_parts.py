@@ -43,5 +43,5 @@ def test_what_is_no_file_of_parts_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_no_file_is_refused_too(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_parts(tmp_path / "none.json")

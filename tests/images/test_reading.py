@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import selectors
+import shutil
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -84,6 +88,48 @@ def test_a_disk_that_hangs_is_not_taken_for_a_bad_picture(herd, planted) -> None
         assert caught.value.code == "R605"
         assert folder.skipped == []
         assert folder.one(5).pixels[0, 0, 0] == 5
+
+
+def test_a_decoder_that_works_on_is_not_called_hung_whatever_the_clock_says(herd, planted) -> None:
+    spoil(herd, 4, "spin")
+    with Folder(herd, limits=Limits(seconds=2.5, patience=0.8)) as folder:
+        assert len(list(folder.read())) == COUNT - 1
+        assert [entry.code for entry in folder.skipped] == ["D108"]
+
+
+def test_a_disk_that_is_slow_but_goes_on_costs_no_picture(herd, planted) -> None:
+    spoil(herd, 4, "trickle")
+    with Folder(herd, limits=Limits(patience=1.2)) as folder:
+        assert len(list(folder.read())) == COUNT
+        assert folder.skipped == []
+
+
+def test_a_process_that_waits_for_a_processor_is_not_called_hung() -> None:
+    quiet, other = socket.socketpair()
+    with quiet, other, selectors.DefaultSelector() as selector:
+        selector.register(quiet, selectors.EVENT_READ)
+        looks = iter([(True, "7"), (True, "7"), (False, "7"), (False, "7"), (False, "7")])
+        patience = decoder._Patience(0.02, 1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decoder, "_activity", lambda _: next(looks))
+            with pytest.raises(decoder.ChildLost):
+                patience.wait(selector)
+        assert len(list(looks)) == 2, "one look at rest is its whole patience"
+
+
+def test_activity_is_told_without_proc_too(monkeypatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            time.sleep(0.3)
+            assert decoder._activity(busy.pid)[0]
+            monkeypatch.setattr(decoder, "Path", lambda _: Path("/nowhere"))
+            if shutil.which("ps"):
+                runs, used = decoder._activity(busy.pid)
+                assert runs
+                assert used
+        finally:
+            busy.kill()
+    assert not decoder._activity(busy.pid)[0]
 
 
 def test_transient_errors_are_tried_again_and_then_raised(monkeypatch, tmp_path) -> None:

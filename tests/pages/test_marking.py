@@ -18,6 +18,7 @@ from convscope.images.boxes import read_boxes
 from convscope.images.folder import Folder
 from convscope.images.parts import read_parts
 from convscope.pages.marking import write_marking
+from convscope.texts import one_line
 from convscope.units import Box
 from tests.pages.conftest import Window
 
@@ -113,13 +114,13 @@ def test_clicks_and_drags_come_back_as_pixels_of_the_picture(
             x, y = (int(draw.integers(side)) for side in size)
             click(page, x, y, size)
             marked[part] = (x, y, finest)
-        points[NAMES[number]] = marked
+        points[one_line(NAMES[number])] = marked
         if number in (0, 1):
             drag(page, (60, 20), (20, 45), size)
             boxes[NAMES[number]] = Box(20, 20, 46, 61)
     assert page.locator("#state").inner_text() == "4 of 4 done, 0 skipped."
     found = read_parts(saved(page, "#save-parts", tmp_path / "parts.json"))
-    assert set(found) == set(NAMES)
+    assert set(found) == set(map(one_line, NAMES))
     for name, marked in points.items():
         for part, (x, y, finest) in marked.items():
             assert abs(found[name][part][0] - x) <= finest - 1

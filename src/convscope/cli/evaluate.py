@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.predict import Views, _labels, save_evaluation
+from convscope.cli.predict import Views, save_evaluation
 from convscope.cli.progress import progress, say
 from convscope.cli.skipped import beside as beside_out
 from convscope.cli.skipped import listing_skipped, tell_skipped
@@ -53,13 +53,14 @@ def evaluate(
 
     Example: convscope evaluate run builtin:photos-val --views 10
     """
+    from convscope.images.lists import read_labels
     from convscope.methods.predict import evaluate as measure
     from convscope.publish import require_free
 
     require_free(out)
     if beside and beside not in TABLES:
         raise UsageError("U407", beside, f"no such table; {nearest(beside, TABLES)}")
-    known = None if labels is None else _labels(labels)
+    known = None if labels is None else read_labels(labels)
     with reading.open(pictures, workers=workers) as folder:
         networks = [_opened(model, opening, device)]
         networks += [_opened(*_member(name, opening), device) for name in together or ()]

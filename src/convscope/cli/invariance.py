@@ -40,14 +40,14 @@ def invariance(
 
     Example: convscope invariance torchvision:squeezenet1_0 dog.jpg car.jpg
     """
-    from convscope.cli.predict import _labels
     from convscope.figures.invariance import invariance_figure, invariance_table
+    from convscope.images.lists import read_labels
     from convscope.publish import require_free
     from convscope.studies.invariance import invariance as study
 
     require_free(out)
     whole = reading.one_folder(pictures)
-    known = None if labels is None else _labels(labels)
+    known = None if labels is None else read_labels(labels)
     network = opening.network(model)
     with (
         whole as folder,

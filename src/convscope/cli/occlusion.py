@@ -78,7 +78,7 @@ def occlusion(
 
     Example: convscope occlusion torchvision:squeezenet1_0 dog.jpg wheel.jpg
     """
-    from convscope.cli.predict import _labels
+    from convscope.images.lists import read_labels
     from convscope.methods.fills import NAMED
     from convscope.publish import require_free
     from convscope.studies.occlusion import occlusion_study
@@ -87,7 +87,7 @@ def occlusion(
     if fill not in (GREY, *NAMED):
         raise UsageError("U531", fill, f"is no fill; {nearest(fill, (GREY, *NAMED))}")
     whole = reading.one_folder(pictures)
-    known = None if labels is None else _labels(labels)
+    known = None if labels is None else read_labels(labels)
     network = opening.network(model)
     kept = out.with_name(f"{out.name}-parts")
     numbers = _spread(len(whole), limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.skipped import free, listing_skipped, tell_skipped
-from convscope.errors import UsageError, printable
+from convscope.errors import printable
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
@@ -82,22 +81,3 @@ def _listed(title: str, names: Sequence[str], probability: Sequence[float]) -> s
     wide = max(map(len, shown))
     lines = [f"  {name:<{wide}}  {p:6.1%}" for name, p in zip(shown, probability, strict=True)]
     return "\n".join([printable(title), *lines])
-
-
-def _labels(path: Path) -> dict[str, int]:
-    """Raises UsageError U313 unless the file is JSON with a whole number for each name, or
-    {"0": ["n01440764", …], …}, as lists of ImageNet's classes are kept."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        raise UsageError("U313", str(path), f"is not readable as JSON ({fault})") from fault
-    if isinstance(plain, dict):
-        listed = {
-            value[0]: int(key)
-            for key, value in plain.items()
-            if key.isdecimal() and isinstance(value, list) and value and type(value[0]) is str
-        }
-        plain = listed if plain and len(listed) == len(plain) else plain
-    if not isinstance(plain, dict) or any(type(value) is not int for value in plain.values()):
-        raise UsageError("U313", str(path), "must hold a class index for each name")
-    return plain

@@ -38,16 +38,16 @@ def silence(
 
     Example: convscope silence run builtin:photos-val --layers relu4,relu5
     """
-    from convscope.cli.predict import _labels
     from convscope.figures.silence import silence_figure
     from convscope.figures.silence_table import silence_table
+    from convscope.images.lists import read_labels
     from convscope.methods.silence import silence as measure
     from convscope.publish import require_free
 
     require_free(out)
     if fill not in ("zero", "mean"):
         raise UsageError("U404", f"--fill {fill}", "is neither zero nor mean")
-    known = None if labels is None else _labels(labels)
+    known = None if labels is None else read_labels(labels)
     network = opening.network(model)
     with reading.open(pictures) as folder:
         with listing_skipped([folder], beside(out)), progress("silencing maps") as tick:

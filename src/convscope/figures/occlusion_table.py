@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,6 +12,7 @@ from convscope.figures.occlusion import kinds
 from convscope.figures.occlusion_study import class_of, picture_names
 from convscope.records.faithfulness import interval
 from convscope.records.occlusion import Occlusions, lowest
+from convscope.texts import csv_table
 
 PAPER = (
     ("paper: Pomeranian", ".061 / .978 / .883 / .949", "879 of 900", "tennis ball 9, Pekinese 9"),
@@ -96,12 +95,8 @@ HEAD = (
 
 def occlusion_csv(record: Occlusions) -> bytes:
     """A line a picture; every number of the Markdown table, and more."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEAD)
-    for picture in range(len(record.pictures)):
-        writer.writerow(list(_cells(record, picture)))
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    rows = [list(_cells(record, picture)) for picture in range(len(record.pictures))]
+    return csv_table([HEAD, *rows])
 
 
 def _cells(record: Occlusions, picture: int) -> Iterator[object]:

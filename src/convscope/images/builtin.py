@@ -9,7 +9,6 @@ like ours must catch, and here the truth is known.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from convscope.images.folder import Folder, some_pictures
 from convscope.images.patches import COUNTS, Variant, recipe, write_patches
 from convscope.images.photos import PHOTOS, photo_file
 from convscope.images.shards import Shards, is_shards
+from convscope.texts import parsed
 
 SETS = {"photos": "train", "photos-val": "val"}
 OPTIONS = ("shortcut", "seed")
@@ -146,7 +146,7 @@ def _key(variant: Variant) -> str:
 def _whole(place: Path) -> bool:
     """Whether the cache holds all that was put there, by names and sizes."""
     try:
-        told = json.loads((place / "photos.json").read_text(encoding="utf-8"))
+        told = parsed((place / "photos.json").read_text(encoding="utf-8"))
         return all(Folder(place / split).sha256 == told[split] for split in COUNTS)
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return False

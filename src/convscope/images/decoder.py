@@ -31,7 +31,7 @@ from convscope.images.limits import Limits
 
 COMMAND = (sys.executable, "-P", "-m", "convscope.images.child")
 START_PATIENCE = 60.0
-"""Seconds for a process to start; a machine that swaps takes long, but not that long."""
+"""Seconds in which a process that starts may wait for the disk without a step forward."""
 PIPE_BYTES = 1 << 20
 """A whole framed picture fits, so that a process can begin the next one."""
 
@@ -74,22 +74,52 @@ class Answer:
 
 
 class _Patience:
-    """Seconds to wait for a process, not counting those in which we were stopped ourselves."""
+    """Seconds that a process may do nothing: neither use a processor nor wait for one.
 
-    def __init__(self, seconds: float) -> None:
+    The clock on the wall alone would call a process hung that a busy machine does not let run,
+    or that reads a large file from a slow disk. Seconds in which we were stopped ourselves do
+    not count.
+    """
+
+    def __init__(self, seconds: float, pid: int) -> None:
         self.all = self.left = seconds
+        self.pid = pid
+        self.used: str | None = None
+        """What the process had used of the processor when it was last looked at."""
 
     def wait(self, selector: selectors.BaseSelector) -> None:
         """Return when something can be read. Raises ChildLost when patience is at its end."""
         while True:
             turn = min(1.0, max(0.0, self.left))
             before = time.monotonic()
-            ready = selector.select(turn)
-            self.left -= min(time.monotonic() - before, turn)
-            if ready:
+            if selector.select(turn):
                 return
-            if self.left <= 0:
+            self.left -= min(time.monotonic() - before, turn)
+            if self._is_alive():
+                self.left = self.all
+            elif self.left <= 0:
                 raise ChildLost(f"gave no answer in {self.all:g} s", silent=True)
+
+    def _is_alive(self) -> bool:
+        """Whether it runs, waits for a processor, or did run since the last look."""
+        runs, used = _activity(self.pid)
+        before, self.used = self.used, used
+        return runs or used != (before or used)
+
+
+def _activity(pid: int) -> tuple[bool, str]:
+    """Whether a process runs or could run if it were let, and the processor time it has used."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
+        return told[0] == b"R", f"{told[11]!r} {told[12]!r}"
+    except (OSError, IndexError):
+        pass  # it has just ended, or this is no Linux
+    try:
+        asked = ("ps", "-o", "state=,time=", "-p", str(pid))
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False).stdout
+        return said.strip().startswith("R"), said.partition(" ")[2].strip()
+    except (OSError, subprocess.SubprocessError):
+        return False, ""
 
 
 class Child:
@@ -137,8 +167,9 @@ class Child:
             pass  # it is dead: `receive` says so, and why
 
     def receive(self, patience: float) -> Answer:
-        """The next answer. Raises ChildLost after `patience` seconds, or if the process ended."""
-        left = _Patience(patience)
+        """The next answer. Raises ChildLost if the process ended, or after `patience` seconds in
+        which it neither ran nor waited for a processor."""
+        left = _Patience(patience, self._process.pid)
         header = bytearray(ANSWER.size)
         self._fill(memoryview(header), left)
         kind, height, width, digest, size, length = ANSWER.unpack(header)

@@ -21,6 +21,7 @@ from typing import IO
 
 from convscope.errors import EnvironmentFault, UsageError
 from convscope.publish import environment_fault
+from convscope.texts import parsed
 
 Progress = Callable[[int, int], None]
 PIECE = 1 << 18
@@ -157,7 +158,7 @@ def _opened(source: Source, part: Path) -> Iterator[http.client.HTTPResponse]:
 def _range(source: Source, part: Path) -> dict[str, str]:
     """Headers that ask for the rest, if it is known to be the rest of the same file."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        told = json.loads(_label(part).read_text(encoding="utf-8"))
+        told = parsed(_label(part).read_text(encoding="utf-8"))
         if told["url"] == source.url and told["mark"] and _there(part):
             return {"Range": f"bytes={_there(part)}-", "If-Range": told["mark"]}
     return {}

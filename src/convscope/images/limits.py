@@ -22,8 +22,9 @@ class Limits:
     memory: int = 2 << 30
     """Address space of a decoding process, in bytes: D130. (64 Mpx cost up to 1.2 GB.)"""
     patience: float = 120.0
-    """Seconds without an answer, and without using the processor time above, after which a disk
-    is taken to hang: R605. (The picture is not to blame, so it is not left out.)"""
+    """Seconds on end without an answer in which the process neither runs nor waits for a
+    processor, after which a disk is taken to hang: R605. (The picture is not to blame, so it is
+    not left out; a machine that is busy is no reason either.)"""
 
 
 def too_many(width: int, height: int, limits: Limits) -> str:

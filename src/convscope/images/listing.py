@@ -15,6 +15,7 @@ from convscope.errors import DataError, EnvironmentFault, UsageError, printable
 from convscope.images.files import TRANSIENT
 from convscope.images.formats import DOCUMENTS, ENDINGS, HEAD, claimed, ending
 from convscope.images.skipped import Skipped
+from convscope.texts import one_line
 
 IGNORED = frozenset(
     [b"__MACOSX", b"@eaDir", b"lost+found", b"Thumbs.db", b"desktop.ini", b"$RECYCLE.BIN"]
@@ -171,8 +172,9 @@ def _failing(path: bytes, fault: OSError) -> EnvironmentFault:
 
 
 def shown(path: bytes) -> str:
-    """A path as text that every encoder takes; undecodable bytes as \\xff."""
-    return path.decode("utf-8", "backslashreplace")
+    """A path as text of one line that every encoder takes: undecodable bytes as \\xff, control
+    letters and those that turn the text around as \\n, \\x1b, \\u202e."""
+    return one_line(path.decode("utf-8", "backslashreplace"))
 
 
 def remarks(found: Listing) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from convscope.errors import DataError
+from convscope.errors import DataError, UsageError
 from convscope.images.folder import Folder
+from convscope.texts import brief, index, one_line, parsed, read_json, read_text
 
 SHOWN, HARD, ABSENT = 1, 0, -1
 """As VOC writes them; HARD is hard to see, and counts neither as shown nor as absent."""
@@ -36,24 +36,24 @@ def read_lists(spec: str) -> Lists:
     if folder and Path(folder).is_dir():
         return _voc(Path(folder), part)
     try:
-        text = Path(spec).read_text(encoding="utf-8-sig")
+        text = read_text(spec)
         marks = list(_from_json(text) if spec.lower().endswith(".json") else _from_csv(text))
-    except (OSError, ValueError, csv.Error) as fault:
+    except (ValueError, csv.Error) as fault:
         what = f"is no list of pictures and their classes ({fault})"
         raise DataError("D208", spec, what, next_step=FORMS) from fault
     return _gathered(spec, marks)
 
 
 def _from_json(text: str) -> Iterator[tuple[str, str, int]]:
-    told = json.loads(text)
+    told = parsed(text)
     if not isinstance(told, dict):
-        raise ValueError("no object of pictures")
+        raise ValueError(f"{brief(told)} is no table of pictures")
     for name, given in told.items():
         plain = [given] if isinstance(given, str) else given
-        if isinstance(plain, list):
+        if isinstance(plain, list) and all(isinstance(key, str) for key in plain):
             plain = dict.fromkeys(plain, SHOWN)
-        if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
-            raise ValueError(f"{name} has no list of classes")
+        if not isinstance(plain, dict):
+            raise ValueError(f"{name}: {brief(plain)} is no list of classes")
         yield name, "", ABSENT
         for key, value in plain.items():
             yield name, key, _mark(value, name)
@@ -78,13 +78,13 @@ def _voc(folder: Path, part: str) -> Lists:
     marks: list[tuple[str, str, int]] = []
     for path in files:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_text(path).splitlines()
             for number, line in enumerate(lines):
                 words = line.split()
                 if len(words) != 2:
                     raise ValueError(f"line {number + 1} is not NAME -1, 0 or 1")
                 marks.append((words[0], path.name.removesuffix(ending), _mark(words[1], words[0])))
-        except (OSError, ValueError) as fault:
+        except ValueError as fault:
             raise DataError("D208", str(path), f"is no list of VOC ({fault})") from fault
     if not files:
         raise DataError("D208", f"{folder}:{part}", f"holds no CLASS{ending}", next_step=FORMS)
@@ -92,21 +92,21 @@ def _voc(folder: Path, part: str) -> Lists:
 
 
 def _mark(value: object, name: str) -> int:
-    if str(value) not in ("-1", "0", "1") or isinstance(value, bool):
-        raise ValueError(f"{name} is marked {value}, not -1, 0 or 1")
+    if type(value) not in (int, str) or str(value) not in ("-1", "0", "1"):
+        raise ValueError(f"{name} is marked {brief(value)}, not -1, 0 or 1")
     return int(str(value))
 
 
 def _gathered(spec: str, marks: list[tuple[str, str, int]]) -> Lists:
-    shown: dict[str, dict[str, int]] = {}
+    said: dict[str, dict[str, int]] = {}
     for name, key, value in marks:
-        of_picture = shown.setdefault(name, {})
+        of_picture = said.setdefault(one_line(name), {})
         if value != ABSENT:
             of_picture[key] = max(value, of_picture.get(key, value))
-    classes = sorted({key for of_picture in shown.values() for key in of_picture})
+    classes = sorted({key for of_picture in said.values() for key in of_picture})
     if not classes:
         raise DataError("D208", spec, "names no picture of any class", next_step=FORMS)
-    return Lists(tuple(classes), shown)
+    return Lists(tuple(classes), said)
 
 
 def numbers_of(folder: Folder, lists: Lists) -> dict[str, int]:
@@ -127,3 +127,34 @@ def numbers_of(folder: Folder, lists: Lists) -> dict[str, int]:
         step = "name the folder with all of them, or take them off the list"
         raise DataError("D209", missing[0], what, next_step=step)
     return {name: number for name, number in found.items() if number is not None}
+
+
+def read_labels(path: Path | str) -> dict[str, int]:
+    """Class indices by file name or class folder, from JSON {name: index}, or
+    {"0": ["n01440764", …], …}, as lists of ImageNet's classes are kept.
+
+    Raises UsageError U313 on anything else.
+    """
+    try:
+        told = read_json(path)
+        if not isinstance(told, dict):
+            raise ValueError(f"{brief(told)} is no table of names")
+        if told and all(_is_class(key, value) for key, value in told.items()):
+            told = {value[0]: int(key) for key, value in told.items()}
+        return {one_line(name): _index(name, value) for name, value in told.items()}
+    except ValueError as fault:
+        what = f"does not hold a class index for each name ({fault})"
+        raise UsageError("U313", str(path), what, next_step='write {"name": 0, …}') from fault
+
+
+def _is_class(key: str, value: object) -> bool:
+    """Whether this is `"0": ["n01440764", …]`."""
+    number = key.isdecimal() and len(key) < 10
+    return number and isinstance(value, list) and bool(value) and type(value[0]) is str
+
+
+def _index(name: str, value: object) -> int:
+    try:
+        return index(value)
+    except ValueError as fault:
+        raise ValueError(f"{name}: {fault}") from None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from convscope.errors import DataError
+from convscope.texts import brief, number, one_line, read_json
 
 Parts = Mapping[str, Mapping[str, tuple[float, float]]]
 """By picture name, then by part: column and row (x, y) of its centre in the picture's pixels."""
@@ -19,31 +18,35 @@ def read_parts(path: Path | str) -> dict[str, dict[str, tuple[float, float]]]:
     Raises DataError D173 if the file is not that.
     """
     try:
-        told = json.loads(Path(path).read_text(encoding="utf-8"))
-        pictures = _table(told).get("images", told)
+        told = read_json(path)
+        pictures = _table(told, "the file").get("images", told)
         return {
-            str(name): {str(part): _point(place) for part, place in _table(parts).items()}
-            for name, parts in _table(pictures).items()
+            one_line(name): _parts(name, parts)
+            for name, parts in _table(pictures, "images").items()
         }
-    except (OSError, ValueError, TypeError, AttributeError) as fault:
+    except ValueError as fault:
         step = 'write {"images": {name: {part: [x, y]}}}'
         raise DataError(
             "D173", str(path), f"is not a file of parts ({fault})", next_step=step
         ) from fault
 
 
-def _table(told: object) -> dict[str, object]:
+def _parts(name: str, told: object) -> dict[str, tuple[float, float]]:
+    marked = _table(told, name)
+    return {part: _point(f"{name}: {part}", place) for part, place in marked.items()}
+
+
+def _table(told: object, where: str) -> dict[str, object]:
     if not isinstance(told, dict):
-        raise ValueError(f"{str(told)[:60]} in the place of a table of names")
+        raise ValueError(f"{where}: {brief(told)} in the place of a table of names")
     return told
 
 
-def _point(place: object) -> tuple[float, float]:
+def _point(where: str, place: object) -> tuple[float, float]:
     if not isinstance(place, list) or len(place) != 2:
-        raise ValueError(f"{place!r} in the place of [x, y]")
-    if not all(isinstance(number, int | float) for number in place):
-        raise ValueError(f"{place!r} in the place of [x, y]")
-    x, y = (float(number) for number in place)
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise ValueError(f"{place!r} in the place of [x, y]")
+        raise ValueError(f"{where}: {brief(place)} in the place of [x, y]")
+    try:
+        x, y = (float(number(value)) for value in place)
+    except ValueError as fault:
+        raise ValueError(f"{where}: {fault}") from None
     return x, y

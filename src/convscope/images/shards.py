@@ -8,7 +8,6 @@ are read where they lie, by the same decoding processes and limits as files are.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import posixpath
 import re
@@ -26,6 +25,7 @@ from convscope.images.limits import Limits
 from convscope.images.listing import many, require_name, shown
 from convscope.images.skipped import Skipped
 from convscope.images.tar import Contents, Entry, contents, read_member
+from convscope.texts import decoded, parsed
 
 LABEL_KEYS = ("label", "cls", "class_id", "class_index")
 """Of a sample's .json; the first that is there counts."""
@@ -187,7 +187,7 @@ def _read_cls(data: bytes) -> tuple[int | None, str]:
 
 def _read_json(data: bytes) -> tuple[int | None, str]:
     try:
-        told = json.loads(data)
+        told = parsed(decoded(data))
         given = next((told[key] for key in LABEL_KEYS if key in told), None)
     except (ValueError, TypeError, RecursionError):
         given = None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from convscope.errors import printable
+from convscope.texts import csv_table
 
 CODES = {
     "D101": "not an image",
@@ -64,11 +63,12 @@ def first_few(skipped: Sequence[Skipped], most: int = 3) -> str:
 
 def table(skipped: Iterable[Skipped]) -> bytes:
     """skipped.csv: one line a picture; `path` is exact, with %-escapes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["number", "name", "path", "size", "sha256", "code", "text"])
-    for entry in skipped:
-        exact = urllib.parse.quote_from_bytes(entry.path)
-        row = (entry.number, printable(entry.name), exact, entry.size, entry.sha256, entry.code)
-        writer.writerow([*row, entry.text])
-    return text.getvalue().encode("utf-8")
+    head = ("number", "name", "path", "size", "sha256", "code", "text")
+    return csv_table([head, *map(_row, skipped)])
+
+
+def _row(entry: Skipped) -> tuple[object, ...]:
+    exact = urllib.parse.quote_from_bytes(entry.path)
+    exact = f"%2D{exact[1:]}" if exact.startswith("-") else exact  # no formula of a spreadsheet
+    name = printable(entry.name)
+    return (entry.number, name, exact, entry.size, entry.sha256, entry.code, entry.text)

@@ -34,6 +34,7 @@ from convscope.methods.tuning import KINDS, Trial, Tuning, Way, blank
 from convscope.models.machine import cores, free_memory, machine
 from convscope.models.network import Network, whole
 from convscope.publish import publish_file
+from convscope.texts import parsed
 
 SECONDS = 4.0
 """For all that is tried."""
@@ -260,6 +261,6 @@ def _key(
 
 def _remembered(home: Path) -> Tuning | None:
     try:
-        return Tuning.from_json(json.loads(home.read_text(encoding="utf-8")))
+        return Tuning.from_json(parsed(home.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None

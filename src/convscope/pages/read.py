@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 
 from convscope.errors import DataError, UsageError
 from convscope.records.features import LayerFeatures
+from convscope.texts import parsed
 
 
 def atlas_layers(atlas: Path) -> dict[str, np.ndarray]:
@@ -77,7 +77,7 @@ def _data(atlas: Path, name: str) -> Any:
     path = atlas / "data" / f"{name}.js"
     try:
         text = path.read_text(encoding="ascii")
-        return json.loads(text[text.index("={") + 1 :].rstrip().removesuffix(";"))
+        return parsed(text[text.index("={") + 1 :].rstrip().removesuffix(";"))
     except (OSError, ValueError) as fault:
         raise _damaged(path, fault) from fault
 

@@ -17,6 +17,7 @@ from convscope.errors import UsageError, printable
 from convscope.pages.script import safe_json, script, shown
 from convscope.publish import publish_file, publish_folder
 from convscope.records.record import INDEX
+from convscope.texts import parsed
 
 TARGET = "window.CONVSCOPE_STUDIES"
 PLACE = Path("data") / "studies.js"
@@ -172,7 +173,7 @@ def _known(home: Path) -> list[dict[str, Any]]:
         text = (home / PLACE).read_text(encoding="ascii")
         if not (home / "index.html").is_file() or not text.startswith(f"{TARGET}="):
             raise ValueError("not a list of studies")
-        found = json.loads(text.removeprefix(f"{TARGET}=").rstrip().removesuffix(";"))
+        found = parsed(text.removeprefix(f"{TARGET}=").rstrip().removesuffix(";"))
         return [{**entry, "place": int(entry["place"])} for entry in found]
     except (OSError, ValueError, TypeError, KeyError) as fault:
         step = "name the folder that convscope atlas wrote, or make it anew with this version"
@@ -223,7 +224,7 @@ def _record(place: Path) -> tuple[str, dict[str, str]]:
     """Kind and origin of the record there, or of the first one below."""
     for path in (place / INDEX, *sorted(place.glob(f"*/{INDEX}"))):
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = parsed(path.read_text(encoding="utf-8"))
             origin = index["plain"].get("origin", {})
             words = {
                 printable(name).replace("_", " "): printable(str(value))

@@ -13,6 +13,7 @@ import numpy as np
 
 from convscope.errors import DataError
 from convscope.publish import publish_folder
+from convscope.texts import parsed
 
 SCHEMA = 1
 INDEX = "record.json"
@@ -68,7 +69,7 @@ class Record:
         """Read what `save` wrote. Raises DataError D140 if it is not such a record."""
         place = Path(folder)
         try:
-            index = json.loads((place / INDEX).read_text(encoding="utf-8"))
+            index = parsed((place / INDEX).read_text(encoding="utf-8"))
             if index["kind"] != cls.__name__:
                 raise DataError("D140", str(place), f"is a {index['kind']}, not a {cls.__name__}")
             if index["schema"] > SCHEMA:

@@ -11,6 +11,7 @@ from typing import Any
 from convscope.errors import DataError, OutputError
 from convscope.publish import publish_file, require_folder
 from convscope.records.occlusion import Occlusions
+from convscope.texts import parsed
 
 PLAN = "plan.json"
 
@@ -46,7 +47,7 @@ class Kept:
 
 def _require_same(folder: Path, plan: Mapping[str, Any]) -> None:
     try:
-        before = json.loads((folder / PLAN).read_text(encoding="ascii"))
+        before = parsed((folder / PLAN).read_text(encoding="ascii"))
         differs = [name for name in plan if before.get(name) != plan[name]]
     except (OSError, ValueError, AttributeError):
         differs = ["no plan is there"]

@@ -24,6 +24,7 @@ from typing import IO, Any
 from convscope.errors import DataError, OutputError, UsageError
 from convscope.models.snapshots import KEPT
 from convscope.publish import environment_fault, publish_file, require_folder, require_free
+from convscope.texts import csv_table, parsed
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import differences, to_json, to_toml
 
@@ -101,7 +102,7 @@ def check_run(run: Path, identity: Identity) -> None:
 def read_identity(run: Path) -> dict[str, Any] | None:
     """What run the folder holds, if any. Raises OutputError O512 if we cannot tell."""
     try:
-        plain = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        plain = parsed((run / "run.json").read_text(encoding="utf-8"))
         newer = plain["schema"] > SCHEMA
         complete = {"recipe", "classes", "training pictures", "validation pictures"} <= set(plain)
     except FileNotFoundError:
@@ -133,10 +134,10 @@ def require_kept(run: Path, keep: Collection[int], first: int) -> None:
 def finished(run: Path) -> dict[str, Any] | None:
     """What `finish` wrote, if the run in this folder is done."""
     try:
-        return dict(json.loads((run / "done.json").read_text(encoding="utf-8")))
+        return dict(parsed((run / "done.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, TypeError) as fault:
         raise DataError("D140", str(run / "done.json"), f"is not readable ({fault})") from fault
 
 
@@ -147,9 +148,7 @@ def finish(run: Path, summary: Mapping[str, Any]) -> None:
 
 def write_metrics(run: Path, columns: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
     """metrics.csv: the epoch, then a column a quantity."""
-    lines = [",".join(("epoch", *columns))]
-    lines += [
-        ",".join((str(number), *(f"{value:.8g}" for value in row)))
-        for number, row in enumerate(rows, start=1)
-    ]
-    publish_file(run / "metrics.csv", ("\n".join(lines) + "\n").encode())
+    told = (
+        (str(epoch), *(f"{value:.8g}" for value in row)) for epoch, row in enumerate(rows, start=1)
+    )
+    publish_file(run / "metrics.csv", csv_table([("epoch", *columns), *told]))

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from convscope.publish import publish_folder
+from convscope.texts import parsed
 
 FOLDER = "checkpoints"
 KEEP = 2
@@ -58,11 +59,11 @@ def load_state(run: Path) -> State | None:
     """The newest undamaged state, if there is one."""
     for folder in _folders(run):
         try:
-            index = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            index = parsed((folder / "state.json").read_text(encoding="utf-8"))
             if index["sha256"] == _sha256(folder / "state.safetensors"):
                 tensors = load_file(folder / "state.safetensors")
                 return State(index["epoch"], tensors, index["plain"])
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             continue
     return None
 

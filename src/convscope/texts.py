@@ -1,0 +1,165 @@
+"""How does text come in from strangers, and go out to spreadsheets?
+
+What others wrote may be nested a hundred thousand deep, hold a number of a million digits, or be
+of another encoding: `read_json` gives it as plain values or raises one ValueError that says what
+is wrong and where. The caller adds the file's name and its own code.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import reprlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+LARGEST = 1 << 30
+"""Bytes of a file of text that are read; what is larger is no list of anything."""
+DEEPEST = 100
+"""Levels of lists and objects in one another."""
+OTHER_ENCODINGS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""What spreadsheets take for the start of a formula, in any of their languages."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.ASCII)
+DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Invisible letters that turn what follows around."""
+
+
+def read_text(path: Path | str) -> str:
+    """A file's text, UTF-8 with or without its mark.
+
+    Raises ValueError if it cannot be read, is of another encoding or larger than a gibibyte.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as fault:
+        raise ValueError((fault.strerror or str(fault)).lower()) from fault
+    if len(data) > LARGEST:
+        raise ValueError(f"more than {LARGEST >> 30} GiB")
+    return decoded(data)
+
+
+def decoded(data: bytes) -> str:
+    """Bytes as text. Raises ValueError unless they are UTF-8, with or without its mark."""
+    for mark, name in OTHER_ENCODINGS:
+        if data.startswith(mark):
+            raise ValueError(f"is {name} text; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise ValueError(f"is no UTF-8 text from byte {fault.start:,} on") from None
+
+
+def read_json(path: Path | str) -> Any:
+    """What a file of JSON holds, in plain values.
+
+    Raises ValueError that says what is wrong and where: not there, no JSON, nested more than
+    DEEPEST deep, a number of thousands of digits, one name twice in an object.
+    """
+    return parsed(read_text(path))
+
+
+def parsed(text: str) -> Any:
+    """As `read_json`, of text."""
+    try:
+        found = json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as fault:
+        raise ValueError(f"no JSON: {fault}") from None
+    except RecursionError:
+        raise ValueError(f"nested more than {DEEPEST} deep") from None
+    except ValueError as fault:
+        long = "set_int_max_str_digits" in str(fault)
+        raise (ValueError("holds a number of thousands of digits") if long else fault) from None
+    _require_shallow(found)
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{brief(twice)} is there twice")
+    return found
+
+
+def _require_shallow(found: Any) -> None:
+    level, here = 0, [found]
+    while here := [item for value in here for item in _inside(value)]:
+        level += 1
+        if level >= DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} deep")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """The lists and objects right in a value."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [item for item in items if isinstance(item, dict | list)]
+
+
+def number(value: object) -> float:
+    """A number that was read, unless it is infinite or beyond any picture's pixels.
+
+    Raises ValueError on anything else.
+    """
+    if isinstance(value, int | float) and type(value) is not bool and abs(value) < 1 << 31:
+        return value
+    raise ValueError(f"{brief(value)} is no number of pixels")
+
+
+def index(value: object) -> int:
+    """An index that was read: a whole number from 0. Raises ValueError on anything else."""
+    if type(value) is int and 0 <= value < 1 << 31:
+        return value
+    raise ValueError(f"{brief(value)} is no whole number from 0")
+
+
+def brief(value: object) -> str:
+    """A value that was read, as a message shows it: however deep or long, in a few words."""
+    return _BRIEF.repr(value)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 60, 60
+
+
+def one_line(text: str) -> str:
+    """A name on one line: control letters, and those that turn the text around, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(_escaped(c) if _moves(c) else c for c in text)
+
+
+def _moves(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in DIRECTIONS
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def csv_table(rows: Iterable[Iterable[object]]) -> bytes:
+    """Rows as CSV in UTF-8, one line each. Text that a spreadsheet would run as a formula is led
+    by an apostrophe; numbers, also as text, stay as they are."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str) or NUMBER.fullmatch(value):
+        return value
+    told = one_line(value)
+    return f"'{told}" if told.startswith(FORMULAS) else told
