@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from convscope.cli.app import run
@@ -76,10 +73,3 @@ def test_memory_that_runs_out_is_no_bug_of_ours(
     assert told.startswith("convscope: error[R640]: memory ran out")
     assert said in told
     assert run(["layers", "zfnet", "--size", "99999"]) == 2  # before any work
-
-
-def test_help_needs_none_of_what_is_slow_to_import() -> None:
-    slow = ("torch", "numpy", "PIL", "rich.console", "matplotlib", "jinja2", "lightning", "scipy")
-    code = "import sys, convscope.cli.app; print(*[m for m in sys.argv[1:] if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code, *slow], capture_output=True, check=True)
-    assert told.stdout.split() == []

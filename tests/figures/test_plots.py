@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from convscope.errors import UsageError
-from convscope.figures.plots import confusion, png, shortened, training_curves
-from convscope.figures.prediction import prediction_figure
+from convscope.figures.plots import confusion, png, training_curves
+from convscope.figures.prediction import prediction_figure, prediction_png
+from convscope.figures.style import shortened
 from convscope.records.predictions import Evaluation, Prediction
 from convscope.records.series import Series
 
@@ -87,9 +88,19 @@ def test_a_prediction_is_drawn_beside_its_picture() -> None:
         "cat.jpg", ("cat", "dog"), np.array([3, 1]), np.array([0.75, 0.25], np.float32)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-    figure = prediction_figure(pixels, found)
-    left, right = figure.axes
-    assert np.array_equal(left.images[0].get_array(), pixels)
-    assert [bar.get_width() for bar in right.patches] == [0.75, 0.25]
-    assert [text.get_text() for text in right.texts] == ["75.0%", "25.0%"]
-    assert [label.get_text() for label in right.get_yticklabels()] == ["cat", "dog"]
+    figure = np.asarray(prediction_figure(pixels, found)).astype(int)
+    blue = np.abs(figure - (11, 92, 191)).max(-1) < 3
+    runs = sorted({int(count) for count in blue.sum(1)} - {0})
+    assert runs[-1] == pytest.approx(3 * runs[0], abs=6), "a bar is as long as its probability"
+    middle = figure[figure.shape[0] // 2, 12:762]
+    shown = np.array(Image.fromarray(pixels).resize((750, 500), Image.Resampling.BICUBIC))
+    assert np.array_equal(middle, shown[250])
+
+
+def test_pictures_and_classes_of_any_number_and_kind_are_drawn() -> None:
+    for side, names in (((1, 90), ("漢字", "a$b$")), ((90, 1), ("n" * 90,) * 60), ((9, 9), ())):
+        chances = np.full(len(names), 1 / max(1, len(names)), np.float32)
+        found = Prediction("x.jpg", names, np.arange(len(names)), chances)
+        with Image.open(io.BytesIO(prediction_png(np.zeros((*side, 3), np.uint8), found))) as drawn:
+            assert drawn.height == 540
+            assert 900 < drawn.width < 1500

@@ -53,8 +53,7 @@ def predict(
 
 
 def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: int) -> None:
-    from convscope.figures.plots import png
-    from convscope.figures.prediction import prediction_figure
+    from convscope.figures.prediction import prediction_png
     from convscope.methods.predict import predict as ask
     from convscope.publish import publish_file
 
@@ -63,7 +62,7 @@ def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: i
         typer.echo(_listed(picture.name, found.names, found.probability.tolist()))
         name = Path(picture.name).with_suffix(".png")
         figure = free(out / (name.name if folder.root == Path() else name))
-        publish_file(figure, png(prediction_figure(picture.pixels, found)))
+        publish_file(figure, prediction_png(picture.pixels, found))
         typer.echo(figure)
 
 

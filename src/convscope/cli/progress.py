@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+
+import typer
 
 Tick = Callable[[int, int], None]
 
@@ -11,7 +14,10 @@ Tick = Callable[[int, int], None]
 @contextmanager
 def progress(what: str) -> Iterator[Tick]:
     """A bar with counts and time left; gives the callback `(done, total)` that moves it."""
-    from rich.console import Console  # here and below: it takes 0.1 s, which no help needs
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console  # here: it takes 0.1 s, which only a bar needs
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -30,7 +36,7 @@ def progress(what: str) -> Iterator[Tick]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -59,6 +65,4 @@ def phases() -> Iterator[Callable[[str], Tick]]:
 
 def say(line: str) -> None:
     """A remark beside the result, for people."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
+    typer.echo(line, err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,13 +18,13 @@ Tell = Callable[["Standing"], None]
 @contextmanager
 def training_bar() -> Iterator[Tell]:
     """Gives the `progress` for `train`: a bar for a person, one line an epoch for a log."""
+    if not sys.stderr.isatty():
+        yield _log()
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _log()
-        return
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(24),

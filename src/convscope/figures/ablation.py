@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convscope.figures.plots import INK, SOFT, TRAINING, VALIDATION, shortened
+from convscope.figures.style import INK, SOFT, TRAINING, VALIDATION, shortened
 from convscope.records.ablation import PAPER, Ablation
 
 ROW = 0.36

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from convscope.errors import printable
 from convscope.figures.markdown import markdown
-from convscope.figures.plots import INK, SOFT, shortened
+from convscope.figures.style import INK, SOFT, shortened
 from convscope.records.series import Convergence
 
 TICKS = (0, 1, 2, 5, 10, 20, 30, 40, 64, 100, 200, 300)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from convscope.errors import printable
-from convscope.figures.plots import INK, SOFT, shortened
+from convscope.figures.style import INK, SOFT, shortened
 from convscope.records.correspondence import RANDOM, Correspondence
 
 PAPER: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.figures.pictures import block
-from convscope.figures.plots import INK, SOFT, shortened
+from convscope.figures.style import INK, SOFT, shortened
 from convscope.records.series import Evolution
 
 WIDE = 7.2

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from convscope.figures.attribution import drawn, legend
-from convscope.figures.plots import INK, SOFT, TRAINING, VALIDATION, shortened
+from convscope.figures.style import INK, SOFT, TRAINING, VALIDATION, shortened
 from convscope.figures.verdicts import TITLES, verdict
 from convscope.records.explanation import Explanation
 from convscope.records.faithfulness import Faithfulness

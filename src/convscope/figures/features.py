@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.figures.pictures import block, enlarged, grid
-from convscope.figures.plots import INK, SOFT, shortened
+from convscope.figures.style import INK, SOFT, shortened
 from convscope.records.features import LayerFeatures
 
 Scale = Literal["map", "layer"]

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from convscope.figures.plots import INK, SOFT, shortened
+from convscope.figures.style import INK, SOFT, shortened
 from convscope.records.filters import Filters
 
 COLUMNS = 11

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from convscope.figures.plots import shortened
+from convscope.figures.style import shortened
 from convscope.records.explanation import Explanations
 from convscope.records.faithfulness import interval
 

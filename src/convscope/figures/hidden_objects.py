@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from convscope.figures.plots import INK, SOFT
+from convscope.figures.style import INK, SOFT
 from convscope.records.faithfulness import Interval, interval
 from convscope.records.occlusion import HiddenObjects
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from convscope.errors import printable
-from convscope.figures.plots import INK, SOFT
+from convscope.figures.style import INK, SOFT
 from convscope.records.neighbours import Duplicates, Neighbours
 
 Shown = Mapping[int, UInt8[np.ndarray, "h w 3"]]

@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter
 from convscope.errors import printable
 from convscope.figures.heat import DISTINCT
 from convscope.figures.occlusion import LETTERS, Kind, kind_map, kinds, reach
-from convscope.figures.plots import INK, SOFT, shortened
+from convscope.figures.style import INK, SOFT, shortened
 from convscope.records.occlusion import LIKELIEST, TRUE, Occlusions, lowest
 
 ROWS = 4

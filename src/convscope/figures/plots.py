@@ -14,18 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from convscope.errors import UsageError, printable
+from convscope.errors import UsageError
+from convscope.figures.style import INK, SOFT, TRAINING, VALIDATION, shortened
 from convscope.records.predictions import Evaluation
 from convscope.records.series import Series
 
-TRAINING, VALIDATION = "#0b5cbf", "#b25400"
-INK, SOFT = "#1b1d20", "#5b6067"
 NUMBERED = 20
 """With at most this many classes, the confusion's cells have their numbers written in them."""
 NAMED = 60
 """With more classes than this, names would be too small to read."""
-LONGEST = 26
-"""Characters of a name in a plot."""
 
 
 def png(figure: Figure, *, dots_per_inch: int = 150) -> bytes:
@@ -95,12 +92,6 @@ def confusion(evaluation: Evaluation) -> Figure:
     bar = figure.colorbar(image, ax=axes, shrink=0.7, format=FuncFormatter(_as_percent))
     bar.outline.set_visible(False)
     return figure
-
-
-def shortened(name: str) -> str:
-    """A name as plots show it: printable, and not too long."""
-    text = printable(name)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _column(series: Series, name: str) -> Float64[np.ndarray, "epochs"]:

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convscope.figures.plots import INK, SOFT, TRAINING, VALIDATION, shortened
+from convscope.figures.style import INK, SOFT, TRAINING, VALIDATION, shortened
 from convscope.records.silence import Silence
 
 FIRST = 12

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convscope.figures.plots import INK, SOFT, TRAINING, VALIDATION, shortened
+from convscope.figures.style import INK, SOFT, TRAINING, VALIDATION, shortened
 from convscope.records.transfer import (
     PAPER,
     PAPER_SCRATCH,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from convscope.figures.plots import shortened
+from convscope.figures.style import shortened
 from convscope.records.explanation import Explanation
 from convscope.records.faithfulness import Faithfulness, area
 

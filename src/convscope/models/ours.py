@@ -12,7 +12,7 @@ from convscope.models import alexnet, zfnet
 from convscope.models.network import Card, Draft, Request
 from convscope.models.preprocess import Preprocess
 from convscope.models.spec import TOWER_OPTIONS, options, split_classes
-from convscope.models.tower import Tower
+from convscope.models.tower import Tower, give_memory
 
 OURS: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "zfnet": (zfnet.zfnet, zfnet.SIZE),
@@ -35,7 +35,7 @@ def from_ours(request: Request) -> Draft:
     preprocess = Preprocess.imagenet(resize=round(size * 256 / 224), crop=size)
     if request.checkpoint is None:
         return Draft(model, preprocess)
-    model.to_empty(device="cpu")
+    give_memory(model)
     return Draft(
         model,
         preprocess,

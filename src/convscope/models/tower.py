@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convscope.errors import UsageError, nearest
 
@@ -116,9 +116,25 @@ def build(
         model = nn.Sequential(OrderedDict(_layers(shape, kernels, classes, norm_before_pool)))
     if init is not None:
         _require(init in INITS, "init", init, f"is one of {', '.join(INITS)}")
-        model.to_empty(device="cpu")
+        give_memory(model)
         draw(model, init, seed)
     return model
+
+
+def give_memory(model: nn.Module) -> None:
+    """Memory for weights on the meta device. `nn.Module.to_empty` does the same, and imports what
+    torch traces networks with on the way, as long again as torch itself takes."""
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = nn.Parameter(_fresh(weight))
+        for name, held in module._buffers.items():
+            if held is not None:
+                module._buffers[name] = _fresh(held)
+
+
+def _fresh(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
 def draw(model: nn.Module, init: Init, seed: int) -> None:
