@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +46,6 @@ def test_importing_convscope_imports_nothing_else() -> None:
 
 def test_commands_import_only_what_they_use(tmp_path: Path) -> None:
     """One after the other in one process: what an earlier one imported would be found later."""
-    import json
-
     made = load("zfnet:width=0.1,norm=batch,head=compact", classes=3)
     card = Card(made.spec, ("a", "b", "c"), made.preprocess)
     (tmp_path / "run").mkdir()
@@ -68,6 +67,30 @@ def test_commands_import_only_what_they_use(tmp_path: Path) -> None:
     )
     found = [line for line in done.stderr.splitlines() if line.startswith("MODULES")]
     assert found == ["MODULES 0"] * len(COMMANDS), done.stderr
+
+
+def test_a_network_is_looked_at_without_what_only_training_needs(tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules.update(lightning=None, tensorboard=None)"
+    commands = [
+        (["layers", "zfnet:width=0.1"], ()),
+        (["train", "builtin:photos"], ()),
+        (["ablation", "builtin:photos"], ()),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + CODE],
+        input=json.dumps(commands),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    missing = (
+        "convscope: error[R623]: lightning and tensorboard: needed for training, and not "
+        "installed. Next: run: pip install 'convscope[train]'."
+    )
+    said = done.stderr.splitlines()
+    assert said[-4:] == [missing, "MODULES 6", missing, "MODULES 6"]
+    assert said[-5] == "MODULES 0"
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])

@@ -57,8 +57,10 @@ def train(
     Example: convscope train flower_photos --recipe best --out run
     """
     from convscope.training.recipe_text import recipe as read_recipe
+    from convscope.training.train import require_extra
     from convscope.training.train import train as run_training
 
+    require_extra()
     plan, kept = read_recipe(recipe, changes or ()), epochs_listed(keep)
     teaching, judging = pair(pictures, validation, reading)
     if len(teaching) < plan.batch:

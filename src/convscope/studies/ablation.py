@@ -27,7 +27,7 @@ from convscope.studies.ablation_variants import VARIANTS, Variant, base_of, chos
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import to_json
 from convscope.training.story import Progress
-from convscope.training.train import train
+from convscope.training.train import require_extra, train
 
 TOP5 = 5
 Tell = Callable[[str], None]
@@ -72,6 +72,7 @@ def ablation(
     """
     if not 1 <= seeds <= 100:
         raise UsageError("U404", f"seeds={seeds}", "lies between 1 and 100")
+    require_extra()
     plan = chosen(variants, common)
     size = (recipe.test_size, recipe.test_size)
     counts = np.array([counted(v.spec, len(training.classes), size) for v in plan], np.int64)

@@ -27,7 +27,7 @@ from convscope.records.neighbours import Duplicates
 from convscope.records.transfer import Transfer
 from convscope.studies.probes import protocol
 from convscope.training.recipe import Recipe
-from convscope.training.train import train
+from convscope.training.train import require_extra, train
 
 Progress = Callable[[int, int], None]
 
@@ -66,6 +66,8 @@ def transfer(
     require_folds(counts, test, folds)
     if scratch is not None and runs is None:
         raise UsageError("U431", "scratch", "needs a folder for its runs", next_step="give runs")
+    if scratch is not None:
+        require_extra()
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
     with opened(folder) as pictures:

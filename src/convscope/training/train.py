@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from convscope.errors import DataError, UsageError
+from convscope.errors import DataError, EnvironmentFault, UsageError
 from convscope.images.folder import Folder
 from convscope.images.framing import Framing
 from convscope.images.skipped import table
@@ -16,14 +18,18 @@ from convscope.publish import publish_file
 from convscope.records.series import Series
 from convscope.training.augment import Shrunk
 from convscope.training.batches import steps
-from convscope.training.fit import Way, fit, series, trainer_for, versions
-from convscope.training.loop import Observer
 from convscope.training.precision import kept_choice
 from convscope.training.quiet import deterministic, quiet
 from convscope.training.recipe import Recipe
 from convscope.training.run_folder import Identity, check_run, finished, open_run, require_kept
 from convscope.training.stock import Stock, pixel_mean
 from convscope.training.story import Progress, Story
+
+if TYPE_CHECKING:
+    from convscope.training.loop import Observer
+
+EXTRA = ("lightning", "tensorboard")
+"""Of what only training needs; imported when it begins."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,11 @@ def train(
     weights, bit for bit. Raises OutputError O501, O511 to O513, DataError D150 to D154 and of
     unusable pictures, ModelError M551 (loss not finite), UsageError U306, U307, U378, U385 (an
     epoch to keep that there is not),
-    EnvironmentFault R641, Stopped R575.
+    EnvironmentFault R641, R623 (Lightning or TensorBoard is not installed), Stopped R575.
     """
+    require_extra()
+    from convscope.training.fit import Way, fit, series, trainer_for, versions
+
     run = Path(out)
     _require_epochs(keep, recipe)
     with quiet(), deterministic():
@@ -104,6 +113,18 @@ def train(
         resumed,
         trainer.is_global_zero,
     )
+
+
+def require_extra() -> None:
+    """Raise EnvironmentFault R623 unless all that training needs is installed."""
+    missing = [name for name in EXTRA if find_spec(name) is None]
+    if missing:
+        raise EnvironmentFault(
+            "R623",
+            " and ".join(missing),
+            "needed for training, and not installed",
+            next_step="run: pip install 'convscope[train]'",
+        )
 
 
 def _identity(recipe: Recipe, training: Folder, validation: Folder) -> Identity:
