@@ -156,7 +156,7 @@ def _computed(
         fill([None] * len(plans))
         return made
     keeping([place / plan.key for plan in plans], fill)
-    return _kept(place, plans)
+    return made | _kept(place, plans)
 
 
 def _run(

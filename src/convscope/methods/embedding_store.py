@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -113,12 +114,16 @@ def _times(folder: Folder) -> str:
 
 
 def kept(place: Path, keys: dict[str, str]) -> dict[str, Embedding]:
-    """Those of the features that are in the store, and whole."""
+    """Those of the features that are in the store, and whole; damaged ones are removed."""
     found = {}
     for layer, key in keys.items():
         if (place / key).is_dir():
-            with suppress(DataError):
-                found[layer] = Embedding.load(place / key)
+            try:
+                found[layer] = Embedding.load(place / key, whole=True)
+            except DataError as fault:
+                cause = fault.__cause__
+                if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
+                    shutil.rmtree(place / key, ignore_errors=True)
     return found
 
 

@@ -262,5 +262,5 @@ def _key(
 def _remembered(home: Path) -> Tuning | None:
     try:
         return Tuning.from_json(parsed(home.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

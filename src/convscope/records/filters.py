@@ -27,7 +27,7 @@ class Filters(Record):
     """RMS below a tenth of the median: next to nothing was learned, or it died."""
     twin: Int64[np.ndarray, "maps"]
     """The first filter before it with the same pattern (cosine ±0.95 or more); −1: none."""
-    bands: Float64[np.ndarray, "maps 3"]
+    bands: Float32[np.ndarray, "maps 3"]
     """Share of each filter's energy below 1/8, below 1/4 and above, in cycles a pixel."""
     peak: Float64[np.ndarray, "maps"]
     """Each filter's strongest frequency, in cycles a pixel."""

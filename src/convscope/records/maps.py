@@ -47,7 +47,7 @@ class Attribution(Record):
     """What the target's score is: "logit", "probability" or "function"."""
     score: float = math.nan
     """The target's score for this picture."""
-    pixels: Float[np.ndarray, "c h w"] | None = None
+    pixels: Float[np.ndarray, "c height width"] | None = None
     """Of methods that give each colour of each pixel its own number: those, signed, in the units
     of the network's input; `values` is made of them. None for methods that give maps."""
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from types import NoneType
+from typing import Any, BinaryIO, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from convscope.errors import DataError
+from convscope.errors import DataError, printable
 from convscope.publish import publish_folder
-from convscope.texts import parsed
+from convscope.records.inside import digest, open_inside, read_array, read_inside
+from convscope.texts import decoded, parsed
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: without checksums; `arrays` a list of names. 2: `arrays` has the SHA-256 of each file, and
+`sha256` is that of the rest."""
 INDEX = "record.json"
 
 
@@ -52,39 +58,58 @@ class Record:
     def write(self, folder: Path) -> None:
         """Fill a folder that is there; an array that stands in it already is left as it is."""
         plain: dict[str, Any] = {}
-        arrays: list[str] = []
+        arrays: dict[str, str] = {}
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, np.ndarray):
-                if not (folder / f"{entry.name}.npy").exists():
-                    np.save(folder / f"{entry.name}.npy", value, allow_pickle=False)
-                arrays.append(entry.name)
+                arrays[entry.name] = _written(folder / f"{entry.name}.npy", value)
             else:
                 plain[entry.name] = value
         index = {"schema": SCHEMA, "kind": type(self).__name__, "arrays": arrays, "plain": plain}
-        (folder / INDEX).write_text(json.dumps(index, indent=1, allow_nan=True), encoding="utf-8")
+        sealed = {**index, "sha256": seal(json.loads(json.dumps(index)))}
+        (folder / INDEX).write_text(json.dumps(sealed, indent=1), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        """Read what `save` wrote. Raises DataError D140 if it is not such a record."""
+    def load(cls, folder: Path | str, *, whole: bool = False) -> Self:
+        """Read what `save` wrote. Raises DataError D140 if it is not such a record.
+
+        The content of every file must have its checksum; of arrays that stay on disk that is
+        looked at only if `whole`, their size always.
+        """
         place = Path(folder)
         try:
-            index = parsed((place / INDEX).read_text(encoding="utf-8"))
+            index = read_index(place)
             if index["kind"] != cls.__name__:
                 raise DataError("D140", str(place), f"is a {index['kind']}, not a {cls.__name__}")
-            if index["schema"] > SCHEMA:
-                raise DataError("D140", str(place), "was written by a newer convscope")
-            arrays: dict[str, Any] = {name: cls._array(place, name) for name in index["arrays"]}
-            return cls(**arrays, **cls._revive(index["plain"]))
-        except (OSError, ValueError, KeyError, TypeError) as fault:
-            raise DataError(
-                "D140", str(place), f"is not a {cls.__name__} record ({fault})"
-            ) from fault
+            told = {*index["arrays"], *index["plain"]}
+            if strange := told - {entry.name for entry in dataclasses.fields(cls)}:
+                raise ValueError(f"it has a field {min(strange)}")
+            sums = index["arrays"] if isinstance(index["arrays"], dict) else {}
+            arrays: dict[str, Any] = {
+                name: cls._array(place, name, sums.get(name), whole) for name in index["arrays"]
+            }
+            found = cls(**arrays, **cls._revive(index["plain"]))
+            _require_fits(found)
+        except DataError:
+            raise
+        except MemoryError:  # sizes are borne out by the files
+            raise
+        except Exception as fault:  # a damaged file shows in whatever reads it
+            what = f"is not a {cls.__name__} record ({printable(str(fault) or repr(fault))})"
+            raise DataError("D140", str(place), what, next_step="make it again") from fault
+        return found
 
     @classmethod
-    def _array(cls, place: Path, name: str) -> np.ndarray:
-        mode: Literal["r"] | None = "r" if name in cls.mapped else None
-        return cast(np.ndarray, np.load(place / f"{name}.npy", mmap_mode=mode, allow_pickle=False))
+    def _array(cls, place: Path, name: str, told: str | None, whole: bool) -> np.ndarray:
+        mapped = name in cls.mapped
+        try:
+            with open_inside(place, [f"{name}.npy"]) as file:
+                values = read_array(file, mapped=mapped)
+                if told is not None and (whole or not mapped) and digest(file) != told:
+                    raise ValueError("its content is not what was written")
+        except ValueError as fault:
+            raise ValueError(f"{name}.npy: {fault}") from fault
+        return values
 
     @classmethod
     def _revive(cls, plain: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +119,109 @@ class Record:
             name: _tuples(value) if kinds.get(name, "").startswith("tuple") else value
             for name, value in plain.items()
         }
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What `record.json` says, of whatever kind of record. Raises ValueError, OSError, and
+    DataError D140 for a record of a newer convscope."""
+    try:
+        index = parsed(decoded(read_inside(folder, [INDEX])))
+    except ValueError as fault:
+        raise ValueError(f"{INDEX}: {fault}") from fault
+    if type(index) is not dict or type(index.get("schema")) is not int:
+        raise ValueError(f"{INDEX} is of another form")
+    if index["schema"] > SCHEMA:
+        raise DataError(
+            "D140", str(folder), "was written by a newer convscope", next_step="update convscope"
+        )
+    rest = {name: value for name, value in index.items() if name != "sha256"}
+    if index["schema"] > 1 and index.get("sha256") != seal(rest):
+        raise ValueError(f"{INDEX} is not what was written")
+    if type(index.get("plain")) is not dict:
+        raise ValueError(f"{INDEX} is of another form")
+    return index
+
+
+def seal(index: Mapping[str, Any]) -> str:
+    """SHA-256 of what a JSON object says, however it is laid out."""
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode("ascii")).hexdigest()
+
+
+class _Sink:
+    """A file that knows the hash of what went into it; each write is one of the system's, which
+    says what went wrong, where NumPy's own would not."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+
+    def write(self, piece: bytes) -> int:
+        self.hash.update(piece)
+        return self._file.write(piece)
+
+
+def _written(path: Path, value: np.ndarray) -> str:
+    """The hash of the file, which is made if it is not there."""
+    if path.exists():
+        with path.open("rb") as file:
+            return digest(file)
+    with path.open("xb") as file:
+        sink = _Sink(file)
+        np.lib.format.write_array(sink, value, allow_pickle=False)
+    return sink.hash.hexdigest()
+
+
+def _require_fits(record: Record) -> None:
+    """Raises ValueError unless all fields are of their kind, and sides of one name agree."""
+    hints, sides = get_type_hints(type(record)), dict[str, int]()
+    for entry in dataclasses.fields(record):
+        value, hint = getattr(record, entry.name), hints[entry.name]
+        if not _fits(value, hint, sides):
+            told = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else repr(value)
+            raise ValueError(f"{entry.name} is of another kind: {told[:60]}")
+
+
+def _fits(value: Any, hint: Any, sides: dict[str, int]) -> bool:
+    """Whether a value that was read is what an annotation says; True for one we do not know."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hasattr(hint, "dim_str"):
+        return isinstance(value, np.ndarray) and _array_fits(value, hint, sides)
+    if hint in (int, bool, str, NoneType):
+        return type(value) is hint
+    if hint is float:
+        return type(value) in (int, float)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        known = isinstance(value, tuple) and (inner[-1] is ... or len(value) == len(inner))
+        each = (inner[0],) * len(value) if inner[-1] is ... else inner
+        return known and all(map(_fits, value, each, repeat(sides)))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            _fits(one, inner[1], sides) for one in value.values()
+        )
+    if NoneType in inner:
+        return any(_fits(value, kind, sides) for kind in inner)
+    return True
+
+
+def _array_fits(value: np.ndarray, hint: Any, sides: dict[str, int]) -> bool:
+    """hint: one of jaxtyping's. A side that is a number or a name must agree; a sum is not
+    looked at."""
+    if value.dtype.name not in hint.dtypes:
+        return False
+    names = hint.dim_str.split()
+    if "..." in names:
+        return True
+    wanted = [
+        int(name)
+        if name.isdecimal()
+        else sides.setdefault(name, side)
+        if name.isidentifier()
+        else side
+        for name, side in zip(names, value.shape, strict=False)
+    ]
+    return value.ndim == len(names) and list(value.shape) == wanted
 
 
 def _tuples(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from convscope.errors import DataError, OutputError
-from convscope.publish import publish_file, require_folder
+from convscope.publish import publish_file, require_folder, unfinished
 from convscope.records.occlusion import Occlusions
 from convscope.texts import parsed
 
@@ -23,14 +23,14 @@ class Kept:
         """Raises OutputError O501 (a file is there), O580 (parts of another study are)."""
         require_folder(folder)
         self.folder, self.plan = folder, json.loads(json.dumps(plan))
-        self.begun = folder.is_dir() and any(folder.iterdir())
+        self.begun = folder.is_dir() and not all(unfinished(path.name) for path in folder.iterdir())
         if self.begun:
             _require_same(folder, self.plan)
 
     def part(self, number: int) -> Occlusions | None:
         """What was kept of this picture; None if nothing usable was."""
         try:
-            return Occlusions.load(self._place(number))
+            return Occlusions.load(self._place(number), whole=True)
         except DataError:
             return None
 

@@ -27,6 +27,7 @@ from convscope.publish import environment_fault, publish_file, require_folder, r
 from convscope.texts import csv_table, parsed
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import differences, to_json, to_toml
+from convscope.training.story import Story
 
 SCHEMA = 1
 
@@ -107,7 +108,7 @@ def read_identity(run: Path) -> dict[str, Any] | None:
         complete = {"recipe", "classes", "training pictures", "validation pictures"} <= set(plain)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
         raise OutputError("O512", str(run / "run.json"), f"is not readable ({fault})") from fault
     if newer or not complete:
         raise OutputError("O512", str(run), "was written by a newer convscope, or is damaged")
@@ -134,10 +135,12 @@ def require_kept(run: Path, keep: Collection[int], first: int) -> None:
 def finished(run: Path) -> dict[str, Any] | None:
     """What `finish` wrote, if the run in this folder is done."""
     try:
-        return dict(parsed((run / "done.json").read_text(encoding="utf-8")))
+        told = dict(parsed((run / "done.json").read_text(encoding="utf-8")))
+        Story.from_json(told)
+        return told
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as fault:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as fault:
         raise DataError("D140", str(run / "done.json"), f"is not readable ({fault})") from fault
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from convscope.publish import publish_folder
+from convscope.records.record import seal
 from convscope.texts import parsed
 
 FOLDER = "checkpoints"
@@ -48,6 +49,7 @@ def save_state(run: Path, state: State) -> None:
             "sha256": _sha256(folder / "state.safetensors"),
             "plain": dict(state.plain),
         }
+        index["seal"] = seal(json.loads(json.dumps(index)))
         (folder / "state.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
     publish_folder(run / FOLDER / f"epoch-{state.epoch:04d}", write)
@@ -60,10 +62,13 @@ def load_state(run: Path) -> State | None:
     for folder in _folders(run):
         try:
             index = parsed((folder / "state.json").read_text(encoding="utf-8"))
-            if index["sha256"] == _sha256(folder / "state.safetensors"):
+            told = index.pop("seal", None)  # states from before there was one have none
+            if told in (None, seal(index)) and index["sha256"] == _sha256(
+                folder / "state.safetensors"
+            ):
                 tensors = load_file(folder / "state.safetensors")
                 return State(index["epoch"], tensors, index["plain"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             continue
     return None
 
