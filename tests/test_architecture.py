@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "convscope"
 STOREYS = [
     {"errors"},
-    {"units", "publish", "texts"},
+    {"units", "publish", "texts", "foreign"},
     {"images", "records"},
     {"models", "lens"},
     {"methods", "training", "scale", "figures"},
@@ -16,7 +16,10 @@ STOREYS = [
     {"cli", "viewer"},
 ]
 LEVEL = {name: level for level, names in enumerate(STOREYS) for name in names}
-WITHOUT_TORCH = {"errors", "units", "publish", "texts", "images", "records", "figures", "pages"}
+WITHOUT_TORCH = {
+    *("errors", "units", "publish", "texts", "foreign"),
+    *("images", "records", "figures", "pages"),
+}
 COMPUTE = {"models", "lens", "methods", "training", "scale", "studies"}
 DRAW = {"figures", "pages"}
 TORCH = {"torch", "torchvision", "lightning", "timm"}

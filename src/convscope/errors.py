@@ -80,9 +80,10 @@ class Stopped(ConvscopeError):
 
 def is_out_of_memory(fault: BaseException) -> bool:
     """Whether memory ran out. torch tells that of main memory by words alone."""
+    if not isinstance(fault, RuntimeError | OSError):
+        return isinstance(fault, MemoryError)
     said = str(fault).lower()
-    told = ("can't allocate memory", "out of memory", "not enough memory")
-    return isinstance(fault, MemoryError) or any(words in said for words in told)
+    return any(w in said for w in ("can't allocate memory", "out of memory", "not enough memory"))
 
 
 def printable(text: str) -> str:

@@ -71,10 +71,10 @@ def test_what_is_no_batch_of_pictures_is_refused() -> None:
     net = net_of(HEAD)
     for wrong in (torch.zeros(3, 8), torch.zeros(1, 3, 21, 16, dtype=torch.uint8), pictures(0)):
         assert code_of(lambda wrong=wrong: METHODS["gradcam"](net, wrong)) == "U355"
-    with pytest.raises(ModelError, match=r"3×9×9") as caught:
+    with pytest.raises(ModelError, match=r"3 × 9 × 9") as caught:
         METHODS["gradcam"](net, torch.zeros(1, 3, 9, 9), layer="trunk")
     assert caught.value.code == "M522"
-    with pytest.raises(ModelError, match=r"1×21×16") as caught:
+    with pytest.raises(ModelError, match=r"1 × 21 × 16") as caught:
         METHODS["gradcam"](net, torch.zeros(1, 1, 21, 16), layer="trunk")
     assert caught.value.code == "M522"
 

@@ -340,7 +340,7 @@ WRONG: dict[str, tuple[str, str, dict[str, Any]]] = {
     "one score": ("M520", "one score only", {"model": Lookalike(lambda s: s[:, :1]), "target": 0}),
     "no scores": ("M520", "no scores", {"model": Lookalike(lambda s: s.sum())}),
     "NaN": ("M514", "NaN", {"model": Lookalike(lambda s: s / 0 * 0)}),
-    "colours": ("M522", "cannot take", {"image": IMAGE[:1]}),
+    "colours": ("M522", "does not take", {"image": IMAGE[:1]}),
 }
 
 

@@ -421,7 +421,7 @@ WRONG: dict[str, tuple[str, str, Callable[[], Any]]] = {
         "no second class",
         lambda: sensitivity(Lookalike(lambda s: s[:, :1]), IMAGE, saliency),
     ),
-    "colours": ("M522", "cannot take", lambda: sensitivity(Lookalike(), IMAGE[:1], saliency)),
+    "colours": ("M522", "does not take", lambda: sensitivity(Lookalike(), IMAGE[:1], saliency)),
 }
 
 

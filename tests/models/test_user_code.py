@@ -123,7 +123,7 @@ def test_the_search_path_is_left_as_it_was() -> None:
         ("own_nets:linear", "M501", "has no convolution"),
         ("own_nets:scripted", "M530", "is scripted or traced"),
         ("own_nets:traced", "M530", "is scripted or traced"),
-        ("own_nets:fussy", "M522", "does not take a picture of 224 × 224"),
+        ("own_nets:fussy", "M522", "does not take a picture of 3 × 224 × 224"),
     ],
 )
 def test_what_is_wrong_with_the_code_is_said_in_one_line(name: str, code: str, said: str) -> None:

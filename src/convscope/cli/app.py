@@ -45,10 +45,12 @@ from convscope.cli.tune import tune
 from convscope.errors import (
     ConvscopeError,
     EnvironmentFault,
+    ModelError,
     UsageError,
     is_out_of_memory,
     printable,
 )
+from convscope.foreign import blamed
 
 CommandFault: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -125,8 +127,12 @@ def run(arguments: list[str] | None = None) -> int:
         return _say(f"convscope: error[U200]: {_usage(fault)}", fault.exit_code)
     except ConvscopeError as fault:
         return _say(fault.line(), fault.exit_status)
-    except KeyboardInterrupt:
-        return _say("convscope: stopped by the keyboard", 130)
+    except KeyboardInterrupt as fault:
+        return _not_ours(fault) or _say("convscope: stopped by the keyboard", 130)
+    except SystemExit as fault:
+        if status := _not_ours(fault):
+            return status
+        raise
     except BrokenPipeError:
         # The reader of our output left (`| head`): that is its right. Keep Python from complaining.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -134,7 +140,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as fault:
         if is_out_of_memory(fault):
             return _say(_no_memory(fault).line(), EnvironmentFault.exit_status)
-        return _own_bug(fault)
+        return _not_ours(fault) or _own_bug(fault)
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
@@ -163,6 +169,14 @@ def _no_memory(fault: Exception) -> EnvironmentFault:
     return EnvironmentFault(
         "R640", "", f"memory ran out{much}", next_step="take smaller pictures or a smaller network"
     )
+
+
+def _not_ours(fault: BaseException) -> int:
+    """Say what somebody else's code did, where it was that; 0 where it was not."""
+    if not (said := blamed(fault)):
+        return 0
+    told = ModelError("M574", "the network", said)
+    return _say(told.line(), told.exit_status)
 
 
 def _own_bug(fault: Exception) -> int:

@@ -191,4 +191,5 @@ def _told(found: Explanation) -> str:
         for name, said in ((name, verdict(found, n)) for n, name in enumerate(found.methods))
     ]
     lines += [f"  {name}: not defined here: {why}" for name, why in found.refused.items()]
+    lines += [f"  left out: {test}: {why}" for test, why in found.untested.items()]
     return "\n".join(printable(line) for line in [summary(found), *lines])

@@ -188,13 +188,17 @@ def _curves(axes: Axes, test: Faithfulness) -> None:
                 test.share, chance.min(0), chance.max(0), color=colour, alpha=0.18, linewidth=0
             )
         axes.plot(test.share, curve, color=colour, linewidth=1.4)
-    axes.set_ylim(0, max(1e-6, float(max(test.deletion.max(), test.insertion.max()))) * 1.08)
+    if test.is_known:
+        axes.set_ylim(0, max(1e-6, float(max(test.deletion.max(), test.insertion.max()))) * 1.08)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 1], ["0", "all"])
     axes.tick_params(labelsize=6, length=2, colors=SOFT, pad=1)
     axes.yaxis.set_major_locator(MaxNLocator(2))
     for edge in ("top", "right"):
         axes.spines[edge].set_visible(False)
+    if not test.is_known:
+        axes.text(0.5, 0.5, "could not be tested", fontsize=6.2, color=SOFT, ha="center")
+        return
     hidden = f"hidden {test.deletion_area:.2f} (random {_mean(test.random_deletion_areas)})"
     shown = f"shown {test.insertion_area:.2f} (random {_mean(test.random_insertion_areas)})"
     for words, place, side, colour in (

@@ -76,6 +76,10 @@ def verdict(found: Explanation, number: int) -> Verdict:
     target = shortened(found.target_name)
     if not seen.positive:
         return Verdict("none", f"No positive evidence for “{target}”.", (), limit)
+    if not test.is_known:
+        return Verdict(
+            "poor", "Nothing tells whether it is right: it could not be tested.", (), limit
+        )
     level, headline = _supported(test)
     again, other = _unchanged(found, number), _blind(found, number)
     if level == "good" and (again or other):

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointError
 
 from convscope.errors import ModelError, UsageError
 from convscope.lens.backward import BackwardRule
 from convscope.lens.descent import Descent, Neurons
-from convscope.lens.lens import Lens
+from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.road import Road
 from convscope.lens.twin import bare, refuse_scripted
 
@@ -61,15 +60,8 @@ class Ascent:
         if start.requires_grad:
             # A product, as torch imports sympy (seconds) when it is given a signal to start from.
             total = (start * signal).sum()
-            try:
-                with self.rule:
-                    (arrived,) = torch.autograd.grad(
-                        total, self.pixels, retain_graph=True, allow_unused=True
-                    )
-            except CheckpointError as fault:
-                what = "computes layers anew on the way down, out of sight of the rule"
-                step = "turn checkpointing (memory_efficient) off"
-                raise ModelError("M532", "the network", what, next_step=step) from fault
+            with self.rule:
+                (arrived,) = gradients_of(total, [self.pixels], again=True)
         if arrived is None:
             what = "no signal can reach the pixels: the way is cut by no_grad, detach or rounding"
             raise ModelError("M540", "the network", what)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.lens.refusal import refusing
 from convscope.lens.survey import IDLE, survey
 from convscope.lens.twin import bare
 
@@ -49,8 +48,7 @@ def ends(model: nn.Module, size: tuple[int, int, int]) -> Ends:
     """
     like = next(bare(model).parameters(), torch.empty(0))
     noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0)).to(like)
-    with refusing(noise):
-        met, _ = survey(model, noise, _see)
+    met, _ = survey(model, noise, _see)
     weighted = [place for place, (_, seen) in enumerate(met) if seen.weighted]
     convolved = [place for place in weighted if met[place][1].convolution]
     if not convolved:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from convscope.lens.lens import layers_in_order
-from convscope.lens.refusal import refusing
 from convscope.lens.twin import Twin
 
 
@@ -38,6 +37,5 @@ def chosen_layers(
     Raises ModelError M522 if the network does not take the picture.
     """
     if layers is None:
-        with refusing(picture):
-            return feature_layers(model, picture)
+        return feature_layers(model, picture)
     return [layers] if isinstance(layers, str) else list(layers)

@@ -69,7 +69,7 @@ def _pairs(
     for module in watched:
         module._forward_hooks[HOOK] = look
     with torch.inference_mode(False), torch.no_grad():
-        twin.model(noise.clone())
+        twin.run(noise.clone())
     for module in watched:
         del module._forward_hooks[HOOK]
     once = [p for p in pairs if calls[p[0]] == calls[p[1]] == 1 and p[0] not in kept]

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, nearest
 from convscope.lens.lens import HOOK
-from convscope.lens.refusal import refusing
 from convscope.lens.spans import Span, SpanMode, tensors_in
 from convscope.lens.taps import call_of
 from convscope.lens.twin import Twin, is_scripted
@@ -110,8 +109,7 @@ def _run(twin: Twin, picture: Tensor, note: Callable[[nn.Module, Tensor], None])
     for module in twin.model.modules():
         if not is_scripted(module):
             module._forward_hooks[HOOK] = see
-    with refusing(picture):
-        twin.model(picture)
+    twin.run(picture)
 
 
 def _named(twin: Twin, calls: list[_Watched], layers: Sequence[str] | None) -> dict[str, Field]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from convscope.errors import ModelError
 from convscope.lens.lens import Lens, logits
 from convscope.lens.spans import tensors_in
 from convscope.lens.step import Slot, Step
@@ -165,7 +166,9 @@ def record_calls(
     """
     try:
         return _recorded(model, picture, layers, torch.channels_last)
-    except RuntimeError:  # code that only works in the usual memory format
+    except ModelError as fault:  # code that only works in the usual memory format
+        if not isinstance(fault.__cause__, RuntimeError):
+            raise
         return _recorded(model, picture, layers, torch.contiguous_format)
 
 

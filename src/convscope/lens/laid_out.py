@@ -18,12 +18,16 @@ from convscope.lens.incremental_packed import lays_out
 from convscope.lens.twin import Twin
 
 
+class Laid(dict[Sequence[int], Tensor]):
+    """The weights as they are laid out for each size of a batch; no plain dict, so that a twin
+    does not take them for a network's own."""
+
+
 class LaidOut(nn.Conv2d):
     """A convolution whose weights are kept as they are wanted for batches of one size."""
 
     _batch: int
-    _sizes: dict[Sequence[int], Tensor]
-    """The weights as they are laid out for each size of such a batch."""
+    _sizes: Laid
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n out r k"]:
         """As nn.Conv2d; quicker for a batch of the chosen size, without gradients."""
@@ -59,7 +63,7 @@ def laid_out(model: nn.Module, batch: int) -> nn.Module:
     found = [module for module in twin.modules() if type(module) is nn.Conv2d and _can(module)]
     for module in found:
         module.__class__ = LaidOut
-        module.__dict__.update(_batch=batch, _sizes={})
+        module.__dict__.update(_batch=batch, _sizes=Laid())
     return twin if found else model
 
 

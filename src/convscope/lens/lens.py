@@ -20,8 +20,10 @@ from typing import Any, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from convscope.errors import ModelError, UsageError, nearest
+from convscope.foreign import TheirCode
 from convscope.lens.taps import Edit, Reached, Run, Watch, call_of, hook, only_tensor, tensors_in
 from convscope.lens.twin import Twin, is_scripted, refuse_scripted
 
@@ -77,7 +79,7 @@ class Lens:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; its output, whatever that is."""
         self._start(stop_after=None)
-        return self._twin.model(*args, **kwargs)
+        return self._twin.run(*args, **kwargs)
 
     def reach(self, *args: Any, **kwargs: Any) -> None:
         """Run the network no further than needed to see all tapped layers.
@@ -88,7 +90,7 @@ class Lens:
         early = all(self._runs_once(layer) for layer in self._layers)
         self._start(stop_after=len(self._layers) if early else None)
         with contextlib.suppress(Reached):
-            self._twin.model(*args, **kwargs)
+            self._twin.run(*args, **kwargs)
 
     def _runs_once(self, layer: str) -> bool:
         name, number = call_of(layer)
@@ -122,6 +124,25 @@ class Lens:
         module = self._twin.modules[name]
         refuse_scripted(layer, module)
         return self._watched.setdefault(module, Watch())
+
+
+def gradients_of(
+    total: Float[Tensor, ""], inputs: Sequence[Tensor], *, again: bool = False
+) -> list[Tensor | None]:
+    """What is sent down from a sum of scores to each of the inputs; None where nothing arrives.
+
+    again: keep the graph for another time. Raises ModelError M532 (the network computes parts of
+    it anew on the way down) and M574 (its own code for the way down fails).
+    """
+    try:
+        with TheirCode("M574", "the network"):
+            return list(torch.autograd.grad(total, inputs, retain_graph=again, allow_unused=True))
+    except ModelError as fault:
+        if not isinstance(fault.__cause__, CheckpointError):
+            raise
+        what = "computes layers anew on the way down, out of sight of the rule"
+        step = "turn checkpointing (memory_efficient) off"
+        raise ModelError("M532", "the network", what, next_step=step) from fault.__cause__
 
 
 def layers_in_order(model: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
@@ -166,7 +187,7 @@ def _met(model: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, nn.Module]
     for module in leaves:
         module._forward_hooks[HOOK] = lambda leaf, *_: met.append(leaf)
     with torch.no_grad():
-        twin.model(*args, **kwargs)
+        twin.run(*args, **kwargs)
     calls, so_far = Counter(met), Counter[nn.Module]()
     order = []
     for module in met:

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.lens.lens import HOOK
-from convscope.lens.refusal import refusing
 from convscope.lens.taps import tensors_in
 from convscope.lens.twin import Twin
 
@@ -40,8 +39,8 @@ def sizes(model: nn.Module, picture: Float[Tensor, "1 c h w"]) -> Sizes:
     for module in twin.model.modules():
         if not any(True for _ in module.children()):
             module._forward_hooks[HOOK] = seen
-    with torch.inference_mode(), refusing(picture):
-        twin.model(picture)
+    with torch.inference_mode():
+        twin.run(picture)
     weights = [*model.parameters(), *model.buffers()]
     return Sizes(seen.largest, seen.live, sum(w.nbytes for w in weights))
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens, layers_in_order
-from convscope.lens.refusal import refusing
 from convscope.lens.survey import IDLE
 from convscope.lens.twin import bare
 
@@ -37,7 +36,7 @@ def stages(model: nn.Module, blank: Float[Tensor, "1 c h w"]) -> list[str]:
     several times, are left out. Raises ModelError M522 if the network does not take the input.
     """
     model = bare(model)
-    with refusing(blank), torch.inference_mode():
+    with torch.inference_mode():
         leaves = layers_in_order(model, blank)
     modules = dict(model.named_modules())
     found: list[str] = []

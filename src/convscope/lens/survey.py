@@ -48,7 +48,7 @@ def survey(
         if not is_scripted(module):
             module._forward_hooks[HOOK] = look
     with torch.no_grad():
-        output = twin.model(images.clone())  # a network may work in place on what it is given
+        output = twin.run(images.clone())  # a network may work in place on what it is given
     order = _numbered([names[module] for module, _ in seen])
     return list(zip(order, (value for _, value in seen), strict=True)), output
 

@@ -9,8 +9,9 @@ answers under four threads.) A twin costs some ten microseconds a module and no 
 from __future__ import annotations
 
 import types
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
 from convscope.errors import ModelError
+from convscope.foreign import TheirCode
 
 WRAPPERS: Mapping[type, str] = {
     DataParallel: "module",
@@ -48,14 +50,25 @@ class Twin:
         refuse_scripted("the network", model)
         self._twins: dict[int, nn.Module] = {}
         self.model = self._twin(model)
-        for twin in {id(twin): twin for twin in self._twins.values()}.values():
+        own = {id(twin): twin for twin in self._twins.values()}.values()
+        for twin in own:
             self._rewire(twin)
+        self._shared = [box for twin in own for box in _boxes(twin)]
         self.modules = {
             name: self._twins.get(id(module), module)  # inside scripted ones there are no twins
             for name, module in model.named_modules(remove_duplicate=False)
         } | dict(self.model.named_modules(remove_duplicate=False))
         """Also by names that pass through a wrapper, e.g. `module.conv1` of a DataParallel."""
         del self.modules[""]
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's output. Its faults are ModelError M522 or M574, as `foreign` tells them.
+
+        What it puts meanwhile into lists and dicts of its own, which are shared with the
+        original, is taken out again.
+        """
+        with TheirCode("M574", "the network", args), unchanged(self._shared):
+            return self.model(*args, **kwargs)
 
     @property
     def names(self) -> list[str]:
@@ -119,6 +132,53 @@ class Twin:
             pairs = zip(value, own, strict=True)
             met[id(value)] = type(value)(pairs if isinstance(value, dict) else own)
         return met[id(value)]
+
+
+BOXES = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
+Box = list[Any] | dict[Any, Any] | set[Any] | deque[Any]
+
+
+def _boxes(twin: nn.Module) -> list[Box]:
+    """What the network's code may put things into; not the tables of nn.Module itself."""
+    if is_scripted(twin):
+        return []
+    left: list[Any] = [value for key, value in vars(twin).items() if key not in MODULES_OWN]
+    found: dict[int, Box] = {}
+    while left:
+        value = left.pop()
+        if type(value) in BOXES and id(value) not in found:
+            found[id(value)] = value
+            left += value.values() if isinstance(value, dict) else value
+        elif type(value) is tuple:
+            left += value
+    return list(found.values())
+
+
+@contextmanager
+def unchanged(boxes: Sequence[Box]) -> Iterator[None]:
+    """Afterwards they hold what they held before."""
+    before = [(box, _held(box)) for box in boxes]
+    try:
+        yield
+    finally:
+        for box, held in before:
+            now = _held(box)
+            if len(now) != len(held) or any(a is not b for a, b in zip(now, held, strict=True)):
+                _refill(box, held)
+
+
+def _held(box: Box) -> list[Any]:
+    return [each for pair in box.items() for each in pair] if isinstance(box, dict) else list(box)
+
+
+def _refill(box: Box, held: list[Any]) -> None:
+    box.clear()
+    if isinstance(box, dict):
+        box.update(zip(held[::2], held[1::2], strict=True))
+    elif isinstance(box, set):
+        box.update(held)
+    else:
+        box.extend(held)
 
 
 def _recordable(value: Tensor | None) -> Tensor | None:

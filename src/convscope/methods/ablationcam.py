@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convscope.errors import UsageError
-from convscope.lens.lens import Lens
+from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.mixing import Mixing
 from convscope.lens.step import AFFINE, allows
 from convscope.lens.tail import Tail, record
@@ -90,7 +90,9 @@ class Ablation:
         is checked, as a network may have gradients of its own making."""
         if self.tail.obstacle or not all(allows(AFFINE, step) for step in self.tail.steps):
             return None
-        (gradient,) = torch.autograd.grad(self.tail.score.sum(), self.tail.activation)
+        (gradient,) = gradients_of(self.tail.score.sum(), [self.tail.activation])
+        if gradient is None:
+            return None
         drops = (self._shown(gradient) * self.maps).flatten(1).sum(1)
         silent = wide(self.tail.again(torch.zeros_like(self.tail.activation))[0])
         off = (self.score - silent - drops.sum()).abs()

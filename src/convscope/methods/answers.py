@@ -13,7 +13,6 @@ from jaxtyping import Float32, Int64, UInt8
 from convscope.errors import DataError, ModelError
 from convscope.images.folder import Folder, Picture
 from convscope.lens.lens import Lens, logits
-from convscope.lens.refusal import refusing
 from convscope.methods.tuning import Tuning, Way, blank
 from convscope.methods.views import plan
 from convscope.models.network import Network
@@ -67,16 +66,16 @@ def probability(
     pixels = [view for views in cuts for view in views]
     images = way.laid(network.preprocess.batch(pixels, channels_last=True))
     with torch.inference_mode(), way.running():
-        scores = _scores(network, way, images).float()
+        scores = _scores(way, images).float()
     shares = scores.softmax(1).reshape(len(cuts), -1, scores.shape[1]).mean(1)
     return np.asarray(shares.cpu().numpy(), dtype=np.float32)
 
 
 def _scores(
-    network: Network, way: Way, images: Float32[torch.Tensor, "b c h w"]
+    way: Way, images: Float32[torch.Tensor, "b c h w"]
 ) -> Float32[torch.Tensor, "b classes"]:
     """In evaluation mode, whatever mode the model is in."""
-    with Lens(way.model, ()) as lens, refusing(images, network.spec):
+    with Lens(way.model, ()) as lens:
         output = lens(images)
     if isinstance(output, torch.Tensor) and output.dim() >= 2:
         return output.flatten(1)

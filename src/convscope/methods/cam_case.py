@@ -12,20 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.lens.lens import Lens
+from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.twin import bare
 from convscope.methods.cam_layer import Reshape, as_maps
 from convscope.methods.targets import Aims, answer, space
 
-SIZES = (
-    "expected input",
-    "shapes cannot be multiplied",
-    "Kernel size can't be greater",
-    "Output size is too small",
-    "must match the size",
-    "size mismatch",
-)
-"""How torch says that a network cannot take pictures of this size or these channels."""
 MADE = "network.preprocess.tensor(network.preprocess.framing(picture))"
 NOT_IN_THIS_ORDER = "view size is not compatible"
 """How torch says that code wants numbers channel by channel in memory."""
@@ -134,11 +125,11 @@ class Sight:
         outputs = [sight.outputs[layer] for layer in self.layers]
         with torch.enable_grad():
             total = wide(sight.score).sum()
-            found = torch.autograd.grad(total, outputs, allow_unused=True)
-        for layer, gradient in zip(self.layers, found, strict=True):
-            if gradient is None:
-                raise ModelError("M541", layer, "has no influence on the score")
-        return dict(zip(self.layers, found, strict=True))
+            gradients = dict(zip(self.layers, gradients_of(total, outputs), strict=True))
+        found = {layer: one for layer, one in gradients.items() if one is not None}
+        for layer in gradients.keys() - found.keys():
+            raise ModelError("M541", layer, "has no influence on the score")
+        return found
 
 
 def prepared(model: nn.Module, images: Tensor) -> Float[Tensor, "b c h w"]:
@@ -166,21 +157,15 @@ def forward(network: Callable[[Tensor], Any], images: Float[Tensor, "b c h w"]) 
     """Run the network on a copy of pictures, as it may work in place, that lies pixel by pixel in
     memory, which is up to twice as fast on a CPU; channel by channel where its code needs that.
 
-    Raises ModelError M522 where torch says that it cannot take pictures of this size.
+    network: a Lens, or what calls one. Raises ModelError M522 where it does not take pictures of
+    this size, M574 where its code fails.
     """
     try:
-        try:
-            return network(images.clone(memory_format=torch.channels_last))
-        except RuntimeError as fault:
-            if NOT_IN_THIS_ORDER not in str(fault):
-                raise
-            return network(images.clone(memory_format=torch.contiguous_format))
-    except RuntimeError as fault:
-        if not any(sign in str(fault) for sign in SIZES):
+        return network(images.clone(memory_format=torch.channels_last))
+    except ModelError as fault:
+        if NOT_IN_THIS_ORDER not in fault.what:
             raise
-        size = "×".join(map(str, images.shape[1:]))
-        why = str(fault).splitlines()[0]
-        raise ModelError("M522", "the network", f"cannot take {size} pictures ({why})") from fault
+        return network(images.clone(memory_format=torch.contiguous_format))
 
 
 def finite(layer: str, maps: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from convscope.errors import DataError, ModelError
 from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
 from convscope.lens.lens import Lens
-from convscope.lens.refusal import refusing
 from convscope.lens.stages import stages
 from convscope.lens.twin import bare
 from convscope.methods.embedding_store import Rows, keeping, kept, key_of
@@ -119,8 +118,7 @@ def _shapes(network: Network, names: list[str]) -> dict[str, tuple[int, ...]]:
     found = {PIXELS: tuple(blank.shape[1:])}
     with Lens(network.model, taps) as lens, torch.inference_mode():
         if taps:
-            with refusing(blank, network.spec):
-                lens(blank)
+            lens(blank)
         for name in taps:
             shape = tuple(lens[name].shape)
             if len(shape) < 2 or shape[0] != 2:

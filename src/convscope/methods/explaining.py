@@ -13,14 +13,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope import __version__
-from convscope.errors import ConvscopeError, ModelError, UsageError, is_out_of_memory, nearest
+from convscope.errors import UsageError, nearest
+from convscope.foreign import TheirCode
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
 from convscope.methods import cam, gradients
 from convscope.methods.cam_case import prepared
 from convscope.methods.occlusion import occlusion
 from convscope.models.network import Network
-from convscope.models.user_code import code_raised, from_module
+from convscope.models.user_code import from_module
 from convscope.records.maps import Attribution, Occlusion
 
 Method = Callable[..., list[Attribution]]
@@ -144,14 +145,8 @@ def own(function: Callable[..., Any], name: str, layer: str | None = None) -> Me
         images = prepared(model, images)
         given = {**told, **how}
         taken = {key: given[key] for key in given if takes is None or key in takes}
-        try:
+        with TheirCode("M594", name):
             answer = function(model, images, **taken)
-        except ConvscopeError:
-            raise
-        except Exception as fault:
-            if is_out_of_memory(fault):
-                raise
-            raise ModelError("M594", name, code_raised(fault)) from fault
         return _wrapped(answer, images, how.get("target"), name)
 
     return method

@@ -17,7 +17,6 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from convscope.lens.lens import HOOK, Lens
-from convscope.lens.refusal import refusing
 from convscope.lens.twin import Twin, is_scripted
 
 EDGES = (0.125, 0.25)
@@ -114,8 +113,7 @@ def transfer(
 def _answer(
     lens: Lens, images: Float[Tensor, "n c h w"], layer: str, margin: Pair
 ) -> Float[Tensor, "n maps rows columns"]:
-    with refusing(images):
-        lens.reach(images)
+    lens.reach(images)
     rows, columns = (slice(m, -m if m else None) for m in margin)
     return lens[layer][:, :, rows, columns]
 
@@ -168,8 +166,7 @@ def folds_on_pictures(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w
         for images in batches:
             for one in torch.split(images, 1):
                 seen.clear()
-                with refusing(one):
-                    twin.model(one)
+                twin.run(one)
     return [
         Fold(names[module], type(module).__name__, _stride(module), np.concatenate(shares))
         for module, shares in kept.items()

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from convscope.errors import ModelError
-from convscope.lens.lens import Lens
+from convscope.lens.lens import Lens, gradients_of
 from convscope.methods.cam_case import Case, finite, forward, wide
 from convscope.methods.cam_formulas import Map
 
@@ -45,7 +45,8 @@ def fullgrad(scale: Scale, calls: frozenset[str] | None = None) -> Callable[[Cas
             score = case.settle(output)
             if not score.requires_grad:
                 raise ModelError("M540", "the score", "has no gradient with respect to the picture")
-            (gradient,) = torch.autograd.grad(wide(score).sum(), images)
+            (gradient,) = gradients_of(wide(score).sum(), [images])
+            assert gradient is not None
         biases.take(finite("the picture", wide(gradient)) * wide(case.images.detach()))
         biases.check()
         return biases.total

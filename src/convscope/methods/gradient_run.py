@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointError
 
 from convscope import __version__
 from convscope.errors import ModelError, UsageError, nearest
-from convscope.lens.lens import Lens
+from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.twin import bare
 from convscope.methods.cam_case import Case, finite, forward, prepared, wide
 from convscope.methods.targets import Aims, Target, answer
@@ -127,13 +126,7 @@ def arrived(score: Float[Tensor, "b"], pixels: Float[Tensor, "b c h w"]) -> Tens
     """
     gradient = None
     if score.requires_grad:
-        try:
-            total = wide(score).sum()
-            (gradient,) = torch.autograd.grad(total, pixels, allow_unused=True)
-        except CheckpointError as fault:
-            what = "computes layers anew on the way down, out of sight of the rule"
-            step = "turn checkpointing (memory_efficient) off"
-            raise ModelError("M532", "the network", what, next_step=step) from fault
+        (gradient,) = gradients_of(wide(score).sum(), [pixels])
     if gradient is None:
         what = "has no gradient with respect to the picture: no_grad, detach or rounding is between"
         step = "remove that from the network, or take a method without gradients"

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from convscope.lens.geometry import Field, fields
 from convscope.lens.lens import HOOK
-from convscope.lens.refusal import refusing
 from convscope.lens.taps import tensors_in
 from convscope.lens.twin import Twin, bare, is_scripted
 from convscope.models.network import Network
@@ -103,8 +102,8 @@ def _rows(twin: Twin, size: tuple[int, int, int]) -> list[_Row]:
             module._forward_hooks[HOOK] = note
     like = next(twin.model.parameters(), torch.empty(0))
     blank = torch.zeros(1, *size, dtype=like.dtype, device=like.device)
-    with torch.inference_mode(), refusing(blank):
-        twin.model(blank)
+    with torch.inference_mode():
+        twin.run(blank)
     return list(rows.values())
 
 

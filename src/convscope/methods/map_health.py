@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens
-from convscope.lens.refusal import refusing
 
 ALIKE = 0.99
 """Correlation of two maps' outputs from which they count as duplicates."""
@@ -100,8 +99,7 @@ def map_health(
     tallies = [Tally() for _ in layers]
     with Lens(model, layers) as lens:
         for images in batches:
-            with refusing(images):
-                lens.reach(images)
+            lens.reach(images)
             for layer, tally in zip(layers, tallies, strict=True):
                 maps = lens[layer]
                 if maps.dim() != 4:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError, nearest
+from convscope.lens.lens import gradients_of
 from convscope.methods.cam_case import wide
 from convscope.methods.optimise_basis import basis
 from convscope.methods.optimise_moves import moved, turned
@@ -161,7 +162,7 @@ def _rule(name: str) -> Rule:
 def _gradient(name: str, value: Tensor, seen: Tensor) -> Tensor:
     found = None
     if value.requires_grad:
-        (found,) = torch.autograd.grad(value, seen, retain_graph=True, allow_unused=True)
+        (found,) = gradients_of(value, [seen], again=True)
     if found is None:
         what = "lets no gradient reach the picture: the way is cut by no_grad, detach or rounding"
         raise ModelError("M540", name, what)

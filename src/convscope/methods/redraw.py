@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convscope.errors import ModelError
+from convscope.foreign import TheirCode
 from convscope.lens.twin import Twin
 from convscope.methods.erasing import surveyed
 
@@ -46,6 +47,19 @@ class Seeded(TorchFunctionMode):
         if getattr(func, "__name__", "") in DRAWS and kwargs.get("generator") is None:
             kwargs["generator"] = self.generator
         return func(*args, **kwargs)
+
+
+class Copied(TorchFunctionMode):
+    """Within it also tensors with a history are copied, without it: what a network's last run left
+    behind, as weight_norm's or activations that it keeps. copy.deepcopy refuses them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone()
+        return memo[id(tensor)]
 
 
 def randomised(
@@ -95,20 +109,13 @@ def copied(model: nn.Module) -> nn.Module:
     """A copy that shares nothing with the model, in eval mode and without wrappers."""
     with torch.inference_mode(False), torch.enable_grad():
         twin = Twin(model).model
-        states = [vars(module) for module in twin.modules()]
-        # Left behind by the last run, as by weight_norm; deepcopy refuses what has a history.
-        passing = {
-            id(value): value.detach().clone()
-            for state in states
-            for value in state.values()
-            if isinstance(value, Tensor) and not value.is_leaf
-        }
         try:
-            return copy.deepcopy(twin, passing)
-        except (TypeError, RuntimeError, ValueError, AttributeError) as fault:
-            what = f"cannot be copied, so its weights cannot be made random ({fault})"
+            with TheirCode("M527", "the network"), Copied():
+                return copy.deepcopy(twin)
+        except ModelError as fault:
+            what = f"cannot be copied, so its weights cannot be made random: {fault.what}"
             step = "leave out what cannot be copied, or this test"
-            raise ModelError("M527", "the network", what, next_step=step) from fault
+            raise ModelError("M527", "the network", what, next_step=step) from fault.__cause__
 
 
 def redraw(module: nn.Module, seeded: Seeded) -> None:
@@ -121,7 +128,8 @@ def redraw(module: nn.Module, seeded: Seeded) -> None:
         if callable(reset) and not any(True for _ in module.children()):
             device = own[0].device
             module.to("cpu")  # where the same seed draws the same, whatever the device
-            reset()
+            with TheirCode("M574", "the network"):
+                reset()
             module.to(device)
         for weight, old in zip(own, before, strict=True):
             if torch.equal(weight, old):

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from convscope.errors import DataError, ModelError
 from convscope.images.folder import Folder, Picture
 from convscope.lens.lens import Lens
-from convscope.lens.refusal import refusing
 from convscope.lens.sizes import usual_batch
 from convscope.methods.tuning import blank
 from convscope.models.preprocess import Preprocess
@@ -48,8 +47,7 @@ def responses(
         for pictures in _batches(model, folder, preprocess, numbers):
             images = preprocess.batch([p.pixels for p in pictures], channels_last=True)
             images = images.to(home)
-            with refusing(images):
-                lens.reach(images)
+            lens.reach(images)
             where = [_places(picture.number, places, seed) for picture in pictures]
             for layer in layers:
                 found[layer].append(_at(lens[layer], layer, np.stack(where)))

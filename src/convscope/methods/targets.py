@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.errors import UsageError, nearest
+from convscope.foreign import TheirCode
 from convscope.lens.lens import logits
 
 Function = Callable[[Tensor], Tensor]
@@ -146,7 +147,8 @@ def _score(target: int | Function | None, answer: Tensor) -> Tensor:
     if isinstance(target, int):
         return answer[:, target]
     assert target is not None, "settle the targets first"
-    score = target(answer)
+    with TheirCode("M575", getattr(target, "__name__", "the target function")):
+        score = target(answer)
     if not isinstance(score, Tensor) or score.shape != answer.shape[:1]:
         got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
         what = f"gave {got} for {len(answer)} pictures; it must give one number a picture"

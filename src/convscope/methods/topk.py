@@ -25,7 +25,6 @@ from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
 from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.lens import Lens
-from convscope.lens.refusal import refusing
 from convscope.lens.twin import bare
 from convscope.methods.ranking import Ranks, Slots, values
 from convscope.methods.tuning import Tuning, Way, blank, require_tuning
@@ -158,8 +157,7 @@ def _shapes(
 ) -> list[tuple[int, int, int]]:
     found = []
     with Lens(model, names) as lens, torch.inference_mode():
-        with refusing(blank):
-            lens.reach(blank)
+        lens.reach(blank)
         for name in names:
             shape = tuple(lens[name].shape[1:])
             if len(shape) not in (1, 3):

@@ -24,6 +24,7 @@ from torch import nn
 
 from convscope import __version__
 from convscope.errors import EnvironmentFault, UsageError
+from convscope.foreign import TheirCode
 from convscope.images.cache import cache_folder
 from convscope.images.decode import decode
 from convscope.images.framing import Framing
@@ -194,7 +195,8 @@ class _Tuner:
         def run() -> float:
             with torch.inference_mode(), tuning.running(self.device):
                 begin = self._now()
-                way.model(pixels)
+                with TheirCode("M574", "the network", [pixels]):
+                    way.model(pixels)
                 return (self._now() - begin) / trial.batch
 
         return run

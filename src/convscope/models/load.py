@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from convscope.errors import CheckpointError, ModelError, UsageError, nearest
+from convscope.foreign import TheirCode
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
 from convscope.models.delivered import Delivered
 from convscope.models.fit import fit
@@ -211,14 +212,9 @@ def _give_shapes(model: nn.Module, preprocess: Preprocess, spec: str) -> None:
     """Lazy layers learn their shapes from a first picture."""
     if not any(map(is_lazy, [*model.parameters(), *model.buffers()])):
         return
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, *preprocess.shape))
-    except (RuntimeError, ValueError, TypeError) as fault:
-        height, width = preprocess.size
-        raise ModelError(
-            "M522", spec, f"does not take a picture of {height} × {width} ({fault})"
-        ) from fault
+    blank = torch.zeros(1, *preprocess.shape)
+    with torch.no_grad(), TheirCode("M574", spec, [blank]):
+        model(blank)
 
 
 SOURCES: dict[str, Callable[[Request], Draft]] = {

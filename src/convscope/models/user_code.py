@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from convscope.errors import ConvscopeError, ModelError, nearest
+from convscope.errors import ModelError, nearest
+from convscope.foreign import TheirCode
 from convscope.models.network import Draft, Network, Request
 from convscope.models.own import assumed
 
@@ -79,16 +79,18 @@ def _working_folder_on_path() -> Iterator[None]:
 
 def _import(module: str, spec: str) -> Any:
     try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as fault:
+        with TheirCode("M571", spec):
+            return importlib.import_module(module)
+    except ModelError as raised:
+        fault = raised.__cause__
+        if not isinstance(fault, ModuleNotFoundError):
+            raise
         if fault.name is None or not (module + ".").startswith(fault.name + "."):
-            raise _raised(spec, fault) from fault
+            raise
         here = [*NAMES, *sorted(path.stem for path in Path.cwd().glob("*.py"))]
         raise ModelError(
             "M570", spec, f"no module named {fault.name!r}; {nearest(module, here)}"
         ) from fault
-    except (Exception, SystemExit) as fault:
-        raise _raised(spec, fault) from fault
 
 
 def _factory(module: Any, name: str, spec: str) -> Any:
@@ -108,12 +110,8 @@ def _call(factory: Any, request: Request) -> Any:
         raise ModelError("M572", request.spec, f"is a {kind}, not a network or a factory of one")
     count = _count(factory, request)
     _require_callable(factory, count, request.spec)
-    try:
+    with TheirCode("M571", request.spec):
         return factory(**count)
-    except ConvscopeError:
-        raise
-    except (Exception, SystemExit) as fault:
-        raise _raised(request.spec, fault) from fault
 
 
 def _require_callable(factory: Any, given: Mapping[str, int], spec: str) -> None:
@@ -137,17 +135,3 @@ def _count(factory: Any, request: Request) -> dict[str, int]:
     except (TypeError, ValueError):
         return {}
     return {name: request.classes for name in COUNTS if name in known and request.classes}
-
-
-def _raised(spec: str, fault: BaseException) -> ModelError:
-    return ModelError("M571", spec, code_raised(fault))
-
-
-def code_raised(fault: BaseException) -> str:
-    """What a user's code raised, and where in it, not in what it calls."""
-    frames = traceback.extract_tb(fault.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
-    last = ([frame for frame in own if "site-packages" not in frame.filename] or own)[-1]
-    said = str(fault).splitlines()[0] if str(fault) else "no message"
-    where = f"{Path(last.filename).name}, line {last.lineno}"
-    return f"its code raised {type(fault).__name__}: {said} ({where})"

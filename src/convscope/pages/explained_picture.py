@@ -38,6 +38,7 @@ def picture(found: Explanation, folder: Path, at: str) -> dict[str, Any]:
         ],
         "maps": [_map(found, number, folder, at) for number in range(len(found.methods))],
         "refused": {name: printable(why) for name, why in found.refused.items()},
+        "untested": {name: printable(why) for name, why in found.untested.items()},
         "agreement": _agreement(found),
         "origin": {name: printable(str(value)) for name, value in found.origin.items() if value},
     }
@@ -55,11 +56,12 @@ def _map(found: Explanation, number: int, folder: Path, at: str) -> dict[str, An
     facts = [("raw peak", f"{seen.peak:.4g}")]
     if not np.isnan(found.coverage[number]):
         facts.append(("half lies in", f"{found.coverage[number]:.0%} of the picture"))
-    facts += [
-        ("hidden first", _against(test.deletion_area, test.random_deletion_areas)),
-        ("shown first", _against(test.insertion_area, test.random_insertion_areas)),
-        ("seen alone", f"{test.drop:.0%} lost"),
-    ]
+    if test.is_known:
+        facts += [
+            ("hidden first", _against(test.deletion_area, test.random_deletion_areas)),
+            ("shown first", _against(test.insertion_area, test.random_insertion_areas)),
+            ("seen alone", f"{test.drop:.0%} lost"),
+        ]
     if len(test.road_share):
         facts.append(("ROAD", f"{test.road:+.3f}"))
     facts += _sanity(found, number)
@@ -113,6 +115,8 @@ def _gap(told: Any) -> str:
 
 def _curves(test: Faithfulness) -> dict[str, str]:
     """Points of polylines in a box of 100 by 40, 0 at the bottom."""
+    if not test.is_known:
+        return {}
     top = max(1e-9, float(max(test.deletion.max(), test.insertion.max(), test.score)))
 
     def points(curve: Float32[np.ndarray, "steps"]) -> str:

@@ -48,6 +48,8 @@ class Explanation:
     """In the picture's pixels, where somebody marked something."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Methods that are not defined for this network, and why."""
+    untested: Mapping[str, str] = field(default_factory=dict)
+    """Tests that could not be made on this network, and why."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """The network, its weights, and how the maps were tested."""
 
@@ -59,7 +61,12 @@ class Explanation:
     def write(self, folder: Path) -> None:
         """The same into a folder that is being made."""
         self.prediction.save(folder / "prediction")
-        origin = json.dumps(dict(self.origin), indent=2, ensure_ascii=False, default=str)
+        origin = json.dumps(
+            dict(self.origin) | {"left out": dict(self.untested)},
+            indent=2,
+            ensure_ascii=False,
+            default=str,
+        )
         (folder / "made.json").write_text(
             origin + "\n", encoding="utf-8", errors="backslashreplace"
         )

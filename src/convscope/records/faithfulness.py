@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -49,6 +49,22 @@ class Faithfulness(Record):
     """Score with that share imputed from its surroundings, what the map marks first …"""
     road_least: Float32[np.ndarray, "shares"]
     """… and what it marks last. Empty where ROAD was not asked for."""
+
+    @classmethod
+    def unknown(cls, method: str, target: int) -> Self:
+        """What is told of a map that could not be tested: NaN everywhere."""
+        nothing, share = np.full(2, np.nan, np.float32), np.array([0, 1], np.float32)
+        empty = np.empty(0, np.float32)
+        return cls(
+            *(method, target, math.nan, share, nothing, nothing),
+            *(nothing[None], nothing[None], nothing, nothing, math.nan, False),
+            *(empty, empty, empty),
+        )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was tested."""
+        return not math.isnan(self.score)
 
     @property
     def deletion_area(self) -> float:

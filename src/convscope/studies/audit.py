@@ -19,13 +19,13 @@ from convscope.errors import ModelError
 from convscope.models.delivered import Delivered
 from convscope.models.network import Network
 from convscope.records.audit import Audit, Finding
-from convscope.studies.audit_answers import check_answers
-from convscope.studies.audit_calls import check_calls
-from convscope.studies.audit_case import Case, Heading, many, private
+from convscope.studies.audit_answers import ANSWERS, check_answers
+from convscope.studies.audit_calls import RECTIFIERS, check_calls
+from convscope.studies.audit_case import Case, Check, Heading, many, private
 from convscope.studies.audit_delivered import check_delivered
-from convscope.studies.audit_input import check_input
+from convscope.studies.audit_input import INPUT, check_input
 from convscope.studies.audit_methods import check_methods
-from convscope.studies.audit_output import check_output
+from convscope.studies.audit_output import OUTPUT, check_output
 from convscope.studies.audit_scale import check_scale
 from convscope.studies.audit_weights import check_weights
 
@@ -104,11 +104,23 @@ def _looked_at(
         if found.verdict == "bad":
             return
     case.facts["picture"] = case.pictured
-    yield from check_scale(case)
-    yield from check_output(case)
-    yield from check_answers(case)
-    yield from check_calls(case)
+    for heading, check in (
+        (INPUT, check_scale),
+        (OUTPUT, check_output),
+        (ANSWERS, check_answers),
+        (RECTIFIERS, check_calls),
+    ):
+        yield from _as_far_as_it_goes(case, heading, check)
     yield from check_methods(case, progress)
+
+
+def _as_far_as_it_goes(case: Case, heading: Heading, check: Check) -> Iterator[Finding]:
+    """What a check finds; the network may fail in the middle of it, which is one more finding."""
+    try:
+        yield from check(case)
+    except ModelError as fault:
+        advice = "this was left out; what else was found stands"
+        yield heading.warn("could not be tried", f"[{fault.code}] {fault.what}", advice)
 
 
 def _introduced(case: Case) -> Finding:

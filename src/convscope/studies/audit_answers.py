@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from convscope.errors import ModelError
+from convscope.lens.lens import logits
 from convscope.lens.taps import tensors_in
 from convscope.records.audit import Finding
-from convscope.studies.audit_case import ROUNDING, Case, Heading, said, some
+from convscope.studies.audit_case import ROUNDING, Case, Heading, some
 from convscope.studies.audit_input import neighbour
 
 ANSWERS = Heading("answers")
@@ -36,7 +38,9 @@ def check_answers(case: Case) -> Iterator[Finding]:
 
 def _numbers(case: Case, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n"]:
     """All real numbers that the network puts out, a row a picture."""
-    parts = [t for t in tensors_in(case.scores(images)) if t.is_floating_point() and t.dim()]
+    output = case.scores(images)
+    found = list(tensors_in(output)) or [logits(output)]  # an object shows its scores alone
+    parts = [t for t in found if t.is_floating_point() and t.dim()]
     return torch.cat([part.reshape(len(part), -1).double() for part in parts], 1)
 
 
@@ -105,9 +109,9 @@ def _company(case: Case, first: Tensor) -> Iterator[Finding]:
     other = neighbour(case.image, case.seed)
     try:
         pairs = [_numbers(case, torch.stack([case.image, beside])) for beside in (other, other * 3)]
-    except Exception as fault:  # whatever a stranger's code raises
+    except ModelError as fault:
         advice = "methods that run batches fail; reshape by len(x), not by 1"
-        yield ANSWERS.warn("neighbours in the batch", f"takes no batch of 2: {said(fault)}", advice)
+        yield ANSWERS.warn("neighbours in the batch", f"takes no batch of 2: {fault.what}", advice)
         return
     if any(len(pair) != 2 or pair.shape[1] != first.shape[1] for pair in pairs):
         advice = "methods expect one row of scores for each picture; reshape by len(x), not by 1"

@@ -133,7 +133,7 @@ def calls_of(model: nn.Module, images: torch.Tensor) -> Calls:
             module._forward_pre_hooks[HOOK] = enter
             module._forward_hooks[HOOK] = leave
     with torch.no_grad(), calls:
-        twin.model(images)
+        twin.run(images)
     return calls
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convscope.foreign import TheirCode
 from convscope.lens.twin import Twin, is_scripted
 from convscope.models.delivered import Delivered
 from convscope.models.network import Network
@@ -47,8 +48,8 @@ class Case:
         return self.image[None]
 
     def scores(self, images: Float[Tensor, "b c h w"]) -> Any:
-        """What the network puts out, without gradients."""
-        with torch.no_grad():
+        """What the network puts out, without gradients. Its faults are ModelError M522, M574."""
+        with torch.no_grad(), TheirCode("M574", "the network", [images]):
             return self.model(images)
 
 

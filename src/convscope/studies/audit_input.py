@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convscope.errors import ModelError
 from convscope.images.folder import one_picture
 from convscope.images.photos import PHOTOS, photo_file
 from convscope.models.own import assumed
 from convscope.records.audit import Finding
-from convscope.studies.audit_case import Case, Heading, many, said
+from convscope.studies.audit_case import Case, Heading, many
 from convscope.studies.audit_delivered import UNKNOWN
 
 INPUT = Heading("input")
@@ -34,8 +35,8 @@ def check_input(case: Case, image: Float[Tensor, "c h w"] | None) -> Iterator[Fi
         size = _times(picture)
         try:
             case.scores(picture[None])
-        except Exception as fault:  # whatever a stranger's code raises
-            tried.append(f"{size}: {said(fault)}")
+        except ModelError as fault:
+            tried.append(f"{size}: {fault.what}")
             continue
         case.image = picture
         yield from _told(case, first, tried)
@@ -131,7 +132,7 @@ def _least(case: Case) -> int:
 def _takes(case: Case, height: int, width: int) -> bool:
     try:
         case.scores(_resized(case.image, height, width)[None])
-    except Exception:  # whatever a stranger's code raises
+    except ModelError:
         return False
     return True
 

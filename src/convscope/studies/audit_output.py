@@ -49,6 +49,8 @@ def _form(output: Any) -> str:
     if isinstance(output, Tensor):
         return "a tensor"
     kind = type(output).__name__
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return f"a {kind} with logits"
     if isinstance(output, Mapping):
         return f"a {kind} with {some([str(key) for key in output])}"
     return f"a {kind} of {many(len(list(tensors_in(output))), 'tensor')}"

@@ -58,7 +58,7 @@ def _factor(case: Case) -> float | None:
         if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
             module._forward_pre_hooks[HOOK] = look
     with torch.no_grad():
-        twin.model(case.batch)
+        twin.run(case.batch)
     return seen[0] if seen else None
 
 

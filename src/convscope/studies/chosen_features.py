@@ -16,7 +16,6 @@ from convscope.images.folder import Folder
 from convscope.lens.backward import Other, Overlap
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import fields
-from convscope.lens.refusal import refusing
 from convscope.methods.tuning import Tuning, blank, require_tuning
 from convscope.models.network import Network, whole
 from convscope.records.features import COUNTS, LayerFeatures, random_maps
@@ -106,7 +105,6 @@ def _require(network: Network, wanted: Mapping[str, Sequence[int]]) -> None:
 
 def _spread(network: Network) -> list[str]:
     empty = blank(network.model, network.preprocess.shape)
-    with refusing(empty, network.spec):
-        every = feature_layers(network.model, empty)
+    every = feature_layers(network.model, empty)
     places = np.linspace(0, len(every) - 1, min(len(COUNTS), len(every))).round().astype(int)
     return [every[place] for place in places]

@@ -24,7 +24,6 @@ from convscope.images.folder import Folder
 from convscope.images.parts import Parts, read_parts
 from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
-from convscope.lens.refusal import refusing
 from convscope.methods.fills import Fill, filled, named
 from convscope.methods.signs import (
     TOLERANCE,
@@ -165,7 +164,7 @@ def _features(
 ) -> list[Float[Tensor, "n features"]]:
     like = next(network.model.parameters(), torch.empty(0))
     parts: list[list[Tensor]] = [[] for _ in layers]
-    with Lens(network.model, layers) as lens, refusing(images, network.spec):
+    with Lens(network.model, layers) as lens:
         for batch in torch.split(images, BATCH):
             lens.reach(batch.to(like))
             for kept, layer in zip(parts, layers, strict=True):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from convscope.methods.targets import Aims, Target, answer, is_probability
 from convscope.methods.views import framed
 from convscope.models.network import Network
 from convscope.records.explanation import Explanation
-from convscope.records.faithfulness import Randomisation, Sensitivity
+from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 from convscope.records.predictions import Prediction
 from convscope.units import Box
@@ -67,7 +68,8 @@ def explain(
     picture: whole, as decoded. methods: as `methods.explaining.chosen` gives them; four without.
     target: class index or name; the likeliest class without. boxes: in the whole picture's
     pixels, where somebody marked something. A method that is not defined for this network is
-    left out, with its reason in `refused`; if none is, the first reason is raised.
+    left out, with its reason in `refused`; if none is, the first reason is raised. So is a test
+    that cannot be made, in `untested`.
 
     Each method runs on the network for the target and, with `checks.randomise`, for another
     likely class, and twice on random weights.
@@ -84,17 +86,13 @@ def explain(
     tick = _Bar(progress, 4 if checks.randomise else 2)
     maps, refused = explained(network, image, methods, index, tick.part(0))
     kept = {name: methods[name] for name in maps}
-    tests = faithfulness(
-        network.model,
-        image,
-        list(maps.values()),
-        target=index,
-        steps=checks.steps,
-        random=checks.random,
-        road=checks.road,
-        seed=checks.seed,
-        progress=tick.part(1),
-    )
+    untested: dict[str, str] = {}
+    tests = [Faithfulness.unknown(one.method, index) for one in maps.values()]
+    randomised: tuple[Randomisation, ...] = ()
+    with left_out(untested, "hiding and showing"):
+        tests = _faithful(network, image, maps, index, checks, tick.part(1))
+    with left_out(untested, "random weights"):
+        randomised = _randomised(network, image, kept, maps, index, checks, tick.part(2))
     pair = (index, next(i for i in np.argsort(-share, kind="stable").tolist() if i != index))
     return Explanation(
         picture=pixels,
@@ -107,12 +105,44 @@ def explain(
         maps=tuple(maps.values()),
         tests=tuple(tests),
         coverage=tuple(coverage(one.values) for one in maps.values()),
-        randomised=_randomised(network, image, kept, maps, index, checks, tick.part(2)),
+        randomised=randomised,
         sensitive=_sensitive(network, image, kept, maps, pair, checks, tick.part(3)),
         agreement=agreement(maps) if len(maps) > 1 else None,
         boxes=seen_boxes(network, boxes, picture),
         refused=refused,
+        untested=untested,
         origin=made_by(network, checks),
+    )
+
+
+@contextmanager
+def left_out(untested: dict[str, str], test: str) -> Iterator[None]:
+    """A test that cannot be made on this network is left out, with its reason in `untested`."""
+    try:
+        yield
+    except ModelError as fault:
+        untested[test] = _reason(fault)
+
+
+def _faithful(
+    network: Network,
+    image: Float[Tensor, "c h w"],
+    maps: Mapping[str, Attribution],
+    target: int,
+    checks: Checks,
+    progress: Progress,
+) -> list[Faithfulness]:
+    """Whether what the maps mark is what the network uses."""
+    return faithfulness(
+        network.model,
+        image,
+        list(maps.values()),
+        target=target,
+        steps=checks.steps,
+        random=checks.random,
+        road=checks.road,
+        seed=checks.seed,
+        progress=progress,
     )
 
 

@@ -144,7 +144,7 @@ def _measures(found: Explanation, number: int) -> Iterator[float]:
     yield float(np.mean(test.random_insertion_areas))
     yield float(np.trapezoid(test.blob_insertion, test.share))
     yield test.drop
-    yield float(test.increase)
+    yield float(test.increase) if test.is_known else np.nan
     yield test.road
     yield found.coverage[number]
     yield pointing(seen.values, found.boxes, margin=MARGIN) if found.boxes else np.nan

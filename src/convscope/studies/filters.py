@@ -22,7 +22,6 @@ from convscope.images.builtin import opened
 from convscope.images.folder import Folder
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.lens import conv_layers
-from convscope.lens.refusal import refusing
 from convscope.lens.twin import bare
 from convscope.methods.frequencies import bands, folds_on_pictures, transfer
 from convscope.methods.map_health import first_alike, map_health
@@ -97,8 +96,7 @@ def _first(network: Network) -> tuple[str, nn.Conv2d]:
     """The first convolution that the picture meets."""
     like = next(network.model.parameters(), torch.empty(0))
     blank = torch.zeros(1, *network.preprocess.shape).to(like)
-    with refusing(blank, network.spec):
-        names = conv_layers(network.model, blank)
+    names = conv_layers(network.model, blank)
     if not names:
         raise ModelError("M501", network.spec, "has no convolution to look into")
     name = names[0]

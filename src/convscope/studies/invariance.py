@@ -25,7 +25,6 @@ from convscope.images.folder import Folder, Picture
 from convscope.images.warp import CHANGES, Border, canvas, middle, warp
 from convscope.lens.ends import ends
 from convscope.lens.lens import Lens, logits
-from convscope.lens.refusal import refusing
 from convscope.methods.labels import class_names, true_classes
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
@@ -163,8 +162,7 @@ def _answers(
     with Lens(network.model, layers) as lens:
         for start in range(0, len(pixels), BATCH):
             images = network.preprocess.batch(pixels[start : start + BATCH]).to(like)
-            with refusing(images, network.spec):
-                scores = _scores(lens(images))
+            scores = _scores(lens(images))
             features = [lens[layer].flatten(1).cpu().double() for layer in layers]
             first = first or [each[:1] for each in features]
             pairs = list(zip(features, first, strict=True))
