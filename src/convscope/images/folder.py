@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +98,9 @@ class Folder:
         """Hash of the classes and of all paths and sizes; content does not enter."""
         self._skipped: dict[int, Skipped] = {}
         self._hashes: dict[int, bytes] = {}
+        self.readings = 0
+        """How often `read` was called."""
+        self._last: dict[int, int] = {}
         self._notes: dict[int, tuple[str, ...]] = {}
 
     def _source(self, name: bytes, size: int) -> Source:  # noqa: ARG002 - an archive's needs it
@@ -123,6 +127,7 @@ class Folder:
         R606 if decoding is impossible or the disk fails.
         """
         wanted = range(len(self)) if numbers is None else numbers
+        self.readings += 1
         inside = framing if isinstance(framing, Framing) else None
         outside = None if inside is not None else framing
         sources = [self.sources[number] for number in wanted]
@@ -143,6 +148,7 @@ class Folder:
     def _remember(self, number: int, answer: Answer) -> None:
         if answer.size:
             self._hashes[number] = answer.sha256
+            self._last[number] = self.readings
         if answer.kind == FAULT:
             code, _, text = printable(answer.text).partition(" ")
             path, size = self._files[number]
@@ -192,6 +198,10 @@ class Folder:
     def digest(self, number: int) -> bytes:
         """SHA-256 of a picture's file, once it has been read. Raises KeyError before."""
         return self._hashes[number]
+
+    def contents(self, since: int = 0) -> str:
+        """Hash of the contents of all files read after so many readings; empty if none was."""
+        return contents({n: self._hashes[n] for n, last in self._last.items() if last > since})
 
     def duplicates(self) -> dict[int, int]:
         """Of the pictures read: number → lowest number with the same content, where not itself."""
@@ -252,6 +262,14 @@ class Folder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._crew = Crew()
+
+
+def contents(digests: Mapping[int, bytes]) -> str:
+    """Hash of files' numbers and contents, these by their hashes; empty if there is none."""
+    digest = hashlib.sha256()
+    for number in sorted(digests):
+        digest.update(b"%d\0%s\n" % (number, digests[number]))
+    return digest.hexdigest() if digests else ""
 
 
 def some_pictures(

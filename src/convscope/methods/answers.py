@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -101,13 +101,3 @@ def _chunks(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
     iterator = iter(pictures)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def origin(method: str, network: Network) -> dict[str, Any]:
-    return {
-        "method": method,
-        "model": network.spec,
-        "weights": network.weights,
-        "sha256": network.sha256,
-        "preprocess": network.preprocess.describe(),
-    }

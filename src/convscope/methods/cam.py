@@ -29,6 +29,7 @@ from convscope.methods.cam_run import (
     layercam_fused,
     seen,
 )
+from convscope.models.provenance import recorded
 from convscope.records.maps import Attribution
 
 Pictures = Float[Tensor, "b c h w"]
@@ -36,6 +37,7 @@ Method = Callable[..., list[Attribution]]
 """`(model, images, **How) -> list[Attribution]`, one for each picture."""
 
 
+@recorded
 def gradcam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """ReLU(Σ w_k A_k) with w_k = mean_ij g: maps, each as important as its mean gradient.
 
@@ -44,6 +46,7 @@ def gradcam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attr
     return explain(DEFINITIONS["gradcam"], model, images, **how)
 
 
+@recorded
 def gradcam_plus_plus(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """As Grad-CAM with w_k = Σ_ij α ReLU(g), α = g² / (2g² + (ΣA_k) g³): each place of a map
     counts for itself, so that several objects of the class are found.
@@ -54,6 +57,7 @@ def gradcam_plus_plus(model: nn.Module, images: Pictures, **how: Unpack[How]) ->
     return explain(DEFINITIONS["gradcam++"], model, images, **how)
 
 
+@recorded
 def xgradcam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """As Grad-CAM with w_k = Σ_ij (A_k / ΣA_k) g: gradients weighed by where the map is active.
 
@@ -64,6 +68,7 @@ def xgradcam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Att
     return explain(DEFINITIONS["xgradcam"], model, images, **how)
 
 
+@recorded
 def ablationcam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """As Grad-CAM with w_k = (y − y_k) / y, y_k the score with map k set to zero. No gradients.
 
@@ -74,6 +79,7 @@ def ablationcam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[
     return explain(DEFINITIONS["ablationcam"], model, images, **how)
 
 
+@recorded
 def scorecam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """As Grad-CAM with w_k the target's probability if the network sees only what map k lights
     up: the picture times the map, enlarged and scaled to [0, 1]. No gradients; flat maps have no
@@ -86,6 +92,7 @@ def scorecam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Att
     return explain(DEFINITIONS["scorecam"], model, images, **how)
 
 
+@recorded
 def eigencam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """The activations (hw × maps), not centred, times their first right singular vector: what the
     layer responds to most. Not about a class, whatever the target.
@@ -96,6 +103,7 @@ def eigencam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Att
     return explain(DEFINITIONS["eigencam"], model, images, **how)
 
 
+@recorded
 def eigengradcam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """The first principal component of g∘A, its sign so that it agrees with Σ g∘A.
 
@@ -104,6 +112,7 @@ def eigengradcam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list
     return explain(DEFINITIONS["eigengradcam"], model, images, **how)
 
 
+@recorded
 def layercam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """ReLU(Σ ReLU(g) A_k), place by place, so that shallow layers give fine maps.
 
@@ -114,6 +123,7 @@ def layercam(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Att
     return explain(DEFINITIONS["layercam"], model, images, **how)
 
 
+@recorded
 def fullgrad(model: nn.Module, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """ψ(∇f∘x) + Σ over layers and maps of ψ(bias-gradient), ψ the absolute value, scaled over all
     maps of the layer together and enlarged. Takes no layer: every bias of the network counts,

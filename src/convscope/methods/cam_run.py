@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.methods.cam_case import Case, Sight, prepared
 from convscope.methods.cam_choice import Choice, choice
@@ -136,7 +135,6 @@ def explain(
         "epsilon": definition.epsilon.get(variant, 0.0),
         "fusion": _fusion(definition, variant) if len(raws) > 1 else "",
         "precision": str(values.dtype).removeprefix("torch."),
-        "convscope": __version__,
     }
     return [_record(case, n, raws, values, classes, origin) for n in range(len(images))]
 

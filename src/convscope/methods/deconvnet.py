@@ -23,7 +23,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.errors import ModelError
 from convscope.lens.ascent import Ascent, Neuron, ascent
 from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
@@ -31,6 +30,7 @@ from convscope.lens.lens import logits
 from convscope.lens.twin import bare
 from convscope.methods.targets import Aims, Target
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.records.maps import Projection
 from convscope.units import Unit
 
@@ -39,6 +39,7 @@ Place = tuple[int, int, int]
 """Channel, row, column."""
 
 
+@recorded
 def deconvnet(
     model: nn.Module | Network,
     images: Float[Tensor, "b c h w"],
@@ -79,12 +80,12 @@ def deconvnet(
             members = [number for number, unit in enumerate(units) if unit.layer == layer]
             starts = [_unit_start(way, units[number], whole_map) for number in members]
             for number, start, pixels in zip(members, starts, _down(way, starts), strict=True):
-                found[number] = _records(start, pixels, way, type(model).__name__)
+                found[number] = _records(start, pixels, way)
                 _tell(progress, len(found), total)
         if target is not None:
             start, scores = _score_start(way, Aims.of(target, len(way.pixels)))
             pixels = way.down(scores, torch.ones_like(scores))
-            found[len(units)] = _records(start, pixels, way, type(model).__name__)
+            found[len(units)] = _records(start, pixels, way)
             _tell(progress, len(found), total)
     in_order = [found[number] for number in range(total)]
     return [projection for of_picture in zip(*in_order, strict=True) for projection in of_picture]
@@ -197,9 +198,7 @@ def _said(target: object) -> str:
     return str(target) if isinstance(target, int) else getattr(target, "__name__", "score")
 
 
-def _records(
-    start: _Start, pixels: Float[Tensor, "b 3 h w"], way: Ascent, network: str
-) -> list[Projection]:
+def _records(start: _Start, pixels: Float[Tensor, "b 3 h w"], way: Ascent) -> list[Projection]:
     arrived = pixels.detach().float().cpu().numpy()
     rule = way.rule
     return [
@@ -221,8 +220,6 @@ def _records(
                 "peak": float(np.abs(arrived[number]).max()),
                 "plain_gradient": list(rule.plain),
                 "normalisations_passed_by": rule.skipped,
-                "network": network,
-                "convscope": __version__,
             },
         )
         for number, name in enumerate(start.names)

@@ -18,16 +18,16 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from convscope import __version__
 from convscope.errors import DataError, ModelError
 from convscope.images.builtin import opened
-from convscope.images.folder import Folder, Picture
+from convscope.images.folder import Folder, Picture, contents
 from convscope.lens.lens import Lens
 from convscope.lens.stages import stages
 from convscope.lens.twin import bare
 from convscope.methods.embedding_store import Rows, keeping, kept, key_of
 from convscope.methods.vectors import THUMB, Way, require_way, small_grey, told, vectors
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.records.embedding import Embedding
 
 BATCH = 16
@@ -37,6 +37,7 @@ PIXELS = "pixels"
 Progress = Callable[[int, int], None]
 
 
+@recorded
 def embedding(
     network: Network,
     folder: Folder | Path | str,
@@ -146,7 +147,7 @@ def _computed(
             rows = [stack.enter_context(Rows(where)) for where in places]
             used = _run(network, folder, plans, rows, progress)
             for plan, sink, where in zip(plans, rows, places, strict=True):
-                made[plan.layer] = _record(network, folder, plan, used, sink.array())
+                made[plan.layer] = _record(folder, plan, used, sink.array())
                 if where is not None:
                     made[plan.layer].write(where)
 
@@ -223,7 +224,6 @@ def _finite(
 
 
 def _record(
-    network: Network,
     folder: Folder,
     plan: _Plan,
     used: list[int],
@@ -243,13 +243,8 @@ def _record(
         digest=np.stack(digests),
         origin={
             "method": "embedding",
-            "model": network.spec,
-            "weights": network.weights,
-            "sha256": network.sha256,
-            "preprocess": network.preprocess.describe(),
             "pictures": str(folder.root),
-            "pictures_sha256": folder.sha256,
+            "contents_sha256": contents({number: folder.digest(number) for number in used}),
             "batch": BATCH,
-            "convscope": __version__,
         },
     )

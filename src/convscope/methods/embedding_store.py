@@ -21,6 +21,7 @@ from convscope.errors import DataError, OutputError
 from convscope.images.folder import Folder
 from convscope.lens.twin import bare
 from convscope.models.network import Network
+from convscope.models.provenance import weights_sha256
 from convscope.publish import publish_folder
 from convscope.records.embedding import Embedding
 
@@ -80,7 +81,7 @@ class Rows:
 def key_of(network: Network, folder: Folder, layer: str, vector: Any, batch: int) -> str:
     """A folder's name that is another one if anything that decides the features is another."""
     told = {
-        "weights": weights_digest(network),
+        "weights": weights_sha256(bare(network.model)),
         "model": [network.spec, repr(bare(network.model))],
         "preprocess": network.preprocess.to_json(),
         "layer": layer,
@@ -92,15 +93,6 @@ def key_of(network: Network, folder: Folder, layer: str, vector: Any, batch: int
     }
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return f"{re.sub('[^A-Za-z0-9.]', '_', layer)}-{digest[:16]}"
-
-
-def weights_digest(network: Network) -> str:
-    """SHA-256 of the weights as they are in memory."""
-    digest = hashlib.sha256()
-    for name, value in bare(network.model).state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _times(folder: Folder) -> str:

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.errors import UsageError, nearest
 from convscope.foreign import TheirCode
 from convscope.lens.lens import Lens
@@ -21,6 +20,7 @@ from convscope.methods import cam, gradients
 from convscope.methods.cam_case import prepared
 from convscope.methods.occlusion import occlusion
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.models.user_code import from_module
 from convscope.records.maps import Attribution, Occlusion
 
@@ -30,6 +30,7 @@ SQUARES = 7
 """The grey square's side goes so often into the picture's shorter side; it moves by half of it."""
 
 
+@recorded
 def occlusion_map(
     model: nn.Module,
     images: Float[Tensor, "b c h w"],
@@ -191,7 +192,7 @@ def _wrapped(answer: Any, images: Tensor, target: Any, name: str) -> list[Attrib
             method=name,
             variant="own",
             layer="",
-            origin={"method": name, "notes": [], "convscope": __version__},
+            origin={"method": name, "notes": []},
         )
         for one, aim in zip(values, aims, strict=True)
     ]

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.methods.controls import blob, grain_of, random_map
 from convscope.methods.erasing import Asked, Order, order
 from convscope.methods.given import alone, at_least, attributions
 from convscope.methods.targets import Aims, Target
+from convscope.models.provenance import recorded
 from convscope.records.faithfulness import Faithfulness
 from convscope.records.maps import Attribution
 
@@ -33,6 +33,7 @@ ROAD_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Progress = Callable[[int, int], None]
 
 
+@recorded
 def faithfulness(
     model: nn.Module,
     image: Float[Tensor, "c h w"],
@@ -137,7 +138,6 @@ def _origin(plan: Plan, found: Attribution, grain: tuple[int, int]) -> dict[str,
         "random maps": f"{plan.random} of {grain[0]}×{grain[1]} numbers",
         "steps": plan.steps,
         "seed": plan.seed,
-        "convscope": __version__,
     }
 
 

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.twin import bare
@@ -90,7 +89,6 @@ def explain(
         "target chosen": "the likeliest class" if target is None else "by the user",
         "epsilon": 0.0,
         "precision": str(values.dtype).removeprefix("torch."),
-        "convscope": __version__,
     }
     return [_record(case, n, pixels[n], values[n], classes, origin) for n in range(len(images))]
 

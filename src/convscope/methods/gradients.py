@@ -33,6 +33,7 @@ from convscope.methods.gradient_run import (
     explain,
 )
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.records.maps import Attribution
 
 Model = nn.Module | Network
@@ -41,6 +42,7 @@ Method = Callable[..., list[Attribution]]
 """`(model, images, **How) -> list[Attribution]`, one for each picture."""
 
 
+@recorded
 def saliency(model: Model, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """∂y/∂x: how much the score changes with each colour of each pixel.
 
@@ -50,6 +52,7 @@ def saliency(model: Model, images: Pictures, **how: Unpack[How]) -> list[Attribu
     return explain(TITLES["saliency"], {AUTHORS: down}, STRONGEST, model, images, **how)
 
 
+@recorded
 def gradient_x_input(model: Model, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
     """∂y/∂x · x: to first order, how much the score falls if a colour is set to 0.
 
@@ -64,6 +67,7 @@ def gradient_x_input(model: Model, images: Pictures, **how: Unpack[How]) -> list
     return explain(TITLES["gradient-x-input"], {AUTHORS: formula}, SUM, model, images, **how)
 
 
+@recorded
 def guided_backprop(
     model: Model, images: Pictures, *, other: Other = "refuse", **how: Unpack[How]
 ) -> list[Attribution]:
@@ -80,6 +84,7 @@ def guided_backprop(
     return explain(TITLES["guided-backprop"], {AUTHORS: formula}, STRONGEST, model, images, **how)
 
 
+@recorded
 def deconvnet_class(
     model: Model, images: Pictures, *, other: Other = "refuse", **how: Unpack[How]
 ) -> list[Attribution]:
@@ -94,6 +99,7 @@ def deconvnet_class(
     return explain(TITLES["deconvnet"], {AUTHORS: formula}, STRONGEST, model, images, **how)
 
 
+@recorded
 def guided_gradcam(
     model: Model,
     images: Pictures,
@@ -122,6 +128,7 @@ def guided_gradcam(
     return explain(TITLES["guided-gradcam"], {AUTHORS: formula}, STRONGEST, model, images, **how)
 
 
+@recorded
 def smoothgrad(
     model: Model,
     images: Pictures,
@@ -147,6 +154,7 @@ def smoothgrad(
     return explain(TITLES["smoothgrad"], variants, SIZES, model, images, **how)
 
 
+@recorded
 def integrated_gradients(
     model: Model,
     images: Pictures,

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from convscope.methods.pointing import inside
+from convscope.models.provenance import recorded
 from convscope.records.occlusion import HiddenObjects, Occlusions
 from convscope.units import Box
 
@@ -21,6 +22,7 @@ LEAST = 1e-30
 """Of a probability before the logarithm."""
 
 
+@recorded
 def hidden_objects(
     record: Occlusions, *, permutations: int = 10_000, seed: int = 0
 ) -> HiddenObjects:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from convscope import __version__
 from convscope.errors import ModelError, UsageError
 from convscope.lens.incremental import Incremental
 from convscope.lens.incremental_patches import Patches
@@ -47,7 +46,7 @@ class Hiding:
         show = filled(self.fill, image, self.size, self.seed)
         return Patches(self.tops, self.lefts, self.size, show)
 
-    def origin(self, model: nn.Module, engine: Incremental) -> dict[str, Any]:
+    def origin(self, engine: Incremental) -> dict[str, Any]:
         return {
             "method": "occlusion",
             "patch": list(self.size),
@@ -55,8 +54,6 @@ class Hiding:
             "fill": named(self.fill),
             "seed": self.seed,
             "engine": engine.how,
-            "network": type(model).__name__,
-            "convscope": __version__,
         }
 
 

@@ -15,6 +15,7 @@ from convscope.lens.lens import HOOK
 from convscope.lens.taps import tensors_in
 from convscope.lens.twin import Twin, bare, is_scripted
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.records.features import LayerTable, ModelCard
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -31,6 +32,7 @@ class _Row:
     multiply_adds: int = 0
 
 
+@recorded
 def layer_table(model: nn.Module, size: tuple[int, int, int]) -> LayerTable:
     """The layers from pixels to classes, in the order in which they run.
 
@@ -66,6 +68,7 @@ def layer_table(model: nn.Module, size: tuple[int, int, int]) -> LayerTable:
     )
 
 
+@recorded
 def model_card(
     network: Network, table: LayerTable, top1: float = -1, top5: float = -1
 ) -> ModelCard:

@@ -22,9 +22,11 @@ from convscope.lens.incremental import MEMORY, Incremental
 from convscope.methods.fills import Fill
 from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
 from convscope.methods.targets import is_probability
+from convscope.models.provenance import recorded
 from convscope.records.maps import Occlusion
 
 
+@recorded
 def occlusion(
     model: nn.Module,
     image: Float[Tensor, "3 h w"],
@@ -76,6 +78,7 @@ def occlusion(
     return found
 
 
+@recorded
 def occlusions(
     model: nn.Module,
     images: Float[Tensor, "b 3 h w"],
@@ -107,7 +110,7 @@ def occlusions(
         aim = None if aims is None else aims[number]
         tick = part(progress, number, len(images))
         asked = _Asked(engine, hiding, watched, every_class)
-        found.append(_explained(model, asked, image, aim, tick))
+        found.append(_explained(asked, image, aim, tick))
     return found
 
 
@@ -122,7 +125,6 @@ class _Asked:
 
 
 def _explained(
-    model: nn.Module,
     asked: _Asked,
     image: Float[Tensor, "3 h w"],
     target: int | None,
@@ -155,7 +157,7 @@ def _explained(
         score=_array(hidden.scores[:, target], shape),
         base_score=float(whole.scores[0, target]),
         probabilities=_array(chances, (*shape, -1)) if asked.every_class else None,
-        origin=hiding.origin(model, engine),
+        origin=hiding.origin(engine),
     )
 
 

@@ -19,9 +19,11 @@ from convscope.lens.incremental import MEMORY, Incremental
 from convscope.lens.lens import Lens, logits
 from convscope.methods.fills import Fill
 from convscope.methods.hiding import Hiding, Pair, aims_of, finite, part
+from convscope.models.provenance import recorded
 from convscope.records.maps import Attribution
 
 
+@recorded
 def occlusion_map(
     model: nn.Module,
     images: Float[Tensor, "b c h w"],
@@ -54,7 +56,7 @@ def occlusion_map(
         hidden = engine.follow({}, part(progress, number, len(images)))
         falls = base - finite(hidden.scores)[:, column]
         values = spread(hiding, falls.cpu().double().numpy(), image.shape[1:])
-        origin = hiding.origin(model, engine)
+        origin = hiding.origin(engine)
         made = Attribution(values, aim, method="occlusion", score=float(base), origin=origin)
         found.append(made)
     return found

@@ -24,6 +24,7 @@ from convscope.methods.optimise_record import Case, Size, finished
 from convscope.methods.optimise_sight import Look, canvas, maps, sight
 from convscope.methods.targets import Aims, Target, answer
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.records.optimise import OptimisedPicture
 from convscope.units import Unit
 
@@ -84,6 +85,7 @@ class ClassGoal:
         return self.aims.settled(scores).scores(scores)[0]
 
 
+@recorded
 def activation_maximisation(
     model: nn.Module | Network,
     unit: Unit | str,
@@ -148,6 +150,7 @@ def class_values(
         return [float(goal(canvas(case.model, image))) for image in images]
 
 
+@recorded
 def class_image(
     model: nn.Module | Network,
     target: Target,

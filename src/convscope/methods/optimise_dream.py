@@ -23,6 +23,7 @@ from convscope.methods.optimise_record import Case, as_tensor, finished
 from convscope.methods.optimise_run import Climb
 from convscope.methods.optimise_sight import Look, canvas, maps, sight
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.records.optimise import OptimisedPicture
 from convscope.units import Unit
 
@@ -62,6 +63,7 @@ class StrengthGoal:
         return wide(of_layer[self.channel]).square().mean()
 
 
+@recorded
 def deep_dream(
     model: nn.Module | Network,
     image: Float[Tensor, "c h w"] | np.ndarray,

@@ -21,6 +21,7 @@ from convscope.methods.optimise_plan import How
 from convscope.methods.optimise_record import Case, as_tensor, finished
 from convscope.methods.optimise_sight import Look, canvas, sight
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.records.optimise import OptimisedPicture
 
 USUAL: How = {
@@ -57,6 +58,7 @@ class FeatureGoal:
         return (wide(self.look(pixels)) - self.wanted).square().sum() / self.size
 
 
+@recorded
 def invert(
     model: nn.Module | Network,
     image: Float[Tensor, "c h w"] | np.ndarray,

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.errors import UsageError
 from convscope.methods.optimise_plan import How, Plan, Range
 from convscope.methods.optimise_run import Climb, Goal
@@ -95,8 +94,6 @@ def finished(
         **case.plan.settings(),
         **more,
         "size": list(way.pixels.shape),
-        "network": type(case.model).__name__,
-        "convscope": __version__,
     }
     return OptimisedPicture(
         pixels=way.pixels.detach().cpu().numpy(),

@@ -14,7 +14,6 @@ from convscope.images.folder import Folder, Picture, one_picture
 from convscope.methods.answers import (
     Answers,
     answers,
-    origin,
     probability,
     require_finite,
     strongest,
@@ -23,11 +22,13 @@ from convscope.methods.labels import class_names, true_classes
 from convscope.methods.tuning import Tuning, Way, blank, require_tuning
 from convscope.methods.views import framed, plan
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.records.predictions import Evaluation, Prediction
 
 TOP = 5
 
 
+@recorded
 def predict(
     network: Network, picture: Picture | Path | str, *, top: int = TOP, views: int = 1
 ) -> Prediction:
@@ -51,10 +52,11 @@ def predict(
         index[0],
         value[0],
         views,
-        origin=origin("predict", network),
+        origin={"method": "predict"},
     )
 
 
+@recorded
 def evaluate(
     network: Network | Sequence[Network],
     folder: Folder | Path | str,
@@ -145,7 +147,6 @@ def _evaluation(
     np.add.at(confusion, (truth, index[:, 0]), 1)
     top1, top5 = _right(index, truth)
     alone = [_right(strongest(one, TOP)[1], truth) for one in shares if len(shares) > 1]
-    told = [origin("evaluate", network) for network in networks]
     return Evaluation(
         top1=top1,
         top5=top5,
@@ -162,9 +163,8 @@ def _evaluation(
             (network.spec, *each) for network, each in zip(networks, alone, strict=False)
         ),
         origin={
-            **(told[0] if len(told) == 1 else {"method": "evaluate", "ensemble": told}),
+            "method": "evaluate",
             "pictures": str(folder.root),
-            "data": folder.sha256,
             **way.origin,
         },
     )

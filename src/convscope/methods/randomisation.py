@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.errors import ConvscopeError, ModelError
 from convscope.methods.cam_case import finite
 from convscope.methods.erasing import surveyed
@@ -23,6 +22,7 @@ from convscope.methods.given import alone, at_least, attributions, one_map
 from convscope.methods.redraw import layers_down, randomised
 from convscope.methods.similarity import in_cells, overlap, spearman, ssim
 from convscope.methods.targets import Aims, Target, answer
+from convscope.models.provenance import recorded
 from convscope.records.faithfulness import Agreement, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 
@@ -31,6 +31,7 @@ CELLS = 14
 Method = Callable[..., list[Attribution]]
 
 
+@recorded
 def randomisation(
     model: nn.Module,
     image: Float[Tensor, "c h w"],
@@ -123,10 +124,11 @@ def _record(
         spearman=signed,
         spearman_absolute=absolute,
         ssim=alike,
-        origin={"variant": before.variant, "seed": seed, "convscope": __version__},
+        origin={"variant": before.variant, "seed": seed},
     )
 
 
+@recorded
 def sensitivity(
     model: nn.Module,
     image: Float[Tensor, "c h w"],
@@ -160,7 +162,7 @@ def difference(one: Attribution, other: Attribution, pair: tuple[int, int]) -> S
         second=pair[1],
         spearman=spearman(one.values, other.values),
         overlap=overlap(one.values, other.values),
-        origin={"variant": one.variant, "convscope": __version__},
+        origin={"variant": one.variant},
     )
 
 
@@ -173,6 +175,7 @@ def _likeliest_two(model: nn.Module, images: Float[Tensor, "1 c h w"]) -> tuple[
     return first, second
 
 
+@recorded
 def agreement(maps: Mapping[str, Attribution], *, cells: int = CELLS) -> Agreement:
     """Rank correlation of every pair of maps of one picture, averaged over about cells × cells.
 
@@ -186,5 +189,5 @@ def agreement(maps: Mapping[str, Attribution], *, cells: int = CELLS) -> Agreeme
     return Agreement(
         methods=tuple(maps),
         spearman=np.array(table, np.float32).reshape(len(coarse), len(coarse)),
-        origin={"cells": cells, "convscope": __version__},
+        origin={"cells": cells},
     )

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from convscope import __version__
 from convscope.errors import DataError, ModelError, UsageError
 from convscope.images.builtin import opened
 from convscope.images.folder import Folder
@@ -31,6 +30,7 @@ from convscope.methods.labels import class_names, true_classes
 from convscope.methods.silence_tally import Answers, Tally
 from convscope.methods.targets import Aims, answer, is_probability
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.records.silence import Silence
 
 Fill = Literal["zero", "mean"]
@@ -39,6 +39,7 @@ ANY = Aims((None,))
 """Scores, whichever is the likeliest."""
 
 
+@recorded
 def silence(
     network: Network,
     folder: Folder | Path | str,
@@ -80,11 +81,10 @@ def silence(
             pictures.check_bad()
             raise DataError("D161", str(pictures.root), "holds no usable picture")
         names = class_names(network, outputs)
-        return _record(network, pictures, fill, levels, tallies, names)
+        return _record(pictures, fill, levels, tallies, names)
 
 
 def _record(
-    network: Network,
     folder: Folder,
     fill: Fill,
     levels: Mapping[str, np.ndarray],
@@ -108,13 +108,7 @@ def _record(
         base_probability=float(one.probability / one.pictures),
         origin={
             "method": "silence",
-            "model": network.spec,
-            "weights": network.weights,
-            "sha256": network.sha256,
-            "preprocess": network.preprocess.describe(),
             "pictures": str(folder.root),
-            "data": folder.sha256,
-            "version": __version__,
         },
     )
 

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.errors import DataError, ModelError, UsageError
 from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
@@ -30,9 +29,11 @@ from convscope.methods.ranking import Ranks, Slots, values
 from convscope.methods.tuning import Tuning, Way, blank, require_tuning
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
+from convscope.models.provenance import recorded
 from convscope.records.topk import LAST, NOBODY, TopK
 
 
+@recorded
 def topk(
     model: nn.Module | Network,
     folder: Folder | Path | str,
@@ -104,27 +105,8 @@ def _topk(
     folder.check_bad()
     if not seen and part[1] == 1:  # a part may be empty
         raise DataError("D161", str(folder.root), "no picture here could be used")
-    return _record(names, shapes, ranks, seen, _origin(model, folder, preprocess, size, part, way))
-
-
-def _origin(
-    model: nn.Module,
-    folder: Folder,
-    preprocess: Preprocess,
-    size: int,
-    part: tuple[int, int],
-    way: Way,
-) -> dict[str, object]:
-    return {
-        "method": "topk",
-        "network": type(model).__name__,
-        "preprocessing": preprocess.describe(),
-        "pictures_sha256": folder.sha256,
-        "batch": size,
-        "parts": [list(part)],
-        "convscope": __version__,
-        **way.origin,
-    }
+    origin = {"method": "topk", "batch": size, "parts": [list(part)], **way.origin}
+    return _record(names, shapes, ranks, seen, origin)
 
 
 def _record(

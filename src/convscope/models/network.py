@@ -13,8 +13,11 @@ from convscope.errors import CheckpointError, UsageError
 from convscope.models.checkpoint import Checkpoint
 from convscope.models.delivered import Delivered
 from convscope.models.preprocess import Preprocess
+from convscope.models.provenance import of_module
 
 KEY = "convscope"
+UNKNOWN = "preprocessing is not known"
+"""How a note begins that says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,19 @@ class Network:
     """What was repaired or assumed; for every report."""
     delivered: Delivered | None = None
     """Modes and wrappers before `load` set eval mode and unwrapped; None if it is not known."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result has to tell of the network: its name, its weights as they are now, the
+        preprocessing and whether it is known or assumed, precision, device and versions."""
+        assumed = any(UNKNOWN in note for note in self.notes)
+        return {
+            "model": self.spec,
+            "weights": self.weights,
+            "sha256": self.sha256,
+            "preprocessing": self.preprocess.describe(),
+            "preprocessing is": "assumed" if assumed else "known",
+            **of_module(self.model),
+        }
 
 
 def whole(given: Network | nn.Module) -> Network:

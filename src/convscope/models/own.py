@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from convscope.errors import ModelError, UsageError
-from convscope.models.network import Draft, Request
+from convscope.models.network import UNKNOWN, Draft, Request
 from convscope.models.preprocess import Preprocess
 
 
@@ -37,7 +37,7 @@ def assumed(model: object) -> tuple[Preprocess, str]:
     takes = next((m.in_channels for m in modules if isinstance(m, nn.Conv2d)), 3)
     preprocess = Preprocess.imagenet()
     preprocess, kind = (preprocess.grey(), ", in grey,") if takes == 1 else (preprocess, "")
-    return preprocess, f"preprocessing is not known for this network; ImageNet's{kind} was assumed"
+    return preprocess, f"{UNKNOWN} for this network; ImageNet's{kind} was assumed"
 
 
 def classes_asked(classes: int | Sequence[str] | None) -> tuple[int | None, tuple[str, ...]]:

@@ -19,6 +19,8 @@ from convscope.units import Unit
 NOBODY = np.iinfo(np.int64).min
 """Key of an unused entry, below that of any picture."""
 LAST = 2**32 - 1
+OWN = dict.fromkeys(("parts", "device", "contents_sha256"))
+"""What each part of one pass has its own of, in its origin."""
 Part = tuple[int, int]
 """(i, n): every n-th batch of a folder's pictures, from the i-th on."""
 
@@ -80,7 +82,7 @@ class TopK(Record):
         would be wrong.
         """
         mine, theirs = self._parts(), other._parts()
-        ours, others = ({**record.origin, "parts": None} for record in (self, other))
+        ours, others = ({**record.origin, **OWN} for record in (self, other))
         if (self.layers, self.k, ours) != (other.layers, other.k, others):
             raise UsageError("U220", "merge", "these are not parts of one pass over one folder")
         if all(any(_holds(part, one) for one in mine) for part in theirs):
@@ -112,11 +114,20 @@ class TopK(Record):
             active=self.active + other.active,
             invalid=self.invalid + other.invalid,
             seen=self.seen + other.seen,
-            origin={**ours, "parts": _together([*mine, *theirs])},
+            origin={
+                **{name: value for name, value in ours.items() if name not in OWN},
+                "parts": _together([*mine, *theirs]),
+                **_machines(self, other),
+            },
         )
 
     def _parts(self) -> list[Part]:
         return [(int(first), int(step)) for first, step in self.origin.get("parts", [(0, 1)])]
+
+
+def _machines(*records: TopK) -> dict[str, str]:
+    told = {str(record.origin["device"]) for record in records if "device" in record.origin}
+    return {"device": "; ".join(sorted(told))} if told else {}
 
 
 def _holds(part: Part, by: Part) -> bool:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from convscope import __version__
 from convscope.errors import ModelError, UsageError
 from convscope.images.folder import Folder
 from convscope.methods.paired import sign_test
 from convscope.methods.predict import evaluate
 from convscope.models.load import load
+from convscope.models.provenance import recorded
 from convscope.records.ablation import Ablation
 from convscope.records.predictions import Evaluation
 from convscope.studies.ablation_variants import VARIANTS, Variant, base_of, chosen, counted
@@ -41,6 +41,7 @@ class _Trial:
     validation: Evaluation
 
 
+@recorded
 def ablation(
     recipe: Recipe,
     training: Folder,
@@ -101,7 +102,6 @@ def ablation(
             "common": common,
             "training pictures": training.sha256,
             "validation pictures": validation.sha256,
-            "version": __version__,
         },
     )
 

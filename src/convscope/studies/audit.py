@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.errors import ModelError
 from convscope.models.delivered import Delivered
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.records.audit import Audit, Finding
 from convscope.studies.audit_answers import ANSWERS, check_answers
 from convscope.studies.audit_calls import RECTIFIERS, check_calls
@@ -34,6 +34,7 @@ SECONDS = 0.5
 """How long a method is tried: long enough for one pass of most networks on two cores."""
 
 
+@recorded
 def audit(
     network: Network | nn.Module,
     image: Float[Tensor, "c h w"] | None = None,
@@ -58,7 +59,7 @@ def audit(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         found = tuple(_findings(network, name, image, seconds, seed, progress, facts))
-    origin = {"method": "audit", "seconds": seconds, "seed": seed, "convscope": __version__}
+    origin = {"method": "audit", "seconds": seconds, "seed": seed}
     return Audit(name, found, facts, origin={**origin, "picture": facts.pop("picture", "")})
 
 

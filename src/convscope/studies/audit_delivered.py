@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.modules import module as global_hooks
 
 from convscope.lens.twin import is_scripted
+from convscope.models.network import UNKNOWN
 from convscope.records.audit import Finding
 from convscope.studies.audit_case import Case, Heading, many, some
 
 DELIVERED = Heading("as delivered")
-UNKNOWN = "preprocessing is not known"
 """A note about which the input's findings say more."""
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 CHECKPOINTING = ("memory_efficient", "grad_checkpointing", "gradient_checkpointing")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from convscope.errors import ModelError
 from convscope.images.folder import one_picture
 from convscope.images.photos import PHOTOS, photo_file
+from convscope.models.network import UNKNOWN
 from convscope.models.own import assumed
 from convscope.records.audit import Finding
 from convscope.studies.audit_case import Case, Heading, many
-from convscope.studies.audit_delivered import UNKNOWN
 
 INPUT = Heading("input")
 SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384, 448, 512)

@@ -18,6 +18,7 @@ from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import fields
 from convscope.methods.tuning import Tuning, blank, require_tuning
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.records.features import COUNTS, LayerFeatures, random_maps
 from convscope.studies.layer_features import layer_features, mined
 from convscope.units import Unit
@@ -26,6 +27,7 @@ SIDE = 64
 """On paper a tile is 4 to 5 mm wide: this is more than 300 pixels an inch."""
 
 
+@recorded
 def chosen_features(
     network: Network,
     folder: Folder | Path | str,

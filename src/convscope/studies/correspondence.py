@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float, Float64, Int8
 from torch import Tensor
 
-from convscope import __version__
 from convscope.errors import ModelError, UsageError
 from convscope.images.builtin import opened
 from convscope.images.folder import Folder
@@ -35,6 +34,7 @@ from convscope.methods.signs import (
 )
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
+from convscope.models.provenance import recorded
 from convscope.records.correspondence import Correspondence
 from convscope.studies.correspondence_masks import Marked, marked_pictures
 
@@ -44,6 +44,7 @@ BATCH = 16
 Progress = Callable[[int, int], None] | None
 
 
+@recorded
 def correspondence(
     network: Network,
     folder: Folder | Path | str,
@@ -96,16 +97,11 @@ def correspondence(
         fill=_drawn(network.preprocess, fill),
         origin={
             "method": "correspondence",
-            "model": network.spec,
-            "weights": network.weights,
-            "sha256": network.sha256,
-            "preprocess": network.preprocess.describe(),
             "fill": named(fill),
             "random masks": f"{draws} a picture, centres in the parts' box grown by {around:g}",
             "tolerance": TOLERANCE,
             "permutations": permutations,
             "seed": seed,
-            "version": __version__,
         },
     )
 

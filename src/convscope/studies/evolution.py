@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 from torch import nn
 
-from convscope import __version__
 from convscope.errors import DataError
 from convscope.images.builtin import as_folder
 from convscope.images.folder import Folder
@@ -27,6 +27,7 @@ from convscope.methods.responses import ranked, responses
 from convscope.methods.topk import topk
 from convscope.methods.tuning import blank
 from convscope.models.preprocess import Preprocess
+from convscope.models.provenance import of_module
 from convscope.records.series import Convergence, Evolution
 from convscope.records.topk import TopK
 from convscope.studies.convergence import convergence
@@ -86,6 +87,8 @@ class EvolutionRecorder:
         self.progress = progress
         self._seen: dict[int, _Epoch] = {}
         self._fields: dict[str, Field] = {}
+        self._read = self.folder.readings
+        self._made: dict[int, dict[str, Any]] = {}
 
     def __call__(self, epoch: int, model: nn.Module) -> None:
         """Look, if this is one of the epochs to record."""
@@ -113,6 +116,7 @@ class EvolutionRecorder:
             places=places,
             seed=self.seed,
         )
+        self._made[epoch] = of_module(model)
         self._seen[epoch] = _Epoch(
             [
                 moment(
@@ -184,9 +188,11 @@ class EvolutionRecorder:
             "rule": "deconvnet",
             "pictures": len(self.folder),
             "pictures_sha256": self.folder.sha256,
+            "contents_sha256": self.folder.contents(self._read),
             "preprocessing": self.preprocess.describe(),
             "seed": self.seed,
-            "convscope": __version__,
+            **self._made[self.recorded[-1]],
+            "weights_sha256": {str(n): self._made[n]["weights_sha256"] for n in self.recorded},
         }
 
     def _settle(self, model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from convscope.models.checkpoint import open_checkpoint
 from convscope.models.fit import fit
 from convscope.models.load import load
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.models.snapshots import chosen, snapshots
 from convscope.records.series import Convergence, Evolution
 from convscope.studies.evolution import EPOCHS, PER_LAYER, SIDE, EvolutionRecorder
@@ -21,6 +22,7 @@ from convscope.units import Unit
 Progress = Callable[[int, int], None]
 
 
+@recorded
 def evolution(
     checkpoints: Path | str,
     folder: Folder | Path | str,

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from convscope import __version__
 from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.images.folder import Picture
 from convscope.lens.lens import Lens
@@ -27,6 +26,7 @@ from convscope.methods.randomisation import agreement, difference, randomisation
 from convscope.methods.targets import Aims, Target, answer, is_probability
 from convscope.methods.views import framed
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.records.explanation import Explanation
 from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
@@ -53,6 +53,7 @@ class Checks:
     seed: int = 0
 
 
+@recorded
 def explain(
     network: Network,
     picture: Picture,
@@ -111,7 +112,7 @@ def explain(
         boxes=seen_boxes(network, boxes, picture),
         refused=refused,
         untested=untested,
-        origin=made_by(network, checks),
+        origin=made_by(checks),
     )
 
 
@@ -146,17 +147,12 @@ def _faithful(
     )
 
 
-def made_by(network: Network, checks: Checks) -> dict[str, Any]:
+def made_by(checks: Checks) -> dict[str, Any]:
     """What else decides the numbers."""
     return {
-        "model": network.spec,
-        "weights": network.weights,
-        "sha256": network.sha256,
-        "preprocess": network.preprocess.describe(),
         "steps": checks.steps,
         "random maps": checks.random,
         "seed": checks.seed,
-        "convscope": __version__,
     }
 
 
@@ -289,7 +285,7 @@ def _sensitive(
         try:
             found.append(difference(one, _map(network, image, methods[name], pair[1]), pair))
         except ConvscopeError:
-            origin = {"variant": one.variant, "convscope": __version__}
+            origin = {"variant": one.variant}
             found.append(Sensitivity(one.method, *pair, math.nan, math.nan, origin=origin))
         progress(number, len(maps))
     return tuple(found)

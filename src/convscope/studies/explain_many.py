@@ -19,6 +19,7 @@ from convscope.methods.labels import class_names
 from convscope.methods.pointing import energy_inside, inside, pointing, share_inside
 from convscope.methods.targets import Target
 from convscope.models.load import Network
+from convscope.models.provenance import recorded
 from convscope.records.explanation import METRICS, Explanation, Explanations
 from convscope.studies.explain import Checks, explain, made_by, probabilities
 from convscope.units import Box
@@ -35,6 +36,7 @@ MARGIN = 0
 """Pixels by which a peak may miss a box here."""
 
 
+@recorded
 def explain_folder(
     network: Network,
     folder: Folder,
@@ -217,7 +219,7 @@ def _gathered(
         pointing_blob=_mean(numbers("middle")),
         refused=dict(first.refused),
         origin={
-            **made_by(network, checks),
+            **made_by(checks),
             "pictures": str(folder.root),
             "layers": {
                 name: one.layer for name, one in zip(first.methods, first.maps, strict=True)

@@ -18,6 +18,7 @@ from convscope.lens.backward import Other, Overlap
 from convscope.methods.tuning import Tuning, require_tuning
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
+from convscope.models.provenance import recorded
 from convscope.records.features import LayerFeatures, Pictures
 from convscope.records.topk import TopK
 from convscope.studies.display import patch
@@ -29,6 +30,7 @@ SIDE = 96
 THUMB = 160
 
 
+@recorded
 def features(
     network: Network,
     folder: Folder | Path | str,

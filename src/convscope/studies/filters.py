@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope import __version__
 from convscope.errors import DataError, ModelError, UsageError
 from convscope.images.builtin import opened
 from convscope.images.folder import Folder
@@ -26,6 +25,7 @@ from convscope.lens.twin import bare
 from convscope.methods.frequencies import bands, folds_on_pictures, transfer
 from convscope.methods.map_health import first_alike, map_health
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.records.filters import Filters
 
 WEAK = 0.1
@@ -38,6 +38,7 @@ FOLDED = 16
 Progress = Callable[[int, int], None] | None
 
 
+@recorded
 def filters(
     network: Network,
     folder: Folder | Path | str | None = None,
@@ -83,11 +84,6 @@ def filters(
         **_on_pictures(network, folder, progress),
         origin={
             "method": "filters",
-            "model": network.spec,
-            "weights": network.weights,
-            "sha256": network.sha256,
-            "preprocess": network.preprocess.describe(),
-            "version": __version__,
         },
     )
 

@@ -18,7 +18,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from convscope import __version__
 from convscope.errors import DataError, ModelError, UsageError
 from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
@@ -28,6 +27,7 @@ from convscope.lens.lens import Lens, logits
 from convscope.methods.labels import class_names, true_classes
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
+from convscope.models.provenance import recorded
 from convscope.records.invariance import Invariance
 
 BATCH = 32
@@ -50,6 +50,7 @@ def paper_changes(size: tuple[int, int]) -> dict[str, list[float]]:
     }
 
 
+@recorded
 def invariance(
     network: Network,
     folder: Folder | Path | str,
@@ -110,13 +111,7 @@ def invariance(
             examples=np.stack(examples[:SHOWN]),
             origin={
                 "method": "invariance",
-                "model": network.spec,
-                "weights": network.weights,
-                "sha256": network.sha256,
-                "preprocess": preprocess.describe(),
                 "pictures": str(pictures.root),
-                "data": pictures.sha256,
-                "version": __version__,
             },
         )
 

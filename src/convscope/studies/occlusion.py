@@ -26,6 +26,7 @@ from convscope.methods.labels import class_names
 from convscope.methods.occlusion import occlusion
 from convscope.methods.targets import Target
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.records.occlusion import Occlusions
 from convscope.studies.explain import probabilities, seen, seen_boxes
 from convscope.studies.occlusion_areas import drawn_square, without
@@ -40,6 +41,7 @@ NOT_FINITE = ("M514", "M543")
 Progress = Callable[[int, int], None]
 
 
+@recorded
 def occlusion_study(
     network: Network,
     folder: Folder | Path | str,

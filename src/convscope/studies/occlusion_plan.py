@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from convscope import __version__
 from convscope.errors import DataError
 from convscope.images.folder import Folder
 from convscope.methods.fills import Fill, named
@@ -41,16 +40,12 @@ class Case:
         self, folder: Folder, source: Folder, aims: Followed, boxes: Boxes | None
     ) -> dict[str, Any]:
         """All that decides the numbers."""
-        network = self.network
         truth = [] if aims.truth is None else aims.truth.tolist()
         return {
             "method": "occlusion study",
-            "model": network.spec,
-            "weights": network.weights,
-            "sha256": network.sha256,
-            "preprocess": network.preprocess.describe(),
+            **{name: fact for name, fact in self.network.provenance().items() if name != "device"},
+            "pictures_sha256": folder.sha256,
             "pictures": str(folder.root),
-            "data": folder.sha256,
             "others": f"{len(source)} pictures of {source.root}",
             "layer": self.layer,
             "patch": self.patch,
@@ -60,7 +55,6 @@ class Case:
             "target": aims.told,
             "true classes": _digest(truth),
             "boxes": _digest(sorted(boxes.items())) if boxes is not None else "",
-            "version": __version__,
         }
 
 

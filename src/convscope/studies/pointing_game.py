@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from convscope import __version__
 from convscope.errors import ConvscopeError, DataError
 from convscope.images.folder import Folder, Picture
 from convscope.methods.cam_case import prepared
@@ -20,6 +19,7 @@ from convscope.methods.pointing import MARGIN, energy_inside, pointing, share_in
 from convscope.methods.targets import Target
 from convscope.methods.views import framed
 from convscope.models.load import Network
+from convscope.models.provenance import recorded
 from convscope.records.pointing import PointingGame
 from convscope.studies.explain import probabilities, target_index
 from convscope.units import Box
@@ -27,6 +27,7 @@ from convscope.units import Box
 Progress = Callable[[int, int], None]
 
 
+@recorded
 def pointing_game(
     network: Network,
     folder: Folder,
@@ -58,9 +59,7 @@ def pointing_game(
     if not rows:
         step = "name pictures in the file of boxes as they are named in the folder"
         raise DataError("D196", str(folder.root), "no usable picture has boxes", next_step=step)
-    return _gathered(
-        network, folder, rows, [m for m in methods if m not in refused], refused, margin
-    )
+    return _gathered(folder, rows, [m for m in methods if m not in refused], refused, margin)
 
 
 class _Row:
@@ -117,7 +116,6 @@ def _row(
 
 
 def _gathered(
-    network: Network,
     folder: Folder,
     rows: list[_Row],
     methods: list[str],
@@ -144,11 +142,6 @@ def _gathered(
         refused=dict(refused),
         origin={
             "method": "pointing game",
-            "model": network.spec,
-            "weights": network.weights,
-            "sha256": network.sha256,
             "pictures": str(folder.root),
-            "preprocess": network.preprocess.describe(),
-            "convscope": __version__,
         },
     )

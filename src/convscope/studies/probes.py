@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from convscope import __version__
 from convscope.errors import UsageError
 from convscope.images.folder import Folder
 from convscope.methods.embedding import embedding
@@ -18,12 +17,14 @@ from convscope.methods.folds import TEST, divisions, enough, require_folds
 from convscope.methods.linear import KINDS, STRENGTH, per_class_accuracy, trained
 from convscope.methods.vectors import Way
 from convscope.models.network import Network
+from convscope.models.provenance import recorded
 from convscope.records.embedding import Embedding
 from convscope.records.transfer import Probes
 
 Progress = Callable[[int, int], None]
 
 
+@recorded
 def probes(
     network: Network,
     folder: Folder | Path | str,
@@ -87,7 +88,6 @@ def protocol(seed: int) -> dict[str, object]:
         "features": "length 1, less the training pictures' mean, scaled to a mean square of 1",
         "strength": dict(STRENGTH),
         "seed": seed,
-        "convscope": __version__,
     }
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from convscope import __version__
 from convscope.errors import UsageError
 from convscope.images.builtin import open_all, opened
 from convscope.images.folder import Folder
@@ -24,6 +23,7 @@ from convscope.methods.embedding import PIXELS, default_layer, embedding
 from convscope.methods.neighbours import METRICS, Metric, nearest_vectors
 from convscope.methods.vectors import Way
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.records.embedding import Embedding
 from convscope.records.neighbours import Duplicates, Neighbours
 
@@ -37,6 +37,7 @@ PARTNERS = 5
 """Nearest pictures looked at for each: more copies of one picture than that are not all named."""
 
 
+@recorded
 def similar(
     network: Network,
     queries: Pictures,
@@ -80,6 +81,7 @@ def similar(
     )
 
 
+@recorded
 def duplicates(
     network: Network,
     folder: Pictures,
@@ -245,7 +247,7 @@ def _origin(method: str, ours: Embedding, theirs: Embedding) -> dict[str, object
         **ours.origin,
         "method": method,
         "searched": theirs.origin["pictures"],
+        "searched_contents_sha256": theirs.origin["contents_sha256"],
         "searched_sha256": theirs.origin["pictures_sha256"],
         "vector": ours.vector,
-        "convscope": __version__,
     }

@@ -22,6 +22,7 @@ from convscope.methods.predict import evaluate
 from convscope.methods.vectors import Way
 from convscope.models.load import load
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.records.embedding import Embedding
 from convscope.records.neighbours import Duplicates
 from convscope.records.transfer import Transfer
@@ -32,6 +33,7 @@ from convscope.training.train import require_extra, train
 Progress = Callable[[int, int], None]
 
 
+@recorded
 def transfer(
     network: Network,
     folder: Folder | Path | str,

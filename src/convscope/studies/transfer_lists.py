@@ -20,6 +20,7 @@ from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.linear import average_precision, softmax, trained
 from convscope.methods.vectors import Way
 from convscope.models.network import Network, whole
+from convscope.models.provenance import recorded
 from convscope.records.embedding import Embedding
 from convscope.records.transfer import ListTransfer
 from convscope.studies.probes import protocol
@@ -27,6 +28,7 @@ from convscope.studies.probes import protocol
 Truth = Int8[np.ndarray, "n classes"]
 
 
+@recorded
 def transfer_lists(
     network: Network,
     folder: Folder | Path | str,
