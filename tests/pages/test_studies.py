@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from convscope import records
 from convscope.cli.app import main
-from convscope.errors import UsageError
+from convscope.errors import DataError, UsageError
 from convscope.pages.atlas import write_atlas
 from convscope.pages.studies import ABOUT, add_studies, read_study
 from tests.pages.conftest import Window
@@ -112,3 +114,108 @@ def test_every_study_that_is_explained_is_a_record_of_ours() -> None:
     home = Path(records.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in home.glob("*.py"))
     assert [kind for kind in ABOUT if f"class {kind}(Record)" not in text] == []
+
+
+def fifo(path: Path, _: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path, _: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def pointing(path: Path, secret: Path) -> None:
+    path.symlink_to(secret)
+
+
+def upwards(path: Path, secret: Path) -> None:
+    path.symlink_to(Path("..") / secret.name)
+
+
+def inside(path: Path, _: Path) -> None:
+    path.symlink_to("table.md")
+
+
+def nowhere(path: Path, _: Path) -> None:
+    path.symlink_to("none")
+
+
+def directory(path: Path, _: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("name", ["figure.svg", "another.png", "table.md", "more.md"])
+@pytest.mark.parametrize("stands", [fifo, device, pointing, upwards, inside, nowhere, directory])
+def test_what_is_not_a_file_of_the_study_is_not_shown(
+    tmp_path: Path, name: str, stands: Callable[[Path, Path], None]
+) -> None:
+    place, secret = study(tmp_path / "filters", "Filters"), tmp_path / "secret"
+    secret.write_text("| somebody's | secret |\n|---|---|\n| a | b |\n")
+    (place / name).unlink(missing_ok=True)
+    stands(place / name, secret)
+    with pytest.raises(UsageError) as told:
+        read_study(place)
+    assert told.value.code == "U440"
+
+
+def test_a_figure_exchanged_for_a_link_after_a_look_at_it_is_not_copied(tmp_path: Path) -> None:
+    made = atlas()
+    write_atlas(tmp_path / "at", made.card, made.table, made.pictures, made.layers)
+    found = read_study(study(tmp_path / "filters", "Filters"))
+    (tmp_path / "secret").write_text("a secret")
+    for figure in found.figures:
+        figure.unlink()
+        figure.symlink_to(tmp_path / "secret")
+    before = (tmp_path / "at" / "data" / "studies.js").read_bytes()
+    with pytest.raises(UsageError):
+        add_studies(tmp_path / "at", [found])
+    assert (tmp_path / "at" / "data" / "studies.js").read_bytes() == before
+    assert not list((tmp_path / "at").glob("studies/*"))
+
+
+def test_a_record_behind_a_link_or_damaged_is_told(tmp_path: Path) -> None:
+    place = study(tmp_path / "filters", "Filters")
+    (place / "network").rename(tmp_path / "elsewhere")
+    (place / "network").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="is a link") as told:
+        read_study(place)
+    assert told.value.code == "D140"
+    (place / "network").unlink()
+    (place / "record.json").write_text("")
+    with pytest.raises(DataError, match="is damaged"):
+        read_study(place)
+
+
+def test_an_atlas_whose_parts_lie_elsewhere_is_not_written_to(tmp_path: Path) -> None:
+    made, shown = atlas(), read_study(study(tmp_path / "filters", "Filters"))
+    for name in ("data", "studies"):
+        home = tmp_path / name / "at"
+        write_atlas(home, made.card, made.table, made.pictures, made.layers)
+        (home / "studies").mkdir(exist_ok=True)
+        (home / name).rename(tmp_path / name / "far")
+        (home / name).symlink_to(tmp_path / name / "far")
+        before = sorted((tmp_path / name / "far").rglob("*"))
+        with pytest.raises(UsageError) as told:
+            add_studies(home, [shown])
+        assert told.value.code == "U441"
+        assert sorted((tmp_path / name / "far").rglob("*")) == before
+
+
+def test_a_figure_or_a_page_too_large_is_told(tmp_path: Path) -> None:
+    for name in ("figure.svg", "table.md"):
+        place = study(tmp_path / name, "Filters")
+        with (place / name).open("r+b") as file:
+            file.truncate(30_000_001)
+        with pytest.raises(UsageError, match="more than"):
+            read_study(place)
+
+
+def test_what_a_killed_attach_copied_is_no_study_and_in_nobody_s_way(tmp_path: Path) -> None:
+    made, shown = atlas(), read_study(study(tmp_path / "filters", "Filters"))
+    write_atlas(tmp_path / "at", made.card, made.table, made.pictures, made.layers)
+    (tmp_path / "at" / "studies" / "0").mkdir(parents=True)
+    (tmp_path / "at" / "studies" / "0" / "0.svg").write_text("half")
+    for _ in range(2):
+        add_studies(tmp_path / "at", [shown])
+    assert sorted(path.name for path in (tmp_path / "at" / "studies").iterdir()) == ["1"]
+    assert not list((tmp_path / "at" / "data").glob(".*"))

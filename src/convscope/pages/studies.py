@@ -7,22 +7,28 @@ record. Figures are shown as pictures, which a browser never runs; names and num
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convscope.errors import UsageError, printable
+from convscope.errors import DataError, UsageError, printable
 from convscope.pages.script import safe_json, script, shown
-from convscope.publish import publish_file, publish_folder
-from convscope.records.record import INDEX
+from convscope.publish import claimed, publish_file, publish_folder
+from convscope.records.inside import read_inside
+from convscope.records.record import INDEX, read_index
 from convscope.texts import parsed
 
 TARGET = "window.CONVSCOPE_STUDIES"
 PLACE = Path("data") / "studies.js"
 LARGEST = 30_000_000
 """Bytes of a figure that a page may show."""
+TEXT = 10_000_000
+"""Bytes of a page of tables that is read."""
+MOST = 500
+"""Figures of one study."""
 ABOUT = {
     "Invariance": (
         "Invariance",
@@ -127,7 +133,8 @@ class Study:
 def read_study(folder: Path | str) -> Study:
     """Read what a study's command wrote.
 
-    Raises UsageError U440 if there is no figure in the folder or one is too large to be shown.
+    Raises UsageError U440 if there is no figure in the folder, or one that cannot be shown: too
+    large, a link, no regular file; DataError D140 if its record is damaged.
     """
     place = Path(folder)
     figures = _figures(place)
@@ -139,7 +146,7 @@ def read_study(folder: Path | str) -> Study:
     tables = tuple(
         table
         for page in sorted(place.glob("*.md"))
-        for table in _tables(page.read_text(encoding="utf-8", errors="replace"))
+        for table in _tables(_inside(page, TEXT).decode("utf-8", "replace"))
     )
     return Study(place.resolve().name, title, shows, limits, figures, tables, origin)
 
@@ -147,19 +154,29 @@ def read_study(folder: Path | str) -> Study:
 def add_studies(atlas: Path | str, studies: Sequence[Study]) -> Path:
     """Put the studies into a written atlas, each in place of one of the same name.
 
-    Returns the path of the atlas' index.html. Raises UsageError U441 if `atlas` is none.
+    Returns the path of the atlas' index.html. Raises UsageError U441 if `atlas` is none,
+    OutputError O501 while another process adds to it.
     """
     home = Path(atlas)
-    known = _known(home)
-    for study in studies:
-        number = 1 + max((entry["place"] for entry in known), default=-1)
-        gone = [entry for entry in known if entry["name"] == printable(study.name)]
-        known = [entry for entry in known if entry not in gone]
-        known.append(_saved(study, home, number))
-        publish_file(home / PLACE, script(TARGET, known))
-        for entry in gone:
-            shutil.rmtree(home / "studies" / str(int(entry["place"])), ignore_errors=True)
+    _known(home)
+    with claimed(home / "data" / "studies"):
+        known = _known(home)
+        _drop_unlisted(home, known)
+        for study in studies:
+            number = 1 + max((entry["place"] for entry in known), default=-1)
+            known = [entry for entry in known if entry["name"] != printable(study.name)]
+            known.append(_saved(study, home, number))
+            publish_file(home / PLACE, script(TARGET, known))
+            _drop_unlisted(home, known)
     return home / "index.html"
+
+
+def _drop_unlisted(home: Path, known: Sequence[Mapping[str, Any]]) -> None:
+    """Remove what was replaced, or copied by a command that was then killed."""
+    listed = {str(entry["place"]) for entry in known}
+    for place in (home / "studies").glob("*"):
+        if place.name.isascii() and place.name.isdecimal() and place.name not in listed:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def save_studies(studies: Iterable[Study], folder: Path) -> None:
@@ -170,7 +187,9 @@ def save_studies(studies: Iterable[Study], folder: Path) -> None:
 
 def _known(home: Path) -> list[dict[str, Any]]:
     try:
-        text = (home / PLACE).read_text(encoding="ascii")
+        if (home / "studies").is_symlink():
+            raise ValueError("its studies are elsewhere")
+        text = read_inside(home, PLACE.parts).decode("ascii")
         if not (home / "index.html").is_file() or not text.startswith(f"{TARGET}="):
             raise ValueError("not a list of studies")
         found = parsed(text.removeprefix(f"{TARGET}=").rstrip().removesuffix(";"))
@@ -185,7 +204,7 @@ def _known(home: Path) -> list[dict[str, Any]]:
 def _saved(study: Study, home: Path, number: int) -> dict[str, Any]:
     def write(folder: Path) -> None:
         for figure in study.figures:
-            shutil.copyfile(figure, folder / _plain(study, figure))
+            (folder / _plain(study, figure)).write_bytes(_inside(figure, LARGEST))
 
     publish_folder(home / "studies" / str(number), write)
     fields = {
@@ -213,27 +232,49 @@ def _figures(place: Path) -> tuple[Path, ...]:
     """Vector where there is one of a name, otherwise pixels; the one called figure first."""
     pixels = {path.stem: path for path in sorted(place.glob("*.png"))}
     found = pixels | {path.stem: path for path in sorted(place.glob("*.svg"))}
+    if len(found) > MOST:
+        step = f"leave at most {MOST} in the folder"
+        raise UsageError("U440", str(place), f"holds {len(found):,} figures", next_step=step)
     for path in found.values():
-        if path.stat().st_size > LARGEST:
-            step = "draw it smaller, or leave it out of the folder"
-            raise UsageError("U440", str(path), "is too large for a page", next_step=step)
+        _inside(path, LARGEST)
     return tuple(found[name] for name in sorted(found, key=lambda stem: (stem != "figure", stem)))
 
 
+def _inside(path: Path, most: int) -> bytes:
+    """A file of the study, which lies in its folder itself: no link, pipe or device is opened.
+
+    Raises UsageError U440.
+    """
+    try:
+        return read_inside(path.parent, [path.name], most=most)
+    except (ValueError, OSError) as fault:
+        step = "put the file itself there, as the study's command wrote it, or leave it out"
+        raise UsageError("U440", str(path), f"cannot be shown: {fault}", next_step=step) from fault
+
+
 def _record(place: Path) -> tuple[str, dict[str, str]]:
-    """Kind and origin of the record there, or of the first one below."""
-    for path in (place / INDEX, *sorted(place.glob(f"*/{INDEX}"))):
-        try:
-            index = parsed(path.read_text(encoding="utf-8"))
-            origin = index["plain"].get("origin", {})
-            words = {
-                printable(name).replace("_", " "): printable(str(value))
-                for name, value in origin.items()
-                if isinstance(value, str | int | float)
-            }
-            return str(index["kind"]), words
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    """Kind and origin of the record there, or of the first one below; empty if there is none.
+
+    Raises DataError D140 for a damaged one.
+    """
+    below = sorted(path.name for path in place.iterdir() if (path / INDEX).is_file())
+    for parts in ((), *((name,) for name in below)):
+        if not os.path.lexists(place.joinpath(*parts, INDEX)):
             continue
+        try:
+            index = read_index(place, *parts)
+            origin = dict(index["plain"].get("origin", {}))
+        except (OSError, ValueError, TypeError) as fault:
+            step = "make the study again"
+            raise DataError(
+                "D140", str(place.joinpath(*parts)), f"is damaged ({fault})", next_step=step
+            ) from fault
+        words = {
+            printable(name).replace("_", " "): printable(str(value))
+            for name, value in origin.items()
+            if isinstance(value, str | int | float)
+        }
+        return str(index.get("kind", "")), words
     return "", {}
 
 

@@ -121,11 +121,11 @@ class Record:
         }
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """What `record.json` says, of whatever kind of record. Raises ValueError, OSError, and
-    DataError D140 for a record of a newer convscope."""
+def read_index(folder: Path, *below: str) -> dict[str, Any]:
+    """What `record.json` says, of whatever kind of record, in the folder or one below it. Raises
+    ValueError, OSError, and DataError D140 for a record of a newer convscope."""
     try:
-        index = parsed(decoded(read_inside(folder, [INDEX])))
+        index = parsed(decoded(read_inside(folder, [*below, INDEX])))
     except ValueError as fault:
         raise ValueError(f"{INDEX}: {fault}") from fault
     if type(index) is not dict or type(index.get("schema")) is not int:
