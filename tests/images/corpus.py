@@ -106,10 +106,74 @@ def animated(kind: str) -> bytes:
     return saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
 
 
-def turned() -> bytes:
+def pages() -> bytes:
+    return saved(photo(), "TIFF", save_all=True, append_images=[photo(50, 40)])
+
+
+def pair() -> bytes:
+    """A JPEG with a second one behind it, as telephones keep what they need to brighten it."""
+    return saved(photo(), "MPO", save_all=True, append_images=[photo(50, 40)])
+
+
+def turned(kind: str = "JPEG", orientation: int = 6) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6
-    return jpeg(exif=exif)
+    exif[0x0112] = orientation
+    more = {"quality": 90} if kind == "JPEG" else {}
+    return saved(photo(), kind, exif=exif, **more)
+
+
+def wholly_clear(mode: str = "RGBA", kind: str = "PNG") -> bytes:
+    picture = photo(mode=mode)
+    picture.putalpha(0)
+    return saved(picture, kind, **({"lossless": True} if kind == "WEBP" else {}))
+
+
+def clear_palette() -> bytes:
+    return saved(photo(mode="P"), "PNG", transparency=bytes(256))
+
+
+def colours16(greatest: int) -> np.ndarray:
+    return np.linspace(0, greatest, 20 * 30 * 3).round().astype(np.uint16).reshape(20, 30, 3)
+
+
+def colour16(greatest: int) -> bytes:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours16(greatest))
+    return drawn_png((30, 20), rows, depth=16, colour=2)
+
+
+def colour16_tiff(greatest: int) -> bytes:
+    return tiff(colours16(greatest).astype("<u2").tobytes(), 30, 20, bits=16, samples=3)
+
+
+def twelve_bits() -> bytes:
+    """Values of 12 bits, packed: two in three bytes, 0 to 4095."""
+    values = np.linspace(0, 4095, 600).astype(np.uint16).reshape(20, 30)
+    bits = np.unpackbits(values.astype(">u2")[..., None].view(np.uint8), axis=-1)
+    packed = np.packbits(bits.reshape(20, 30, 16)[..., 4:].reshape(20, -1), axis=1)
+    return tiff(packed.tobytes(), 30, 20, bits=12)
+
+
+def tiff(strip: bytes, width: int, height: int, *, bits: int, samples: int = 1) -> bytes:
+    """A TIFF of one strip, as its specification has it: little-endian, not compressed."""
+    depths = 8 + 2 + 12 * 9 + 4
+    start = depths + 2 * samples
+    entries = (
+        *((256, 4, 1, width), (257, 4, 1, height)),
+        (258, 3, samples, depths if samples > 2 else bits),
+        *((259, 3, 1, 1), (262, 3, 1, 2 if samples == 3 else 1), (273, 4, 1, start)),
+        *((277, 3, 1, samples), (278, 4, 1, height), (279, 4, 1, len(strip))),
+    )
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
+    return head + struct.pack(f"<{samples}H", *[bits] * samples) + strip
+
+
+def profile(name: bytes) -> bytes:
+    return bytes(128) + b"desc\0\0\0\0" + name + bytes(20)
+
+
+def black_below() -> bytes:
+    return b"".join(b"\0" + bytes(range(20)) for _ in range(14)) + bytes(21 * 6)
 
 
 def corrupt_exif() -> bytes:
@@ -174,8 +238,8 @@ FAULTY: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "1x1.png": (lambda: flat_png(1, 1), "D107", "1x1: a side is under 8 px"),
     "wide.png": (lambda: flat_png(10000, 10), "D107", "aspect ratio 1000:1"),
     "tall.png": (lambda: flat_png(10, 10000), "D107", "aspect ratio 1000:1"),
-    "float.tif": (float_tiff, "D111", "32-bit picture"),
-    "int.tif": (int_tiff, "D111", "32-bit picture"),
+    "float.tif": (float_tiff, "D111", "float values"),
+    "int.tif": (int_tiff, "D111", "float values"),
 }  # fmt: skip
 
 USABLE: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -198,25 +262,55 @@ USABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     "odd-ending.picture": (jpeg, "N102"),
     "UPPER.JpEg": (jpeg, ""),
     "some.jfif": (jpeg, ""),
-    "lab.tif": (lambda: saved(photo(mode="LAB"), "TIFF"), ""),
-    "cmyk.jpg": (lambda: saved(photo(mode="CMYK"), "JPEG"), ""),
-    "grey.jpg": (lambda: saved(photo(mode="L"), "JPEG"), ""),
-    "one-bit.png": (lambda: png("1"), ""),
+    "lab.tif": (lambda: saved(photo(mode="LAB"), "TIFF"), "N106"),
+    "cmyk.jpg": (lambda: saved(photo(mode="CMYK"), "JPEG"), "N105"),
+    "grey.jpg": (lambda: saved(photo(mode="L"), "JPEG"), "N107"),
+    "one-bit.png": (lambda: png("1"), "N107"),
     "palette.png": (lambda: png("P"), ""),
     "grey16.png": (lambda: grey16(GREY16), "N110"),
     "grey16.tif": (lambda: saved(Image.fromarray(GREY16), "TIFF"), "N110"),
     "clear-red.png": (clear_red, "N112"),
     "palette-hole.png": (palette_with_hole, "N112"),
     "opaque.png": (lambda: png("RGBA"), ""),
-    "grey-alpha.png": (lambda: png("LA"), ""),
-    "animated.gif": (lambda: animated("GIF"), "N113"),
-    "animated.png": (lambda: animated("PNG"), "N113"),
+    "grey-alpha.png": (lambda: png("LA"), "N107"),
+    "animated.gif": (lambda: animated("GIF"), "N113 N119"),
+    "animated.png": (lambda: animated("PNG"), "N113 N119"),
     "animated.webp": (lambda: animated("WEBP"), "N113"),
-    "turned.jpg": (turned, ""),
+    "pages.tif": (pages, "N113"),
+    "pair.jpg": (pair, "N113"),
+    "turned.jpg": (turned, "N111"),
+    "turned.png": (lambda: turned("PNG"), "N111"),
+    "turned.webp": (lambda: turned("WEBP"), "N111"),
+    "turned.tif": (lambda: turned("TIFF"), "N116"),
+    "upright.jpg": (lambda: turned(orientation=1), ""),
+    "orientation9.jpg": (lambda: turned(orientation=9), ""),
+    "wholly-clear.png": (wholly_clear, "N114"),
+    "clear-grey.png": (lambda: wholly_clear("LA"), "N107 N114"),
+    "clear.webp": (lambda: wholly_clear(kind="WEBP"), "N114"),
+    "clear-palette.png": (clear_palette, "N114"),
+    "hole.gif": (lambda: saved(Image.open(io.BytesIO(palette_with_hole())), "GIF"), "N112"),
+    "keyed.png": (lambda: saved(photo(), "PNG", transparency=photo().getpixel((3, 3))), "N112"),
+    "dark16.png": (lambda: grey16(GREY16 // 16), "N110 N117"),
+    "dark16.tif": (lambda: saved(Image.fromarray(GREY16 // 16), "TIFF"), "N110 N117"),
+    "white-is-0.tif": (
+        lambda: saved(Image.fromarray(GREY16), "TIFF", tiffinfo={262: 0}),
+        "N108 N110",
+    ),
+    "colour16.png": (lambda: colour16(40_000), "N110"),
+    "dark-colour16.png": (lambda: colour16(4_000), "N110 N117"),
+    "colour16.tif": (lambda: colour16_tiff(40_000), "N110"),
+    "dark-colour16.tif": (lambda: colour16_tiff(4_000), "N110 N117"),
+    "twelve-bits.tif": (twelve_bits, "N110"),
+    "dark.jpg": (lambda: saved(photo().point(lambda v: v // 8), "JPEG"), ""),
+    "white.jpg": (lambda: saved(Image.new("RGB", (60, 40), "white"), "JPEG"), "N119"),
+    "display-p3.jpg": (lambda: jpeg(icc_profile=profile(b"Display P3")), "N106"),
+    "srgb.jpg": (lambda: jpeg(icc_profile=profile(b"sRGB IEC61966-2.1")), ""),
+    "srgb.png": (lambda: png(icc_profile=profile("sRGB".encode("utf-16-be"))), ""),
     "corrupt-exif.jpg": (corrupt_exif, ""),
     "text.png": (comment_bomb, ""),
-    "interlaced.png": (lambda: _interlaced(), ""),
-    "black-below.png": (lambda: drawn_png((20, 20), bytes(21 * 20)), "N115"),
+    "interlaced.png": (lambda: _interlaced(), "N107 N119"),
+    "black-below.png": (lambda: drawn_png((20, 20), black_below()), "N107 N115"),
+    "black.png": (lambda: drawn_png((20, 20), bytes(21 * 20)), "N107 N119"),
     "space and 'quotes\".jpg": (jpeg, ""),
     "emoji-🦘.jpg": (jpeg, ""),
     "line\nbreak.jpg": (jpeg, ""),

@@ -16,6 +16,7 @@ from convscope.errors import DataError, UsageError
 from convscope.images.decode import decode
 from convscope.images.folder import Folder, Picture, one_picture
 from convscope.images.limits import Fault, Limits
+from convscope.texts import one_line
 from tests.images import corpus
 
 
@@ -31,6 +32,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
 @pytest.fixture(scope="module")
 def pictures(folder: Folder) -> dict[str, Picture]:
     return {picture.name: picture for picture in folder.read()}
+
+
+def test_names_are_those_of_the_corpus_on_one_line(pictures) -> None:
+    assert "line\\nbreak.jpg" in pictures
 
 
 def reference(name: str) -> Image.Image:
@@ -58,11 +63,18 @@ def test_what_is_no_regular_file_is_never_opened(name, folder, pictures) -> None
 def test_an_odd_but_usable_file_is_used_and_what_was_adapted_is_noted(
     name, folder, pictures
 ) -> None:
+    name, expected = one_line(name), corpus.USABLE[name][1].split()
     assert pictures[name].pixels.ndim == 3
     assert pictures[name].pixels.dtype == np.uint8
     assert pictures[name].pixels.shape[2] == 3
-    noted = [code for code in folder.notes if name in folder.noted(code)]
-    assert noted == corpus.USABLE[name][1].split()
+    assert sorted(code for code in folder.notes if name in folder.noted(code)) == expected
+    assert [note.rpartition(" (")[2] for note in sorted(pictures[name].notes, key=_code)] == [
+        f"{code})" for code in expected
+    ]
+
+
+def _code(note: str) -> str:
+    return note.rpartition(" (")[2]
 
 
 def test_every_file_is_either_used_or_recorded(folder, pictures) -> None:

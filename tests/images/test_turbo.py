@@ -23,12 +23,12 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 def answer(data: bytes) -> tuple[Any, ...]:
     """Pixels and notes, or the fault."""
-    notes: list[str] = []
+    notes: dict[str, str] = {}
     try:
-        picture = decode(data, Limits(), notes.append)
+        picture = decode(data, Limits(), notes.__setitem__)
     except Fault as fault:
         return fault.code, fault.text
-    return picture.mode, picture.size, picture.tobytes(), tuple(notes)
+    return picture.mode, picture.size, picture.tobytes(), tuple(notes.items())
 
 
 def awake(*modes: str) -> Turbo:

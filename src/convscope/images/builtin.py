@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import Unpack
 
 from convscope.errors import DataError, EnvironmentFault, OutputError, UsageError, nearest
 from convscope.images.cache import cache_folder, publish_many
+from convscope.images.decode import Ways
 from convscope.images.flowers import flowers_folder
 from convscope.images.folder import Folder, some_pictures
 from convscope.images.patches import COUNTS, Variant, recipe, write_patches
@@ -36,23 +38,25 @@ def open_pictures(
     cache: Path | str | None = None,
     workers: int = 1,
     progress: Progress | None = None,
+    **ways: Unpack[Ways],
 ) -> Folder:
     """The pictures that a name means: a folder's path, `builtin:photos`, `builtin:photos-val`,
     these with `?shortcut=CLASS&seed=N`, `flowers` once downloaded, or WebDataset shards such as
     `val-{000000..000049}.tar`.
 
-    cache: where built-in pictures and flowers are kept (the user's cache). Raises UsageError
-    U210 or U211 on an unknown name or option, DataError D100 if there are no pictures, and as
-    `Shards`.
+    cache: where built-in pictures and flowers are kept (the user's cache). range, exif,
+    background: how values become RGB, see `Decoding`. Raises UsageError U210 or U211 on an unknown
+    name or option, U480, DataError D100 if there are no pictures, and as `Shards`.
     """
     if spec.startswith("builtin:"):
-        return builtin(spec.removeprefix("builtin:"), cache, workers=workers, progress=progress)
+        name = spec.removeprefix("builtin:")
+        return builtin(name, cache, workers=workers, progress=progress, **ways)
     if spec == "flowers" and not Path(spec).exists():
-        return Folder(flowers_folder(cache), workers=workers)
+        return Folder(flowers_folder(cache), workers=workers, **ways)
     if is_shards(spec):
-        return Shards(spec, workers=workers)
+        return Shards(spec, workers=workers, **ways)
     try:
-        return Folder(spec, workers=workers)
+        return Folder(spec, workers=workers, **ways)
     except DataError as fault:
         if fault.what == "does not exist":
             fault.next_step = "name a folder, builtin:photos or flowers"
@@ -80,16 +84,19 @@ def opened(given: Folder | Path | str) -> Iterator[Folder]:
             folder.close()
 
 
-def open_all(names: Sequence[str]) -> list[Folder]:
+def open_all(names: Sequence[str], **ways: Unpack[Ways]) -> list[Folder]:
     """What several names mean, in their order: folders and sets as `open_pictures` has them,
-    single files that follow each other as one folder.
+    single files that follow each other as one folder. ways: as of `open_pictures`.
 
     Raises as `open_pictures`, and DataError D121 if there is no such file.
     """
     found: list[Folder] = []
     for are_sets, group in groupby(names, _is_set):
         together = list(group)
-        found += map(open_pictures, together) if are_sets else [some_pictures(together)]
+        if are_sets:
+            found += [open_pictures(name, **ways) for name in together]
+        else:
+            found.append(some_pictures(together, **ways))
     return found
 
 
@@ -105,6 +112,7 @@ def builtin(
     *,
     workers: int = 1,
     progress: Progress | None = None,
+    **ways: Unpack[Ways],
 ) -> Folder:
     """The set of that name (`photos-val?shortcut=coins&seed=1`), made when first asked for."""
     name, _, options = name.partition("?")
@@ -114,7 +122,7 @@ def builtin(
     place = cache_folder(cache) / _key(variant)
     if not _whole(place):
         _make(place, variant, progress)
-    return Folder(place / SETS[name], workers=workers)
+    return Folder(place / SETS[name], workers=workers, **ways)
 
 
 def _variant(options: list[tuple[str, str]]) -> Variant:

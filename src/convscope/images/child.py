@@ -4,8 +4,8 @@ Started as `python -m convscope.images.child` by decoder.py, with neither torch 
 it is ready in well under a tenth of a second. It ends when its input ends.
 
 Request: kind, length, payload: a path, or a place in an archive (PLACE). Answer: kind, height,
-width, SHA-256 of the file, its size, length of the text; then the text, then height × width × 3
-bytes.
+width, SHA-256 of the file, its size, length of the text; then the text (of a fault its code and
+words; of pixels a line of code and words for each note), then height × width × 3 bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import BinaryIO
 from PIL import Image, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from convscope.images import files
-from convscope.images.decode import decode
+from convscope.images.decode import NOTES, NOTHING_SEEN, Decoding, decode, is_flat
 from convscope.images.formats import claimed, ending
 from convscope.images.framing import Framing
 from convscope.images.limits import Fault, Limits
@@ -52,7 +52,7 @@ class Worker:
     def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
         self.requests = requests
         self.answers = answers
-        self.limits = Limits()
+        self.limits, self.decoding = Limits(), Decoding()
         self.framing: Framing | None = None
 
     def run(self) -> None:
@@ -72,6 +72,7 @@ class Worker:
     def set_up(self, payload: bytes) -> None:
         told = json.loads(payload)
         self.limits = Limits(**told["limits"])
+        self.decoding = Decoding.of(told["decoding"])
         framing = told["framing"]
         self.framing = framing and Framing(**{**framing, "crop": tuple(framing["crop"])})
         hold_back(self.limits)
@@ -96,9 +97,10 @@ class Worker:
             signal.setitimer(signal.ITIMER_PROF, 0)
 
     def content(self, data: bytes, name_ends: bytes) -> None:
-        notes: list[str] = []
+        notes: dict[str, str] = {}
         try:
-            picture = self.framed(decode(data, self.limits, notes.append))
+            whole = decode(data, self.limits, notes.__setitem__, self.decoding)
+            picture = self.framed(whole)
             pixels = picture.tobytes()
         except Fault as fault:
             self.answer(FAULT, f"{fault.code} {fault.text}", data)
@@ -107,9 +109,12 @@ class Worker:
         except Exception as fault:  # whatever it is, it is this picture's
             self.answer(FAULT, f"D105 cannot be decoded ({type(fault).__name__}: {fault})", data)
         else:
+            if picture is not whole and not notes.keys() & NOTHING_SEEN and is_flat(picture):
+                notes["N119"] = "all of one value in the part that is read: nothing can be seen"
             if name_ends and name_ends not in OWN_ENDINGS[str(claimed(data))]:
-                notes.append("N102")
-            self.answer(PIXELS, " ".join(notes), data, picture.size, pixels)
+                notes["N102"] = ""
+            told = "\n".join(f"{code} {notes[code]}" for code in NOTES if code in notes)
+            self.answer(PIXELS, told, data, picture.size, pixels)
 
     def framed(self, picture: Image.Image) -> Image.Image:
         return picture if self.framing is None else self.framing.image(picture)

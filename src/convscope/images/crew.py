@@ -9,6 +9,7 @@ from collections import deque
 
 from convscope.errors import EnvironmentFault
 from convscope.images import decoder
+from convscope.images.decode import Decoding
 from convscope.images.decoder import Child
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
@@ -27,7 +28,7 @@ class Crew:
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
         self._lock = threading.Lock()
 
-    def take(self, limits: Limits, framing: Framing | None) -> Child:
+    def take(self, limits: Limits, framing: Framing | None, decoding: Decoding) -> Child:
         """A process that is told its work: one at rest, or a new one.
 
         Raises EnvironmentFault R604 if none can be started.
@@ -37,7 +38,7 @@ class Crew:
                 self._idle, self._owner = [], os.getpid()
             child = self._idle.pop() if self._idle else None
         child = child or Child(self._command)
-        child.set_up(limits, framing)
+        child.set_up(limits, framing, decoding)
         return child
 
     def give_back(self, child: Child) -> None:

@@ -26,6 +26,7 @@ from jaxtyping import UInt8
 
 from convscope.errors import EnvironmentFault
 from convscope.images.child import ANSWER, MEMBER, PATH, PLACE, REQUEST, SETUP
+from convscope.images.decode import Decoding
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
 
@@ -142,8 +143,9 @@ class Child:
                 said = complaints.read().decode("utf-8", "replace").strip().split("\n")[-1]
                 raise _not_started(said or loss.reason) from None
 
-    def set_up(self, limits: Limits, framing: Framing | None) -> None:
+    def set_up(self, limits: Limits, framing: Framing | None, decoding: Decoding) -> None:
         told = {
+            "decoding": dataclasses.asdict(decoding),
             "limits": dataclasses.asdict(limits),
             "framing": framing and dataclasses.asdict(framing),
         }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,12 +19,21 @@ from PIL import Image
 from convscope.errors import DataError, printable
 from convscope.images.child import FAULT
 from convscope.images.crew import Crew
+from convscope.images.decode import NOTES, Decoding, Ways
 from convscope.images.decoder import Answer, Source
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
 from convscope.images.listing import listed, manifest, remarks, require_name, shown
 from convscope.images.reading import Reading
-from convscope.images.skipped import Skipped, counted, first_few, table
+from convscope.images.skipped import (
+    Noted,
+    Skipped,
+    counted,
+    counted_notes,
+    first_few,
+    notes_table,
+    table,
+)
 from convscope.publish import publish_file
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -43,6 +52,8 @@ class Picture:
     name: str
     label: int | None
     pixels: UInt8[np.ndarray, "h w 3"]
+    notes: tuple[str, ...] = ()
+    """What was changed when it was read, and not asked for: `EXIF orientation 6 not applied …`."""
 
 
 class Folder:
@@ -64,14 +75,16 @@ class Folder:
         limits: Limits | None = None,
         workers: int = 1,
         max_bad: float = 0.01,
+        **ways: Unpack[Ways],
     ) -> None:
-        """workers: decoding processes of one reading. max_bad: see `check_bad`.
+        """workers: decoding processes of one reading. max_bad: see `check_bad`. range, exif,
+        background: how values become RGB, see `Decoding`.
 
-        Raises DataError D100 if there is no such folder or no picture in it, and as
-        `require_name`.
+        Raises DataError D100 if there is no such folder or no picture in it, UsageError U480, and
+        as `require_name`.
         """
         require_name(root)
-        self.root = Path(root)
+        self.root, self.decoding = Path(root), Decoding.of(ways)
         self.limits, self.workers, self.max_bad = limits or Limits(), workers, max_bad
         found = listed(os.fsencode(self.root))
         self.classes = tuple(shown(name) for name in found.classes)
@@ -94,14 +107,15 @@ class Folder:
         """Paths as the file system has them, with the root."""
         self.sources = tuple(self._source(path, size) for path, size in files)
         """Where the pictures' bytes lie."""
-        self.sha256 = manifest(self.classes, self._files)
-        """Hash of the classes and of all paths and sizes; content does not enter."""
+        self.sha256 = manifest(self.classes, self._files, self.decoding.told())
+        """Hash of the classes, of all paths and sizes, and of an unusual way of reading them;
+        content does not enter."""
         self._skipped: dict[int, Skipped] = {}
         self._hashes: dict[int, bytes] = {}
         self.readings = 0
         """How often `read` was called."""
         self._last: dict[int, int] = {}
-        self._notes: dict[int, tuple[str, ...]] = {}
+        self._notes: dict[int, tuple[Noted, ...]] = {}
 
     def _source(self, name: bytes, size: int) -> Source:  # noqa: ARG002 - an archive's needs it
         return posixpath.join(os.fsencode(self.root), name)
@@ -131,7 +145,8 @@ class Folder:
         inside = framing if isinstance(framing, Framing) else None
         outside = None if inside is not None else framing
         sources = [self.sources[number] for number in wanted]
-        reading = Reading(self._crew, sources, self.limits, inside, workers or self.workers)
+        way, many = (self.limits, inside, self.decoding), workers or self.workers
+        reading = Reading(self._crew, sources, *way, many)
         try:
             for number, answer in zip(wanted, reading, strict=True):
                 self._remember(number, answer)
@@ -143,7 +158,8 @@ class Folder:
     def _picture(self, number: int, pixels: Pixels, framing: Frame | None) -> Picture:
         if framing is not None:
             pixels = np.asarray(framing(Image.fromarray(pixels)))
-        return Picture(number, self.names[number], self.labels[number], pixels)
+        notes = tuple(f"{one.text} ({one.code})" for one in self._notes[number])
+        return Picture(number, self.names[number], self.labels[number], pixels, notes)
 
     def _remember(self, number: int, answer: Answer) -> None:
         if answer.size:
@@ -157,7 +173,11 @@ class Folder:
                 number, self.names[number], path, answer.size or size, digest, code, text
             )
         else:
-            self._notes[number] = tuple(answer.text.split())
+            told = (line.partition(" ") for line in answer.text.splitlines())
+            who = (number, self.names[number], self._files[number][0])
+            self._notes[number] = tuple(
+                Noted(*who, code, text or NOTES[code]) for code, _, text in told
+            )
 
     def one(self, number: int, framing: Frame | None = None) -> Picture:
         """One picture. Raises DataError with the fault's code if it cannot be used."""
@@ -188,12 +208,22 @@ class Folder:
 
     @property
     def notes(self) -> Counter[str]:
-        """How many of the pictures read were adapted, by code (decode.NOTES)."""
-        return Counter(code for codes in list(self._notes.values()) for code in codes)
+        """How many of the pictures read were changed, by code (decode.NOTES)."""
+        return Counter(entry.code for entry in self.changes)
+
+    @property
+    def changes(self) -> list[Noted]:
+        """What was changed in the pictures read so far, in their order."""
+        return [entry for _, noted in sorted(self._notes.items()) for entry in noted]
 
     def noted(self, code: str) -> list[str]:
-        """The names of the pictures that were adapted in this way."""
-        return [self.names[n] for n in sorted(self._notes) if code in self._notes[n]]
+        """The names of the pictures that were changed in this way."""
+        return [entry.name for entry in self.changes if entry.code == code]
+
+    def notes_line(self) -> str:
+        """What was changed in how many of the pictures read so far, the worst first; empty if
+        nothing was."""
+        return counted_notes(self.changes)
 
     def digest(self, number: int) -> bytes:
         """SHA-256 of a picture's file, once it has been read. Raises KeyError before."""
@@ -220,6 +250,10 @@ class Folder:
     def write_skipped(self, path: Path | str) -> None:
         """Write skipped.csv. Raises EnvironmentFault R602 or R603."""
         publish_file(Path(path), table(self.skipped))
+
+    def write_notes(self, path: Path | str) -> None:
+        """Write notes.csv. Raises EnvironmentFault R602 or R603."""
+        publish_file(Path(path), notes_table(self.changes))
 
     def check_bad(self) -> None:
         """Raise DataError D118 if more than `max_bad` of what was read could not be used,
@@ -273,18 +307,22 @@ def contents(digests: Mapping[int, bytes]) -> str:
 
 
 def some_pictures(
-    paths: Sequence[Path | str], *, limits: Limits | None = None, max_bad: float = 0.01
+    paths: Sequence[Path | str],
+    *,
+    limits: Limits | None = None,
+    max_bad: float = 0.01,
+    **ways: Unpack[Ways],
 ) -> Folder:
     """Single files as one folder, in the order given; their names are the paths.
 
-    Raises DataError D121 if there is no such file, and as `require_name`.
+    Raises DataError D121 if there is no such file, UsageError U480, and as `require_name`.
     """
     places = [os.fsencode(require_name(path)) for path in paths]
     for place in places:
         if not os.path.lexists(place):
             raise DataError("D121", shown(place), "there is no such file")
     loose = object.__new__(Folder)
-    loose.root, loose.classes = Path(), ()
+    loose.root, loose.classes, loose.decoding = Path(), (), Decoding.of(ways)
     loose.limits, loose.workers, loose.max_bad = limits or Limits(), 1, max_bad
     loose.remarks, loose._findings, loose._crew = (), [], Crew()
     loose._contain([(place, 0) for place in places], [None] * len(places))
@@ -292,12 +330,17 @@ def some_pictures(
 
 
 def one_picture(
-    path: Path | str, framing: Frame | None = None, *, limits: Limits | None = None
+    path: Path | str,
+    framing: Frame | None = None,
+    *,
+    limits: Limits | None = None,
+    **ways: Unpack[Ways],
 ) -> Picture:
     """A single file, decoded as a folder's pictures are; its name is the file's own.
 
-    Raises DataError with the fault's code if it cannot be used, and as `some_pictures`.
+    range, exif, background: see `Decoding`. Raises DataError with the fault's code if it cannot
+    be used, and as `some_pictures`.
     """
-    with some_pictures([path], limits=limits) as alone:
+    with some_pictures([path], limits=limits, **ways) as alone:
         found = alone.one(0, framing)
     return replace(found, name=found.name.rpartition("/")[2])

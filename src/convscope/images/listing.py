@@ -7,7 +7,7 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,11 +50,16 @@ class Listing:
         return [index.get(path.split(b"/")[0]) if b"/" in path else None for path, _ in self.files]
 
 
-def manifest(classes: Iterable[str], files: Iterable[tuple[bytes, int]]) -> str:
-    """SHA-256 of class names, paths and sizes: another if a file is added, renamed or resized."""
+def manifest(
+    classes: Iterable[str], files: Iterable[tuple[bytes, int]], ways: Mapping[str, str]
+) -> str:
+    """SHA-256 of class names, paths and sizes, another if a file is added, renamed or resized;
+    and of unusual ways of reading them."""
     digest = hashlib.sha256("\0".join(classes).encode())
     for path, size in files:
         digest.update(b"\n%s\0%d" % (path, size))
+    for name, value in ways.items():
+        digest.update(f"\n\n{name}\0{value}".encode())
     return digest.hexdigest()
 
 
@@ -191,7 +196,19 @@ def remarks(found: Listing) -> list[str]:
         said.append(f"{many(found.others, 'file')} ignored: no picture by name or content")
     if found.hidden:
         said.append(f"{many(found.hidden, 'hidden or system item')} ignored")
-    return said + _odd_classes([shown(name) for name in found.classes])
+    return said + _wrapped(found) + _odd_classes([shown(name) for name in found.classes])
+
+
+def _wrapped(found: Listing) -> list[str]:
+    """Whether all pictures lie below one folder, whose own folders look like the classes."""
+    if len(found.classes) != 1:
+        return []
+    inside = {path.split(b"/")[1] for path, _ in found.files if path.count(b"/") > 1}
+    if len(inside) < 2:
+        return []
+    few = ", ".join(shown(name) for name in sorted(inside)[:3])
+    one = shown(found.classes[0])
+    return [f"all pictures are of one class, {one}, of folders {few} …: is {one} the folder meant?"]
 
 
 def many(count: int, noun: str) -> str:

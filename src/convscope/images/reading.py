@@ -15,6 +15,7 @@ import numpy as np
 from convscope.errors import EnvironmentFault
 from convscope.images.child import FAULT, MEMORY, UNREAD
 from convscope.images.crew import Crew
+from convscope.images.decode import Decoding
 from convscope.images.decoder import Answer, Child, ChildLost, Source
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
@@ -36,10 +37,11 @@ class Reading:
         sources: Sequence[Source],
         limits: Limits,
         framing: Framing | None,
+        decoding: Decoding,
         workers: int,
     ) -> None:
         self._crew, self._sources = crew, sources
-        self._limits, self._framing = limits, framing
+        self._limits, self._framing, self._decoding = limits, framing, decoding
         self._change = threading.Condition()
         self._next = 0
         self._wanted = 0
@@ -173,7 +175,7 @@ class Reading:
         return answer
 
     def _start(self) -> Child:
-        child = self._crew.take(self._limits, self._framing)
+        child = self._crew.take(self._limits, self._framing, self._decoding)
         with self._change:
             self._busy.add(child)
             if not self._stopped:

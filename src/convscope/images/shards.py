@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from convscope.errors import DataError, UsageError, printable
 from convscope.images.crew import Crew
+from convscope.images.decode import Decoding, Ways
 from convscope.images.decoder import Member, Source
 from convscope.images.folder import Folder
 from convscope.images.formats import ENDINGS, ending
@@ -93,6 +94,7 @@ class Shards(Folder):
         limits: Limits | None = None,
         workers: int = 1,
         max_bad: float = 0.01,
+        **ways: Unpack[Ways],
     ) -> None:
         """spec: `val.tar`, or `val-{000000..000049}.tar` for several. Others: as `Folder`.
 
@@ -100,7 +102,7 @@ class Shards(Folder):
         not there, or is no plain tar archive), EnvironmentFault R605.
         """
         require_name(spec)
-        self.root = Path(spec)
+        self.root, self.decoding = Path(spec), Decoding.of(ways)
         self.limits, self.workers, self.max_bad = limits or Limits(), workers, max_bad
         self._findings: list[Skipped] = []
         self._crew = Crew()

@@ -1,4 +1,4 @@
-"""Which pictures were left out, why, and how is that told in one line and in one table?"""
+"""Which pictures were left out or changed, why, and how is that told in a line and a table?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from convscope.errors import printable
+from convscope.images.decode import NOTES
 from convscope.texts import csv_table
 
 CODES = {
@@ -47,6 +48,17 @@ class Skipped(NamedTuple):
     text: str
 
 
+class Noted(NamedTuple):
+    """Something that was changed in a picture that is used."""
+
+    number: int
+    name: str
+    path: bytes
+    """As the file system has it, below the root."""
+    code: str
+    text: str
+
+
 def counted(skipped: Iterable[Skipped]) -> str:
     """`9 D104 truncated, 4 D101 not an image`, the commonest first."""
     counts = Counter(entry.code for entry in skipped)
@@ -61,6 +73,26 @@ def first_few(skipped: Sequence[Skipped], most: int = 3) -> str:
     return ", ".join(told) + (f" and {more:,} more" if more else "")
 
 
+def counted_notes(noted: Iterable[Noted]) -> str:
+    """`2 wholly transparent … (N114); 1 EXIF orientation 6 not applied … (N111)`, the worst first;
+    in a note's own words where all pictures have the same, otherwise in those of its code."""
+    said: dict[str, list[str]] = {code: [] for code in NOTES}
+    for entry in noted:
+        said[entry.code].append(entry.text)
+    return "; ".join(
+        f"{len(texts):,} {texts[0] if len(set(texts)) == 1 else NOTES[code]} ({code})"
+        for code, texts in said.items()
+        if texts
+    )
+
+
+def notes_table(noted: Iterable[Noted]) -> bytes:
+    """notes.csv: a line for each note on a picture; `path` as in skipped.csv."""
+    head = ("number", "name", "path", "code", "text")
+    rows = ((one.number, one.name, _exact(one.path), one.code, one.text) for one in noted)
+    return csv_table([head, *rows])
+
+
 def table(skipped: Iterable[Skipped]) -> bytes:
     """skipped.csv: one line a picture; `path` is exact, with %-escapes."""
     head = ("number", "name", "path", "size", "sha256", "code", "text")
@@ -68,7 +100,10 @@ def table(skipped: Iterable[Skipped]) -> bytes:
 
 
 def _row(entry: Skipped) -> tuple[object, ...]:
-    exact = urllib.parse.quote_from_bytes(entry.path)
-    exact = f"%2D{exact[1:]}" if exact.startswith("-") else exact  # no formula of a spreadsheet
-    name = printable(entry.name)
-    return (entry.number, name, exact, entry.size, entry.sha256, entry.code, entry.text)
+    name, path = printable(entry.name), _exact(entry.path)
+    return (entry.number, name, path, entry.size, entry.sha256, entry.code, entry.text)
+
+
+def _exact(path: bytes) -> str:
+    told = urllib.parse.quote_from_bytes(path)
+    return f"%2D{told[1:]}" if told.startswith("-") else told  # no formula of a spreadsheet
