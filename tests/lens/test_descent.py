@@ -75,7 +75,7 @@ def test_windows_arrive_as_whole_maps_would(name, rule, overlap):
             normalised = (
                 name == "sequential" and rule == "guided" and layer[:5] not in ("conv1", "relu1")
             )
-            assert Descent(Road({layer: maps}, way.pixels), layer).is_known != normalised
+            assert Descent(Road({layer: maps}, way.pixels), layer, rule).is_known != normalised
             _, channels, height, width = maps.shape
             edges = itertools.product(
                 {0, 1, height // 2, height - 1}, {0, width // 3, width - 2, width - 1}
@@ -97,7 +97,7 @@ def test_windows_are_small_while_a_neuron_sees_little():
     net, x = sequential().eval(), pictures(1, 65, 57)
     with ascent(net, x, ["conv2"], BackwardRule("deconvnet")) as way:
         road = Road({"conv2": way.maps("conv2")}, way.pixels)
-        descent, kept = Descent(road, "conv2"), road.kept()
+        descent, kept = Descent(road, "conv2", "deconvnet"), road.kept({"conv2": ["deconvnet"]})
         for place, side in [((5, 5), (17, 17)), ((0, 5), (12, 17)), ((15, 0), (10, 12))]:
             neurons = Neurons.of_each([(0, 1, *place)], torch.ones(1))
             ((numbers, signal),) = descent.down(neurons, kept)
@@ -199,7 +199,9 @@ def test_a_graph_with_an_unknown_step_is_left_to_autograd(name):
     rule = BackwardRule("deconvnet", other="gradient")
     neurons = [Neuron(0, 1, 3, 4), Neuron(0, 2, 5, 6)]
     with ascent(net, x, ["conv2"], rule) as way:
-        known = Descent(Road({"conv2": way.maps("conv2")}, way.pixels), "conv2").is_known
+        known = Descent(
+            Road({"conv2": way.maps("conv2")}, way.pixels), "conv2", "deconvnet"
+        ).is_known
         ours = way.down_each("conv2", neurons, torch.ones(2))
         theirs = torch.stack([whole(way, "conv2", neuron, 1.0) for neuron in neurons])
     assert torch.equal(ours, theirs)

@@ -82,7 +82,7 @@ def alone(net: nn.Module, x: Tensor, neuron: Neuron, found: Projected, **how) ->
     """By whole maps and autograd: from this neuron only, of the activation that was found, as a
     small one is not the same to rounding when pictures are passed up together."""
     image = x[neuron.picture : neuron.picture + 1]
-    rule = BackwardRule(how.pop("rule", "deconvnet"), **how)
+    rule = BackwardRule(how.pop("rule", found.rule), **how)
     with ascent(net, image, [found.layer], rule) as way:
         maps = way.maps(found.layer)
         signal = torch.zeros_like(maps)

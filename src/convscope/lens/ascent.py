@@ -78,11 +78,11 @@ class Ascent:
         maps = self.maps(layer)
         self.rule.look([maps], [self.pixels])
         road = Road({layer: maps}, self.pixels)
-        descent = Descent(road, layer)
+        descent = Descent(road, layer, self.rule.rule)
         if not descent.is_known or self.rule.rule == "gradient":
             return self._down_whole(maps, neurons, values)
         arrived = self.pixels.new_zeros(len(neurons), *self.pixels.shape[1:])
-        kept = road.kept()
+        kept = road.kept({layer: [self.rule.rule]})
         for numbers, signal in descent.down(Neurons.of_each(neurons, values), kept):
             parts = zip(numbers, signal.clipped(road.size), strict=True)
             for number, (top, left, part) in parts:

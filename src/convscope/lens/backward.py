@@ -15,7 +15,8 @@ The rules differ only in what a ReLU sends back; s is the signal from above, x t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -101,13 +102,23 @@ class BackwardRule(TorchFunctionMode):
             return pool_last_wins(name, args, kwargs)
         found = recognise(name, args, kwargs, self._masks)
         if found is not None and found.x.requires_grad:
-            return rectify(found.x, found.ceiling, run, self.rule)
+            return rectify(found.x, found.ceiling, run, self)
         return self._plain(name, func, args, kwargs)
 
     def _plain(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         result = func(*args, **kwargs)
         self._masks.note(name, args, result)
         return result
+
+    @contextmanager
+    def going_down(self, rule: Rule) -> Iterator[None]:
+        """Signals of a pass up that was made under "guided" go down by the deconvnet's rule here,
+        which asks for less."""
+        own, self.rule = self.rule, rule
+        try:
+            yield
+        finally:
+            self.rule = own
 
     def look(self, outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
         """Look at the way down without sending anything: counts, and refusals."""
@@ -119,7 +130,7 @@ class BackwardRule(TorchFunctionMode):
 
 
 def _refuse(rule: str, met: Coverage) -> None:
-    choice = 'other="gradient" (--other gradient) lets the plain gradient through there'
+    choice = '--other gradient (other="gradient") lets the plain gradient through there'
     if met.hidden:
         what = f"out of sight of the {rule} rule ({met.rewritten} of {met.rectifiers} follow it)"
         raise ModelError("M532", ", ".join(met.hidden), what, next_step=choice)

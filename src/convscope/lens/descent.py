@@ -57,8 +57,9 @@ class Neurons(NamedTuple):
 class Descent:
     """The way down from one layer to the pixels."""
 
-    def __init__(self, road: Road, layer: str) -> None:
-        self._road = road
+    def __init__(self, road: Road, layer: str, rule: str) -> None:
+        """rule: by which rectifiers send, of those that the pass up was made for."""
+        self._road, self._rule = road, rule
         self._start = road.layers.get(layer, road.end)
         self._ways: dict[int, Way] = {}
         self.is_known = road.below(self._start) is not None
@@ -72,7 +73,7 @@ class Descent:
             return
         for start, some, members in self._branches(self._start, neurons, everyone):
             if start not in self._ways:
-                self._ways[start] = Way(self._road, start)
+                self._ways[start] = Way(self._road, start, self._rule)
             for numbers, signal in self._ways[start].down(some, kept):
                 yield members[numbers], signal
 
@@ -102,20 +103,25 @@ class Descent:
             step = self._road.steps[number]
             if isinstance(step, Stack):
                 return step, rectified
-            if type(step) is not Step and (not isinstance(step, Rectified) or step.looks):
+            if step is None or not (type(step) is Step or self._rectifies(step)):
                 break
             rectified |= isinstance(step, Rectified)
             number = step.targets[0]
         return None, False
 
+    def _rectifies(self, step: Step) -> bool:
+        """Whatever the picture."""
+        return isinstance(step, Rectified) and not step.looks_under(self._rule)
+
 
 class Way:
     """The way down from where all neurons take the same steps."""
 
-    def __init__(self, road: Road, start: int) -> None:
+    def __init__(self, road: Road, start: int, rule: str) -> None:
         steps = road.below(start)
         assert steps is not None
-        looking = next((n for n, step in enumerate(steps) if step.looks), len(steps))
+        looking = next((n for n, step in enumerate(steps) if step.looks_under(rule)), len(steps))
+        self._rule = rule
         self._start, self._end = steps[0], road.end
         self._shared, self._own = steps[:looking], steps[looking:]
         self._reaches = reaches(steps, road.end, road.size)
@@ -150,7 +156,7 @@ class Way:
                     number: _repeated(signal, template[numbers] - begin, some)
                     for number, signal in common.items()
                 }
-                seen = Seen(some.pictures, kept)
+                seen = Seen(some.pictures, kept, self._rule)
                 yield numbers, self._sent(self._own, signals, seen)[self._end]
 
     def _templates(
@@ -174,7 +180,8 @@ class Way:
         sign = torch.where(neurons.values < 0, -1, 1).to(values)
         values.scatter_(1, alone[:, None, None, None], sign[:, None, None, None])
         start = Signal(values, Frame(neurons.places, bounds), alone)
-        return self._sent(self._shared, {self._start.number: start}, Seen(neurons.pictures, {}))
+        seen = Seen(neurons.pictures, {}, self._rule)
+        return self._sent(self._shared, {self._start.number: start}, seen)
 
     def _sent(
         self, steps: Sequence[Step], arrived: dict[int, Signal], seen: Seen

@@ -1,8 +1,8 @@
 """What does each step of a network send down, of signals that stand in windows?
 
 A step is read off the graph that a pass up leaves behind, and keeps what is the same for all
-pictures. What it needs of each picture, such as the switches of a pool, is kept apart, a byte for
-each place: so a pass up can be forgotten, and the way down can still be gone.
+pictures. What it needs of each picture is kept apart, a byte for each place of a pool and a bit for
+each of a rectifier: so a pass up can be forgotten, and the way down can still be gone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+import torch.nn.functional as F
+from jaxtyping import Bool, Int64, Shaped, UInt8
 from torch import Tensor
 
 from convscope.lens.pools import LastWins
@@ -24,6 +25,7 @@ from convscope.lens.windows import Affine
 
 Sent = Iterator[tuple[int, Signal]]
 """To which steps what is sent."""
+_BITS = torch.arange(8, dtype=torch.uint8)
 SWITCH = 16
 """A switch is one byte: its row in the pooling window · 16 + its column."""
 
@@ -33,6 +35,8 @@ class Seen(NamedTuple):
 
     pictures: Int64[np.ndarray, "n"]
     kept: Mapping[int, Shaped[Tensor, "pictures h w c"]]
+    rule: str
+    """By which rectifiers send."""
 
     def shown(self, number: int, frame: Frame) -> Shaped[Tensor, "n c h w"]:
         """What the windows show of what a step keeps. Beyond the border it is repeated."""
@@ -52,7 +56,7 @@ class Step:
     """One node of a graph. By itself it hands on what it is given."""
 
     looks = False
-    """Does it need something of each picture?"""
+    """Does it need something of each picture, under some rule?"""
 
     def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
         """number: its place in the order of all steps. size: of the maps that it sends to."""
@@ -61,6 +65,10 @@ class Step:
         """How many it is given signals of."""
         self.effort = self.maps
         """Multiplications, roughly, for each place of a window."""
+
+    def looks_under(self, rule: str) -> bool:  # noqa: ARG002
+        """Does it need something of each picture, where rectifiers send by this rule?"""
+        return self.looks
 
     def same(self) -> tuple[object, ...]:
         """By which it is known again in the graph of another pass."""
@@ -71,7 +79,7 @@ class Step:
         """Is the node of a kind that can be read?"""
         return True
 
-    def kept(self, node: Any) -> Shaped[Tensor, "b c h w"]:
+    def kept(self, node: Any) -> Shaped[Tensor, "b h w c"]:
         """What it needs of each picture."""
         raise NotImplementedError
 
@@ -170,7 +178,7 @@ class MaxPool(Step):
     def same(self) -> tuple[object, ...]:
         return (*super().same(), self.side, self.stride, self.padding, self.dilation)
 
-    def kept(self, node: Any) -> Shaped[Tensor, "b c h w"]:
+    def kept(self, node: Any) -> Shaped[Tensor, "b h w c"]:
         place: Tensor = node._saved_result1.int()
         height, width = place.shape[2:]
         rows = place.div(self.size[1], rounding_mode="floor")
@@ -180,7 +188,7 @@ class MaxPool(Step):
             first -= self.padding[axis]
             at -= first if axis else first[:, None]
             at.div_(self.dilation[axis], rounding_mode="floor")
-        return (rows * SWITCH + columns).to(torch.uint8)
+        return (rows * SWITCH + columns).to(torch.uint8).permute(0, 2, 3, 1)
 
     def down(self, signal: Signal, seen: Seen) -> Sent:
         frame = signal.frame.below(self._reach(), self.stride, self.padding)
@@ -250,21 +258,39 @@ class Rectified(Step):
 
     def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
         super().__init__(node, number, targets, size)
-        self._rule = str(node.rule)
-        self.looks = self._rule != "deconvnet"
+        self.looks = node.ruled.rule != "deconvnet"
+
+    def looks_under(self, rule: str) -> bool:
+        return rule != "deconvnet"
 
     def same(self) -> tuple[object, ...]:
-        return (*super().same(), self._rule)
+        return (*super().same(), self.looks)
 
-    def kept(self, node: Any) -> Shaped[Tensor, "b c h w"]:
+    def kept(self, node: Any) -> Shaped[Tensor, "b h w bytes"]:
         closed: Tensor = node.saved_tensors[0]
-        return closed
+        return packed(closed.permute(0, 2, 3, 1))
 
     def down(self, signal: Signal, seen: Seen) -> Sent:
         values = signal.values.relu_()
-        if self.looks:
-            values = values.masked_fill_(seen.shown(self.number, signal.frame), 0)
+        if self.looks_under(seen.rule):
+            shown = seen.shown(self.number, signal.frame).permute(0, 2, 3, 1)
+            closed = unpacked(shown, self.maps).permute(0, 3, 1, 2)
+            values = values.masked_fill_(closed, 0)
         yield self.targets[0], replace(signal, values=values)
+
+
+def packed(marks: Bool[Tensor, "*places c"]) -> UInt8[Tensor, "*places bytes"]:
+    """Eight marks a byte."""
+    padded = F.pad(marks.to(torch.uint8), (0, -marks.shape[-1] % 8))
+    eights = padded.view(*padded.shape[:-1], -1, 8)
+    return (eights << _BITS.to(marks.device)).sum(-1, dtype=torch.uint8)
+
+
+def unpacked(marks: UInt8[Tensor, "*places bytes"], count: int) -> Bool[Tensor, "*places count"]:
+    """The first so many of `packed`."""
+    eights = marks[..., None] >> _BITS.to(marks.device) & 1
+    found: Tensor = eights.flatten(-2)[..., :count].bool()
+    return found
 
 
 class Last(Step):
@@ -272,9 +298,9 @@ class Last(Step):
 
     looks = True
 
-    def kept(self, node: Any) -> Shaped[Tensor, "b c h w"]:
+    def kept(self, node: Any) -> Shaped[Tensor, "b h w c"]:
         kept: Tensor = node.saved_tensors[0]
-        return ~kept
+        return ~kept.permute(0, 2, 3, 1)
 
     def down(self, signal: Signal, seen: Seen) -> Sent:
         values = signal.values.masked_fill_(seen.shown(self.number, signal.frame), 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ SendBack = Callable[..., Tensor]
 
 RULES: Mapping[str, SendBack | None] = {
     "gradient": None,
-    "deconvnet": lambda signal: signal.relu(),
+    "deconvnet": lambda signal, *_: signal.relu(),
     "guided": lambda signal, closed: signal.relu().masked_fill(closed, 0),
 }
 """What is sent back of a signal; `closed` marks where the rectifier let nothing through.
@@ -35,12 +35,18 @@ class Call:
         return Call(self.func, args, kwargs, inplace=False)
 
 
-def rectify(x: Tensor, ceiling: float, run: Call, rule: str) -> Any:
+class Ruled(Protocol):
+    """Says by which of RULES a signal goes down; when it does, long after the call."""
+
+    rule: Any
+
+
+def rectify(x: Tensor, ceiling: float, run: Call, ruled: Ruled) -> Any:
     if run.inplace and x._is_view():
         # Autograd wraps what is done in place to a view into a node that hides it from
         # `coverage`; a copy into the view is recorded in the open.
-        return x.copy_(Rectify.apply(x, run.on(x, x.detach().clone()), ceiling, rule))
-    return Rectify.apply(x, run, ceiling, rule)
+        return x.copy_(Rectify.apply(x, run.on(x, x.detach().clone()), ceiling, ruled))
+    return Rectify.apply(x, run, ceiling, ruled)
 
 
 class Rectify(torch.autograd.Function):
@@ -49,18 +55,18 @@ class Rectify(torch.autograd.Function):
     convscope_kind = "rewritten"
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, run: Call, ceiling: float, rule: str) -> Any:
+    def forward(ctx: Any, x: Tensor, run: Call, ceiling: float, ruled: Ruled) -> Any:
         y = run()
         if run.inplace:
             ctx.mark_dirty(x)
-        ctx.rule = rule
-        if rule != "deconvnet":  # which asks for the signal alone
+        ctx.ruled = ruled
+        if ruled.rule != "deconvnet":  # which asks for the signal alone
             ctx.save_for_backward((y <= 0) | (y >= ceiling))
         return y
 
     @staticmethod
     def backward(ctx: Any, *signals: Tensor) -> Any:
-        send_back = RULES[ctx.rule]
+        send_back = RULES[ctx.ruled.rule]
         assert send_back is not None
         return send_back(signals[0], *ctx.saved_tensors), None, None, None
 

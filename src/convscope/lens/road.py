@@ -7,7 +7,7 @@ between their pictures is read apart. A graph with a step that is not known here
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,12 +58,17 @@ class Road:
         steps = (None if step is None else step.same() for step in self.steps)
         return (self.size, tuple(self.layers.items()), *steps)
 
-    def kept(self) -> dict[int, Shaped[Tensor, "b h w c"]]:
-        """What the steps need of each picture of this pass."""
+    def kept(self, rules: Mapping[str, Sequence[str]]) -> dict[int, Shaped[Tensor, "b h w c"]]:
+        """What the steps need of each picture of this pass, if signals of layers go down by these
+        rules."""
         return {
-            step.number: step.kept(self._nodes[step.number]).permute(0, 2, 3, 1).contiguous()
-            for step in self.steps
-            if step is not None and step.looks
+            step.number: step.kept(self._nodes[step.number]).contiguous()
+            for step in {
+                step.number: step
+                for layer, start in self.layers.items()
+                for step in self.below(start) or ()
+                if any(step.looks_under(rule) for rule in rules[layer])
+            }.values()
         }
 
     def forget(self) -> None:

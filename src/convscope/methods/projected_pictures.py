@@ -11,6 +11,7 @@ from torch import Tensor
 
 from convscope.errors import ModelError
 from convscope.lens.ascent import Ascent, Neuron
+from convscope.lens.backward import Rule
 from convscope.lens.descent import Neurons
 from convscope.lens.road import Road
 
@@ -41,7 +42,9 @@ class Kept:
 class Block:
     """Some pictures that have been passed up."""
 
-    def __init__(self) -> None:
+    def __init__(self, rule: Rule, rules: Mapping[str, Sequence[Rule]]) -> None:
+        """rule: that they were passed up under. rules: layer → by which its signals go down."""
+        self.rule, self.rules = rule, rules
         self.bytes = 0
         self.count = 0
         self.kept: dict[tuple[object, ...], Kept] = {}
@@ -59,7 +62,7 @@ class Block:
                 self.coverage[layer] = (way.rule.rewritten, way.rule.rectifiers)
             self._note(layer, values.detach(), numbers, wanted[layer])
         road = Road(maps, way.pixels)
-        kept = road.kept()
+        kept = road.kept(self.rules)
         road.forget()
         self.kept.setdefault(road.same(), Kept(road, way.pixels.detach())).add(numbers, kept)
         self.bytes += sum(values.nbytes for values in kept.values())

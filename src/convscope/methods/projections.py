@@ -1,7 +1,8 @@
 """What in many pictures excited many neurons, for whole atlases?
 
 The deconvnet of `deconvnet.py`, to rounding, in another order of work: one pass up for each
-picture, of which only what its way down needs is kept (the switches of its pools, a byte each);
+picture, of which only what its way down needs is kept (the switches of its pools, a byte each,
+and under the guided rule a bit for each place of a rectifier);
 then layer after layer, all its neurons of all pictures together, each in the window that it can
 see. Networks with a step that windows do not know take whole maps, picture by picture.
 """
@@ -21,6 +22,7 @@ from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.descent import Descent, Neurons
 from convscope.lens.twin import bare
 from convscope.methods.projected_pictures import Block, Kept
+from convscope.methods.ways_down import Choice, Way, passes_up, require_choice, ways_down
 from convscope.models.network import Network
 
 AT_ONCE = 4
@@ -29,8 +31,8 @@ MEMORY = 512 << 20
 Pictures = Callable[[Sequence[int]], Iterable[tuple[int, Float[Tensor, "c h w"]]]]
 """From numbers to each picture's number and what the network takes of it, in that order."""
 Progress = Callable[[int, int], None]
-Arrived = tuple[int, int, int, Float[Tensor, "c h w"]]
-"""Which neuron, row and column of its window's corner, the window."""
+Arrived = tuple[Rule, int, int, int, Float[Tensor, "c h w"]]
+"""By which rule, which neuron, row and column of its window's corner, the window."""
 
 
 class Projected(NamedTuple):
@@ -48,6 +50,8 @@ class Projected(NamedTuple):
     rewritten: int
     rectifiers: int
     """Rectifiers that follow the rule, of this many."""
+    rule: Rule
+    """By which it was sent down."""
 
 
 def projections(
@@ -55,7 +59,7 @@ def projections(
     pictures: Pictures | Float[Tensor, "b c h w"],
     wanted: Mapping[str, Sequence[Neuron]],
     *,
-    rule: Rule = "deconvnet",
+    rule: Choice = "auto",
     overlap: Overlap = "add",
     other: Other = "refuse",
     memory: int = MEMORY,
@@ -66,20 +70,21 @@ def projections(
 
     pictures: preprocessed, of one size, all of them or read as they are asked for. wanted: layer →
     neurons (picture, channel, row, column); each starts from its own activation, as in
-    `deconvnet`. memory: bytes for what is kept of pictures; where that is too little for all of
-    them, each layer makes passes of its own. progress: neurons done, and all.
+    `deconvnet`. rule: see `ways_down`; "both" gives each neuron twice, from one pass up. memory:
+    bytes for what is kept of pictures; where that is too little for all of them, each layer makes
+    passes of its own. progress: neurons done, and all.
 
     A picture that is not given when it is asked for is left out. The model is not touched. Raises
-    as `deconvnet` does.
+    as `deconvnet` does, and UsageError U512 for a rule that is none.
     """
     wanted = {layer: list(neurons) for layer, neurons in wanted.items() if len(neurons)}
     passes = _Passes(bare(model), _reader(pictures), (rule, overlap, other), memory)
-    total, done = sum(map(len, wanted.values())), 0
+    total, done = sum(map(len, wanted.values())) * (2 if rule == "both" else 1), 0
     together = passes.together(wanted)
     for layer, neurons in wanted.items():
-        blocks = passes.blocks({layer: neurons}) if together is None else [together]
-        for block in blocks:
-            for projected in passes.down(block, layer, neurons):
+        every = passes.blocks({layer: neurons}) if together is None else [together]
+        for blocks in every:
+            for projected in passes.down(blocks, layer, neurons):
                 yield projected
                 done += 1
                 if progress is not None:
@@ -97,70 +102,96 @@ class _Passes:
     """Passes up of a network."""
 
     def __init__(
-        self, model: nn.Module, read: Pictures, how: tuple[Rule, Overlap, Other], memory: int
+        self, model: nn.Module, read: Pictures, how: tuple[Choice, Overlap, Other], memory: int
     ) -> None:
         self._model, self._read, self._how, self._memory = model, read, how, memory
-        self._rule()  # refuses what is no rule before anything is read
+        require_choice(how[0])
+        rule = how[0]
+        self._backward("guided" if rule == "auto" or rule == "both" else rule)  # refuses wrong ones
+        self._ways: dict[str, Way] = {}
 
-    def together(self, wanted: Mapping[str, Sequence[Neuron]]) -> Block | None:
+    def together(self, wanted: Mapping[str, Sequence[Neuron]]) -> list[Block] | None:
         """All pictures; None if they would take too much memory."""
-        block, numbers = Block(), _numbers(wanted)
+        blocks, numbers = list[Block](), _numbers(wanted)
         for some, images in self._batches(numbers):
-            self._add(block, some, images, wanted)
-            if block.bytes * len(numbers) > self._memory * block.count:
+            blocks = self._added(blocks, some, images, wanted)
+            if _bytes(blocks) * len(numbers) > self._memory * blocks[0].count:
                 return None
-        return block
+        return blocks
 
-    def blocks(self, wanted: Mapping[str, Sequence[Neuron]]) -> Iterator[Block]:
+    def blocks(self, wanted: Mapping[str, Sequence[Neuron]]) -> Iterator[list[Block]]:
         """As many at a time as memory holds."""
-        block = Block()
+        blocks = list[Block]()
         for some, images in self._batches(_numbers(wanted)):
-            self._add(block, some, images, wanted)
-            if block.bytes > self._memory:
-                yield block
-                block = Block()
-        yield block
+            blocks = self._added(blocks, some, images, wanted)
+            if _bytes(blocks) > self._memory:
+                yield blocks
+                blocks = []
+        yield blocks
 
-    def down(self, block: Block, layer: str, neurons: Sequence[Neuron]) -> Iterator[Projected]:
-        """All neurons of a layer in the block's pictures."""
-        for kept in block.kept.values():
-            descent = Descent(kept.road, layer)
-            numbers, starts = block.starts(kept, layer, neurons)
-            if descent.is_known and self._how[0] != "gradient":
-                arrived = _windows(descent, kept, starts)
-            else:
-                arrived = self._whole(layer, [neurons[number] for number in numbers])
-            for at, top, left, pixels in arrived:
-                value = block.activations[layer, numbers[at]]
-                found = (layer, numbers[at], value, top, left, pixels)
-                yield Projected(*found, *block.coverage[layer])
+    def down(
+        self, blocks: Sequence[Block], layer: str, neurons: Sequence[Neuron]
+    ) -> Iterator[Projected]:
+        """All neurons of a layer in the blocks' pictures."""
+        for block in blocks:
+            rules = block.rules.get(layer, ())
+            for kept in block.kept.values():
+                numbers, starts = block.starts(kept, layer, neurons)
+                ways = {rule: Descent(kept.road, layer, rule) for rule in rules}
+                if all(way.is_known for way in ways.values()) and block.rule != "gradient":
+                    arrived = _windows(ways, kept, starts)
+                else:
+                    arrived = self._whole(block.rule, rules, layer, [neurons[n] for n in numbers])
+                for rule, at, top, left, pixels in arrived:
+                    value = block.activations[layer, numbers[at]]
+                    found = (layer, numbers[at], value, top, left, pixels)
+                    yield Projected(*found, *block.coverage[layer], rule)
 
-    def _whole(self, layer: str, neurons: Sequence[Neuron]) -> Iterator[Arrived]:
+    def _whole(
+        self, up: Rule, rules: Sequence[Rule], layer: str, neurons: Sequence[Neuron]
+    ) -> Iterator[Arrived]:
         """Where windows cannot go: each picture is passed up again."""
         for some, images in self._batches(_numbers({layer: neurons})):
             chosen = [n for n, neuron in enumerate(neurons) if neuron.picture in some]
-            with ascent(self._model, images, [layer], self._rule()) as way:
+            with ascent(self._model, images, [layer], self._backward(up)) as way:
                 local = [
                     neurons[n]._replace(picture=some.index(neurons[n].picture)) for n in chosen
                 ]
                 maps = way.maps(layer).detach()
                 values = torch.stack([maps[neuron] for neuron in local])
-                values = values if self._how[0] == "gradient" else values.clamp(min=0)
-                for number, pixels in zip(chosen, way.down_each(layer, local, values), strict=True):
-                    yield number, 0, 0, pixels
+                values = values if up == "gradient" else values.clamp(min=0)
+                for rule in rules:
+                    with way.rule.going_down(rule):
+                        arrived = way.down_each(layer, local, values)
+                    for number, pixels in zip(chosen, arrived, strict=True):
+                        yield rule, number, 0, 0, pixels
 
-    def _add(
+    def _added(
         self,
-        block: Block,
+        blocks: list[Block],
         numbers: Sequence[int],
         images: Tensor,
         wanted: Mapping[str, Sequence[Neuron]],
-    ) -> None:
-        with ascent(self._model, images, list(wanted), self._rule(), in_rows=True) as way:
-            block.add(way, numbers, wanted)
+    ) -> list[Block]:
+        """The blocks, or new ones, with these pictures; each is a pass up."""
+        ways = self._ways_down(images[:1], list(wanted))
+        blocks = blocks or [Block(up, rules) for up, rules in passes_up(ways)]
+        for block in blocks:
+            some = {layer: wanted[layer] for layer in block.rules if layer in wanted}
+            rule = self._backward(block.rule)
+            with ascent(self._model, images, list(some), rule, in_rows=True) as way:
+                block.add(way, numbers, some)
+        return blocks
 
-    def _rule(self) -> BackwardRule:
-        rule, overlap, other = self._how
+    def _ways_down(self, image: Float[Tensor, "1 c h w"], layers: Sequence[str]) -> dict[str, Way]:
+        choice, _, other = self._how
+        new = [layer for layer in layers if layer not in self._ways]
+        if new:
+            self._ways |= ways_down(self._model, image, new, rule=choice, other=other)
+        return {layer: self._ways[layer] for layer in layers}
+
+    def _backward(self, rule: Rule) -> BackwardRule:
+        _, overlap, other = self._how
         return BackwardRule(rule, overlap=overlap, other=other)
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
@@ -177,11 +208,16 @@ class _Passes:
             yield [number for number, _ in some], torch.stack([each for _, each in some])
 
 
-def _windows(descent: Descent, kept: Kept, starts: Neurons) -> Iterator[Arrived]:
-    for numbers, signal in descent.down(starts, kept.maps()):
-        parts = zip(numbers.tolist(), signal.clipped(kept.road.size), strict=True)
-        for number, (top, left, pixels) in parts:
-            yield number, top, left, pixels
+def _windows(ways: Mapping[Rule, Descent], kept: Kept, starts: Neurons) -> Iterator[Arrived]:
+    for rule, descent in ways.items():
+        for numbers, signal in descent.down(starts, kept.maps()):
+            parts = zip(numbers.tolist(), signal.clipped(kept.road.size), strict=True)
+            for number, (top, left, pixels) in parts:
+                yield rule, number, top, left, pixels
+
+
+def _bytes(blocks: Sequence[Block]) -> int:
+    return sum(block.bytes for block in blocks)
 
 
 def _numbers(wanted: Mapping[str, Sequence[Neuron]]) -> list[int]:

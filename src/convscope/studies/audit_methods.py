@@ -112,7 +112,7 @@ def _projection(case: Case, _: Clock) -> Told:
     with ascent(case.model, case.batch, [layer], BackwardRule("deconvnet")) as way:
         way.rule.look([way.maps(layer)], [way.pixels])
         road = Road({layer: way.maps(layer)}, way.pixels)
-        known, rule = Descent(road, layer).is_known, way.rule
+        known, rule = Descent(road, layer, "deconvnet").is_known, way.rule
     facts = {"layer": layer, "windows": known, "coverage": _coverage(rule)}
     how = "in windows: fast" if known else "through whole maps: the same numbers, slower"
     careful = f"{', '.join(rule.plain)} on the way pass the plain gradient" if rule.plain else ""
