@@ -72,4 +72,8 @@ def test_memory_that_runs_out_is_no_bug_of_ours(
     told = capsys.readouterr().err
     assert told.startswith("convscope: error[R640]: memory ran out")
     assert said in told
-    assert run(["layers", "zfnet", "--size", "99999"]) == 2  # before any work
+
+
+def test_a_size_that_cannot_be_is_told_before_any_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["layers", "torchvision:no-such-network", "--size", "99999"]) == 2
+    assert "over 8192 pixels" in capsys.readouterr().err

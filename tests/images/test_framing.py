@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from convscope.images.framing import Framing
+from convscope.images.framing import FILTERS, Framing
+from convscope.units import Box
 
 SIZES = [(301, 447), (447, 301), (225, 224), (1001, 333), (97, 800), (500, 375), (224, 256)]
 SMALL = [(64, 48), (31, 29), (8, 90)]
@@ -36,7 +37,7 @@ def difference(picture: Image.Image, framing: Framing) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES + SMALL)
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("interpolation", FILTERS)
 def test_a_framed_picture_is_torchvisions_to_one_part_in_255(size, interpolation) -> None:
     picture = noise(*size).filter(ImageFilter.GaussianBlur(1))
     for resize, crop in FRAMINGS + LARGER:
@@ -66,6 +67,23 @@ def test_without_a_resize_the_whole_picture_is_stretched() -> None:
     assert pixels.shape == (20, 10, 3)
     assert (pixels[:, :4] == (200, 100, 0)).all()
     assert (pixels[:, 6:] == 0).all()
+
+
+@pytest.mark.parametrize("size", SIZES + SMALL)
+def test_a_picture_stretched_first_is_cut_as_torchvision_cuts_it(size) -> None:
+    for resize, crop in (((80, 72), (64, 48)), ((40, 90), (50, 60)), ((256, 256), (224, 224))):
+        assert difference(noise(*size), Framing(resize, crop)).max() <= 1
+
+
+def test_a_box_is_stretched_and_cut_with_its_picture() -> None:
+    framing = Framing((80, 100), (60, 60))
+    assert framing.box(Box(0, 0, 40, 50), (40, 50)) == Box(-10, -20, 70, 80)
+    assert framing.whole((50, 40)) == (100, 80)
+
+
+def test_stretching_to_the_crop_itself_is_stretching() -> None:
+    assert Framing((30, 40), (30, 40)) == Framing(None, (30, 40))
+    assert Framing([30, 50], [30, 40]) == Framing((30, 50), (30, 40))  # out of JSON
 
 
 def test_a_picture_of_the_right_size_is_left_as_it_is() -> None:

@@ -19,7 +19,7 @@ from convscope.models.zfnet import zfnet
 SMALL = "zfnet:width=0.1,head=compact,norm=batch"
 FLOWERS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 TUTORIAL = Preprocess(Framing(160, (144, 144)), (0.5,) * 3, (0.5,) * 3)
-IMAGENETS = "preprocessing is not in the file; ImageNet's was assumed"
+IMAGENETS = Preprocess.imagenet().guessed().assumption()
 
 
 def run_folder(

@@ -11,13 +11,13 @@ from torch import nn
 from convscope import load
 from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.images.framing import Framing
-from convscope.models.preprocess import Preprocess
+from convscope.models.preprocess import PARTS, Preprocess
 
 CODE = """
 from torch import nn
 from convscope import load
 from convscope.images.framing import Framing
-from convscope.models.preprocess import Preprocess
+from convscope.models.preprocess import PARTS, Preprocess
 
 def net(depth, width=3):
     return nn.Sequential(nn.Conv2d(depth, width, 3))
@@ -48,15 +48,17 @@ def test_a_module_is_taken_as_it_is_with_what_is_told_of_it() -> None:
 
 def test_what_is_assumed_of_the_pictures_is_said() -> None:
     assert load(net()).preprocess == Preprocess.imagenet()
+    assert load(net()).preprocess.assumed == PARTS
     assert load(net()).notes == (
-        "preprocessing is not known for this network; ImageNet's was assumed",
+        "preprocessing is not known for this network; ImageNet's was assumed: "
+        "give its own, by --size, --resize, --mean, --std or load(…, preprocess=…)",
     )
     grey = load(net(1))
     assert grey.preprocess == Preprocess.imagenet().grey()
     assert "in grey, was assumed" in grey.notes[0]
 
 
-@pytest.mark.parametrize("classes", [0, -1, True, "5", 2.0])
+@pytest.mark.parametrize("classes", [0, -1, True, "five", 2.0])
 def test_what_is_no_number_of_classes_is_refused(classes: object) -> None:
     with pytest.raises(UsageError, match=r"^classes=") as caught:
         load("zfnet:width=0.05", classes=classes)  # type: ignore[arg-type]

@@ -45,10 +45,12 @@ def logits(found: Network, paths: list[Path]) -> torch.Tensor:
 
 def test_it_comes_with_its_pictures_names_and_hash() -> None:
     found = network()
-    assert found.preprocess.describe().startswith("shorter side to 256 (bilinear), centre 224")
+    described = found.preprocess.describe()
+    assert described.startswith("assumed: shorter side to 256 (bilinear), centre 224")
     assert found.classes[104] == "wallaby"
     assert found.sha256.startswith("f5eb75720b5e57e7")
-    assert found.notes == ("preprocessing and class names taken from torchvision's IMAGENET1K_V1",)
+    told = "class names taken from torchvision's IMAGENET1K_V1"  # the file is none of its own
+    assert found.notes == (told, found.preprocess.assumption())
 
 
 def test_its_answers_are_torchvisions_own() -> None:

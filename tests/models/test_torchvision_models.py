@@ -135,8 +135,10 @@ def test_a_checkpoint_of_a_thousand_classes_gets_their_names(tmp_path: Path) -> 
     assert network.classes == tuple(V1.meta["categories"])
     assert network.preprocess == preprocess_of(V1)
     assert network.notes == (
-        "preprocessing and class names taken from torchvision's IMAGENET1K_V1",
+        "class names taken from torchvision's IMAGENET1K_V1",
+        network.preprocess.assumption(),
     )
+    assert "was assumed" in network.notes[1]
 
 
 def test_a_checkpoint_of_other_classes_needs_their_number(tmp_path: Path) -> None:

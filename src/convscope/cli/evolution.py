@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.options import Reading, expanded
+from convscope.cli.options import Reading, Ready, expanded
 from convscope.cli.progress import progress, say
 from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import epochs_listed, listed, save_figure, save_table
+from convscope.errors import UsageError
 
 if TYPE_CHECKING:
     from convscope.models.network import Network
@@ -23,6 +24,7 @@ def evolution(
         Path, typer.Argument(help="Folder of checkpoints, or of a run trained with --keep.")
     ],
     pictures: Annotated[str, typer.Argument(help="Pictures to find strongest activations in.")],
+    ready: Ready,
     reading: Reading,
     model: Annotated[
         str | None,
@@ -53,13 +55,14 @@ def evolution(
 
     require_free(out)
     wanted = epochs_listed(epochs)
+    network = _told(model, ready)
     with reading.open(pictures) as whole:
         folder = whole.subset(range(0, len(whole), every))
         with listing_skipped([folder], beside(out)), progress("looking at epochs") as tick:
             found = study(
                 checkpoints,
                 folder,
-                None if model is None else _told(model),
+                network,
                 epochs=wanted,
                 layers=listed(layers),
                 units=listed(units) or (),
@@ -71,10 +74,15 @@ def evolution(
     _save(*found, out)
 
 
-def _told(model: str) -> Network:
+def _told(model: str | None, ready: Ready) -> Network | None:
     from convscope.models.load import load
 
-    network = load(model)
+    if model is None:
+        if ready != Ready():
+            what = "say something of a network that is not named"
+            raise UsageError("U233", "options", what, next_step="name it with --model")
+        return None
+    network = load(model, **ready.told())
     for note in network.notes:
         if not note.startswith("the weights are random"):
             say(note)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from convscope.cli.options import Model, Opening, expanded
-from convscope.errors import UsageError, printable
+from convscope.errors import printable
 
 if TYPE_CHECKING:
     from convscope.records.features import LayerTable
 
 HEAD = ("layer", "kind", "kernel", "output", "parameters", "multiply-adds", "field", "stride")
-MAX_SIDE = 8192
-"""Pixels, as for any network's input."""
 TO_THE_LEFT = 2
 """Columns of words, which stand at the left; numbers stand at the right."""
 
@@ -24,9 +21,6 @@ TO_THE_LEFT = 2
 def layers(
     model: Model,
     opening: Opening,
-    size: Annotated[
-        str | None, typer.Option(help="Input in pixels: 224, or HEIGHTxWIDTH; default: its own.")
-    ] = None,
 ) -> None:
     """Layers with their output, parameters, multiply-adds, receptive field and stride in pixels.
 
@@ -34,10 +28,8 @@ def layers(
     """
     from convscope.methods.layers import layer_table
 
-    asked = None if size is None else _pixels(size)
     network = opening.network(model)
-    pixels = asked or network.preprocess.size
-    for line in lines(layer_table(network.model, (network.preprocess.shape[0], *pixels))):
+    for line in lines(layer_table(network.model, network.preprocess.shape)):
         typer.echo(line)
 
 
@@ -91,15 +83,3 @@ def _side(pair: tuple[int, int]) -> str:
     if not (down or across):
         return ""
     return str(down) if down == across else f"{down}×{across}"
-
-
-def _pixels(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", text)
-    if found is None:
-        raise UsageError(
-            "U320", text, "is no size in pixels", next_step="write 224 or HEIGHTxWIDTH"
-        )
-    height, width = int(found[1]), int(found[2] or found[1])
-    if max(height, width) > MAX_SIDE:
-        raise UsageError("U320", text, f"is over {MAX_SIDE} pixels, the most that are taken")
-    return height, width

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convscope.cli.layers import _pixels
 from convscope.cli.optimise_jobs import Job, Wish, best_natural
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.stop import stop_on_signals
@@ -47,9 +46,6 @@ def optimise(
     out: Annotated[Path, typer.Option(help="New folder for pictures and records.")] = Path(
         "optimised"
     ),
-    size: Annotated[
-        str | None, typer.Option(help="In pixels: 224, or HEIGHTxWIDTH; default: the network's.")
-    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Default: 128; of a dream's octave 10.")
     ] = None,
@@ -74,7 +70,7 @@ def optimise(
     wish = Wish(unit or (), target or (), invert, dream, layer or ())
     wish.check()
     network = opening.network(model)
-    jobs = wish.jobs(network, None if size is None else _pixels(size), over, reading)
+    jobs = wish.jobs(network, over, reading)
     how = {"seed": seed, **({} if steps is None else {"steps": steps}), **_started(start)}
     naturals = best_natural(network, jobs, None if pictures is None else reading.open(pictures))
     with stop_on_signals() as stop:

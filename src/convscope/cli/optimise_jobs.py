@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from convscope.images.folder import Folder
     from convscope.models.network import Network
     from convscope.records.optimise import OptimisedPicture
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,15 @@ class Wish:
             what = "is for --invert and --dream, which need it"
             raise UsageError("U368", "--layer", what, next_step="`convscope layers` lists names")
 
-    def jobs(self, network: Network, size: Size | None, over: str, reading: Reading) -> list[Job]:
+    def jobs(self, network: Network, over: str, reading: Reading) -> list[Job]:
         """Units, then classes, then inversions, then dreams."""
         return [
-            *(_unit(network, one, size, over) for one in self.units),
-            *(_class(network, one, size) for one in self.classes),
-            *self._of_photographs(network, size, reading),
+            *(_unit(network, one, over) for one in self.units),
+            *(_class(network, one) for one in self.classes),
+            *self._of_photographs(network, reading),
         ]
 
-    def _of_photographs(self, network: Network, size: Size | None, reading: Reading) -> list[Job]:
+    def _of_photographs(self, network: Network, reading: Reading) -> list[Job]:
         from convscope.methods.optimise_dream import deep_dream
         from convscope.methods.optimise_invert import invert
 
@@ -71,7 +69,7 @@ class Wish:
         kinds = (("inverted", invert, self.invert), ("dream", deep_dream, self.dream))
         for word, function, path in kinds:
             if path is not None:
-                made = partial(function, network, _photograph(network, path, size, reading))
+                made = partial(function, network, _photograph(network, path, reading))
                 jobs += [Job(f"{word} {one}", partial(made, one)) for one in self.layers]
         return jobs
 
@@ -91,25 +89,23 @@ def best_natural(network: Network, jobs: Sequence[Job], pictures: Folder | None)
     return best
 
 
-def _unit(network: Network, unit: str, size: Size | None, over: str) -> Job:
+def _unit(network: Network, unit: str, over: str) -> Job:
     from convscope.methods.optimise import activation_maximisation, unit_values
 
-    make = partial(activation_maximisation, network, unit, size=size, over=over)
+    make = partial(activation_maximisation, network, unit, over=over)
     return Job(unit, make, partial(unit_values, network, unit, over=over))
 
 
-def _class(network: Network, name: str, size: Size | None) -> Job:
+def _class(network: Network, name: str) -> Job:
     from convscope.methods.optimise import class_image, class_values
 
     target = int(name) if name.isdecimal() and name not in network.classes else name
-    make = partial(class_image, network, target, size=size)
+    make = partial(class_image, network, target)
     if isinstance(target, int) and target < len(network.classes):
         name = network.classes[target]
     return Job(name, make, partial(class_values, network, target))
 
 
-def _photograph(network: Network, path: Path, size: Size | None, reading: Reading) -> Any:
-    framing = network.preprocess.framing
-    if size is not None:
-        framing = replace(framing, resize=framing.resize and max(size), crop=size)
-    return network.preprocess.tensor(reading.one(path, framing).pixels)
+def _photograph(network: Network, path: Path, reading: Reading) -> Any:
+    ready = network.preprocess
+    return ready.tensor(reading.one(path, ready.framing).pixels)

@@ -65,7 +65,57 @@ def _options(group: Any) -> list[inspect.Parameter]:
 
 
 @dataclass(frozen=True)
-class Opening:
+class Ready:
+    """How pictures are made ready for a network, and what its classes are called."""
+
+    size: Annotated[
+        str | None, typer.Option(help="Input in pixels: 224, or HEIGHTxWIDTH; default: its own.")
+    ] = None
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            help="Shorter side before the centre is cut, HEIGHTxWIDTH, or none: stretched to the "
+            "size; default: its own, or that times the size over its own size."
+        ),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Subtracted from 0 to 1: 0.5, or R,G,B; imagenet; none; default: own."),
+    ] = None
+    std: Annotated[
+        str | None, typer.Option(help="Divided by: 0.5, or R,G,B; imagenet; none; default: own.")
+    ] = None
+    interpolation: Annotated[
+        str | None, typer.Option(help="bilinear, bicubic, nearest, lanczos, box or hamming.")
+    ] = None
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: package.module:transform (torchvision's, timm's), or a "
+            "preprocessor_config.json."
+        ),
+    ] = None
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Names: a file of them (a line each, or JSON), or a,b,c; or how many."),
+    ] = None
+
+    def told(self) -> dict[str, Any]:
+        """Of the preprocessing and the classes, as `load` takes them. Raises UsageError U233."""
+        parts = {
+            name: getattr(self, name)
+            for name in ("size", "resize", "mean", "std", "interpolation")
+            if getattr(self, name) is not None
+        }
+        if self.preprocess is not None and parts:
+            what = "says all of the preprocessing"
+            step = f"leave out --{next(iter(parts))}"
+            raise UsageError("U233", "--preprocess", what, next_step=step)
+        return {"preprocess": self.preprocess or parts or None, "classes": self.classes}
+
+
+@dataclass(frozen=True)
+class Opening(Ready):
     """How a network is opened."""
 
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, .pt or .pth.")] = (
@@ -83,7 +133,7 @@ class Opening:
         """The network, for a command that tells the notes in its own way."""
         from convscope.models.load import load
 
-        return load(model, self.checkpoint)
+        return load(model, self.checkpoint, **self.told())
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Worker:
         self.limits = Limits(**told["limits"])
         self.decoding = Decoding.of(told["decoding"])
         framing = told["framing"]
-        self.framing = framing and Framing(**{**framing, "crop": tuple(framing["crop"])})
+        self.framing = framing and Framing(**framing)
         hold_back(self.limits)
 
     def picture(self, path: bytes, name_ends: bytes, part: files.Part | None = None) -> None:

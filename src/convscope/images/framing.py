@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt8
 
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
 }
-REACH = {"nearest": 0, "bilinear": 1, "bicubic": 2}
+SHARP = ("nearest", "box")
+"""Filters with edges: a rounding error in where they stand can be a whole pixel."""
+REACH = {"nearest": 0, "box": 1, "bilinear": 1, "hamming": 1, "bicubic": 2, "lanczos": 3}
 """How far from its centre a filter looks, in pixels of the smaller picture."""
 
 
@@ -26,15 +32,23 @@ REACH = {"nearest": 0, "bilinear": 1, "bicubic": 2}
 class Framing:
     """Shorter side to `resize` pixels, then the middle `crop` (height, width) of that.
 
-    `resize=None` stretches the whole picture to `crop` instead. What a crop larger than the
+    `resize=(height, width)` stretches the whole picture to that first; `resize=None` to `crop`
+    itself. What a crop larger than the
     resized picture adds is black. Equal to torchvision's Resize and CenterCrop to 1/255 (2/255
     in a few values of ten thousand at sizes where rounding ties abound, as 256 to 232), but only
     the pixels of the crop are resampled.
     """
 
-    resize: int | None = 256
+    resize: int | tuple[int, int] | None = 256
     crop: tuple[int, int] = (224, 224)
-    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        crop = (self.crop[0], self.crop[1])  # a list, where it comes out of JSON
+        object.__setattr__(self, "crop", crop)
+        if self.resize is not None and not isinstance(self.resize, int):
+            sides = (self.resize[0], self.resize[1])
+            object.__setattr__(self, "resize", None if sides == crop else sides)
 
     def __call__(self, picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         """picture: RGB of any size."""
@@ -56,21 +70,26 @@ class Framing:
     def _scale(self, size: tuple[int, int]) -> tuple[tuple[float, int], tuple[float, int]]:
         """Factor and first pixel of the crop, down and across."""
         height, width = size
-        if self.resize is None:
-            return (self.crop[0] / height, 0), (self.crop[1] / width, 0)
-        wide, high = resized((width, height), self.resize)
+        wide, high = self.whole((width, height))
         return (
             (high / height, _start(high, self.crop[0])),
             (wide / width, _start(wide, self.crop[1])),
         )
+
+    def whole(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of a picture of such a size when it is resized and not yet cut."""
+        if isinstance(self.resize, int):
+            return resized(size, self.resize)
+        height, width = self.resize or self.crop
+        return width, height
 
     def image(self, picture: Image.Image) -> Image.Image:
         """The same as a Pillow image."""
         height, width = self.crop
         if self.resize is None:
             return picture.resize((width, height), FILTERS[self.interpolation])
-        wide, high = resized(picture.size, self.resize)
-        if wide < width or high < height or self.interpolation == "nearest":
+        wide, high = self.whole(picture.size)
+        if wide < width or high < height or self.interpolation in SHARP:
             return self._middle(picture.resize((wide, high), FILTERS[self.interpolation]))
         # Rounding to whole pixels of the resized picture: without it everything moves by up to
         # half a pixel (mean error 3/255).
@@ -98,8 +117,7 @@ class Framing:
     def _middle(self, whole: Image.Image) -> Image.Image:
         """The middle of a picture that is resized as a whole.
 
-        Nearest neighbour needs that too: a box moves its sample points by a rounding error,
-        which can be a whole pixel there.
+        SHARP filters need that too: a box moves their sample points by a rounding error.
         """
         height, width = self.crop
         left, top = (_start(whole.width, width), _start(whole.height, height))

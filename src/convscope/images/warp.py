@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from convscope.errors import UsageError, nearest
-from convscope.images.framing import Framing, resized
+from convscope.images.framing import Framing
 
 Colour = tuple[int, int, int]
 Border = Literal["edge", "mirror"] | Colour
@@ -37,7 +37,7 @@ def canvas(picture: Image.Image, framing: Framing) -> Pixels:
     large as that; the middle itself where the framing stretches the picture."""
     if framing.resize is None:
         return framing(picture)
-    wide, high = resized(picture.size, framing.resize)
+    wide, high = framing.whole(picture.size)
     size = (max(high, framing.crop[0]), max(wide, framing.crop[1]))
     return Framing(framing.resize, size, framing.interpolation)(picture)
 

@@ -30,11 +30,12 @@ def plan(preprocess: Preprocess, count: int) -> tuple[Framing, Cuts]:
         raise UsageError("U310", f"views={count}", "there are 1 (centre) or 10 views")
     height, width = preprocess.size
     resize = preprocess.framing.resize
-    side = resize if resize is not None else round(max(height, width) * SQUARE)
+    side = round(max(height, width) * SQUARE)
+    if resize is not None:
+        side = resize if isinstance(resize, int) else min(resize)
     if side < max(height, width):
         raise UsageError("U310", "views=10", f"the square of {side} pixels is smaller than a view")
-    square = None if resize is None else side
-    framing = Framing(square, (side, side), preprocess.framing.interpolation)
+    framing = Framing(resize, (side, side), preprocess.framing.interpolation)
     return framing, lambda pixels: _ten(pixels, height, width)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,11 +14,13 @@ from torch.nn.parameter import is_lazy
 from convscope.errors import CheckpointError, ModelError, UsageError, nearest
 from convscope.foreign import TheirCode
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
+from convscope.models.classes import classes_asked
+from convscope.models.conversion import Told, converted
 from convscope.models.delivered import Delivered
 from convscope.models.fit import fit
 from convscope.models.network import Card, Draft, Network, Request
 from convscope.models.ours import OURS, from_ours
-from convscope.models.own import classes_asked, from_own
+from convscope.models.own import from_own
 from convscope.models.preprocess import Preprocess
 from convscope.models.spec import split_classes
 from convscope.models.user_code import from_user_code
@@ -31,8 +34,8 @@ def load(
     spec: str | Path | nn.Module,
     checkpoint: Path | str | None = None,
     *,
-    classes: int | Sequence[str] | None = None,
-    preprocess: Preprocess | None = None,
+    classes: int | Sequence[str] | Mapping[str, Any] | Path | None = None,
+    preprocess: object = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Network:
@@ -42,15 +45,17 @@ def load(
     options (`zfnet:width=0.5,head=compact`); `torchvision:NAME`, `timm:NAME` (both with their own
     weights, or `…:weights=none`); `package.module:factory`; what training left: its folder, or a
     `.safetensors` in it; or a module of your own, which keeps its mode and device. checkpoint: a
-    file of weights that belong to the spec. classes: their number, or their names in the order of
-    the outputs. preprocess: in the place of what is known or assumed. seed: for weights that come
-    from no file. progress: bytes of a download.
+    file of weights that belong to the spec. classes: their number or names, or a file of names,
+    as `classes_asked`. preprocess: instead of what is known or assumed: a Preprocess, what the
+    user's own pipeline has (as `converted`), or some parts of it, as {"size": 128, "mean": 0.5,
+    "std": 0.5}. seed: for weights that come from no file. progress: bytes of a download.
 
     Raises UsageError U230, U231, U376; ModelError M501 nothing to look at, M570 unknown name,
     M571, M572, M583 the user's own code, M573 code named by a file, M522, M526, M530 a program;
     CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621, R622.
     """
     count, names = classes_asked(classes)
+    ready = None if preprocess is None else converted(preprocess)
     module, text = (spec, type(spec).__name__) if isinstance(spec, nn.Module) else (None, str(spec))
     if module is None and not isinstance(spec, str | Path):
         what = f"a {type(spec).__name__} is no network"
@@ -68,7 +73,7 @@ def load(
         count = _agreed(told, count, text)
     request = Request(text, rest, found, count, seed, progress, module)
     draft = (from_own if module is not None else _source(head, request))(request)
-    return _as_told(_finished(draft, request, card), names, preprocess)
+    return _as_told(_finished(draft, request, card), names, ready)
 
 
 def _agreed(told: int | None, count: int | None, spec: str) -> int | None:
@@ -78,14 +83,13 @@ def _agreed(told: int | None, count: int | None, spec: str) -> int | None:
     return told or count
 
 
-def _as_told(network: Network, names: tuple[str, ...], preprocess: Preprocess | None) -> Network:
+def _as_told(network: Network, names: tuple[str, ...], told: Told | None) -> Network:
     """With the names and the preprocessing that the caller knows better."""
     if names:
         network = replace(network, classes=names)
-    if preprocess is None:
-        return network
-    notes = tuple(note for note in network.notes if not note.startswith("preprocessing"))
-    return replace(network, preprocess=preprocess, notes=(*notes, "preprocessing as it was given"))
+    ready = network.preprocess if told is None else told(network.preprocess)
+    note = ready.assumption() or ("preprocessing as it was given" if told else "")
+    return replace(network, preprocess=ready, notes=(*network.notes, *([note] if note else [])))
 
 
 def _left_by_training(spec: str) -> Path | None:

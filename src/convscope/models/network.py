@@ -16,8 +16,6 @@ from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import of_module
 
 KEY = "convscope"
-UNKNOWN = "preprocessing is not known"
-"""How a note begins that says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +42,12 @@ class Network:
     def provenance(self) -> dict[str, Any]:
         """What a result has to tell of the network: its name, its weights as they are now, the
         preprocessing and whether it is known or assumed, precision, device and versions."""
-        assumed = any(UNKNOWN in note for note in self.notes)
         return {
             "model": self.spec,
             "weights": self.weights,
             "sha256": self.sha256,
             "preprocessing": self.preprocess.describe(),
-            "preprocessing is": "assumed" if assumed else "known",
+            "preprocessing is": "assumed" if self.preprocess.assumed else "known",
             **of_module(self.model),
         }
 

@@ -38,10 +38,9 @@ def from_ours(request: Request) -> Draft:
     give_memory(model)
     return Draft(
         model,
-        preprocess,
+        preprocess.guessed(),
         weights=request.checkpoint.name,
         checkpoint=request.checkpoint,
-        notes=("preprocessing is not in the file; ImageNet's was assumed",),
     )
 
 

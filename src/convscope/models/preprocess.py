@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from convscope.errors import CheckpointError, UsageError
-from convscope.images.framing import Framing
+from convscope.errors import CheckpointError, UsageError, nearest
+from convscope.images.framing import FILTERS, Framing, Interpolation
 
 MAX_SIDE = 8192
 """Pixels; 64 million of them are the most that a picture may have."""
@@ -25,7 +26,10 @@ ROUND = 1 << (BITS - 1)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Numbers = Sequence[float] | np.ndarray
-Interpolation = Literal["bilinear", "bicubic", "nearest"]
+PARTS = ("size", "resize", "interpolation", "mean", "std")
+"""What a network that does not say how its pictures are made ready leaves to be assumed."""
+PIXELS_FROM = 2.0
+"""Means above this are meant for pixels of 0 to 255: none of 0 to 1 is so large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,8 @@ class Preprocess:
 
     mean is one number a colour, or one a pixel and colour (3, h, w), as the paper subtracts it.
     With one colour in mean and std, pictures become grey, as Pillow's "L" weighs the colours
-    (ITU-R BT.601), and tensors have one channel.
+    (ITU-R BT.601), and tensors have one channel; with `greyed` they become grey and keep three.
+    assumed: those of PARTS that nobody told; the others are known or were given.
 
     Raises UsageError U232 for numbers that cannot be meant.
     """
@@ -43,6 +48,8 @@ class Preprocess:
     mean: Numbers
     std: Numbers
     scale: float = 1 / 255
+    greyed: bool = False
+    assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", _numbers("mean", self.mean, self.size))
@@ -62,6 +69,10 @@ class Preprocess:
         """As most networks trained on ImageNet want it. resize, crop: in pixels."""
         size = (crop, crop) if isinstance(crop, int) else crop
         return cls(Framing(resize, size, interpolation), IMAGENET_MEAN, IMAGENET_STD)
+
+    def guessed(self) -> Self:
+        """The same, told to be assumed in every part."""
+        return replace(self, assumed=PARTS)
 
     def grey(self) -> Self:
         """The same for a network of one channel, with the grey of the mean and the mean std."""
@@ -105,7 +116,7 @@ class Preprocess:
 
     def seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """What is left of framed pixels for the network: with one channel, their grey."""
-        if len(self.mean) > 1:
+        if len(self.mean) > 1 and not self.greyed:
             return pixels
         grey = (pixels.astype(np.uint32) @ np.array(GREY, np.uint32) + ROUND) >> BITS
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
@@ -124,6 +135,8 @@ class Preprocess:
             "mean": _pack(self.mean),
             "std": _pack(self.std),
             "scale": self.scale,
+            **({"greyed": True} if self.greyed else {}),
+            **({"assumed": list(self.assumed)} if self.assumed else {}),
         }
 
     @classmethod
@@ -132,41 +145,169 @@ class Preprocess:
         try:
             framing = _framing(**plain["framing"])
             mean, std = _unpack(plain["mean"]), _unpack(plain["std"])
-            return cls(framing, mean, std, float(plain["scale"]))
+            assumed = tuple(part for part in PARTS if part in plain.get("assumed", ()))
+            greyed = plain.get("greyed", False) is True
+            return cls(framing, mean, std, float(plain["scale"]), greyed, assumed)
         except (LookupError, TypeError, ValueError, zlib.error, UsageError) as fault:
             raise CheckpointError(
                 "C414", "preprocess", f"the preprocessing is not understood ({fault})"
             ) from fault
 
     def describe(self) -> str:
-        """One line for a report."""
+        """One line for a report; what was assumed is told as that."""
         height, width = self.size
-        way = self.framing.interpolation
-        if self.framing.resize is None:
+        way, resize = self.framing.interpolation, self.framing.resize
+        if resize is None:
             framed = f"stretched to {height} × {width} ({way})"
         else:
-            side = f"shorter side to {self.framing.resize} ({way})"
-            framed = f"{side}, centre {height} × {width}"
+            side = f"shorter side to {resize}"
+            if not isinstance(resize, int):
+                side = f"stretched to {resize[0]} × {resize[1]}"
+            framed = f"{side} ({way}), centre {height} × {width}"
         unit = "0 to 1" if self.scale == 1 / 255 else f"pixels × {self.scale:.6g}"
-        framed += "; grey" if len(self.mean) == 1 else ""
-        return f"{framed}; {unit}, minus {_said(self.mean)}, divided by {_said(self.std)}"
+        framed += "; grey" if len(self.mean) == 1 or self.greyed else ""
+        told = f"{framed}; {unit}, minus {_said(self.mean)}, divided by {_said(self.std)}"
+        if set(self.assumed) >= set(PARTS):
+            return f"assumed: {told}"
+        return f"{told}; assumed: {', '.join(self.assumed)}" if self.assumed else told
+
+    def assumption(self) -> str:
+        """What to say of it beforehand where something was assumed; empty where nothing was."""
+        if set(self.assumed) >= set(PARTS):
+            grey = ", in grey," if len(self.mean) == 1 else ""
+            return (
+                f"preprocessing is not known for this network; ImageNet's{grey} was assumed: "
+                "give its own, by --size, --resize, --mean, --std or load(…, preprocess=…)"
+            )
+        values = {
+            "size": " × ".join(map(str, self.size)),
+            "resize": self.framing.resize,
+            "interpolation": self.framing.interpolation,
+            "mean": _said(self.mean),
+            "std": _said(self.std),
+        }
+        told = ", ".join(f"{part} {values[part]}" for part in self.assumed)
+        return told and f"of the preprocessing was not told, and assumed: {told}"
+
+    def changed(self, told: Mapping[str, Any]) -> Self:
+        """The same but for what is told of size, resize, interpolation, mean and std, each in the
+        form of the command line (`"96x128"`, `"none"`, `"imagenet"`) or as plain numbers.
+
+        size: rows and columns, or one for both. resize: the shorter side, rows and columns, or
+        "none": the picture is stretched to the size. Where it is not told, it keeps its ratio to
+        the size, and is assumed. mean, std: one number, or one a colour; "none": 0 and 1. Means
+        above 2 are of pixels from 0 to 255.
+
+        Raises UsageError U233 for what cannot be read, U320 for a size, U232 for impossible
+        numbers.
+        """
+        told = {key: value for key, value in told.items() if value is not None}
+        for key in told:
+            if key not in PARTS:
+                raise UsageError("U233", str(key), f"is no part of it; {nearest(str(key), PARTS)}")
+        framing, colours = _reframed(self.framing, told), len(self.mean)
+        mean, std, scale = self.mean, self.std, self.scale
+        if "size" in told and "mean" not in told and isinstance(mean, np.ndarray):
+            what = "the mean of this network is one number a pixel, of its own size"
+            raise UsageError("U233", "size", what, next_step="give mean and std too")
+        if "mean" in told:
+            mean = colours_of("mean", told["mean"], colours)
+            scale = 1.0 if max(mean) > PIXELS_FROM else 1 / 255
+            if scale == 1.0 and "std" not in told:
+                what = "is of pixels from 0 to 255, so the std is needed too"
+                raise UsageError("U233", f"mean {told['mean']}", what)
+        if "std" in told:
+            std = colours_of("std", told["std"], colours)
+        guessed = {"resize"} if "size" in told and self.framing.resize is not None else set()
+        assumed = tuple(p for p in PARTS if p not in told and p in {*self.assumed, *guessed})
+        return replace(self, framing=framing, mean=mean, std=std, scale=scale, assumed=assumed)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Preprocess) and self.to_json() == other.to_json()
+        """The same numbers, whether told or assumed."""
+        return isinstance(other, Preprocess) and _facts(self) == _facts(other)
 
     def __hash__(self) -> int:
         return hash((self.framing, self.scale))
 
 
-def _framing(resize: int | None, crop: Sequence[int], interpolation: Interpolation) -> Framing:
+def _facts(preprocess: Preprocess) -> dict[str, Any]:
+    return replace(preprocess, assumed=()).to_json()
+
+
+def _framing(resize: Any, crop: Sequence[int], interpolation: Interpolation) -> Framing:
     """A framing from a file, with sizes that memory can hold."""
     height, width = crop
-    sides = (height, width, height if resize is None else resize)
-    if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides):
+    whole = [resize] if isinstance(resize, int) else [] if resize is None else list(resize)
+    sides = (height, width, *whole)
+    if len(whole) > 2 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
         raise ValueError(f"sizes {sides}")
-    if interpolation not in get_args(Interpolation):
+    if interpolation not in FILTERS:
         raise ValueError(f"interpolation {interpolation!r}")
     return Framing(resize, (height, width), interpolation)
+
+
+def _reframed(framing: Framing, told: Mapping[str, Any]) -> Framing:
+    """The framing with what is told; a resize that is not told keeps its ratio to the size."""
+    way = told.get("interpolation", framing.interpolation)
+    if way not in FILTERS:
+        what = f"is no interpolation; {nearest(str(way), FILTERS)}"
+        raise UsageError("U233", f"interpolation {way}", what)
+    crop, resize = framing.crop, framing.resize
+    if "size" in told:
+        crop = sides("size", told["size"])
+        ratio = min(crop) / min(framing.crop)
+        if isinstance(resize, int):
+            resize = round(resize * ratio)
+        elif resize is not None:
+            resize = (round(resize[0] * ratio), round(resize[1] * ratio))
+    if "resize" in told:
+        resize = _resize(told["resize"])
+    return Framing(resize, crop, cast("Interpolation", way))
+
+
+def _resize(given: Any) -> int | tuple[int, int] | None:
+    if given == "none":
+        return None
+    both = sides("resize", given)
+    one = isinstance(given, int) or (isinstance(given, str) and given.isdecimal())
+    return both[0] if one else both
+
+
+def sides(name: str, given: Any) -> tuple[int, int]:
+    """Rows and columns out of 64, "64", "96x128" or [96, 128]. Raises UsageError U320."""
+    text = "x".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
+    found = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", text)
+    if found is None or isinstance(given, bool):
+        step = "write 224 or HEIGHTxWIDTH" + (", or none" if name == "resize" else "")
+        raise UsageError("U320", f"{name} {text}", "is no size in pixels", next_step=step)
+    height, width = int(found[1]), int(found[2] or found[1])
+    if max(height, width) > MAX_SIDE:
+        raise UsageError("U320", f"{name} {text}", f"is over {MAX_SIDE} pixels, the most")
+    return height, width
+
+
+def colours_of(name: str, given: Any, colours: int) -> tuple[float, ...]:
+    """A mean or std out of 0.5, "0.5", "0.5,0.4,0.3", a list of them, "imagenet" or "none".
+
+    Raises UsageError U233 for anything else, or another number of colours.
+    """
+    known = {"mean": (0.0, IMAGENET_MEAN), "std": (1.0, IMAGENET_STD)}[name]
+    if isinstance(given, str) and given.strip().lower() == "none":
+        return (known[0],) * colours
+    if isinstance(given, str) and given.strip().lower() == "imagenet":
+        grey = Preprocess.imagenet().grey()
+        one = grey.mean if name == "mean" else grey.std
+        return known[1] if colours > 1 else tuple(map(float, one))
+    listed = given.split(",") if isinstance(given, str) else given
+    try:
+        values = [float(one) for one in (listed if isinstance(listed, Sequence) else [listed])]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) not in (1, colours) or not np.isfinite(values).all():
+        many = "one number" if colours == 1 else f"1 or {colours} numbers"
+        what = f"the {name} of this network is {many} with commas, imagenet or none"
+        raise UsageError("U233", f"{name} {given}", what)
+    return tuple(values) if len(values) == colours else (values[0],) * colours
 
 
 def _numbers(name: str, given: Numbers, size: tuple[int, int]) -> Numbers:

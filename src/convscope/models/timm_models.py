@@ -47,9 +47,9 @@ def from_timm(request: Request) -> Draft:
         )
     if request.checkpoint is None:
         return Draft(model, preprocess, notes=notes)
-    notes += ("preprocessing and class names taken from timm's table",)
-    file = request.checkpoint
-    return Draft(model, preprocess, _names(timm, model), file.name, file, notes)
+    file, names = request.checkpoint, _names(timm, model)
+    notes += ("class names taken from timm's table",) if names else ()
+    return Draft(model, preprocess.guessed(), names, file.name, file, notes)
 
 
 def preprocess_of(config: dict[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:

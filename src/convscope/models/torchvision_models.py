@@ -57,9 +57,13 @@ def from_torchvision(request: Request) -> Draft:
             )
         checkpoint, weights = _pretrained(name, entry, request), f"torchvision {entry.name}"
     classes = request.classes or CLASSES
+    preprocess, categories = _pictures(entry, classes)
+    if request.checkpoint and not request.checkpoint.sha256.startswith(hash_of(entry)):
+        preprocess = preprocess.guessed()
     return Draft(
         _build(name, classes, request.seed, checkpoint),
-        *_pictures(entry, classes),
+        preprocess,
+        categories,
         weights=str(weights),
         checkpoint=checkpoint,
         notes=_assumed(entry, classes, request.checkpoint),
@@ -160,6 +164,4 @@ def _pictures(entry: Any, classes: int) -> tuple[Preprocess, tuple[str, ...]]:
 def _assumed(entry: Any, classes: int, checkpoint: Checkpoint | None) -> tuple[str, ...]:
     if checkpoint is None or checkpoint.sha256.startswith(hash_of(entry)):
         return ()
-    if classes == CLASSES:
-        return (f"preprocessing and class names taken from torchvision's {entry.name}",)
-    return ("preprocessing is not in the file; ImageNet's was assumed",)
+    return (f"class names taken from torchvision's {entry.name}",) if classes == CLASSES else ()

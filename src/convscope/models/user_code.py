@@ -47,10 +47,10 @@ def from_user_code(request: Request) -> Draft:
         model = found if ready else _call(found, request)
     weights = "as the factory made them" if request.checkpoint is None else request.checkpoint.name
     if isinstance(model, Network):
-        told = model.preprocess, model.classes
-        return Draft(model.model, *told, weights, request.checkpoint, model.notes)
-    preprocess, note = assumed(model)
-    return Draft(model, preprocess, (), weights, request.checkpoint, (note,))
+        told, guess = (model.preprocess, model.classes), model.preprocess.assumption()
+        notes = tuple(note for note in model.notes if note != guess)  # `load` tells it
+        return Draft(model.model, *told, weights, request.checkpoint, notes)
+    return Draft(model, assumed(model), (), weights, request.checkpoint)
 
 
 def from_module(spec: str) -> Any:

@@ -9,12 +9,10 @@ from torch import nn
 from torch.nn.modules import module as global_hooks
 
 from convscope.lens.twin import is_scripted
-from convscope.models.network import UNKNOWN
 from convscope.records.audit import Finding
 from convscope.studies.audit_case import Case, Heading, many, some
 
 DELIVERED = Heading("as delivered")
-"""A note about which the input's findings say more."""
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 CHECKPOINTING = ("memory_efficient", "grad_checkpointing", "gradient_checkpointing")
 """Attributes by which networks turn checkpointing on."""
@@ -23,7 +21,8 @@ CHECKPOINTING = ("memory_efficient", "grad_checkpointing", "gradient_checkpointi
 def check_delivered(case: Case) -> Iterator[Finding]:
     yield _mode(case)
     if case.network is not None:
-        yield from (_note(note) for note in case.network.notes if UNKNOWN not in note)
+        told = case.network.preprocess.assumption()  # the input's findings say more of that
+        yield from (_note(note) for note in case.network.notes if note != told)
     yield _wrappers(case)
     yield _scripted(case.model)
     yield _hooks(case.given)

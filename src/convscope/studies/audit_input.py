@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from convscope.errors import ModelError
 from convscope.images.folder import one_picture
 from convscope.images.photos import PHOTOS, photo_file
-from convscope.models.network import UNKNOWN
 from convscope.models.own import assumed
 from convscope.records.audit import Finding
 from convscope.studies.audit_case import Case, Heading, many
@@ -55,7 +54,7 @@ def _first_picture(case: Case, image: Float[Tensor, "c h w"] | None) -> Float[Te
 def _builtin(case: Case) -> Float[Tensor, "c h w"]:
     """A photograph, prepared as the network wants it; of a bare module as ImageNet's are."""
     known = case.network
-    preprocess = assumed(case.model)[0] if known is None else known.preprocess
+    preprocess = assumed(case.model) if known is None else known.preprocess
     photo = next(photo for photo in PHOTOS if photo.name == BUILTIN)
     case.pictured = f"the built-in photograph {photo.name}"
     return preprocess.tensor(one_picture(photo_file(photo), preprocess.framing).pixels)
@@ -173,12 +172,12 @@ def _prepared(case: Case) -> Finding:
         advice = "prepare them as in training; with other means and scales every score is off"
         return INPUT.warn("preprocessing", "not known: this is a bare module", advice)
     described = case.network.preprocess.describe()
-    if any(UNKNOWN in note for note in case.network.notes):
+    if case.network.preprocess.assumed:
         advice = (
-            "if it was trained with other means or scales, every score and map is off. Give its "
-            "own from Python: load(…, preprocess=Preprocess(…))"
+            "if it was trained with others, every score and map is off. Give its own: --size, "
+            "--resize, --mean, --std, or load(…, preprocess=…)"
         )
-        return INPUT.warn("preprocessing", f"assumed: {described}", advice)
+        return INPUT.warn("preprocessing", described, advice)
     return INPUT.ok("preprocessing", described)
 
 

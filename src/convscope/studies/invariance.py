@@ -235,7 +235,8 @@ def _in_words(preprocess: Preprocess, border: Border | str, beyond: bool) -> str
     resize = preprocess.framing.resize
     if not beyond or resize is None:
         return f"{told}, from the network's crop on"
-    return f"the picture itself beyond the crop (shorter side {resize}), then {told}"
+    size = f"shorter side {resize}" if isinstance(resize, int) else f"{resize[0]} × {resize[1]}"
+    return f"the picture itself beyond the crop ({size}), then {told}"
 
 
 def _examples(
