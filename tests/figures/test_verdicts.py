@@ -115,18 +115,21 @@ def test_every_method_of_the_family_says_what_it_does_not_show() -> None:
 
 def test_the_summary_says_class_truth_and_how_many_maps_hold() -> None:
     assert summary(explanation()) == (
-        "“ant”, 60.0%. Every map is supported by the tests on this picture."
+        "“ant”, 60.0%; the runner-up is “bee”, 30.0%. Every map is supported by the tests on this "
+        "picture."
     )
     none = explanation(tests=[outcome(0.45, 0.45)], label="wasp")
     assert summary(none) == (
-        "“ant”, 60.0% (true: “wasp”). None of these maps is well supported by the tests on this "
-        "picture."
+        "“ant”, 60.0% (true: “wasp”); the runner-up is “bee”, 30.0%. None of these maps is well "
+        "supported by the tests on this picture."
     )
 
 
 def test_a_class_that_is_ruled_out_is_said_to_be_so() -> None:
     asked = explanation(target=0, target_name="cat", score=0.004)
-    assert "“cat”, 0.4%. The network all but rules it out" in summary(asked)
+    assert "“cat”, 0.4%; its answer is “ant”, 60.0%. The network all but rules it out" in summary(
+        asked
+    )
     unsure = explanation(score=0.004)  # of 1000 classes the likeliest may have no more
     assert "rules it out" not in summary(unsure)
 

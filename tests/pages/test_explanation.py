@@ -143,6 +143,9 @@ def test_names_are_text_and_never_markup(picture: Any) -> None:
 
 def test_each_map_has_its_verdict_and_numbers(picture: Any) -> None:
     cards = picture.locator("article.map")
+    for fold in picture.locator("article.map details").all():
+        assert fold.get_attribute("open") is None  # the sentence leads, numbers are folded
+        fold.locator("summary").click()
     levels = [cards.nth(n).locator(".verdict").get_attribute("class") for n in range(4)]
     assert levels == ["verdict good", "verdict poor", "verdict none", "verdict fair"]
     first = cards.nth(0).locator("dl").inner_text()

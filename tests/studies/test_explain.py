@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from convscope.errors import ModelError, UsageError
 from convscope.figures.findings import findings
 from convscope.figures.verdicts import summary, verdict
-from convscope.images.folder import Folder, one_picture
+from convscope.images.folder import Folder, Picture, one_picture
 from convscope.images.framing import Framing
 from convscope.methods.explaining import METHODS, chosen
 from convscope.models.load import Network
@@ -210,19 +211,81 @@ def test_a_method_that_gives_no_map_is_told_so(
     assert fault.value.code == "U396"
 
 
-def test_the_occlusion_map_is_the_fall_of_the_probability(network: Network) -> None:
+def test_the_occlusion_map_is_the_fall_of_the_score_under_the_paper_s_square(
+    network: Network,
+) -> None:
     image = torch.full((3, *SIZE), 0.3)
     image[:, 10:20, 20:30] = torch.tensor((1.0, 0.0, 0.0))[:, None, None]
-    (found,) = METHODS["occlusion"](network.model, image[None], target=1)
-    with torch.no_grad():
-        whole = network.model(image[None]).softmax(1)[0, 1]
-        hidden = image.clone()
-        side = round(min(SIZE) / 7)
-        hidden[:, 0:side, 0:side] = 0
-        corner = network.model(hidden[None]).softmax(1)[0, 1]
+    found, other = METHODS["occlusion"](network.model, image.expand(2, -1, -1, -1), target=[1, 0])
     assert found.raw is not None
-    assert found.raw[0, 0] == pytest.approx(float(whole - corner), abs=1e-6)
+    assert found.raw.shape == (7, 7)
+    high, wide = round(SIZE[0] * 50 / 224), round(SIZE[1] * 50 / 224)
+    down, across = -(-(SIZE[0] - high) // 6), -(-(SIZE[1] - wide) // 6)
+    for place in ((0, 0), (2, 3), (6, 6)):
+        hidden = image.clone()
+        top = min(place[0] * down, SIZE[0] - high)
+        left = min(place[1] * across, SIZE[1] - wide)
+        hidden[:, top : top + high, left : left + wide] = 0
+        with torch.no_grad():
+            falls = (network.model(image[None]) - network.model(hidden[None]))[0]
+        assert found.raw[place] == pytest.approx(float(falls[1]), abs=1e-4)
+        assert other.raw is not None
+        assert other.raw[place] == pytest.approx(float(falls[0]), abs=1e-4)
     assert found.values.argmax() in np.ravel_multi_index(np.mgrid[8:22, 18:32], SIZE)
+
+
+class Plain(nn.Module):
+    """Three convolutions and a linear layer. `whole`: the mean over all places is subtracted, so
+    that a window of the picture changes every place."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        widths = (3, 16, 24, 32)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(one, two, 3, 2, 1) for one, two in itertools.pairwise(widths)
+        )
+        self.head, self.whole = nn.Linear(32, 7), whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = conv(x).relu()
+            x = x - x.mean((2, 3), keepdim=True) if self.whole else x
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_explanation_costs_at_most_600_passes_and_its_maps_100(whole: bool) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    ready = Preprocess(Framing(None, (96, 64)), (0.5,) * 3, (0.25,) * 3)
+    net = Network(Plain(whole=whole).eval(), ready, (), "made", "by hand", "")
+    pixels = np.random.default_rng(1).integers(0, 255, (96, 64, 3)).astype(np.uint8)
+    counted: list[int] = []
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net.model(torch.zeros(1, 3, 96, 64))
+    one = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        explain(
+            net,
+            Picture(0, "x", None, pixels),
+            shown=lambda *_: counted.append(counter.get_total_flops()),
+        )
+    assert counted[0] <= 100 * one
+    assert 100 * one < counter.get_total_flops() <= 600 * one
+
+
+def test_the_maps_are_told_before_they_are_tested(network: Network) -> None:
+    order: list[object] = []
+    found = explain(
+        network,
+        Picture(0, "x", None, np.full((*SIZE, 3), 90, np.uint8)),
+        chosen(["gradcam", "saliency"]),
+        checks=FAST,
+        shown=lambda prediction, maps: order.append((prediction.names[0], list(maps))),
+        progress=lambda done, total: order.append(done / total),
+    )
+    assert order.index((found.prediction.names[0], ["gradcam", "saliency"])) == 2
 
 
 def test_the_summary_names_the_class_and_the_supported_methods(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from convscope.methods.explaining import Method
     from convscope.models.load import Network
     from convscope.records.explanation import Explanation, Explanations
+    from convscope.records.maps import Attribution
+    from convscope.records.predictions import Prediction
     from convscope.units import Box
 
 
@@ -30,8 +32,10 @@ def explain(
     method: Annotated[
         str,
         typer.Option(
-            help="Names with commas, all, or package.module:function; "
-            "default: gradcam, layercam, integrated-gradients, occlusion."
+            help="Names with commas, all, or package.module:function; default: gradcam, layercam, "
+            "integrated-gradients, occlusion. There are also gradcam++, xgradcam, ablationcam, "
+            "scorecam, eigencam, eigengradcam, fullgrad, saliency, smoothgrad, gradient-x-input, "
+            "guided-backprop, guided-gradcam, deconvnet."
         ),
     ] = "",
     layer: Annotated[str | None, typer.Option(help="For methods that take one.")] = None,
@@ -101,6 +105,7 @@ def _one(
             target=read_target(target),
             boxes=marked,
             checks=Checks(road=road),
+            shown=_first,
             progress=tick,
         )
     page = write_explanation(out, found)
@@ -179,6 +184,29 @@ def _spread(count: int, limit: int | None) -> list[int] | None:
     if limit is None or limit >= count:
         return None
     return [round(place * (count - 1) / max(1, limit - 1)) for place in range(limit)]
+
+
+def _first(prediction: Prediction, maps: Mapping[str, Attribution]) -> None:
+    """What is known before the tests: the likeliest classes, and where each map is highest."""
+    chances = zip(prediction.names, prediction.probability.tolist(), strict=True)
+    classes = ", ".join(f"“{name}” {chance:.1%}" for name, chance in list(chances)[:3])
+    lines = [f"{prediction.picture}: {classes}"]
+    wide = max(map(len, maps))
+    for name, one in maps.items():
+        row, column = divmod(int(one.values.argmax()), one.values.shape[1])
+        height, width = one.values.shape
+        place = f"{_third(row, height, PLACES[0])} {_third(column, width, PLACES[1])}"
+        shown = f"highest {place}" if one.positive else "nothing speaks for it"
+        lines.append(f"  {name:<{wide}}  {shown}")
+    for line in [*lines, "now each map is put to the test"]:
+        say(printable(line))
+
+
+PLACES = (("at the top", "in the middle", "at the bottom"), ("left", "centre", "right"))
+
+
+def _third(at: int, extent: int, words: Sequence[str]) -> str:
+    return words[min(2, 3 * at // extent)]
 
 
 def _told(found: Explanation) -> str:

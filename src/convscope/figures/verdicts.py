@@ -165,11 +165,22 @@ def _class(found: Explanation, index: int) -> str:
     return shortened(known.get(index, f"class {index}"))
 
 
+def _rival(found: Explanation) -> str:
+    """The likeliest other class, and whether it is the network's answer."""
+    seen = found.prediction
+    rivals = [place for place, index in enumerate(seen.classes.tolist()) if index != found.target]
+    if not rivals:
+        return ""
+    role = "the runner-up is" if rivals[0] else "its answer is"
+    return f"; {role} “{shortened(seen.names[rivals[0]])}”, {seen.probability[rivals[0]]:.1%}"
+
+
 def summary(found: Explanation) -> str:
     """The whole explanation in one or two sentences."""
     first = (
         f"“{shortened(found.target_name)}”, {found.score:.1%}"
         + (f" (true: “{shortened(found.label)}”)" if found.label else "")
+        + _rival(found)
         + "."
     )
     if found.score < FAINT and found.target != int(found.prediction.classes[0]):

@@ -75,7 +75,7 @@ class Asked:
         """
         with torch.no_grad(), Lens(self.model, ()) as lens:
             parts = [self._scores(forward(lens, part)) for part in _batches(pictures, self.batch)]
-        found = np.asarray(torch.cat(parts).cpu().numpy(), np.float32)
+        found = np.asarray(torch.cat(parts).cpu().numpy() if parts else (), np.float32)
         if not np.isfinite(found).all():
             what = "has NaN or infinite scores when the picture is changed"
             raise ModelError("M514", "the network", what, next_step="check the weights")

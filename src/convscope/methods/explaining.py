@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import UsageError, nearest
@@ -18,74 +17,20 @@ from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
 from convscope.methods import cam, gradients
 from convscope.methods.cam_case import prepared
-from convscope.methods.occlusion import occlusion
+from convscope.methods.occlusion_map import occlusion_map
 from convscope.models.network import Network
-from convscope.models.provenance import recorded
 from convscope.models.user_code import from_module
-from convscope.records.maps import Attribution, Occlusion
+from convscope.records.maps import Attribution
 
 Method = Callable[..., list[Attribution]]
 """`(model, images, *, target, …) -> list[Attribution]`, one for each picture."""
-SQUARES = 7
-"""The grey square's side goes so often into the picture's shorter side; it moves by half of it."""
-
-
-@recorded
-def occlusion_map(
-    model: nn.Module,
-    images: Float[Tensor, "b c h w"],
-    *,
-    target: int | Sequence[int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    **_: Any,
-) -> list[Attribution]:
-    """By how much the target's probability falls when a grey square hides a place.
-
-    `raw` is the fall for each place of the square, `values` the mean over the squares that cover
-    a pixel. The square's side is a seventh of the picture's shorter side and moves by half of it.
-    Source: Zeiler and Fergus 2014, §4.2.
-    """
-    images = prepared(model, images)
-    several = isinstance(target, Sequence)
-    aims = list(target) if isinstance(target, Sequence) else [target] * len(images)
-    found = []
-    for number, (image, aim) in enumerate(zip(images, aims, strict=several)):
-        side = max(1, round(min(image.shape[1:]) / SQUARES))
-        hidden = occlusion(model, image, target=aim, patch=side, stride=max(1, side // 2))
-        found.append(_fallen(hidden, (image.shape[1], image.shape[2])))
-        if progress is not None:
-            progress(number + 1, len(images))
-    return found
-
-
-def _fallen(hidden: Occlusion, size: tuple[int, int]) -> Attribution:
-    raw = hidden.base_probability - hidden.probability
-    total, count = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    for fall, top, left in zip(
-        raw.ravel(),
-        hidden.tops.repeat(len(hidden.lefts)),
-        np.tile(hidden.lefts, len(hidden.tops)),
-        strict=True,
-    ):
-        place = (slice(top, top + hidden.patch), slice(left, left + hidden.patch))
-        total[place] += fall
-        count[place] += 1
-    return Attribution(
-        values=total / np.maximum(count, 1),
-        target=hidden.target,
-        raw=raw,
-        method="Occlusion",
-        variant="authors",
-        layer="pixels",
-        space="probability",
-        score=hidden.base_probability,
-        origin=dict(hidden.origin) | {"patch": hidden.patch, "notes": []},
-    )
-
+NODES = 16
+"""Of integrated gradients here; the note on completeness says where they are too few."""
 
 METHODS: Mapping[str, Method] = {
     **cam.METHODS,
     **gradients.METHODS,
+    "integrated-gradients": partial(gradients.integrated_gradients, steps=NODES),
     "occlusion": occlusion_map,
 }
 """All methods that explain a score, by the names that commands and pages use."""

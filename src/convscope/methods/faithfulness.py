@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from convscope.methods.controls import blob, grain_of, random_map
-from convscope.methods.erasing import Asked, Order, order
+from convscope.methods.erasing import Asked, Order, blurred, order
 from convscope.methods.given import alone, at_least, attributions
 from convscope.methods.targets import Aims, Target
 from convscope.models.provenance import recorded
@@ -171,11 +171,19 @@ class Trial:
 
     def curves(self, ranks: Order) -> tuple[Curve, Curve]:
         """Deletion and insertion in this order."""
-        deleted = self.asked.deleted(ranks, self.counts)
+        (empty, soft), whole, inner = self.ends, self.asked.score, self.counts[1:-1]
+        deleted = _with_ends(whole, self.asked.deleted(ranks, inner), empty)
         self.plan.tick()
-        inserted = self.asked.inserted(ranks, self.counts)
+        inserted = _with_ends(soft, self.asked.inserted(ranks, inner), whole)
         self.plan.tick()
         return deleted, inserted
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """The score of nothing and of the picture blurred, where all curves end or begin."""
+        image = self.asked.image
+        empty, soft = self.asked([torch.zeros_like(image), blurred(image)]).tolist()
+        return empty, soft
 
     def chance(self, grain: tuple[int, int]) -> tuple[Curves, Curves]:
         """Deletion and insertion of random maps of this many numbers, enlarged like a map."""
@@ -200,6 +208,10 @@ class Trial:
         least = self.asked.imputed(ranks.size - 1 - ranks, counts, self.plan.seed)
         self.plan.tick()
         return most, least
+
+
+def _with_ends(first: float, inner: Curve, last: float) -> Curve:
+    return np.concatenate(([first], inner, [last])).astype(np.float32)
 
 
 def _lit(image: Float[Tensor, "c h w"], values: Float[np.ndarray, "h w"]) -> Tensor:

@@ -70,6 +70,23 @@ def corners(extent: int, patch: int, stride: int) -> list[int]:
     return starts if starts[-1] == last else [*starts, last]
 
 
+PAPER, PLACES = 50 / 224, 7
+"""The paper's square as a part of the picture's side, and its places along one."""
+
+
+def covering(images: Tensor, patch: Pair | None, stride: Pair | None) -> tuple[Pair, Pair]:
+    """What was not told: the paper's square, and steps in which so many places cover a side."""
+    if images.dim() != 4:
+        return patch or 1, stride or 1  # `Hiding.of` says what is wrong
+    sides = (int(images.shape[2]), int(images.shape[3]))
+    height, width = _pair(patch) if patch is not None else (max(1, round(n * PAPER)) for n in sides)
+    if stride is None:
+        left = (sides[0] - height, sides[1] - width)
+        down, across = (max(1, -(-rest // (PLACES - 1))) for rest in left)
+        stride = (down, across)
+    return (height, width), stride
+
+
 def _pair(given: Pair) -> tuple[int, int]:
     pair = given if isinstance(given, Sequence) else (given, given)
     if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) for n in pair):

@@ -41,15 +41,16 @@ Progress = Callable[[int, int], None]
 class Checks:
     """Which tests the maps are put to, and how hard."""
 
-    steps: int = 20
+    steps: int = 8
     """Shares of the picture that are hidden one after the other."""
     random: int = RANDOM
     """Random maps to compare with."""
     road: bool = False
     """Also impute in the place of grey; slow."""
     randomise: bool = True
-    """Also make the maps of another class, and of the same network with random weights: in its
-    topmost layer, and in all."""
+    """Also make the maps of another class, and of the same network with random weights."""
+    cascade: int = 1
+    """In how many steps, from the topmost layer down, the weights become random; 1: all at once."""
     seed: int = 0
 
 
@@ -62,18 +63,20 @@ def explain(
     target: Target | None = None,
     boxes: Sequence[Box] = (),
     checks: Checks | None = None,
+    shown: Callable[[Prediction, Mapping[str, Attribution]], None] | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
     """Explain one picture by several methods and put each map to the test.
 
     picture: whole, as decoded. methods: as `methods.explaining.chosen` gives them; four without.
     target: class index or name; the likeliest class without. boxes: in the whole picture's
-    pixels, where somebody marked something. A method that is not defined for this network is
-    left out, with its reason in `refused`; if none is, the first reason is raised. So is a test
-    that cannot be made, in `untested`.
+    pixels, where somebody marked something. shown: told the classes and the maps, before the tests
+    begin. A method that is not defined for this network is left out, with its reason in `refused`;
+    if none is, the first reason is raised. So is a test that cannot be made, in `untested`.
 
-    Each method runs on the network for the target and, with `checks.randomise`, for another
-    likely class, and twice on random weights.
+    Each method runs on the network for the target and, with `checks.randomise`, for the likeliest
+    other class, and on random weights. With the defaults the maps cost less than 100 passes of one
+    picture up the network, and all with its tests less than 600 (`bench/explain.py`).
 
     Raises UsageError U352, U353, U397 (target), ModelError M520 (no scores, or one only), M522,
     M543 (NaN).
@@ -87,6 +90,9 @@ def explain(
     tick = _Bar(progress, 4 if checks.randomise else 2)
     maps, refused = explained(network, image, methods, index, tick.part(0))
     kept = {name: methods[name] for name in maps}
+    prediction = _prediction(picture.name, share, names)
+    if shown is not None:
+        shown(prediction, maps)
     untested: dict[str, str] = {}
     tests = [Faithfulness.unknown(one.method, index) for one in maps.values()]
     randomised: tuple[Randomisation, ...] = ()
@@ -97,7 +103,7 @@ def explain(
     pair = (index, next(i for i in np.argsort(-share, kind="stable").tolist() if i != index))
     return Explanation(
         picture=pixels,
-        prediction=_prediction(picture.name, share, names),
+        prediction=prediction,
         target=index,
         target_name=names[index],
         score=float(share[index]),
@@ -262,7 +268,7 @@ def _randomised(
         image,
         dict(methods),
         target=target,
-        steps=2,
+        steps=checks.cascade,
         seed=checks.seed,
         before=maps,
         progress=progress,
