@@ -255,10 +255,10 @@ def test_the_last_net_tells_the_users_code_outside_of_every_block(monkeypatch, c
 
     for fault, status in ((ValueError("mine"), 4), (SystemExit(0), 4), (KeyboardInterrupt(), 4)):
 
-        def broken(fault: BaseException = fault, **_: object) -> None:
+        def broken(_: object, fault: BaseException = fault) -> None:
             raise fault
 
-        monkeypatch.setattr(app, "app", broken)
+        monkeypatch.setattr(app, "_status", broken)
         assert app.run(["x"]) == status
         assert (
             f"raised {type(fault).__name__}" in (said := capsys.readouterr().err) or "Exit" in said

@@ -16,6 +16,7 @@ digits, listed in docs/errors.md, and never change their meaning.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -76,6 +77,31 @@ class EnvironmentFault(ConvscopeError):
 
 class Stopped(ConvscopeError):
     exit_status = 75
+
+
+class StopAsked(BaseException):
+    """A signal asks the command to stop at once. No Exception and no KeyboardInterrupt: nothing on
+    the way may take it for a fault, or for something that somebody's code raised."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+        self.kept = ""
+        """What is safe, if more than nothing; said by who knows it while this passes."""
+
+    @property
+    def exit_status(self) -> int:
+        return 130 if self.number == signal.SIGINT else 75
+
+    def line(self) -> str:
+        """The one line a command prints."""
+        step = "goes on from there" if self.kept else "starts again"
+        kept = printable(self.kept) if self.kept else "nothing, and nothing half done is left"
+        rest = f"Kept: {kept}. Next: the same command {step}."
+        if self.number == signal.SIGINT:
+            return f"convscope: stopped by the keyboard. {rest}"
+        name = signal.Signals(self.number).name
+        return f"convscope: error[R575]: stopped as asked, by {name}. {rest}"
 
 
 def is_out_of_memory(fault: BaseException) -> bool:

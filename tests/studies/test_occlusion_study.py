@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from convscope.cli.app import run
 from convscope.cli.explain import _boxes as read_boxes_of
-from convscope.errors import ConvscopeError, OutputError
+from convscope.errors import ConvscopeError, OutputError, StopAsked
 from convscope.figures.hidden_objects import hidden_objects_figure, hidden_objects_words
 from convscope.figures.occlusion_study import (
     _three_figures,
@@ -531,12 +532,15 @@ def test_a_command_that_is_stopped_says_where_it_goes_on(
 ) -> None:
     def stopped(*_: object, kept: Path, **__: object) -> None:
         kept.mkdir()
-        raise KeyboardInterrupt
+        raise StopAsked(signal.SIGINT)
 
     monkeypatch.setattr("convscope.studies.occlusion.occlusion_study", stopped)
     spec, out = "zfnet:width=0.0625,head=compact", tmp_path / "out"
     assert run(["occlusion", spec, str(bright), "--out", str(out)]) == 130
-    assert f"finished pictures are in {out}-parts" in capsys.readouterr().err
+    assert (
+        f"Kept: finished pictures, in {out}-parts. Next: the same command goes on from there."
+        in capsys.readouterr().err
+    )
     assert not out.exists()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ from convscope.cli.predict import predict
 from convscope.cli.probes import probes
 from convscope.cli.silence import silence
 from convscope.cli.similar import similar
+from convscope.cli.stop import stoppable
 from convscope.cli.train import train
 from convscope.cli.transfer import transfer
 from convscope.cli.transfer_lists import transfer_lists
@@ -46,11 +48,13 @@ from convscope.errors import (
     ConvscopeError,
     EnvironmentFault,
     ModelError,
+    StopAsked,
     UsageError,
     is_out_of_memory,
     printable,
 )
 from convscope.foreign import blamed
+from convscope.publish import environment_fault, is_full
 
 CommandFault: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -114,13 +118,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line; return its exit status."""
+    told = sys.argv[1:] if arguments is None else arguments
     try:
-        _refuse_empty(sys.argv[1:] if arguments is None else arguments)
-        status = app(args=arguments, standalone_mode=False)
-        sys.stdout.flush()
-        return int(status or 0)
-    except typer.Abort:
-        return 130
+        with stoppable():
+            return _status(told)
+    except StopAsked as stop:
+        return _say(stop.line(), stop.exit_status)
+    except typer.Exit as end:
+        return end.exit_code
     except CommandFault as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":
             return _say(fault.format_message(), fault.exit_code)
@@ -128,7 +133,7 @@ def run(arguments: list[str] | None = None) -> int:
     except ConvscopeError as fault:
         return _say(fault.line(), fault.exit_status)
     except KeyboardInterrupt as fault:
-        return _not_ours(fault) or _say("convscope: stopped by the keyboard", 130)
+        return _not_ours(fault) or _say(StopAsked(signal.SIGINT).line(), 130)
     except SystemExit as fault:
         if status := _not_ours(fault):
             return status
@@ -138,9 +143,26 @@ def run(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as fault:
-        if is_out_of_memory(fault):
-            return _say(_no_memory(fault).line(), EnvironmentFault.exit_status)
-        return _not_ours(fault) or _own_bug(fault)
+        return _failed(fault)
+
+
+def _status(told: Sequence[str]) -> int:
+    """Not by `app()`, which would end at EOFError and KeyboardInterrupt without a word."""
+    _refuse_empty(told)
+    command = typer.main.get_command(app)
+    with command.make_context("convscope", list(told)) as context:
+        status = command.invoke(context)
+    sys.stdout.flush()
+    return int(status or 0)
+
+
+def _failed(fault: Exception) -> int:
+    if is_out_of_memory(fault):
+        return _say(_no_memory(fault).line(), EnvironmentFault.exit_status)
+    if is_full(fault):
+        full = environment_fault(fault, Path(str(getattr(fault, "filename", None) or "")))
+        return _say(full.line(), full.exit_status)
+    return _not_ours(fault) or _own_bug(fault)
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:

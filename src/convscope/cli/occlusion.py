@@ -16,7 +16,7 @@ from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say
 from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import save_figure, save_table
-from convscope.errors import UsageError, nearest, printable
+from convscope.errors import StopAsked, UsageError, nearest, printable
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
@@ -123,12 +123,12 @@ def occlusion(
 
 @contextmanager
 def _kept_in(place: Path) -> Iterator[None]:
-    """When it is stopped by the keyboard, say where it goes on."""
+    """When it is stopped, say where it goes on."""
     try:
         yield
-    except KeyboardInterrupt:
+    except StopAsked as stop:
         if place.is_dir():
-            say(f"finished pictures are in {place}; the same command goes on from there")
+            stop.kept = f"finished pictures, in {place}"
         raise
 
 
