@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import pytest
 import typer
 
 from convscope.cli.app import app, run
-from convscope.cli.options import Opening, expanded
+from convscope.cli.options import Opening, Reading, expanded
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,15 @@ def test_every_command_that_opens_a_network_takes_all_options_of_opening() -> No
     }
     assert opening >= {"check", "explain", "layers", "tune"}
     assert {name: wanted - taken[name] for name in opening if wanted - taken[name]} == {}
+
+
+def test_every_command_that_reads_pictures_takes_all_options_of_reading() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    taken = {name: {option.name for option in command.params} for name, command in commands.items()}
+    wanted = {field.name for field in fields(Reading) if field.init}
+    reading = {name for name, options in taken.items() if "max_bad" in options}
+    assert len(reading) > 18
+    assert {name: wanted - taken[name] for name in reading if wanted - taken[name]} == {}
 
 
 def test_a_command_of_pictures_takes_the_share_of_bad_ones(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
+from tests.images import corpus
 
 NET = "zfnet:width=0.05,head=compact"
 
@@ -79,9 +80,11 @@ def test_the_list_lies_beside_a_place_for_results_that_stays_free(
     Path("labels.json").write_text('{"d": 0}')
     out = tmp_path / "out"
     (pictures / "b" / "one.png").unlink()
-    for number in ("", "-2"):
-        assert run([command[0], NET, str(pictures), "--out", str(out), *command[1:]]) == 3
+    for number in ("", "", "-2"):  # the same list is not written twice, and nothing overwritten
         listed = tmp_path / f"out-skipped{number}.csv"
+        if number:
+            (tmp_path / "out-skipped.csv").write_text("mine")
+        assert run([command[0], NET, str(pictures), "--out", str(out), *command[1:]]) == 3
         told = capsys.readouterr().err
         assert f"in {listed}." in told
         assert "error[D1" in told
@@ -108,3 +111,109 @@ def test_what_is_not_there_is_told_before_the_work(
     assert run(["predict", NET, good, "--out", str(taken)]) == 5
     assert f"error[O501]: {taken}: is a file" in capsys.readouterr().err
     assert taken.read_text() == "mine"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Path:
+    """Two classes; of six pictures one is nearly black, one turned, one clear as glass."""
+    root = tmp_path / "changed"
+    names = [f"{name}/{n}.png" for name in "ab" for n in range(3)]
+    for place, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        made = {0: corpus.grey16(GREY12), 1: corpus.turned("PNG"), 5: corpus.wholly_clear()}
+        (root / name).write_bytes(made.get(place, corpus.png()))
+    return root
+
+
+GREY12 = np.linspace(0, 4000, 64 * 48).astype(np.uint16).reshape(48, 64)
+MANY = {
+    "predict": (),
+    "evaluate": (),
+    "explain": ("--method", "gradcam"),
+    "filters": (),
+    "similar": (),
+    "silence": ("--layers", "conv1"),
+    "probes": ("--layers", "pool1", "--per-class", "1", "--folds", "2"),
+    "atlas": ("--layers", "conv1"),
+}
+LABELS = ("evaluate", "silence")
+
+
+@pytest.mark.parametrize("command", MANY)
+def test_what_was_changed_in_pictures_is_counted_in_a_line_and_listed(
+    command: str, changed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    labels = tmp_path / "labels.json"
+    labels.write_text('{"a": 0, "b": 1}')
+    more = ("--labels", str(labels)) if command in LABELS else ()
+    model = f"{NET},classes=2" if command in LABELS else NET
+    assert run([command, model, str(changed), "--out", str(out), *MANY[command], *more]) == 0
+    lines = [ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("notes: ")]
+    assert len(lines) == 1
+    for words in (
+        "1 wholly transparent: nothing is left but black",
+        "1 its 16-bit values reach 4,000 of 65,535, so it is nearly black; --range 0,4095 or auto",
+        "1 EXIF orientation 6 not applied; --exif apply",
+    ):
+        assert words in lines[0]
+    place = out / "notes.csv"
+    assert lines[0].endswith(f": {place}")
+    rows = list(csv.DictReader(place.read_text().splitlines()))
+    assert {(row["name"], row["code"]) for row in rows} >= {
+        ("a/0.png", "N117"),
+        ("a/1.png", "N111"),
+        ("b/2.png", "N114"),
+    }
+
+
+def test_what_the_notes_say_to_ask_is_taken_and_told(
+    changed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--range", "0,4095", "--exif", "apply", "--background", "none")
+    assert run(["predict", NET, str(changed), "--out", str(tmp_path / "out"), *asked]) == 0
+    told = capsys.readouterr().err
+    assert "values 0 to 4,095 stretched from black to white (N118)" in told
+    assert "1 turned as its EXIF orientation 6 says (N116)" in told
+    assert "1 transparent: the colours beneath are shown (N112)" in told
+    assert "N117" not in told
+    assert "N111" not in told
+
+
+def test_a_single_picture_tells_its_notes_before_the_work(
+    changed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(changed / "a" / "0.png")
+    out = tmp_path / "out"
+    assert run(["explain", NET, picture, "--method", "gradcam", "--out", str(out)]) == 0
+    told = capsys.readouterr().err
+    assert "note: 0.png: its 16-bit values reach 4,000 of 65,535" in told
+    assert run(["explain", NET, picture, "--range", "5,x"]) == 2
+    assert "error[U480]: --range 5,x: is no way to read pictures" in capsys.readouterr().err
+
+
+def test_remarks_about_a_folder_come_before_the_work(
+    changed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    changed.rename(root / "train")
+    (root / "train" / "empty").mkdir()
+    (root / "train" / "words.txt").write_text("words")
+    assert run(["evaluate", "no_module_of_that_name:net", str(root)]) != 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith(f"{root}: ")
+    assert "1 file ignored" in told[0]
+    assert "is train the folder meant?" in told[0]
+    assert run(["evaluate", "no_module_of_that_name:net", str(root / "train")]) != 0
+    assert "class empty has no pictures" in capsys.readouterr().err
+
+
+def test_pictures_without_any_change_cost_no_line_and_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(corpus.png())
+    (tmp_path / "b.jpg").write_bytes(corpus.jpeg())
+    assert run(["predict", NET, str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert "note" not in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.csv"))

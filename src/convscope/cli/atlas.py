@@ -11,7 +11,6 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.tune import Tune, chosen
 
 if TYPE_CHECKING:
@@ -60,19 +59,17 @@ def atlas(
     studies = [read_study(each) for each in study or ()]
     network = opening.network(model)
     with reading.open(pictures) as folder:
-        with listing_skipped([folder], beside(out)):
-            page = make_atlas(
-                network,
-                folder,
-                out,
-                layers=layers.split(",") if layers else None,
-                k=top,
-                other=other,
-                tuning=chosen(network, tune),
-                bars=progress,
-                studies=studies,
-            )
-        tell_skipped([folder], out / "skipped.csv")
+        page = make_atlas(
+            network,
+            folder,
+            out,
+            layers=layers.split(",") if layers else None,
+            k=top,
+            other=other,
+            tuning=chosen(network, tune),
+            bars=progress,
+            studies=studies,
+        )
     typer.echo(page)
     if open_page:
         typer.launch(page.resolve().as_uri())

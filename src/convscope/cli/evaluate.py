@@ -10,9 +10,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.predict import Views, save_evaluation
-from convscope.cli.progress import progress, say
-from convscope.cli.skipped import beside as beside_out
-from convscope.cli.skipped import listing_skipped, tell_skipped
+from convscope.cli.progress import progress
 from convscope.cli.tune import Tune, chosen
 from convscope.errors import EnvironmentFault, UsageError, nearest
 
@@ -65,15 +63,12 @@ def evaluate(
         networks = [_opened(model, opening, device)]
         networks += [_opened(*_member(name, opening), device) for name in together or ()]
         tuning = chosen(networks[0], tune)
-        with listing_skipped([folder], beside_out(out)), progress("evaluating") as tick:
+        with progress("evaluating") as tick:
             found = measure(
                 networks, folder, views=views, labels=known, tuning=tuning, progress=tick
             )
             folder.check_bad()
     save_evaluation(found, out)
-    for remark in folder.remarks if folder.numbered else ():
-        say(remark)
-    tell_skipped([folder], out / "skipped.csv")
     _tell(found, beside, out)
     typer.echo(out)
 

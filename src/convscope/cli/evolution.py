@@ -9,7 +9,6 @@ import typer
 
 from convscope.cli.options import Reading, Ready, expanded
 from convscope.cli.progress import progress, say
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import epochs_listed, listed, save_figure, save_table
 from convscope.errors import UsageError
 
@@ -58,7 +57,7 @@ def evolution(
     network = _told(model, ready)
     with reading.open(pictures) as whole:
         folder = whole.subset(range(0, len(whole), every))
-        with listing_skipped([folder], beside(out)), progress("looking at epochs") as tick:
+        with progress("looking at epochs") as tick:
             found = study(
                 checkpoints,
                 folder,
@@ -70,7 +69,6 @@ def evolution(
                 seed=seed,
                 progress=tick,
             )
-        tell_skipped([folder], beside(out))
     _save(*found, out)
 
 

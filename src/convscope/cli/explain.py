@@ -10,7 +10,6 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -149,14 +148,10 @@ def _many(
             kept.append(found)
             return found
 
-        with listing_skipped([folder], beside(out)):
-            page = write_explanations(out, run)
+        page = write_explanations(out, run)
     for one in findings(kept[0]):
         typer.echo(f"{'!' if one.level == 'warn' else '-'} {printable(one.text)}")
     typer.echo(page)
-    with listing_skipped([folder], out / "skipped.csv"):
-        folder.check_bad()
-    tell_skipped([folder], out / "skipped.csv")
     return page
 
 

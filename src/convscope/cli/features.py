@@ -10,7 +10,6 @@ import typer
 
 from convscope.cli.options import ANY_MODEL, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import listed, save_figure
 from convscope.errors import UsageError
 
@@ -65,7 +64,7 @@ def features(
         found = _again(Path(model), asked)
     else:
         way = {"k": top, "other": other, "seed": seed}
-        found = _made(opening.network(model), pictures, reading, beside(out), asked, way)
+        found = _made(opening.network(model), pictures, reading, asked, way)
     for number, record in enumerate(found):
         record.save(out / f"{KEPT}{number}")
     typer.echo(save_figure(features_figure(found, scale=cast("Scale", scale)), out / "figure"))
@@ -94,25 +93,21 @@ def _made(
     network: Network,
     pictures: str,
     reading: Reading,
-    skipped: Path,
     asked: _Asked,
     way: dict[str, Any],
 ) -> list[LayerFeatures]:
     from convscope.studies.chosen_features import chosen_features
 
-    with reading.open(pictures) as folder:
-        with listing_skipped([folder], skipped), progress("strongest pictures") as tick:
-            found = chosen_features(
-                network,
-                folder,
-                asked.layers,
-                units=asked.units,
-                count=asked.many,
-                progress=tick,
-                **way,
-            )
-        tell_skipped([folder], skipped)
-    return found
+    with reading.open(pictures) as folder, progress("strongest pictures") as tick:
+        return chosen_features(
+            network,
+            folder,
+            asked.layers,
+            units=asked.units,
+            count=asked.many,
+            progress=tick,
+            **way,
+        )
 
 
 def _again(folder: Path, asked: _Asked) -> list[LayerFeatures]:

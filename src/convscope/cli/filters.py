@@ -10,7 +10,6 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import save_figure, save_table
 
 if TYPE_CHECKING:
@@ -52,10 +51,9 @@ def filters(
     if pictures is None:
         found = [_one(*each, None, clip) for each in asked]
     else:
-        with reading.open(pictures) as folder, listing_skipped([folder], beside(out)):
+        with reading.open(pictures) as folder:
             found = [_one(*each, folder, clip) for each in asked]
             folder.check_bad()
-        tell_skipped([folder], beside(out))
     _save(found, out)
 
 

@@ -9,7 +9,6 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import listed, save_figure, save_table
 
 
@@ -51,7 +50,6 @@ def invariance(
     network = opening.network(model)
     with (
         whole as folder,
-        listing_skipped([folder], beside(out)),
         progress("moving pictures") as tick,
     ):
         found = study(
@@ -65,7 +63,6 @@ def invariance(
         )
         folder.check_bad()
     found.save(out)
-    tell_skipped([whole], out / "skipped.csv")
     save_table(invariance_table(found), out / "table.md")
     save_figure(invariance_figure(found, normalised=False), out / "figure-raw")
     typer.echo(save_figure(invariance_figure(found), out / "figure"))

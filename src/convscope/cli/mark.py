@@ -9,7 +9,6 @@ import typer
 
 from convscope.cli.options import Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 
 
 @expanded
@@ -44,10 +43,8 @@ def mark(
     names = [name.strip() for name in parts.split(",")] if parts else []
     marked = None if start is None else read_parts(start)
     boxed = None if boxes is None else read_boxes(boxes)
-    with reading.open(pictures) as folder:
-        with listing_skipped([folder], beside(out)), progress("pictures") as tick:
-            page = write_marking(out, folder, names, marked=marked, boxes=boxed, progress=tick)
-        tell_skipped([folder], out / "skipped.csv")
+    with reading.open(pictures) as folder, progress("pictures") as tick:
+        page = write_marking(out, folder, names, marked=marked, boxes=boxed, progress=tick)
     typer.echo(page)
     if open_page:
         typer.launch(page.resolve().as_uri())

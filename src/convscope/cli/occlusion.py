@@ -14,7 +14,6 @@ from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.cli.explain import _spread, read_target
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import save_figure, save_table
 from convscope.errors import StopAsked, UsageError, nearest, printable
 
@@ -96,7 +95,6 @@ def occlusion(
     with (
         chosen as folder,
         source,
-        listing_skipped([folder], beside(out)),
         _kept_in(kept),
         phases() as bar,
     ):
@@ -117,7 +115,6 @@ def occlusion(
             progress=bar("hiding parts"),
         )
     _save(found, out, draw, seed)
-    tell_skipped([folder], out / "skipped.csv")
     shutil.rmtree(kept, ignore_errors=True)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from contextlib import ExitStack
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from convscope.cli.progress import say
+from convscope.cli.skipped import reporting
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,14 +43,22 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**told: Any) -> None:
         built = {
-            name: kind(**{field.name: told.pop(field.name) for field in fields(kind)})
+            name: kind(**{field.name: told.pop(field.name) for field in _told_fields(kind)})
             for name, kind in groups.items()
         }
-        command(**told, **built)
+        with ExitStack() as ends:
+            for group in built.values():
+                if isinstance(group, Reading):
+                    ends.enter_context(reporting(group.opened, told.get("out")))
+            command(**told, **built)
 
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in shown}
     return run
+
+
+def _told_fields(group: Any) -> list[Field[Any]]:
+    return [field for field in fields(group) if field.init]
 
 
 def _options(group: Any) -> list[inspect.Parameter]:
@@ -60,7 +70,7 @@ def _options(group: Any) -> list[inspect.Parameter]:
             default=field.default,
             annotation=kinds[field.name],
         )
-        for field in fields(group)
+        for field in _told_fields(group)
     ]
 
 
@@ -143,18 +153,39 @@ class Reading:
     max_bad: Annotated[
         float, typer.Option(min=0, max=1, help="Share of unusable pictures allowed, 0 to 1.")
     ] = 0.01
+    range: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|full|LOW,HIGH", help="Black and white of pictures of more than 8 bits."
+        ),
+    ] = "full"
+    exif: Annotated[
+        str, typer.Option(metavar="ignore|apply", help="Whether pictures are turned as EXIF says.")
+    ] = "ignore"
+    background: Annotated[
+        str,
+        typer.Option(
+            metavar="COLOUR|none", help="Below transparent pixels: black, white, grey or R,G,B."
+        ),
+    ] = "black"
+    opened: list[Any] = field(default_factory=list, init=False)
+    """The folders that a command has opened: at its end they are reported."""
+
+    @property
+    def ways(self) -> dict[str, Any]:
+        return {"range": self.range, "exif": self.exif, "background": self.background}
 
     def open(self, name: str, *, workers: int = 1) -> Folder:
         """What `open_pictures` makes of the name."""
         from convscope.images.builtin import open_pictures
 
-        return self._told(open_pictures(name, workers=workers))
+        return self._told(open_pictures(name, workers=workers, **self.ways))
 
     def open_all(self, names: Sequence[str]) -> list[Folder]:
         """What `open_all` makes of several names: single pictures become one folder."""
         from convscope.images.builtin import open_all
 
-        return [self._told(folder) for folder in open_all(names)]
+        return [self._told(folder) for folder in open_all(names, **self.ways)]
 
     def one_folder(self, names: Sequence[str]) -> Folder:
         """A folder or a set by its name, or pictures as one. Raises UsageError U412 (several)."""
@@ -165,11 +196,18 @@ class Reading:
         return found[0]
 
     def one(self, path: Path | str, framing: Frame | None = None) -> Picture:
-        """A single file, as `one_picture` reads it."""
+        """A single file, as `one_picture` reads it; what was changed in it is told."""
         from convscope.images.folder import one_picture
 
-        return one_picture(path, framing)
+        found = one_picture(path, framing, **self.ways)
+        for note in found.notes:
+            say(f"note: {found.name}: {note}")
+        return found
 
     def _told(self, folder: Folder) -> Folder:
+        """With what is odd about it, before the work."""
         folder.max_bad = self.max_bad
+        if folder.remarks:
+            say(f"{folder.root}: {'; '.join(folder.remarks)}")
+        self.opened.append(folder)
         return folder

@@ -10,7 +10,6 @@ import typer
 from convscope.cli.explain import read_target
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import listing_skipped, tell_skipped
 
 if TYPE_CHECKING:
     from convscope.records.pointing import PointingGame
@@ -63,9 +62,6 @@ def pointing(
             progress=tick,
         )
     found.save(out)
-    tell_skipped([folder], out / "skipped.csv")
-    with listing_skipped([folder], out / "skipped.csv"):
-        folder.check_bad()
     typer.echo(_table(found))
     typer.echo(out)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.skipped import free, listing_skipped, tell_skipped
+from convscope.cli.skipped import free
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -46,10 +46,6 @@ def predict(
     for folder in folders:
         with folder:
             _predict_all(network, folder, out, top, views)
-    with listing_skipped(folders, out / "skipped.csv"):
-        for folder in folders:
-            folder.check_bad()
-    tell_skipped(folders, out / "skipped.csv")
 
 
 def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: int) -> None:

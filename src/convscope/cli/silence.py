@@ -9,7 +9,6 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import listed, save_figure, save_table
 from convscope.errors import UsageError
 
@@ -49,18 +48,16 @@ def silence(
         raise UsageError("U404", f"--fill {fill}", "is neither zero nor mean")
     known = None if labels is None else read_labels(labels)
     network = opening.network(model)
-    with reading.open(pictures) as folder:
-        with listing_skipped([folder], beside(out)), progress("silencing maps") as tick:
-            found = measure(
-                network,
-                folder,
-                listed(layers),
-                fill="mean" if fill == "mean" else "zero",
-                labels=known,
-                progress=tick,
-            )
-            folder.check_bad()
-        tell_skipped([folder], beside(out))
+    with reading.open(pictures) as folder, progress("silencing maps") as tick:
+        found = measure(
+            network,
+            folder,
+            listed(layers),
+            fill="mean" if fill == "mean" else "zero",
+            labels=known,
+            progress=tick,
+        )
+        folder.check_bad()
     found.save(out)
     save_table(silence_table(found, first), out / "table.md")
     typer.echo(save_figure(silence_figure(found), out / "figure"))

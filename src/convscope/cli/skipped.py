@@ -1,4 +1,7 @@
-"""How does a command tell which pictures it had to leave out?"""
+"""How does a command tell which pictures it had to leave out, and what was changed in others?
+
+Everything that a command opened by `Reading` is reported at its end, in this one place.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +11,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convscope.cli.progress import say
-from convscope.errors import DataError
+from convscope.errors import ConvscopeError, Stopped
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
 
 
 @contextmanager
-def listing_skipped(folders: Sequence[Folder], place: Path) -> Iterator[None]:
-    """When too many pictures are unusable (D118), write down which and why, and say where."""
+def reporting(folders: Sequence[Folder], out: Path | None) -> Iterator[None]:
+    """After the work, how many pictures were used, which were not, and what was changed.
+
+    The tables are skipped.csv and notes.csv in the folder of the results, or beside its place
+    while that has to stay free (`OUT-skipped.csv`). When too many pictures are unusable (D118),
+    the fault says where they are listed.
+    """
     try:
         yield
-    except DataError as fault:
-        if fault.code == "D118" and (written := _written(folders, place)) is not None:
-            fault.kept = f"which pictures, and why, in {written}"
+        for folder in folders:
+            folder.check_all()
+    except Stopped:
         raise
+    except ConvscopeError as fault:
+        _tell_notes(folders, None)
+        if fault.code == "D118" and "skipped.csv" in (written := _written(folders, out)):
+            fault.kept = f"which pictures, and why, in {written['skipped.csv']}"
+        raise
+    written = _written(folders, out)
+    for report in {id(folder.report): folder.report for folder in folders}.values():
+        if len(report) > 1:
+            say(report.summary())
+    if "skipped.csv" in written:
+        say(f"which, and why: {written['skipped.csv']}")
+    _tell_notes(folders, written.get("notes.csv"))
 
 
-def tell_skipped(folders: Sequence[Folder], place: Path) -> None:
-    """How many pictures were used and, if any was not, a table of them at `place`."""
-    for folder in folders:
-        if len(folder) > 1:
-            say(folder.summary())
-    if (written := _written(folders, place)) is not None:
-        say(f"which, and why: {written}")
+def _tell_notes(folders: Sequence[Folder], place: Path | None) -> None:
+    from convscope.images.skipped import counted_notes
 
-
-def beside(out: Path) -> Path:
-    """The place of the table while the results' own folder has to stay free."""
-    return out.with_name(f"{out.name}-skipped.csv")
+    reports = {id(folder.report): folder.report for folder in folders}.values()
+    if line := counted_notes(entry for report in reports for entry in report.noted):
+        say(f"notes: {line}" + (f": {place}" if place else ""))
 
 
 def free(path: Path) -> Path:
@@ -48,13 +62,21 @@ def free(path: Path) -> Path:
     return found
 
 
-def _written(folders: Sequence[Folder], place: Path) -> Path | None:
-    from convscope.images.skipped import table
+def _has_results(out: Path) -> bool:
+    return out.is_dir() and any(out.iterdir())
+
+
+def _written(folders: Sequence[Folder], out: Path | None) -> dict[str, Path]:
+    """Where each table is, by its name."""
+    from convscope.images.skipped import tables
     from convscope.publish import publish_file
 
-    skipped = [entry for folder in folders for entry in folder.skipped]
-    if not skipped:
-        return None
-    target = free(place)
-    publish_file(target, table(skipped))
-    return target
+    found: dict[str, Path] = {}
+    for name, content in tables(folder.report for folder in folders).items():
+        if out is not None:
+            place = out / name if _has_results(out) else out.with_name(f"{out.name}-{name}")
+            if not (place.is_file() and place.read_bytes() == content):
+                place = free(place)
+                publish_file(place, content)
+            found[name] = place
+    return found

@@ -10,7 +10,6 @@ import typer
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say
 from convscope.cli.similar import Cache, Layer, Vector, read_vector
-from convscope.cli.skipped import beside, listing_skipped, tell_skipped
 from convscope.cli.study_files import save_figure, save_table
 
 if TYPE_CHECKING:
@@ -47,10 +46,9 @@ def transfer_lists(
     way, lists = read_vector(vector), (read_lists(teach), read_lists(judge))
     with reading.open(pictures) as folder:
         network = opening.network(model)
-        with listing_skipped([folder], beside(out)), progress("features") as tick:
+        with progress("features") as tick:
             found = measure(network, folder, *lists, layer, vector=way, cache=cache, progress=tick)
     found.save(out)
-    tell_skipped([folder], out / "skipped.csv")
     say(
         f"{found.pictures[0]:,} pictures to teach, {found.several:,} of them several classes; "
         f"{found.pictures[1]:,} to judge, {found.hard:,} times a class too hard to see"

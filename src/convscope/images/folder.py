@@ -27,6 +27,7 @@ from convscope.images.listing import listed, manifest, remarks, require_name, sh
 from convscope.images.reading import Reading
 from convscope.images.skipped import (
     Noted,
+    Report,
     Skipped,
     counted,
     counted_notes,
@@ -93,12 +94,20 @@ class Folder:
         if not found.files:
             unseen = "".join(f"; {remark}" for remark in self.remarks)
             raise DataError("D100", str(self.root), f"holds no pictures{unseen}")
-        self._findings = found.findings
-        self._crew = Crew()
+        self._findings, self._crew = found.findings, Crew()
+        self.report = Report(found.findings)
+        """What became of the pictures in all readings, those of its parts too."""
         self._contain(found.files, found.labels())
 
-    def _contain(self, files: Sequence[tuple[bytes, int]], labels: Sequence[int | None]) -> None:
-        """files: (path below the root, bytes), of which nothing has been read yet."""
+    def _contain(
+        self,
+        files: Sequence[tuple[bytes, int]],
+        labels: Sequence[int | None],
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        """files: (path below the root, bytes), of which nothing has been read yet. numbers: those
+        of the pictures in the folder that this is a part of."""
+        self._numbers = range(len(files)) if numbers is None else numbers
         root = os.fsencode(self.root)
         self._files, self.labels = tuple(files), tuple(labels)
         self.names = tuple(shown(path) for path, _ in files)
@@ -169,15 +178,18 @@ class Folder:
             code, _, text = printable(answer.text).partition(" ")
             path, size = self._files[number]
             digest = answer.sha256.hex() if answer.size else ""
-            self._skipped[number] = Skipped(
+            entry = Skipped(
                 number, self.names[number], path, answer.size or size, digest, code, text
             )
+            self._skipped[number] = entry
+            self.report.skip(self._numbers[number], entry)
         else:
             told = (line.partition(" ") for line in answer.text.splitlines())
             who = (number, self.names[number], self._files[number][0])
             self._notes[number] = tuple(
                 Noted(*who, code, text or NOTES[code]) for code, _, text in told
             )
+            self.report.use(self._numbers[number], self._notes[number])
 
     def one(self, number: int, framing: Frame | None = None) -> Picture:
         """One picture. Raises DataError with the fault's code if it cannot be used."""
@@ -198,7 +210,11 @@ class Folder:
             chosen = [number for number, name in enumerate(self.names) if chosen(name)]
         part = object.__new__(type(self))
         part.__dict__.update(self.__dict__)
-        part._contain([self._files[i] for i in chosen], [self.labels[i] for i in chosen])
+        part._contain(
+            [self._files[i] for i in chosen],
+            [self.labels[i] for i in chosen],
+            [self._numbers[i] for i in chosen],
+        )
         return part
 
     @property
@@ -263,15 +279,24 @@ class Folder:
         """
         if len(self) == 1 and self._skipped and self.max_bad < 1:
             raise self._fault(0)
-        bad, used = len(self._skipped), len(self._notes)
+        self._check(self.skipped, len(self._notes), self.summary)
+
+    def check_all(self) -> None:
+        """As `check_bad`, of all readings of this folder and of its parts."""
+        if len(self) == 1:
+            self.check_bad()
+        self._check(self.report.skipped, self.report.used, self.report.summary)
+
+    def _check(self, skipped: Sequence[Skipped], used: int, summary: Callable[[], str]) -> None:
+        bad = sum(entry.number >= 0 for entry in skipped)
         unread = any(entry.code in UNKNOWN_LOSS for entry in self._findings)
         many = bad > self.max_bad * (bad + used)
         if (bad and not used) or (self.max_bad < 1 and (unread or many)):
-            which, most = first_few(self.skipped), 100 * self.max_bad
+            which, most = first_few(skipped), 100 * self.max_bad
             raise DataError(
                 "D118",
                 "" if self.root == Path() else str(self.root),
-                f"{self.summary()}: {which}; allowed are {most:g} %",
+                f"{summary()}: {which}; allowed are {most:g} %",
                 next_step="mend or remove them, or allow more with --max-bad (max_bad)",
             )
 
@@ -325,6 +350,7 @@ def some_pictures(
     loose.root, loose.classes, loose.decoding = Path(), (), Decoding.of(ways)
     loose.limits, loose.workers, loose.max_bad = limits or Limits(), 1, max_bad
     loose.remarks, loose._findings, loose._crew = (), [], Crew()
+    loose.report = Report()
     loose._contain([(place, 0) for place in places], [None] * len(places))
     return loose
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple, Unpack
@@ -24,7 +24,7 @@ from convscope.images.folder import Folder
 from convscope.images.formats import ENDINGS, ending
 from convscope.images.limits import Limits
 from convscope.images.listing import many, require_name, shown
-from convscope.images.skipped import Skipped
+from convscope.images.skipped import Report, Skipped
 from convscope.images.tar import Contents, Entry, contents, read_member
 from convscope.texts import decoded, parsed
 
@@ -125,12 +125,18 @@ class Shards(Folder):
         if not files:
             raise DataError("D100", str(self.root), "holds no pictures")
         self.remarks = tuple(_remarks(unlabelled, others))
+        self.report = Report(self._findings)
         known = [label for label in labels if label is not None]
         self.classes = tuple(str(n) for n in range(max(known) + 1)) if known else ()
         self._contain(files, labels)
 
-    def _contain(self, files: Iterable[tuple[bytes, int]], labels: Iterable[int | None]) -> None:
-        super()._contain(tuple(files), tuple(labels))
+    def _contain(
+        self,
+        files: Sequence[tuple[bytes, int]],
+        labels: Sequence[int | None],
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        super()._contain(files, labels, numbers)
         told = f"{self.sha256} {' '.join(map(str, self.labels))}"
         self.sha256 = hashlib.sha256(told.encode()).hexdigest()
         here = os.fsencode(self.root.parent)

@@ -59,6 +59,56 @@ class Noted(NamedTuple):
     text: str
 
 
+class Report:
+    """What became of the pictures of a folder, in all readings of it and of its parts."""
+
+    def __init__(self, findings: Sequence[Skipped] = ()) -> None:
+        """findings: whole folders or archives that are not used."""
+        self.findings = tuple(findings)
+        self._skipped: dict[int, Skipped] = {}
+        self._noted: dict[int, tuple[Noted, ...]] = {}
+
+    def skip(self, number: int, entry: Skipped) -> None:
+        self._skipped[number] = entry._replace(number=number)
+        self._noted.pop(number, None)
+
+    def use(self, number: int, noted: Sequence[Noted]) -> None:
+        self._noted[number] = tuple(entry._replace(number=number) for entry in noted)
+        self._skipped.pop(number, None)
+
+    def __len__(self) -> int:
+        """Pictures that were asked for."""
+        return len(self._skipped) + len(self._noted)
+
+    @property
+    def used(self) -> int:
+        return len(self._noted)
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        return [*self.findings, *(entry for _, entry in sorted(self._skipped.items()))]
+
+    @property
+    def noted(self) -> list[Noted]:
+        return [entry for _, entries in sorted(self._noted.items()) for entry in entries]
+
+    def summary(self) -> str:
+        """`12 of 13 pictures used; 1 skipped (1 D104 truncated)`."""
+        line = f"{self.used:,} of {len(self):,} pictures used"
+        if self.skipped:
+            line += f"; {len(self.skipped):,} skipped ({counted(self.skipped)})"
+        return line
+
+
+def tables(reports: Iterable[Report]) -> dict[str, bytes]:
+    """The tables of what was skipped and changed, by the names of their files; none is empty."""
+    each = list({id(report): report for report in reports}.values())
+    skipped = [entry for report in each for entry in report.skipped]
+    noted = [entry for report in each for entry in report.noted]
+    found = {"skipped.csv": table(skipped)} if skipped else {}
+    return found | ({"notes.csv": notes_table(noted)} if noted else {})
+
+
 def counted(skipped: Iterable[Skipped]) -> str:
     """`9 D104 truncated, 4 D101 not an image`, the commonest first."""
     counts = Counter(entry.code for entry in skipped)

@@ -135,7 +135,7 @@ def _on_pictures(
     with opened(folder) as pictures:
         spread = np.linspace(0, len(pictures) - 1, min(FOLDED, len(pictures))).astype(int)
         found = folds_on_pictures(network.model, _batches(network, pictures, spread.tolist(), None))
-        if not found and not pictures.notes and pictures.skipped:
+        if not found and not pictures.report.used and pictures.skipped:
             pictures.check_bad()
         like = next(network.model.parameters(), torch.empty(0))
         layers = feature_layers(network.model, torch.zeros(1, *network.preprocess.shape).to(like))

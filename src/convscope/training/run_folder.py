@@ -9,6 +9,7 @@ RUN/run.json          what the run is: recipe, hash of the pictures, classes
 checkpoints/      what a stopped run needs to go on; gone when it is finished
     precision.json        which numbers the run is trained in, and why
     skipped.csv       pictures that could not be used
+    notes.csv         what was changed in pictures, if anything was
     done.json         there when all epochs are done
 """
 

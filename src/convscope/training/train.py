@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from convscope.errors import DataError, EnvironmentFault, UsageError
 from convscope.images.folder import Folder
 from convscope.images.framing import Framing
-from convscope.images.skipped import table
+from convscope.images.skipped import table, tables
 from convscope.models.preprocess import Preprocess
 from convscope.publish import publish_file
 from convscope.records.series import Series
@@ -101,8 +101,9 @@ def train(
                 stocks = _stocks(recipe, training, validation, memory, threads, told)
                 _require_steps(stocks[0], recipe, trainer.world_size)
                 if trainer.is_global_zero:
-                    skipped = [*training.skipped, *validation.skipped]
-                    publish_file(run / "skipped.csv", table(skipped))
+                    lists = tables([training.report, validation.report])
+                    for name, content in ({"skipped.csv": table([])} | lists).items():
+                        publish_file(run / name, content)
                 how = Way(stop, threads, tuple(keep))
                 story, resumed = fit(trainer, run, recipe, *stocks, observers, progress, how)
     return TrainResult(
