@@ -133,8 +133,7 @@ def test_another_number_of_classes_says_which_option_helps() -> None:
         fit(model, net(classes=9).state_dict(), name="a.pt")
     assert caught.value.code == "C412"
     assert str(caught.value) == (
-        "a.pt: answer is 9 classes in the file, 4 in the model. "
-        "Next: write NAME:classes=9, or load(…, classes=9)."
+        "a.pt: answer is 9 classes in the file, 4 in the model. Next: give load(…, classes=9)."
     )
     assert holds(model, before)
 

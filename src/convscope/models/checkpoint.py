@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 import warnings
 from collections.abc import Mapping
@@ -19,6 +20,11 @@ from convscope.models.safetensors_file import is_safetensors, read_safetensors
 from convscope.models.sniff import refuse_others, size
 from convscope.models.torch_file import MAX_BYTES, limit, read_torch
 from convscope.publish import publish_file
+
+OWN = "."
+"""As a part: names as the network itself has them, without the copy that stands beside them."""
+_OPTIMISER = re.compile("optim|sched|scaler|callbacks|loops")
+"""What is beside the weights in a checkpoint of a training."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Checkpoint:
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Read weights from `.safetensors` or a file of torch.save, told apart by their content.
 
-    `FILE#PART` takes one of several state dicts in a file. Nothing in the file is run.
+    `FILE#PART` takes one of several state dicts in a file, or of what lies in one only the tensors
+    whose names begin so; `FILE#.` those that no other name begins. Nothing in the file is run.
 
     Raises CheckpointError: C400 not readable, C401 to C404 and C406 what is no checkpoint, C405
     truncated, C407 larger than it looks, C408 tensors without plain values, C409 damaged, C411
@@ -124,7 +131,14 @@ def _chosen(content: Any, part: str, name: str, notes: list[str]) -> dict[str, T
             "C406", name, f"holds a {type(content).__name__}, not weights by name"
         )
     own = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    parts = {str(key): dict(value) for key, value in content.items() if _is_state(value)}
+    parts = _states(content)
+    if not parts and not _is_state(own):
+        parts = {
+            f"{key}.{inner}": state
+            for key, value in content.items()
+            if isinstance(value, Mapping) and not _OPTIMISER.search(str(key))
+            for inner, state in _states(value).items()
+        }
     if part:
         return _part(part, own, parts, name, notes)
     if len(parts) > 1 or (parts and _is_state(own)):
@@ -156,15 +170,37 @@ def _part(
     notes: list[str],
 ) -> dict[str, Tensor]:
     """The state dict under `part`, or the tensors whose names begin with it."""
-    begun = {key: value for key, value in own.items() if str(key).startswith(f"{part}.")}
-    if part not in parts and not begun:
-        heads = {str(key).partition(".")[0] for key in own}
-        known = sorted(parts) or sorted(heads)
+    begun = parts.get(part, {})
+    for path, state in (("", own), *parts.items()):
+        begun = begun or _begun(state, part) or _begun(state, part.removeprefix(f"{path}."))
+    if not begun:
+        heads = {str(key).partition(".")[0] for state in (own, *parts.values()) for key in state}
         raise CheckpointError(
-            "C416", f"{name}#{part}", f"there is no such part; {nearest(part, known)}"
+            "C416", f"{name}#{part}", f"there is no such part; {nearest(part, [*parts, *heads])}"
         )
     notes.append(f"took the weights under {part!r} in the file, as asked")
-    return parts.get(part) or begun
+    return begun
+
+
+def _begun(state: Mapping[Any, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with the part; for "." those that are not there once more
+    with something before their names."""
+    names = {str(key): value for key, value in state.items()}
+    if part != OWN:
+        return {key: value for key, value in names.items() if key.startswith(f"{part}.")}
+    ends = {key: _ends(key) for key in names}
+    copies = {key for key, shorter in ends.items() if any(end in names for end in shorter)}
+    return {key: value for key, value in names.items() if key not in copies} if copies else {}
+
+
+def _ends(name: str) -> list[str]:
+    """conv.0.weight: 0.weight and weight."""
+    pieces = name.split(".")
+    return [".".join(pieces[start:]) for start in range(1, len(pieces))]
+
+
+def _states(content: Mapping[Any, Any]) -> dict[str, dict[str, Tensor]]:
+    return {str(key): dict(value) for key, value in content.items() if _is_state(value)}
 
 
 def _is_state(value: object) -> bool:

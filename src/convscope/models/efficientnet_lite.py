@@ -150,7 +150,7 @@ def from_lite(request: Request) -> Draft:
             "U231",
             f"classes={classes}",
             f"the weights of {SPEC} have {CLASSES} classes",
-            next_step=f"write {SPEC}:weights=none, or pass a checkpoint",
+            next_step=f"write {SPEC}:weights=none,classes={classes}, or add --checkpoint FILE",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
@@ -163,13 +163,10 @@ def from_lite(request: Request) -> Draft:
     found = request.checkpoint or packaged()
     return Draft(
         model,
-        ready,
+        ready.guessed() if request.checkpoint else ready,
         names,
         weights=found.name,
         checkpoint=replace(found, weights=_named(model, found.weights)),
-        notes=("preprocessing is not in the file; that of the published weights was assumed",)
-        if request.checkpoint
-        else (),
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from convscope.errors import CheckpointError, printable
+from convscope.models.checkpoint import OWN
 from convscope.models.lookalike import looks_like
 
 COMPILED = "_orig_mod."
@@ -17,13 +19,19 @@ WRAPPERS = ("module", "model", "net", "network", "backbone")
 
 
 def fit(
-    model: nn.Module, weights: Mapping[str, Tensor], *, name: str = "the weights", network: str = ""
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    name: str = "the weights",
+    network: str = "",
+    advice: str = "give load(…, classes={0})",
 ) -> tuple[str, ...]:
     """Put the weights into the model, every one and no other; return what was repaired.
 
     Names may carry what DataParallel, DDP, torch.compile and Lightning put before them. Then they
     must agree with the model's in every name and shape; only `num_batches_tracked` may be absent.
-    name, network: the file and the model in the messages.
+    name, network: the file and the model in the messages. advice: how the model gets another number
+    of classes, {0}.
 
     Raises CheckpointError C410 another network, C411 several copies of it, C412 another number
     of classes. The model is untouched then.
@@ -32,7 +40,7 @@ def fit(
     wanted = model.state_dict()
     notes: list[str] = []
     found = _unwrapped(wanted, weights, name, notes)
-    _compare(wanted, found, name, called)
+    _compare(wanted, found, name, called, advice)
     there, here = _kinds(found), _kinds(wanted)
     if there != here:
         notes.append(f"the weights were {' and '.join(there)}, converted to {' and '.join(here)}")
@@ -56,12 +64,13 @@ def _unwrapped(
         return found
     prefixes = _prefixes(wanted, found)
     if len(prefixes) > 1:
-        parts = [prefix.rstrip(".") or "(no prefix)" for prefix in prefixes]
+        parts = [prefix.rstrip(".") or OWN for prefix in prefixes]
+        sign = "." if "#" in Path(name).name else "#"
         raise CheckpointError(
             "C411",
             name,
             f"holds several copies of the network: {', '.join(parts)}",
-            next_step=f"choose one, as {name}#{parts[-1]}",
+            next_step=f"choose one, as {' or '.join(f'{name}{sign}{part}' for part in parts)}",
         )
     prefix = prefixes[0] if prefixes else _common_wrapper(found)
     inside = {key.removeprefix(prefix): v for key, v in found.items() if key.startswith(prefix)}
@@ -105,13 +114,17 @@ def _common_wrapper(found: Mapping[str, Tensor]) -> str:
 
 
 def _compare(
-    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], name: str, network: str
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    name: str,
+    network: str,
+    advice: str,
 ) -> None:
     missing = [key for key in wanted if key not in found and not key.endswith(COUNTER)]
     extra = [key for key in found if key not in wanted and not key.endswith(COUNTER)]
     reshaped = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
     if not missing and not extra and reshaped:
-        _compare_classes(wanted, found, reshaped, name)
+        _compare_classes(wanted, found, reshaped, name, advice)
     if not (missing or extra or reshaped):
         return
     first = missing[0] if missing else reshaped[0] if reshaped else extra[0]
@@ -130,7 +143,11 @@ def _compare(
 
 
 def _compare_classes(
-    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], reshaped: list[str], name: str
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    reshaped: list[str],
+    name: str,
+    advice: str,
 ) -> None:
     """Raise C412 if only the number of outputs differs."""
     counts = {(found[key].shape[:1], wanted[key].shape[:1]) for key in reshaped}
@@ -143,7 +160,7 @@ def _compare_classes(
             "C412",
             name,
             f"{layer} is {there[0]} classes in the file, {here[0]} in the model",
-            next_step=f"write NAME:classes={there[0]}, or load(…, classes={there[0]})",
+            next_step=advice.format(there[0]),
         )
 
 

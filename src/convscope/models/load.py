@@ -23,7 +23,7 @@ from convscope.models.ours import OURS, from_ours
 from convscope.models.own import from_own
 from convscope.models.preprocess import Preprocess
 from convscope.models.spec import split_classes
-from convscope.models.user_code import from_user_code
+from convscope.models.user_code import COUNTS, from_user_code, is_module, meant_as_code
 
 __all__ = ["Card", "Network", "load"]
 
@@ -67,8 +67,10 @@ def load(
     card = None if found is None else Card.of(found)
     if count is None and card is not None and card.classes:
         count = len(card.classes)
+    if module is None and ":" not in text:
+        text = meant_as_code(text)
     head, _, rest = text.partition(":")
-    if module is None and head in SOURCES:
+    if module is None and rest:
         rest, told = split_classes(rest)
         count = _agreed(told, count, text)
     request = Request(text, rest, found, count, seed, progress, module)
@@ -95,7 +97,7 @@ def _as_told(network: Network, names: tuple[str, ...], told: Told | None) -> Net
 def _left_by_training(spec: str) -> Path | None:
     """The checkpoint meant, if the spec is a path. A folder called zfnet is meant by ./zfnet."""
     path = Path(spec)
-    if not spec or spec.partition(":")[0] in SOURCES:
+    if not spec or spec.partition(":")[0] in SOURCES or path.suffix == ".py":
         return None
     if path.is_dir():
         for name in IN_A_RUN:
@@ -115,7 +117,8 @@ def _spec_of(checkpoint: Checkpoint) -> str:
             "C415",
             checkpoint.name,
             "does not say which network it belongs to",
-            next_step="name the network, and give this file as its checkpoint",
+            next_step=f"name the network instead, and add --checkpoint {checkpoint.name} "
+            "or load(…, checkpoint=…)",
         )
     head = card.spec.partition(":")[0]
     if head not in SOURCES:
@@ -123,7 +126,8 @@ def _spec_of(checkpoint: Checkpoint) -> str:
             "M573",
             checkpoint.name,
             f"was made with code of its own ({card.spec}), and a file may not choose what is run",
-            next_step="name that code yourself, and give this file as its checkpoint",
+            next_step=f"name {card.spec} yourself, and add --checkpoint {checkpoint.name} "
+            "or load(…, checkpoint=…)",
         )
     return card.spec
 
@@ -135,6 +139,10 @@ def _source(head: str, request: Request) -> Callable[[Request], Draft]:
         return from_user_code
     from convscope.models.torchvision_models import names
 
+    if is_module(head):
+        what = "is code; which network in it is meant is not told"
+        step = f"write {head}:NAME, with the network's, class's or function's name in it"
+        raise ModelError("M570", request.spec, what, next_step=step)
     known = [*OURS, "efficientnet-lite0", *(f"torchvision:{name}" for name in names())]
     given = f"torchvision:{head}" if f"torchvision:{head}" in known else head
     raise ModelError(
@@ -177,7 +185,11 @@ def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
         raise ModelError("M501", request.spec, "has no convolution (nn.Conv2d) to look into")
     if draft.checkpoint is not None:
         repairs = fit(
-            model, draft.checkpoint.weights, name=draft.checkpoint.name, network=request.spec
+            model,
+            draft.checkpoint.weights,
+            name=draft.checkpoint.name,
+            network=request.spec,
+            advice=_for_other_classes(draft, request),
         )
         notes = (*draft.checkpoint.notes, *repairs, *notes)
     if draft.finish is not None:
@@ -194,6 +206,18 @@ def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
         notes,
         delivered,
     )
+
+
+def _for_other_classes(draft: Draft, request: Request) -> str:
+    """How the same network is made with {0} classes."""
+    if request.module is not None:
+        return "make the module with {0} classes"
+    if not draft.counted:
+        made = f"{request.spec} has no parameter {' or '.join(COUNTS[:2])}"
+        return f"name a function that makes the network with {{0}} classes: {made}"
+    told = split_classes(request.spec)[1]
+    step = "give --classes {0}, or load(…, classes={0})"
+    return f"{step}, without :classes={told} in the name" if told else step
 
 
 def _python_module(model: object, spec: str) -> nn.Module:

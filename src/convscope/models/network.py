@@ -132,3 +132,5 @@ class Draft:
     """What is left to do once the weights are in."""
     sha256: str = ""
     """Of the file of weights that are in the model already."""
+    counted: bool = True
+    """Whether the source would build it with another number of classes."""

@@ -53,7 +53,8 @@ def from_torchvision(request: Request) -> Draft:
                 "U231",
                 f"classes={request.classes}",
                 f"torchvision's weights of {name} have {CLASSES} classes",
-                next_step=f"write torchvision:{name}:weights=none, or pass a checkpoint",
+                next_step=f"write torchvision:{name}:weights=none,classes={request.classes}, "
+                "or add --checkpoint FILE",
             )
         checkpoint, weights = _pretrained(name, entry, request), f"torchvision {entry.name}"
     classes = request.classes or CLASSES

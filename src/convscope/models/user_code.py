@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,54 +22,91 @@ from convscope.models.own import assumed
 
 NAMES = ("efficientnet-lite0", "zfnet", "alexnet", "torchvision", "timm")
 """What a misspelt first word may have meant."""
-COUNTS = ("classes", "num_classes")
+COUNTS = ("num_classes", "classes", "n_classes", "nb_classes", "num_labels", "n_class")
 """What a factory may call the number of classes."""
 
 
+@dataclass(frozen=True)
+class Named:
+    """Where a network or a function of the user's own is."""
+
+    module: str
+    """As it is imported: package.module."""
+    name: str
+    folder: Path
+    """In which modules are looked for before all others."""
+
+    @classmethod
+    def of(cls, text: str) -> Named:
+        """Read `package.module:name` or `folder/file.py:name`. Raises ModelError M570."""
+        module, _, name = text.partition(":")
+        folder, file = Path.cwd(), Path(module)
+        if file.suffix == ".py" and file.is_file():
+            module, folder = file.stem, file.resolve().parent
+        if all(part.isidentifier() for part in module.split(".")) and name.isidentifier():
+            return cls(module, name, folder)
+        what = f"is no network's name; {nearest(module, NAMES)}"
+        step = "write package.module:factory, or FILE.py:factory, for a network of your own"
+        raise ModelError("M570", text, what, next_step=step)
+
+
 def from_user_code(request: Request) -> Draft:
-    """`package.module:factory`: call the factory, or take the module it names.
+    """`package.module:factory` or `FILE.py:factory`: call the factory, or take the module it names.
 
     Either may also give a Network, as `load(module, preprocess=…)` makes it. Modules are looked
     for in the working folder too. Raises ModelError M570 if there is no such module or name, M571
     if the code raises, M583 if the factory needs arguments.
     """
-    module, _, name = request.spec.partition(":")
-    if not all(part.isidentifier() for part in module.split(".")) or not name.isidentifier():
-        raise ModelError(
-            "M570",
-            request.spec,
-            f"is no network's name; {nearest(module, NAMES)}",
-            next_step="write package.module:factory for a network of your own",
-        )
-    with _working_folder_on_path(), torch.random.fork_rng(devices=[]):
+    named = Named.of(f"{request.spec.partition(':')[0]}:{request.rest}")
+    with _on_path(named.folder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        found = _factory(_import(module, request.spec), name, request.spec)
+        found = _factory(_import(named.module, request.spec), named.name, request.spec)
         torch.manual_seed(request.seed)  # the first import alone may have drawn numbers
         ready = isinstance(found, nn.Module | Network)
         model = found if ready else _call(found, request)
+    counted = not ready and bool(_parameters(found))
     weights = "as the factory made them" if request.checkpoint is None else request.checkpoint.name
     if isinstance(model, Network):
         told, guess = (model.preprocess, model.classes), model.preprocess.assumption()
         notes = tuple(note for note in model.notes if note != guess)  # `load` tells it
-        return Draft(model.model, *told, weights, request.checkpoint, notes)
-    return Draft(model, assumed(model), (), weights, request.checkpoint)
+        return Draft(model.model, *told, weights, request.checkpoint, notes, counted=counted)
+    return Draft(model, assumed(model), (), weights, request.checkpoint, counted=counted)
+
+
+def meant_as_code(text: str) -> str:
+    """`package.module:name`, where `package.module.name` was written and there is such code; else
+    the text."""
+    module, dot, name = text.rpartition(".")
+    if not dot or is_module(text) or not all(map(str.isidentifier, text.split("."))):
+        return text
+    with _on_path(Path.cwd()):
+        there = importlib.util.find_spec(module.partition(".")[0]) is not None
+    return f"{module}:{name}" if there else text
+
+
+def is_module(text: str) -> bool:
+    """Whether a module or a file of code has that name, and no name in it is told."""
+    if Path(text).suffix == ".py":
+        return Path(text).is_file()
+    with _on_path(Path.cwd()):
+        return text.isidentifier() and importlib.util.find_spec(text) is not None
 
 
 def from_module(spec: str) -> Any:
-    """What `package.module:name` names, imported from the working folder too.
+    """What `package.module:name` or `FILE.py:name` names, imported from the working folder too.
 
     Raises ModelError M570 if there is no such module or name, M571 if importing it raises.
     """
-    module, _, name = spec.partition(":")
-    with _working_folder_on_path():
-        return _factory(_import(module, spec), name, spec)
+    named = Named.of(spec)
+    with _on_path(named.folder):
+        return _factory(_import(named.module, spec), named.name, spec)
 
 
 @contextmanager
-def _working_folder_on_path() -> Iterator[None]:
-    """A console script, unlike `python -m`, does not look there by itself."""
-    folder = str(Path.cwd())
-    added = folder not in sys.path and "" not in sys.path
+def _on_path(place: Path) -> Iterator[None]:
+    """Of the working folder, because a console script, unlike `python -m`, does not look there."""
+    folder = str(place)
+    added = folder not in sys.path and (place != Path.cwd() or "" not in sys.path)
     if added:
         sys.path.insert(0, folder)
     try:
@@ -130,8 +169,13 @@ def _require_callable(factory: Any, given: Mapping[str, int], spec: str) -> None
 
 def _count(factory: Any, request: Request) -> dict[str, int]:
     """The number of classes, if it was given and the factory has a parameter for it."""
+    return {name: request.classes for name in _parameters(factory) if request.classes}
+
+
+def _parameters(factory: Any) -> list[str]:
+    """What the factory calls the number of classes; nothing if it has no such parameter."""
     try:
         known = inspect.signature(factory).parameters
     except (TypeError, ValueError):
-        return {}
-    return {name: request.classes for name in COUNTS if name in known and request.classes}
+        return []
+    return [name for name in COUNTS if name in known][:1]
