@@ -108,8 +108,11 @@ def test_it_is_measured_once_and_remembered(network: Network, pretend, tmp_path:
     assert len(list(tmp_path.rglob("*.json"))) == 2
 
 
-def test_a_damaged_memory_is_measured_again(network: Network, pretend, tmp_path: Path) -> None:
+def test_a_damaged_memory_is_measured_again(
+    network: Network, pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend(lambda trial: 9 / trial.batch)
+    monkeypatch.setattr(tuner, "_workers", lambda framing, seconds: 2)
     first = tune(network, cache=tmp_path)
     (kept,) = tmp_path.rglob("*.json")
     plain = json.loads(kept.read_text())
@@ -132,13 +135,17 @@ def test_a_memory_too_small_for_one_picture_is_refused(network: Network, tmp_pat
         tune(network, cache=tmp_path, memory=1000)
 
 
-def test_half_precision_is_tried_only_where_asked(
-    network: Network, pretend, tmp_path: Path
+def test_half_precision_is_tried_only_where_asked_and_not_emulated(
+    network: Network, pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tuner, "has_bfloat16", lambda device: False)
     ran = pretend(lambda trial: 1.0 if trial.precision == "float32" else 0.3)
     assert tune(network, cache=tmp_path).best.precision == "float32"
     assert {trial.precision for trial in ran} == {"float32"}
-    assert tune(network, cache=tmp_path, half=True).best.precision == "bfloat16"
+    assert tune(network, cache=tmp_path, half=True).best.precision == "float32"
+    monkeypatch.setattr(tuner, "has_bfloat16", lambda device: True)
+    again = tune(network, cache=tmp_path, half=True, fresh=True)
+    assert again.best.precision == "bfloat16"
 
 
 def test_a_real_measurement_leaves_model_and_threads_as_they_were(

@@ -1,8 +1,9 @@
 """How are matrix products quick on any processor?
 
 Torch hands convolutions to oneDNN, and matrix products to a library that is half as fast on some
-processors. So we hand these to oneDNN too, by calls that torch's compiler uses (torch 2.10 to
-2.15). Where they are not there or give other numbers, the ordinary calls are made.
+processors. Where a trial finds it so (`pace.py`) we hand these to oneDNN too, by calls that torch's
+compiler uses (torch 2.10 to 2.15). Where they are not there or give other numbers, the ordinary
+calls are made.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from convscope.lens.pace import pace
 
 FEW = 32
 """Rows of a matrix product, below which reading the weights takes the time."""
@@ -52,7 +55,7 @@ class Product:
 
     def __init__(self, weight: Float[Tensor, "out in"], bias: Tensor | None) -> None:
         self._weight, self._bias = weight.detach(), bias
-        self._quick = lays_out(weight)
+        self._quick = lays_out(weight) and pace().onednn
 
     def of(self, rows: list[int]) -> Product:
         """With these rows of the weights only."""
@@ -62,7 +65,7 @@ class Product:
     def __call__(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
         if not self._quick or len(x) < FEW or x.dtype != torch.float32 or x.dim() != 2:
             return F.linear(x, self._weight, self._bias)
-        return _multiplied(x, self._weight, self._bias)
+        return by_onednn(x, self._weight, self._bias)
 
 
 class Grouped:
@@ -87,7 +90,8 @@ class Grouped:
         return done.permute(0, 2, 3, 1).view(self.rows, self.groups, self.out)
 
 
-def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x @ weight.T + bias."""
     call: Callable[..., Tensor] = torch._C._nn.mkldnn_linear
     return call(x.contiguous().to_mkldnn(), weight.contiguous(), bias).to_dense()
 
@@ -104,7 +108,7 @@ def _works() -> bool:
     flat, matrix, bias = torch.rand(5, 4), torch.rand(3, 4), torch.rand(3)
     signs, many = torch.tensor([[1.0], [-1.0]]), torch.rand(5, 2, 4)
     try:
-        one = _multiplied(flat, matrix, bias)
+        one = by_onednn(flat, matrix, bias)
         two = Grouped(signs[:, None] * matrix, len(many))(many)
     except (RuntimeError, AttributeError, TypeError):
         return False

@@ -21,14 +21,15 @@ from torch import Tensor
 
 from convscope.lens.incremental_node import Node
 from convscope.lens.incremental_packed import lays_out
+from convscope.lens.pace import pace
 from convscope.lens.tile_products import Products, rows_of
 from convscope.lens.tiles import matrices
 
 TILES = (2, 3, 4)
 SLOWER, GOING, BACK, LAYING, GAIN = 1.05, 250.0, 130.0, 300.0, 0.95
-"""In multiplications of a convolution (measured): one product of a tile; to bring a channel's
-number of a tile to the products, and back; to lay out one weight; and the share of a convolution's
-cost below which tiles are taken."""
+"""In multiplications of a convolution: one product of a tile; to bring a channel's number of a tile
+to the products, and back, on a processor whose `Pace.moving` is 1; to lay out one weight; and the
+share of a convolution's cost below which tiles are taken."""
 
 
 def tile(node: Node, windows: Sequence[tuple[int, int, int]]) -> tuple[int, list[bool]]:
@@ -45,7 +46,8 @@ def tile(node: Node, windows: Sequence[tuple[int, int, int]]) -> tuple[int, list
     out, into = weight.shape[:2]
     plain = np.array([GAIN * n * rows * columns * 9 * out * into for rows, columns, n in windows])
     best, least, chosen = 0, plain.sum(), none
-    each, together = SLOWER * into * out + GOING * into + BACK * out, rows_of(out * into)
+    moving = pace().moving * (GOING * into + BACK * out)
+    each, together = SLOWER * into * out + moving, rows_of(out * into)
     for m in TILES:
         q2 = (m + 2) ** 2
         tiles = [n * ceil(rows / m) * ceil(columns / m) for rows, columns, n in windows]

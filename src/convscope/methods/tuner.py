@@ -29,10 +29,10 @@ from convscope.images.cache import cache_folder
 from convscope.images.decode import decode
 from convscope.images.framing import Framing
 from convscope.images.limits import Limits
+from convscope.lens.machine import cores, free_memory, has_bfloat16, machine
 from convscope.lens.sizes import Sizes, fitting, sizes
 from convscope.lens.twin import bare
 from convscope.methods.tuning import KINDS, Trial, Tuning, Way, blank
-from convscope.models.machine import cores, free_memory, machine
 from convscope.models.network import Network, whole
 from convscope.publish import publish_file
 from convscope.texts import parsed
@@ -144,7 +144,7 @@ class _Tuner:
             yield replace(best, fold=True)
         yield replace(best, channels_last=False)
         for precision in KINDS if self.half else ():
-            if precision == "bfloat16" or self.device.type != "cpu":
+            if has_bfloat16(self.device) if precision == "bfloat16" else self.device.type != "cpu":
                 yield replace(best, precision=precision)  # type: ignore[arg-type]
 
     def _batches(self, best: Trial) -> Iterator[Trial]:

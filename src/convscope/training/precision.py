@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convscope.errors import DataError
+from convscope.lens.machine import has_bfloat16, machine
 from convscope.lens.trial import fastest_runs
-from convscope.models.machine import has_bfloat16, machine
 from convscope.publish import publish_file
 from convscope.training.recipe import Recipe
 
