@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,16 @@ def test_maps_are_drawn_for_print_and_drawn_again(
     assert run(["atlas", spec, pictures, "--layers", "bn2,bn5", "--top", "4", "--out", atlas]) == 0
     assert run(["features", atlas, "--maps", "bn2:3", "--out", str(root / "of-atlas")]) == 0
     drawn = LayerFeatures.load(root / "of-atlas" / "layer-0")
+    search = ["features", spec, pictures, "--maps", "bn2:3", "--top", "4", "--out"]
+    assert run([*search, str(root / "searched")]) == 0
+    searched = LayerFeatures.load(root / "searched" / "layer-0")
+    for field in dataclasses.fields(LayerFeatures):
+        mine, theirs = getattr(drawn, field.name), getattr(searched, field.name)
+        if field.name == "origin":
+            assert mine["weights_sha256"] == theirs["weights_sha256"]
+            assert mine["contents_sha256"] == theirs["contents_sha256"]
+        else:
+            assert np.array_equal(mine, theirs), field.name
     assert np.array_equal(drawn.image[0], kept[0].image[0])
     assert run(["features", atlas, "--maps", "random:2", "--out", str(root / "two")]) == 0
     assert len(LayerFeatures.load(root / "two" / "layer-1").maps) == 2

@@ -97,7 +97,9 @@ def test_the_title_is_escaped(folder: Path) -> None:
 def test_no_name_of_a_picture_class_or_layer_becomes_a_path(folder: Path) -> None:
     paths = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     assert len(paths) > 53
-    assert all(re.fullmatch(r"[a-z0-9/]+\.(html|js|css|svg|webp)", path) for path in paths)
+    assert all(
+        re.fullmatch(r"[a-z0-9/]+\.(html|js|css|svg|webp|json|npy|npy\.gz)", path) for path in paths
+    )
 
 
 def test_the_numbers_on_the_page_are_the_record_s(folder: Path) -> None:

@@ -15,6 +15,7 @@ from convscope.errors import printable
 from convscope.figures.pictures import block, enlarged
 from convscope.pages import describe
 from convscope.pages.explain import save_example
+from convscope.pages.read import RECORDS
 from convscope.pages.script import policy, script
 from convscope.pages.store import save, save_sprites, save_thumbs
 from convscope.pages.studies import Study, save_studies
@@ -114,6 +115,9 @@ def save_layer(
 ) -> dict[str, Any]:
     """One layer's sprites and numbers; returns what the first screen needs of it."""
     save_sprites(record, folder / "maps" / str(place))
+    kept = folder / RECORDS / str(place)
+    kept.mkdir(parents=True)
+    record.write(kept)
     target = f"(window.CONVSCOPE_MAPS=window.CONVSCOPE_MAPS||{{}})[{place}]"
     maps = describe.maps(record, pictures.number)
     (folder / "data" / f"layer{place}.js").write_bytes(script(target, maps))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
@@ -49,6 +52,18 @@ class LayerFeatures(Record):
     """Coverage of the backward rule: rewritten of all rectifier calls below the layer."""
     channels: tuple[int, ...] = ()
     """Numbers of the maps in the rows, where these are not all maps of the layer in order."""
+
+    packed = frozenset({"patches", "projections"})
+
+    def of(self, maps: Sequence[int]) -> LayerFeatures:
+        """Some of the maps, by their places here, in this order."""
+        rows: dict[str, Any] = {
+            entry.name: value[list(maps)]
+            for entry in dataclasses.fields(self)
+            if isinstance(value := getattr(self, entry.name), np.ndarray)
+        }
+        known = self.maps
+        return dataclasses.replace(self, **rows, channels=tuple(known[place] for place in maps))
 
     @property
     def maps(self) -> tuple[int, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import stat
+import zlib
 from collections.abc import Sequence
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -62,7 +64,8 @@ def read_array(file: BufferedReader, *, mapped: bool = False) -> np.ndarray:
     mapped: left on the disk. Raises ValueError for anything but an array of plain numbers whose
     header agrees with the file's size.
     """
-    shape, fortran, kind, offset = _header(file)
+    file.seek(0)
+    shape, fortran, kind, offset = _header(file.read(HEAD))
     count = int(np.prod(shape, dtype=object)) if shape else 1
     size = os.fstat(file.fileno()).st_size
     if size != offset + count * kind.itemsize:
@@ -77,6 +80,24 @@ def read_array(file: BufferedReader, *, mapped: bool = False) -> np.ndarray:
     return values.reshape(shape, order=order)
 
 
+def read_packed(file: BufferedReader) -> np.ndarray:
+    """The array of a `.npy.gz` file. Raises ValueError as `read_array`."""
+    file.seek(0)
+    try:
+        with gzip.GzipFile(fileobj=file, mode="rb") as inside:
+            data = inside.read(HEAD)
+            shape, fortran, kind, offset = _header(data)
+            count = int(np.prod(shape, dtype=object)) if shape else 1
+            size = offset + count * kind.itemsize
+            data += inside.read(max(0, size + 1 - len(data)))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
+        raise ValueError(str(fault)) from fault
+    if len(data) != size:
+        raise ValueError(f"not the {size:,} bytes that are told")
+    values = np.frombuffer(data, kind, count, offset)
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
 def digest(file: BufferedReader) -> str:
     """SHA-256 of all of an open file."""
     file.seek(0)
@@ -85,9 +106,8 @@ def digest(file: BufferedReader) -> str:
     return found
 
 
-def _header(file: BufferedReader) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    file.seek(0)
-    head = BytesIO(file.read(HEAD))
+def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    head = BytesIO(data[:HEAD])
     try:
         version = np.lib.format.read_magic(head)
         readers = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,19 +11,31 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from types import NoneType
-from typing import Any, BinaryIO, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    BinaryIO,
+    ClassVar,
+    Literal,
+    Self,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 
 from convscope.errors import DataError, printable
 from convscope.publish import publish_folder
-from convscope.records.inside import digest, open_inside, read_array, read_inside
+from convscope.records.inside import digest, open_inside, read_array, read_inside, read_packed
 from convscope.texts import decoded, parsed
 
 SCHEMA = 2
 """1: without checksums; `arrays` a list of names. 2: `arrays` has the SHA-256 of each file, and
 `sha256` is that of the rest."""
 INDEX = "record.json"
+FAST = 1
+"""Of zlib: photographs get hardly smaller by its slower ways."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +49,8 @@ class Record:
 
     mapped: ClassVar[frozenset[str]] = frozenset()
     """Arrays that `load` leaves on disk, to be read as they are used."""
+    packed: ClassVar[frozenset[str]] = frozenset()
+    """Arrays that are written as `.npy.gz`: many pictures."""
 
     origin: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
@@ -62,7 +77,8 @@ class Record:
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, np.ndarray):
-                arrays[entry.name] = _written(folder / f"{entry.name}.npy", value)
+                name = f"{entry.name}.npy" + (".gz" if entry.name in self.packed else "")
+                arrays[entry.name] = _written(folder / name, value)
             else:
                 plain[entry.name] = value
         index = {"schema": SCHEMA, "kind": type(self).__name__, "arrays": arrays, "plain": plain}
@@ -78,9 +94,7 @@ class Record:
         """
         place = Path(folder)
         try:
-            index = read_index(place)
-            if index["kind"] != cls.__name__:
-                raise DataError("D140", str(place), f"is a {index['kind']}, not a {cls.__name__}")
+            index = cls._index(place)
             told = {*index["arrays"], *index["plain"]}
             if strange := told - {entry.name for entry in dataclasses.fields(cls)}:
                 raise ValueError(f"it has a field {min(strange)}")
@@ -95,20 +109,42 @@ class Record:
         except MemoryError:  # sizes are borne out by the files
             raise
         except Exception as fault:  # a damaged file shows in whatever reads it
-            what = f"is not a {cls.__name__} record ({printable(str(fault) or repr(fault))})"
-            raise DataError("D140", str(place), what, next_step="make it again") from fault
+            raise _damaged(place, cls.__name__, fault) from fault
         return found
+
+    @classmethod
+    def part(cls, folder: Path | str, name: str) -> Any:
+        """One field of a record, where the rest is not needed. Raises DataError D140."""
+        place = Path(folder)
+        try:
+            index = cls._index(place)
+            if name in index["arrays"]:
+                return cls._array(place, name, index["arrays"][name], whole=True)
+            return cls._revive(index["plain"])[name]
+        except DataError:
+            raise
+        except Exception as fault:
+            raise _damaged(place, cls.__name__, fault) from fault
+
+    @classmethod
+    def _index(cls, place: Path) -> dict[str, Any]:
+        index = read_index(place)
+        if index["kind"] != cls.__name__:
+            raise DataError("D140", str(place), f"is a {index['kind']}, not a {cls.__name__}")
+        return index
 
     @classmethod
     def _array(cls, place: Path, name: str, told: str | None, whole: bool) -> np.ndarray:
         mapped = name in cls.mapped
+        packed = name in cls.packed and (place / f"{name}.npy.gz").exists()
+        file_name = f"{name}.npy.gz" if packed else f"{name}.npy"
         try:
-            with open_inside(place, [f"{name}.npy"]) as file:
-                values = read_array(file, mapped=mapped)
+            with open_inside(place, [file_name]) as file:
+                values = read_packed(file) if packed else read_array(file, mapped=mapped)
                 if told is not None and (whole or not mapped) and digest(file) != told:
                     raise ValueError("its content is not what was written")
         except ValueError as fault:
-            raise ValueError(f"{name}.npy: {fault}") from fault
+            raise ValueError(f"{file_name}: {fault}") from fault
         return values
 
     @classmethod
@@ -119,6 +155,11 @@ class Record:
             name: _tuples(value) if kinds.get(name, "").startswith("tuple") else value
             for name, value in plain.items()
         }
+
+
+def _damaged(place: Path, kind: str, fault: Exception) -> DataError:
+    what = f"is not a {kind} record ({printable(str(fault) or repr(fault))})"
+    return DataError("D140", str(place), what, next_step="make it again")
 
 
 def read_index(folder: Path, *below: str) -> dict[str, Any]:
@@ -167,7 +208,11 @@ def _written(path: Path, value: np.ndarray) -> str:
             return digest(file)
     with path.open("xb") as file:
         sink = _Sink(file)
-        np.lib.format.write_array(sink, value, allow_pickle=False)
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", FAST, cast(BinaryIO, sink), mtime=0) as packed:
+                np.lib.format.write_array(packed, value, allow_pickle=False)
+        else:
+            np.lib.format.write_array(sink, value, allow_pickle=False)
     return sink.hash.hexdigest()
 
 
