@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from convscope.methods.silence import silence
     from convscope.methods.topk import topk
     from convscope.methods.tuner import tune
+    from convscope.models import wrap
     from convscope.models.load import load
     from convscope.pages.atlas import write_atlas
     from convscope.studies.ablation import ablation
@@ -137,6 +138,9 @@ _HOME = {
     "xgradcam": "methods.cam",
 }
 
+_MODULES = {"wrap": "models.wrap"}
+"""Names that stand for a whole module."""
+
 __all__ = [
     "BackwardRule",
     "Box",
@@ -199,12 +203,15 @@ __all__ = [
     "transfer",
     "transfer_lists",
     "tune",
+    "wrap",
     "write_atlas",
     "xgradcam",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"convscope.{_MODULES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'convscope' has no attribute {name!r}")
     return getattr(import_module(f"convscope.{_HOME[name]}"), name)

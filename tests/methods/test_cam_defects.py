@@ -204,7 +204,12 @@ def test_score_cam_tries_flat_maps_never_and_equal_maps_once() -> None:
     net.trunk.append(Again())
     counted, sizes = counting(net)
     (found,) = METHODS["scorecam"](counted, pictures(1), target=1, layer="net.trunk")
-    assert sizes == [1, 1, 2]  # to see the maps, to choose the batch, for two kinds of maps
+    assert sizes == [
+        1,
+        1,
+        1,
+        2,
+    ]  # reads the output, the maps, their size; two kinds
     A, _ = by_hand(net, pictures(1)[0], 1)
     expected = oracle.scorecam(
         A, pictures(1)[0].numpy(), lambda image: scores_by_hand(net, image), 1, paper=False

@@ -337,7 +337,6 @@ WRONG: dict[str, tuple[str, str, dict[str, Any]]] = {
     "an unknown class": ("U352", "did you mean", {"target": "dogs", "classes": ["dog", "cat"]}),
     "two targets": ("U351", "2 targets for 1", {"target": [1, 2]}),
     "a function of all": ("U354", "one number a picture", {"target": lambda scores: scores.sum()}),
-    "one score": ("M520", "one score only", {"model": Lookalike(lambda s: s[:, :1]), "target": 0}),
     "no scores": ("M520", "no scores", {"model": Lookalike(lambda s: s.sum())}),
     "NaN": ("M514", "NaN", {"model": Lookalike(lambda s: s / 0 * 0)}),
     "colours": ("M522", "does not take", {"image": IMAGE[:1]}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,15 +73,19 @@ def test_the_random_state_of_the_caller_stays() -> None:
 @pytest.mark.parametrize(
     ("answer", "form"),
     [
-        (lambda x: (x, x[:, :2]), "a tuple of 2 tensors"),
-        (lambda x: [x], "a list of 1 tensor"),
-        (lambda x: {"logits": x, "more": x * 2}, "a dict with logits, more"),
+        (lambda x: (x, x[:, :2]), "a tuple of 2 tensors; scores are 0"),
+        (lambda x: [x], "a list of 1 tensor; scores are 0"),
+        (lambda x: {"logits": x, "more": x * 2}, "a dict with logits, more; scores are logits"),
+        (
+            lambda x: SimpleNamespace(loss=None, logits=x),
+            "a SimpleNamespace with logits; scores are logits",
+        ),
     ],
 )
 def test_the_form_of_the_output_is_told(answer: Callable[[Tensor], object], form: str) -> None:
     found = looked_at(Telling(answer).eval())
-    assert found.facts["output"] == form
-    assert noted(found, "form") == ("ok", f"{form}; its scores are taken (1, 7)")
+    assert found.facts["output"] == form.partition(";")[0]
+    assert noted(found, "form") == ("ok", f"{form} (1, 7)")
     assert found.facts["methods"]["gradcam"]["defined"]
 
 
@@ -95,8 +100,11 @@ def test_a_network_without_scores_keeps_what_is_about_layers() -> None:
 
 def test_probabilities_and_single_scores_are_told() -> None:
     soft = Telling(lambda scores: scores.softmax(1)).eval()
-    assert noted(looked_at(soft), "scores are") == ("warn", "probabilities already")
-    assert noted(looked_at(Small(classes=1).eval()), "classes") == ("warn", "1 score")
+    verdict, told = noted(looked_at(soft), "scores are")
+    assert verdict == "ok"
+    assert told.startswith("the network ends in softmax: probabilities")
+    verdict, told = noted(looked_at(Small(classes=1).eval()), "classes")
+    assert told == "1 score: for class 1, and against it (class 0)"
 
 
 def test_a_network_that_says_nothing_has_no_opinion() -> None:

@@ -118,6 +118,15 @@ def require_tensor(images: object) -> None:
         )
 
 
+def require_pictures(images: Tensor) -> None:
+    """Raises UsageError U520 for anything but preprocessed pictures."""
+    require_tensor(images)
+    if images.dim() != 4 or 0 in images.shape:
+        shape = " × ".join(str(side) for side in images.shape)
+        what = f"{shape} is not (pictures, channels, height, width)"
+        raise UsageError("U520", "pictures", what, next_step="one picture is picture[None]")
+
+
 @contextmanager
 def ascent(
     model: nn.Module,
@@ -136,11 +145,7 @@ def ascent(
     UsageError U520 for pictures of another shape.
     """
     model = bare(model)
-    require_tensor(images)
-    if images.dim() != 4 or 0 in images.shape:
-        shape = " × ".join(str(side) for side in images.shape)
-        what = f"{shape} is not (pictures, channels, height, width)"
-        raise UsageError("U520", "pictures", what, next_step="one picture is picture[None]")
+    require_pictures(images)
     for name, module in model.named_modules():
         refuse_scripted(name, module)
     weight = next((p for p in model.parameters() if p.is_floating_point()), images)

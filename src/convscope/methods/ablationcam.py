@@ -27,7 +27,7 @@ from convscope.lens.without import Without
 from convscope.methods.cam_case import Case, finite, forward, wide
 from convscope.methods.cam_formulas import Map, weighted
 from convscope.methods.cam_layer import as_is
-from convscope.methods.targets import Aims, answer, space
+from convscope.methods.targets import Aims
 
 ROUNDING = 0.02
 """How far off a sum may be in the lowest precision, relative to its terms."""
@@ -66,10 +66,10 @@ class Ablation:
         settled: list[tuple[Aims, str]] = []
 
         def score(output: Any) -> Tensor:
-            scores = answer(output, case.aims)
+            scores = case.aims.answer(output)
             with torch._C.DisableTorchFunction():  # that the target is chosen is no part of it
                 aim = case.aims.only(number).settled(scores.detach())
-                settled.append((aim, space(scores.detach(), aim)[0]))
+                settled.append((aim, case.space(aim)[0]))
             return aim.scores(scores)
 
         run = partial(forward, images=case.images[number : number + 1])
@@ -133,7 +133,7 @@ class Ablation:
         """The score for other outputs of the layer, from pixels on."""
         images = self.case.images[self.number].expand(len(outputs), *self.case.images.shape[1:])
         with torch.no_grad(), Lens(self.case.model, (), {self.layer: lambda _: outputs}) as lens:
-            return self.aim.scores(answer(forward(lens, images), self.aim))
+            return self.aim.scores(self.aim.answer(forward(lens, images)))
 
     def _shown(self, output: Tensor) -> Float[Tensor, "maps h w"]:
         return finite(self.layer, wide(self.case.maps(output)(output.detach())[0]))

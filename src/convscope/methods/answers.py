@@ -1,4 +1,4 @@
-"""What does a network answer for pictures: the mean softmax over their views?"""
+"""What does a network answer for pictures: the mean over their views?"""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from jaxtyping import Float32, Int64, UInt8
 
 from convscope.errors import DataError, ModelError
 from convscope.images.folder import Folder, Picture
-from convscope.lens.lens import Lens, logits
+from convscope.lens.lens import Lens
 from convscope.methods.tuning import Tuning, Way, blank
 from convscope.methods.views import plan
 from convscope.models.network import Network
+from convscope.models.outputs import meaning
 
 
 class Answers(NamedTuple):
@@ -62,24 +63,16 @@ def answers(
 def probability(
     network: Network, way: Way, cuts: list[list[UInt8[np.ndarray, "h w 3"]]]
 ) -> Float32[np.ndarray, "n classes"]:
-    """Mean softmax over each picture's views."""
+    """Mean over each picture's views of each class's probability. way: of a network that is
+    `understood`."""
     pixels = [view for views in cuts for view in views]
     images = way.laid(network.preprocess.batch(pixels, channels_last=True))
     with torch.inference_mode(), way.running():
-        scores = _scores(way, images).float()
-    shares = scores.softmax(1).reshape(len(cuts), -1, scores.shape[1]).mean(1)
+        with Lens(way.model, ()) as lens:
+            scores = lens(images)
+        shares = meaning(network).probabilities(scores.float())
+    shares = shares.reshape(len(cuts), -1, shares.shape[1]).mean(1)
     return np.asarray(shares.cpu().numpy(), dtype=np.float32)
-
-
-def _scores(
-    way: Way, images: Float32[torch.Tensor, "b c h w"]
-) -> Float32[torch.Tensor, "b classes"]:
-    """In evaluation mode, whatever mode the model is in."""
-    with Lens(way.model, ()) as lens:
-        output = lens(images)
-    if isinstance(output, torch.Tensor) and output.dim() >= 2:
-        return output.flatten(1)
-    return logits(output)
 
 
 def strongest(

@@ -15,7 +15,9 @@ from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.twin import bare
 from convscope.methods.cam_layer import Reshape, as_maps
-from convscope.methods.targets import Aims, answer, space
+from convscope.methods.targets import Aims
+from convscope.models.network import Network
+from convscope.models.outputs import Meaning, meaning, scored
 
 MADE = "network.preprocess.tensor(network.preprocess.framing(picture))"
 NOT_IN_THIS_ORDER = "view size is not compatible"
@@ -36,7 +38,7 @@ class Case:
     reshape: Reshape | None = None
     progress: Callable[[int, int], None] | None = None
     spaces: tuple[str, ...] = ()
-    """"logit", "probability" or "function", for each picture."""
+    """"logit", "probability", "log-probability" or "function", for each picture."""
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
     notes: dict[int, list[str]] = field(default_factory=dict)
     """What to be careful about, by the picture's number."""
@@ -44,7 +46,12 @@ class Case:
     """What else belongs into the result's origin, by the picture's number."""
 
     def __post_init__(self) -> None:
-        self.model = bare(self.model)
+        """A class is explained by its score from before a last softmax or sigmoid."""
+        self.model = scored(self.model, self.images, before=not self.aims.has_function)
+
+    @property
+    def meaning(self) -> Meaning:
+        return meaning(self.model)
 
     def note(self, picture: int, text: str) -> None:
         self.notes.setdefault(picture, []).append(text)
@@ -54,13 +61,32 @@ class Case:
 
     def settle(self, output: Any) -> Float[Tensor, "b"]:
         """The targets' scores in a network's output; from now on it is known who is meant."""
-        scores = answer(output, self.aims)
+        scores = self.aims.answer(output)
         self.aims = self.aims.settled(scores.detach())
-        self.spaces = space(scores.detach(), self.aims)
+        self.spaces = self.space(self.aims)
         with torch.enable_grad():
             chosen = self.aims.scores(scores)
         self.scores = wide(chosen.detach())
         return chosen
+
+    def space(self, aims: Aims) -> tuple[str, ...]:
+        """What each target's score is."""
+        return tuple("function" if callable(one) else self.meaning.space for one in aims.each)
+
+    def warnings(self, number: int) -> list[str]:
+        """What to be careful about with a picture's map, the score it explains among it."""
+        found = list(self.meaning.notes)
+        space = self.meaning.space
+        if self.aims.has_function:
+            pass
+        elif space == "probability":
+            found.append(
+                "the network puts out probabilities, which also rise when other classes fall; "
+                "the authors take the scores before the softmax"
+            )
+        elif self.meaning.is_before:
+            found.append("the score from before that is explained")
+        return [*found, *self.notes.get(number, [])]
 
     def look(self, layers: Sequence[str]) -> Sight:
         """Run the network once and keep what these layers put out, in the order of their runs."""
@@ -109,9 +135,21 @@ class Sight:
         found = self.gradients[layer]
         return finite(layer, wide(self.case.maps(found)(found)))
 
-    @cached_property
+    def reaches(self, layer: str) -> bool:
+        """Whether any gradient of the score arrives at the layer's maps. Raises ModelError M540."""
+        found = self._arrived[layer]
+        return found is not None and bool(self.case.maps(found)(found).abs().amax() > 0)
+
+    @property
     def gradients(self) -> dict[str, Tensor]:
         """Raises ModelError M540 (nothing can be differentiated) or M541 (no influence)."""
+        for layer, gradient in self._arrived.items():
+            if gradient is None:
+                raise ModelError("M541", layer, "has no influence on the score")
+        return {layer: one for layer, one in self._arrived.items() if one is not None}
+
+    @cached_property
+    def _arrived(self) -> dict[str, Tensor | None]:
         sight = (
             self if self.score.requires_grad else Sight.of(self.case, self.layers, from_start=True)
         )
@@ -125,14 +163,10 @@ class Sight:
         outputs = [sight.outputs[layer] for layer in self.layers]
         with torch.enable_grad():
             total = wide(sight.score).sum()
-            gradients = dict(zip(self.layers, gradients_of(total, outputs), strict=True))
-        found = {layer: one for layer, one in gradients.items() if one is not None}
-        for layer in gradients.keys() - found.keys():
-            raise ModelError("M541", layer, "has no influence on the score")
-        return found
+            return dict(zip(self.layers, gradients_of(total, outputs), strict=True))
 
 
-def prepared(model: nn.Module, images: Tensor) -> Float[Tensor, "b c h w"]:
+def prepared(model: nn.Module | Network, images: Tensor) -> Float[Tensor, "b c h w"]:
     """Pictures where and in the precision in which the network computes; one picture is a batch
     of one. model: or what holds it, as `load` returns it. Raises UsageError U355 on anything but
     preprocessed pictures."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.lens.survey import survey
+from convscope.lens.origins import run_seen
 
 Reshape = Callable[[Tensor], Tensor]
 """From a layer's output (b, …) to its feature maps (b, maps, h, w)."""
@@ -20,6 +20,7 @@ EXTRA_TOKENS = range(9)
 MISFIT = math.log(2)
 """Small maps of a picture may be out of its aspect by this much through rounding alone."""
 WHY = "the last layer with spatial extent before pooling"
+WHY_REACHING = f"{WHY} from which the score is reached"
 WHY_TOKENS = "the last normalisation whose patch tokens still influence the score"
 
 
@@ -34,10 +35,12 @@ class Stop:
     """Whether this is the very tensor that the layer before put out."""
     totals: tuple[Tensor, ...]
     """Mean of each map, plain and rectified."""
+    reaches: bool
+    """Whether it is seen that the scores depend on it."""
 
 
-def stops(model: nn.Module, image: Tensor) -> tuple[list[Stop], Any]:
-    """What all layers put out, in order, and the network's own output."""
+def stops(model: nn.Module, image: Tensor) -> tuple[list[Stop], Tensor]:
+    """What all layers put out, in order, and the scores of a network that is `scored`."""
     before: list[Tensor | None] = [None]
 
     def see(module: nn.Module, output: Tensor) -> tuple[str, tuple[int, ...], bool, Any]:
@@ -46,8 +49,13 @@ def stops(model: nn.Module, image: Tensor) -> tuple[list[Stop], Any]:
         totals = (output.mean((2, 3)), output.relu().mean((2, 3))) if spatial else ()
         return type(module).__name__, tuple(output.shape), same, totals
 
-    seen, output = survey(model, image, see)
-    return [Stop(name, *facts) for name, facts in seen], output
+    run = run_seen(model, image, see)
+    reaching = run.reaching(run.output)
+    found = [
+        Stop(name, kind, shape, same, totals, name in reaching)
+        for name, (kind, shape, same, totals) in run.seen
+    ]
+    return found, run.output
 
 
 def candidates(found: list[Stop], scores: Tensor, size: tuple[int, int]) -> list[Stop]:
@@ -77,6 +85,8 @@ def _spread(stop: Stop, scores: Tensor) -> bool:
 
 def has_maps(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
     """Whether an output of this shape can be read as maps of a picture of this size."""
+    if shape[:1] != (1,):  # of parts of the picture, as of a detector's boxes
+        return False
     try:
         maps = as_maps(shape, size)(torch.empty(shape, device="meta"))
     except ModelError:

@@ -23,6 +23,8 @@ from convscope.methods.cam_case import Case, Sight, prepared
 from convscope.methods.cam_choice import Choice, choice
 from convscope.methods.cam_layer import Reshape
 from convscope.methods.targets import Aims, Target
+from convscope.models.network import Network
+from convscope.models.outputs import scored
 from convscope.records.maps import Attribution
 
 AUTHORS, PGC = "authors", "pytorch-grad-cam"
@@ -103,7 +105,7 @@ def layer_by_layer(formula: Callable[[Case, str], Tensor]) -> Maps:
 
 def explain(
     definition: Definition,
-    model: nn.Module,
+    model: nn.Module | Network,
     images: Float[Tensor, "b c h w"],
     *,
     target: Target | Iterable[Target] | None = None,
@@ -122,7 +124,8 @@ def explain(
     maps = _variant(definition, variant)
     with torch.inference_mode(False):
         images = prepared(model, images)
-        case = Case(model, images, Aims.of(target, len(images), classes), reshape, progress)
+        aims = Aims.of(target, len(images), classes)
+        case = Case(scored(model, images), images, aims, reshape, progress)
         chosen = _choice(definition, case, layer)
         raws = {name: _sound(name, raw.detach()) for name, raw in maps(case, chosen.layers).items()}
         values = _values(definition, variant, list(raws.values()), images.shape[2:])
@@ -203,7 +206,7 @@ def _record(
     own = {
         "target": case.aims.words(number, classes),
         "peaks": {layer: float(raw[number].max()) for layer, raw in raws.items()},
-        "notes": case.notes.get(number, []),
+        "notes": case.warnings(number),
         **case.facts.get(number, {}),
     }
     only = [_array(raw[number]) for raw in raws.values()]

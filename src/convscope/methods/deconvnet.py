@@ -24,12 +24,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.lens.ascent import Ascent, Neuron, ascent
+from convscope.lens.ascent import Ascent, Neuron, ascent, require_pictures
 from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
-from convscope.lens.lens import logits
 from convscope.lens.twin import bare
 from convscope.methods.targets import Aims, Target
 from convscope.models.network import Network
+from convscope.models.outputs import scored
 from convscope.models.provenance import recorded
 from convscope.records.maps import Projection
 from convscope.units import Unit
@@ -70,20 +70,26 @@ def deconvnet(
     UsageError U201 (no unit), U351 to U354 (targets, see `Aims`), U520 (pictures of a wrong shape
     or not made ready).
     """
-    model, units = bare(model), _units(units)
+    aims = None if target is None else Aims.of(target, len(images))
+    units = _units(units)
+    if aims is None:
+        model = bare(model)
+    else:
+        require_pictures(images)
+        model = scored(model, images, before=not aims.has_function)
     backward = BackwardRule(rule, overlap=overlap, other=other)
     layers = list(dict.fromkeys(unit.layer for unit in units))
     found: dict[int, list[Projection]] = {}
-    total = len(units) + (target is not None)
-    with ascent(model, images, layers, backward, to_the_end=target is not None) as way:
+    total = len(units) + (aims is not None)
+    with ascent(model, images, layers, backward, to_the_end=aims is not None) as way:
         for layer in layers:
             members = [number for number, unit in enumerate(units) if unit.layer == layer]
             starts = [_unit_start(way, units[number], whole_map) for number in members]
             for number, start, pixels in zip(members, starts, _down(way, starts), strict=True):
                 found[number] = _records(start, pixels, way)
                 _tell(progress, len(found), total)
-        if target is not None:
-            start, scores = _score_start(way, Aims.of(target, len(way.pixels)))
+        if aims is not None:
+            start, scores = _score_start(way, aims)
             pixels = way.down(scores, torch.ones_like(scores))
             found[len(units)] = _records(start, pixels, way)
             _tell(progress, len(found), total)
@@ -185,7 +191,7 @@ def _peak(of_picture: Float[Tensor, "h w"]) -> tuple[int, int]:
 
 
 def _score_start(way: Ascent, aims: Aims) -> tuple[_Start, Float[Tensor, "b"]]:
-    scores = logits(way.output)
+    scores = aims.answer(way.output)
     settled = aims.settled(scores)
     with way.rule:  # a function of the scores may rectify, too
         values = settled.scores(scores)

@@ -17,7 +17,9 @@ from convscope.lens.lens import Lens
 from convscope.lens.survey import survey
 from convscope.methods.cam_case import forward, wide
 from convscope.methods.imputation import imputed
-from convscope.methods.targets import Aims, answer, is_probability
+from convscope.methods.targets import Aims
+from convscope.models.network import Network
+from convscope.models.outputs import meaning, scored
 
 BYTES = 24e6
 """What the largest activation of one batch may take: more and the system pages (measured)."""
@@ -47,25 +49,18 @@ class Asked:
     image: Float[Tensor, "c h w"]
     aim: Aims
     batch: int
-    softmax: bool
-    """Whether the network puts out scores, of which probabilities are to be made."""
     score: float
     """Of the picture as it is."""
 
     @classmethod
-    def of(cls, model: nn.Module, image: Float[Tensor, "c h w"], aim: Aims) -> Asked:
-        """Raises ModelError M514 (NaN), M520 (no scores, or one), M522 (size), UsageError U353."""
+    def of(cls, model: nn.Module | Network, image: Float[Tensor, "c h w"], aim: Aims) -> Asked:
+        """Raises ModelError M514 (NaN), M520 (no scores), M522 (size), UsageError U353."""
+        model = scored(model, image[None])
         seen, output = surveyed(model, image[None], lambda _, out: out.numel())
-        scores = answer(output, aim).detach()
-        aim = aim.settled(scores)
+        aim = aim.settled(aim.answer(output).detach())
         largest = max((count for _, count in seen), default=1)
         batch = max(1, min(64, int(BYTES // (4 * largest))))
-        softmax = aim.indices != (-1,) and not is_probability(scores)
-        if softmax and scores.shape[1] < 2:
-            what = "has one score only, of which no probability can be made"
-            step = "give a function of the scores as target: lambda s: s[:, 0].sigmoid()"
-            raise ModelError("M520", "the network", what, next_step=step)
-        asked = cls(model, image, aim, batch, softmax, 0.0)
+        asked = cls(model, image, aim, batch, 0.0)
         return replace(asked, score=float(asked([image])[0]))
 
     def __call__(self, pictures: Iterable[Float[Tensor, "c h w"]]) -> Float32[np.ndarray, "n"]:
@@ -82,8 +77,8 @@ class Asked:
         return found
 
     def _scores(self, output: Tensor) -> Float[Tensor, "b"]:
-        scores = answer(output, self.aim)
-        scores = wide(scores).softmax(1) if self.softmax else scores
+        scores = self.aim.answer(output)
+        scores = scores if self.aim.has_function else meaning(self.model).probabilities(scores)
         return wide(self.aim.times(len(scores)).scores(scores))
 
     def deleted(self, ranks: Order, counts: Sequence[int]) -> Float32[np.ndarray, "steps"]:

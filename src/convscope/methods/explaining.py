@@ -19,6 +19,7 @@ from convscope.methods import cam, gradients
 from convscope.methods.cam_case import prepared
 from convscope.methods.occlusion_map import occlusion_map
 from convscope.models.network import Network
+from convscope.models.outputs import plain
 from convscope.models.user_code import from_module
 from convscope.records.maps import Attribution
 
@@ -89,6 +90,7 @@ def own(function: Callable[..., Any], name: str, layer: str | None = None) -> Me
 
     def method(model: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
         images = prepared(model, images)
+        model = plain(bare(model))
         given = {**told, **how}
         taken = {key: given[key] for key in given if takes is None or key in takes}
         with TheirCode("M594", name):

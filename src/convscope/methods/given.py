@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from convscope.errors import UsageError
 from convscope.methods.cam_case import prepared
+from convscope.models.network import Network
 from convscope.records.maps import Attribution
 
 
-def alone(model: nn.Module, image: Tensor) -> Float[Tensor, "1 c h w"]:
+def alone(model: nn.Module | Network, image: Tensor) -> Float[Tensor, "1 c h w"]:
     """One picture as a batch of one, as the network takes it.
 
     Raises UsageError U355 (no preprocessed picture), U392 (several).

@@ -20,7 +20,6 @@ from convscope.lens.lens import Lens
 from convscope.methods.cam_case import Case, forward, wide
 from convscope.methods.gradient_run import Formula, gradients, settle
 from convscope.methods.scorecam import batch_size
-from convscope.methods.targets import answer
 
 INCOMPLETE = 0.05
 """Integrated gradients whose sum is further off than this want more steps."""
@@ -130,7 +129,8 @@ def _along(
 
 @torch.no_grad()
 def _scores(case: Case, lens: Lens, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
-    return wide(case.aims.scores(answer(forward(lens, images.to(case.images.dtype)), case.aims)))
+    output = forward(lens, images.to(case.images.dtype))
+    return wide(case.aims.scores(case.aims.answer(output)))
 
 
 def _complete(case: Case, total: Float[Tensor, "b c h w"], at_start: Float[Tensor, "b"]) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.lens.lens import Lens, gradients_of
-from convscope.lens.twin import bare
 from convscope.methods.cam_case import Case, finite, forward, prepared, wide
-from convscope.methods.targets import Aims, Target, answer
+from convscope.methods.targets import Aims, Target
 from convscope.models.network import Network
+from convscope.models.outputs import scored
 from convscope.records.maps import Attribution
 
 AUTHORS = "authors"
@@ -75,10 +75,10 @@ def explain(
     if variant not in variants:
         there = nearest(variant, variants)
         raise UsageError("U350", variant, f"no such variant of {title}; {there}")
-    model = bare(model)
     with torch.inference_mode(False):
         images = prepared(model, images)
-        case = Case(model, images, Aims.of(target, len(images), classes), progress=progress)
+        aims = Aims.of(target, len(images), classes)
+        case = Case(scored(model, images), images, aims, progress=progress)
         pixels = finite("the gradient", variants[variant](case).detach())
         values = colours.reduce(pixels)
     origin = {
@@ -113,7 +113,7 @@ def gradients(
     """Of one picture's target, at these variations of the picture."""
     pixels = images.to(case.images.dtype).detach().clone().requires_grad_()
     aims = case.aims.only(number).times(len(images))
-    score = aims.scores(answer(forward(lens, pixels), aims))
+    score = aims.scores(aims.answer(forward(lens, pixels)))
     return arrived(score, pixels)
 
 
@@ -141,7 +141,9 @@ def _record(
     origin: Mapping[str, Any],
 ) -> Attribution:
     said = {**origin, **case.facts.get(number, {})}
-    notes = [*_general(case, number, pixels), *case.notes.get(number, [])]
+    notes = case.warnings(number)
+    if not bool(pixels.any()):
+        notes.insert(0, "0 everywhere: this map says nothing about the picture")
     own = {
         "target": case.aims.words(number, classes),
         "peaks": {said["layer"]: float(values.max())},
@@ -158,19 +160,6 @@ def _record(
         pixels=_array(pixels),
         origin={**said, **own},
     )
-
-
-def _general(case: Case, number: int, pixels: Tensor) -> list[str]:
-    """What to be careful about, whatever the method."""
-    notes = []
-    if not bool(pixels.any()):
-        notes.append("0 everywhere: this map says nothing about the picture")
-    if case.spaces[number] == "probability":
-        notes.append(
-            "the network puts out probabilities, which also rise when other classes fall; "
-            "the authors take the scores before the softmax"
-        )
-    return notes
 
 
 def _array(values: Tensor) -> np.ndarray:

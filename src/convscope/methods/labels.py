@@ -10,7 +10,8 @@ from jaxtyping import Int64
 
 from convscope.errors import DataError, UsageError, nearest
 from convscope.images.folder import Folder
-from convscope.models.load import Network
+from convscope.models.network import Network
+from convscope.models.outputs import both_ways
 
 WORDNET = re.compile(r"n\d{8}")
 HINT = "give --labels FILE.json, with a class index for each picture or class folder"
@@ -44,7 +45,7 @@ def true_classes(
 
 def class_names(network: Network, outputs: int) -> tuple[str, ...]:
     """The network's names for its classes, or their numbers."""
-    known = network.classes
+    known = both_ways(network.classes)
     return known if len(known) == outputs else tuple(str(index) for index in range(outputs))
 
 
@@ -55,11 +56,12 @@ def _by_name(network: Network, folder: Folder, outputs: int) -> list[int]:
     by_place = not network.classes or _imagenet(folder.classes, network.classes)
     if by_place and len(folder.classes) == outputs:
         return list(range(outputs))
+    known = both_ways(network.classes)
     for name in folder.classes:
-        if name not in network.classes:
-            hint = nearest(name, network.classes) if network.classes else "it has no names"
+        if name not in known:
+            hint = nearest(name, known) if known else "it has no names"
             raise DataError("D160", name, f"is no class of the network; {hint}", next_step=HINT)
-    return [network.classes.index(name) for name in folder.classes]
+    return [known.index(name) for name in folder.classes]
 
 
 def _imagenet(folders: Sequence[str], names: Sequence[str]) -> bool:

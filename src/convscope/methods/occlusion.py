@@ -21,14 +21,15 @@ from convscope.lens.feature_layers import feature_layers
 from convscope.lens.incremental import MEMORY, Incremental
 from convscope.methods.fills import Fill
 from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
-from convscope.methods.targets import is_probability
+from convscope.models.network import Network
+from convscope.models.outputs import Meaning, meaning, scored
 from convscope.models.provenance import recorded
 from convscope.records.maps import Occlusion
 
 
 @recorded
 def occlusion(
-    model: nn.Module,
+    model: nn.Module | Network,
     image: Float[Tensor, "3 h w"],
     *,
     target: int | None = None,
@@ -80,7 +81,7 @@ def occlusion(
 
 @recorded
 def occlusions(
-    model: nn.Module,
+    model: nn.Module | Network,
     images: Float[Tensor, "b 3 h w"],
     *,
     target: int | Sequence[int] | None = None,
@@ -102,6 +103,7 @@ def occlusions(
     """
     hiding = Hiding.of(images, patch, stride, fill, seed)
     aims = aims_of(target, images)
+    model = scored(model, images)
     watched = layer or _last_layer(model, images[0])
     first = hiding.patches(images[0])
     engine = Incremental(model, images[0], first, [watched], memory=memory)
@@ -109,7 +111,7 @@ def occlusions(
     for number, image in enumerate(images):
         aim = None if aims is None else aims[number]
         tick = part(progress, number, len(images))
-        asked = _Asked(engine, hiding, watched, every_class)
+        asked = _Asked(engine, meaning(model), hiding, watched, every_class)
         found.append(_explained(asked, image, aim, tick))
     return found
 
@@ -119,6 +121,7 @@ class _Asked:
     """What is asked of every picture."""
 
     engine: Incremental
+    read: Meaning
     hiding: Hiding
     layer: str
     every_class: bool
@@ -133,13 +136,11 @@ def _explained(
     engine, hiding, layer = asked.engine, asked.hiding, asked.layer
     whole = engine.begin(image, hiding.patches(image))
     scores = finite(whole.scores)
-    softmax = not is_probability(scores)
-    base = (scores.softmax(1) if softmax else scores)[0]
+    base = asked.read.probabilities(scores)[0]
     target = _target(whole.scores[0], target)
     channel = int(whole.activity[layer][0].argmax())
     hidden = engine.follow({layer: channel}, progress)
-    chances = finite(hidden.scores)
-    chances = chances.softmax(1) if softmax else chances
+    chances = asked.read.probabilities(finite(hidden.scores))
     shape = (len(hiding.tops), len(hiding.lefts))
     return Occlusion(
         probability=_array(chances[:, target], shape),

@@ -16,16 +16,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.lens.incremental import MEMORY, Incremental
-from convscope.lens.lens import Lens, logits
+from convscope.lens.lens import Lens
 from convscope.methods.fills import Fill
 from convscope.methods.hiding import Hiding, Pair, aims_of, covering, finite, part
+from convscope.models.network import Network
+from convscope.models.outputs import scored
 from convscope.models.provenance import recorded
 from convscope.records.maps import Attribution
 
 
 @recorded
 def occlusion_map(
-    model: nn.Module,
+    model: nn.Module | Network,
     images: Float[Tensor, "b c h w"],
     *,
     target: int | Sequence[int] | None = None,
@@ -48,6 +50,7 @@ def occlusion_map(
     """
     patch, stride = covering(images, patch, stride)
     hiding = Hiding.of(images, patch, stride, fill, seed)
+    model = scored(model, images)
     aims = aims_of(target, images) or _likeliest(model, images)
     classes = sorted(set(aims))
     first = hiding.patches(images[0])
@@ -106,4 +109,4 @@ def _covers(
 
 def _likeliest(model: nn.Module, images: Float[Tensor, "b c h w"]) -> list[int]:
     with torch.inference_mode(), Lens(model, ()) as lens:
-        return [int(logits(lens(image[None].clone())).argmax()) for image in images]
+        return [int(lens(image[None].clone()).argmax()) for image in images]

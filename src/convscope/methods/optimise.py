@@ -22,7 +22,7 @@ from convscope.errors import ModelError, UsageError, nearest
 from convscope.methods.optimise_plan import How
 from convscope.methods.optimise_record import Case, Size, finished
 from convscope.methods.optimise_sight import Look, canvas, maps, sight
-from convscope.methods.targets import Aims, Target, answer
+from convscope.methods.targets import Aims, Target
 from convscope.models.network import Network
 from convscope.models.provenance import recorded
 from convscope.records.optimise import OptimisedPicture
@@ -81,7 +81,7 @@ class ClassGoal:
         return self.aims.words(0, self.classes)
 
     def __call__(self, pixels: Float[Tensor, "c h w"]) -> Float[Tensor, ""]:
-        scores = answer(self.look(pixels), self.aims)
+        scores = self.aims.answer(self.look(pixels))
         return self.aims.settled(scores).scores(scores)[0]
 
 
@@ -145,6 +145,8 @@ def class_values(
     """What `class_image` makes large, of pictures that there are."""
     case = Case.of(model, USUAL, {}, classes)
     aims = Aims.of(target, 1, case.classes)
+    size = tuple(images.shape[1:]) if len(images) else None
+    case = case.for_scores(model, size, before=not aims.has_function)  # type: ignore[arg-type]
     with sight(case.model, None) as look, torch.no_grad():
         goal = ClassGoal(look, aims, case.classes)
         return [float(goal(canvas(case.model, image))) for image in images]
@@ -170,6 +172,7 @@ def class_image(
     """
     case = Case.of(model, USUAL_CLASS, how, classes)
     aims = Aims.of(target, 1, case.classes)
+    case = case.for_scores(model, size, before=not aims.has_function)
     with sight(case.model, None) as look:
         way = case.begin(ClassGoal(look, aims, case.classes), size)
         way.go()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from convscope.methods.optimise_plan import How, Plan, Range
 from convscope.methods.optimise_run import Climb, Goal
 from convscope.methods.optimise_sight import canvas
 from convscope.models.network import Network
+from convscope.models.outputs import scored
 from convscope.models.preprocess import Preprocess
 from convscope.records.optimise import Kind, OptimisedPicture
 
@@ -53,12 +54,22 @@ class Case:
         Raises UsageError U366 (no such size), U367 (no picture to start from).
         """
         noise = torch.Generator().manual_seed(self.plan.seed)
-        if self.plan.start is not None:
-            start = canvas(self.model, as_tensor(self.plan.start))
-        else:
-            grey = canvas(self.model, torch.zeros(self._shape(size)))
-            start = Range.of(self.plan, grey).input(grey)
+        start = self._first(size)
+        if self.plan.start is None:
+            start = Range.of(self.plan, start).input(start)
         return Climb(goal, self.plan, noise, start)
+
+    def _first(self, size: Size | None) -> Tensor:
+        told = self.plan.start
+        return canvas(
+            self.model, torch.zeros(self._shape(size)) if told is None else as_tensor(told)
+        )
+
+    def for_scores(
+        self, given: nn.Module | Network, size: Size | None = None, *, before: bool = True
+    ) -> Self:
+        """The same case, whose network puts out its scores."""
+        return replace(self, model=scored(given, self._first(size)[None], before=before))
 
     def _shape(self, size: Size | None) -> tuple[int, ...]:
         """Colours, rows, columns."""

@@ -22,6 +22,7 @@ from convscope.methods.labels import class_names, true_classes
 from convscope.methods.tuning import Tuning, Way, blank, require_tuning
 from convscope.methods.views import framed, plan
 from convscope.models.network import Network, whole
+from convscope.models.outputs import meaning, understood
 from convscope.models.provenance import recorded
 from convscope.records.predictions import Evaluation, Prediction
 
@@ -32,7 +33,8 @@ TOP = 5
 def predict(
     network: Network, picture: Picture | Path | str, *, top: int = TOP, views: int = 1
 ) -> Prediction:
-    """The likeliest classes of a picture, by the mean softmax over its views.
+    """The likeliest classes of a picture, by the mean probability over its views; of labels that
+    stand each for itself each one's own, which do not add up to 1.
 
     picture: whole, as decoded, or its file. views: 1 (the centre) or 10 (corners and centre and
     their mirror images, as the paper tests). Raises UsageError U310, U376 (a bare module), U377
@@ -40,6 +42,7 @@ def predict(
     and as `one_picture`.
     """
     network, picture = whole(network), _decoded(picture)
+    network = understood(network)
     framing, cut = plan(network.preprocess, views)
     way = Way(network.model, blank(network.model, network.preprocess.shape))
     share = probability(network, way, [cut(framed(framing, picture.pixels))])
@@ -68,20 +71,24 @@ def evaluate(
 ) -> Evaluation:
     """How often the network is right on a folder's pictures.
 
-    network: several are an ensemble, whose answer is the mean of their softmax. labels: class index
-    by picture name, file name or class folder; without, what shards say, or the class folders,
-    matched to the network's classes by name (by place where the network has no names). Pictures
-    that cannot be used, or have no class, are left out. tuning: what `tune` chose for this
+    network: several are an ensemble, whose answer is the mean of their probabilities. labels:
+    class index by picture name, file name or class folder; without, what shards say, or the class
+    folders, matched to the network's classes by name (by place where the network has no names).
+    Pictures that cannot be used, or have no class, are left out. tuning: what `tune` chose for this
     machine; without, `usual_batch` pictures are computed together, the same on every machine.
     progress: over all networks.
 
     Raises DataError D160 (no classes), D161 (nothing usable), UsageError U310, U311, U376 (a bare
     module), U377 (no folder), U401 (no tuning), U406 (no ensemble), ModelError M520 (no scores),
-    M522 (it takes no such picture), M560 (scores that are not finite).
+    M522 (it takes no such picture), M525 (independent labels, of which none is the true one),
+    M560 (scores that are not finite).
     Source: Zeiler and Fergus 2014, section 3 and table 2; Krizhevsky et al. 2012, section 4.1.
     """
     networks = [whole(one) for one in (network if isinstance(network, Sequence) else [network])]
     require_tuning(tuning)
+    networks = [understood(one) for one in networks]
+    for one in networks:
+        meaning(one).require_exclusive("accuracy")
     _require_alike(networks, tuning)
     with opened(folder) as pictures:
         return _evaluate(networks, pictures, views, labels, tuning, progress)
@@ -171,7 +178,7 @@ def _evaluation(
 
 
 def mean_of(shares: Sequence[Float32[np.ndarray, "n classes"]]) -> Float32[np.ndarray, "n classes"]:
-    """The mean of several networks' softmax; of equal ones, these to the last bit."""
+    """The mean of several networks' probabilities; of equal ones, these to the last bit."""
     total = np.zeros(shares[0].shape)
     for share in shares:
         total += share

@@ -15,13 +15,16 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, ModelError
+from convscope.errors import ConvscopeError
+from convscope.lens.twin import bare
 from convscope.methods.cam_case import finite
 from convscope.methods.erasing import surveyed
 from convscope.methods.given import alone, at_least, attributions, one_map
 from convscope.methods.redraw import layers_down, randomised
 from convscope.methods.similarity import in_cells, overlap, spearman, ssim
-from convscope.methods.targets import Aims, Target, answer
+from convscope.methods.targets import Aims, Target
+from convscope.models.network import Network
+from convscope.models.outputs import meaning, remember, scored
 from convscope.models.provenance import recorded
 from convscope.records.faithfulness import Agreement, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
@@ -33,7 +36,7 @@ Method = Callable[..., list[Attribution]]
 
 @recorded
 def randomisation(
-    model: nn.Module,
+    model: nn.Module | Network,
     image: Float[Tensor, "c h w"],
     methods: dict[str, Method],
     *,
@@ -60,8 +63,8 @@ def randomisation(
     """
     at_least(1, steps=steps)
     images = alone(model, image)
-    size = tuple(images.shape[2:])
-    aim = _settled(model, images, Aims.of(target, 1, classes)).each[0]
+    size, known = tuple(images.shape[2:]), meaning(model, images)
+    aim = _settled(scored(model, images), images, Aims.of(target, 1, classes)).each[0]
     made = {
         name: one_map(
             [before[name]]
@@ -72,9 +75,11 @@ def randomisation(
         for name, method in methods.items()
     }
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in methods}
-    layers, total = [], min(steps, len(layers_down(model, images))) * len(methods)
+    learned = bare(model)
+    layers, total = [], min(steps, len(layers_down(learned, images))) * len(methods)
     done = itertools.count(1)
-    for layer, network in randomised(model, images, steps, seed):
+    for layer, network in randomised(learned, images, steps, seed):
+        remember(network, known)  # its random numbers mean what the learned ones do
         layers.append(layer)
         for name, method in methods.items():
             found[name].append(_compared(method, network, images, aim, made[name]))
@@ -85,7 +90,7 @@ def randomisation(
 
 def _settled(model: nn.Module, images: Float[Tensor, "1 c h w"], aims: Aims) -> Aims:
     _, output = surveyed(model, images, lambda *_: None)
-    return aims.settled(finite("the network", answer(output, aims)))
+    return aims.settled(finite("the network", aims.answer(output)))
 
 
 def _compared(
@@ -130,7 +135,7 @@ def _record(
 
 @recorded
 def sensitivity(
-    model: nn.Module,
+    model: nn.Module | Network,
     image: Float[Tensor, "c h w"],
     method: Method,
     *,
@@ -139,10 +144,10 @@ def sensitivity(
     """Compare a method's map of the likeliest class with its map of the second likeliest.
 
     pair: two class indices in their place. Raises what the method raises, UsageError U392
-    (several pictures), U393, U394 (no maps), ModelError M520 (no scores, or only one), M522.
+    (several pictures), U393, U394 (no maps), ModelError M520 (no scores), M522.
     """
     images = alone(model, image)
-    first, second = pair or _likeliest_two(model, images)
+    first, second = pair or _likeliest_two(scored(model, images), images)
     size = tuple(images.shape[2:])
     one, other = (
         one_map(method(model, images, target=int(index)), size) for index in (first, second)
@@ -168,9 +173,7 @@ def difference(one: Attribution, other: Attribution, pair: tuple[int, int]) -> S
 
 def _likeliest_two(model: nn.Module, images: Float[Tensor, "1 c h w"]) -> tuple[int, int]:
     _, output = surveyed(model, images, lambda *_: None)
-    scores = finite("the network", answer(output, Aims((None,))))[0]
-    if len(scores) < 2:
-        raise ModelError("M520", "the network", "has one score only: no second class")
+    scores = finite("the network", Aims((None,)).answer(output))[0]
     first, second = scores.topk(2).indices.tolist()
     return first, second
 

@@ -16,7 +16,6 @@ from convscope.lens.lens import Lens
 from convscope.lens.survey import survey
 from convscope.methods.cam_case import Case, forward, wide
 from convscope.methods.cam_formulas import Map, weighted
-from convscope.methods.targets import answer, is_probability
 
 BYTES = 24e6
 """What the largest activation of one batch may take: more and the system pages (measured)."""
@@ -108,7 +107,7 @@ def _scores(
     )
     low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
     masks = ((masks - low) / (high - low + way.epsilon)).to(image.dtype)
-    scores = answer(run(image * masks), aim)
-    if way.probabilities and aim.indices != (-1,) and not is_probability(scores):
-        scores = wide(scores).softmax(1)
+    scores = aim.answer(run(image * masks))
+    if way.probabilities and not aim.has_function:
+        scores = case.meaning.probabilities(scores)
     return wide(aim.scores(scores))

@@ -28,8 +28,9 @@ from convscope.lens.without import Without
 from convscope.methods.cam_case import forward, prepared
 from convscope.methods.labels import class_names, true_classes
 from convscope.methods.silence_tally import Answers, Tally
-from convscope.methods.targets import Aims, answer, is_probability
+from convscope.methods.targets import Aims
 from convscope.models.network import Network, whole
+from convscope.models.outputs import meaning, understood
 from convscope.models.provenance import recorded
 from convscope.records.silence import Silence
 
@@ -60,7 +61,8 @@ def silence(
     Raises DataError D160, D161, UsageError U311, U376, U377, U404 (fill), ModelError M500, M502,
     M503, M506 (the layer has no maps), M514 (scores not finite), M520, M522, and as `Lens`.
     """
-    network = whole(network)
+    network = understood(whole(network))
+    meaning(network).require_exclusive("accuracy")
     if fill not in get_args(Fill):
         raise UsageError("U404", f"fill={fill}", "is neither zero nor mean")
     layers = [layers] if isinstance(layers, str) else list(layers or [_last(network)])
@@ -151,7 +153,7 @@ def _answers(
     """Ln p of all classes for one picture, with all maps of the layer and without each."""
 
     def scores(output: Any) -> Tensor:
-        return answer(output, ANY)
+        return ANY.answer(output)
 
     tail = record(network.model, partial(forward, images=image), layer, scores)
     output = _require_maps(layer, tail.activation.detach())
@@ -167,17 +169,14 @@ def _answers(
 
     without = Without(tail, places, rest, mixing, whole_network)
     maps = (output != rest).reshape(len(places), -1).any(1).nonzero()[:, 0]
-    kind = is_probability(tail.score.detach())
-    found = [_ln(without.scores(part), kind) for part in without.parts(maps)]
-    base = _ln(tail.score.detach(), kind)
+    found = [_ln(network, without.scores(part)) for part in without.parts(maps)]
+    base = _ln(network, tail.score)
     joined = np.concatenate(found) if found else np.zeros((0, base.shape[1]))
     return Answers(base[0], maps.cpu().numpy(), joined, output.shape[1])
 
 
-def _ln(scores: Float[Tensor, "n classes"], probability: bool) -> Float64[np.ndarray, "n classes"]:
-    """ln p; of a network that puts out probabilities as they are."""
-    exact = scores.detach().double()
-    shares = exact.clamp_min(1e-300).log() if probability else exact.log_softmax(1)
+def _ln(network: Network, scores: Float[Tensor, "n classes"]) -> Float64[np.ndarray, "n classes"]:
+    shares = meaning(network).log_probabilities(scores.detach())
     return np.asarray(shares.cpu().numpy(), np.float64)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convscope.errors import UsageError, nearest
 from convscope.foreign import TheirCode
-from convscope.lens.lens import logits
+from convscope.models.outputs import both_ways, no_scores
 
 Function = Callable[[Tensor], Tensor]
 """From scores (b, classes) to one number a picture (b,)."""
@@ -37,6 +37,7 @@ class Aims:
 
         Raises UsageError U351 (another number of targets than pictures), U352 (no such class).
         """
+        classes = both_ways(classes)
         if target is None or isinstance(target, str) or callable(target) or _is_number(target):
             return cls((_read(target, classes),) * count)
         several = tuple(_read(one, classes) for one in target)  # type: ignore[union-attr]
@@ -83,6 +84,23 @@ class Aims:
         return torch.cat(rows)
 
     @property
+    def has_function(self) -> bool:
+        """Whether a function is among them: it is given the scores as the network gives them."""
+        return any(callable(one) for one in self.each)
+
+    def answer(self, output: Any) -> Tensor:
+        """The tensor that targets choose from, in what a `scored` network puts out: scores
+        (b, classes) for classes; for functions also any other shape.
+
+        Raises ModelError M520 where there is none.
+        """
+        if isinstance(output, Tensor) and (
+            output.dim() == 2 or all(callable(one) for one in self.each)
+        ):
+            return output
+        raise no_scores(output)
+
+    @property
     def indices(self) -> tuple[int, ...]:
         """Class indices; -1 for a function."""
         return tuple(one if isinstance(one, int) else -1 for one in self.each)
@@ -91,35 +109,9 @@ class Aims:
         """How to name a picture's target to a reader."""
         one = self.each[number]
         if isinstance(one, int):
-            return classes[one] if one < len(classes) else f"class {one}"
+            names = both_ways(classes)
+            return names[one] if one < len(names) else f"class {one}"
         return getattr(one, "__name__", repr(one))
-
-
-def answer(output: Any, aims: Aims) -> Tensor:
-    """The tensor in a network's output that targets choose from: scores (b, classes) for class
-    targets; for functions also any other shape that the network puts out as one tensor.
-
-    Raises ModelError M520 where there is none.
-    """
-    if isinstance(output, Tensor):
-        if output.dim() == 4 and output.shape[2:] == (1, 1):
-            return output.flatten(1)
-        if output.dim() != 2 and all(callable(one) for one in aims.each):
-            return output
-    return logits(output)
-
-
-def is_probability(scores: Tensor) -> bool:
-    """Whether these are probabilities already: none negative, every row adds up to 1."""
-    if scores.dim() != 2 or scores.shape[1] < 2 or bool((scores < 0).any()):
-        return False
-    return bool((scores.float().sum(1) - 1).abs().max() < 1e-3)
-
-
-def space(scores: Tensor, aims: Aims) -> tuple[str, ...]:
-    """What each target's score is: "logit", "probability" or "function"."""
-    kind = "probability" if is_probability(scores) else "logit"
-    return tuple("function" if callable(one) else kind for one in aims.each)
 
 
 def _is_number(target: Any) -> bool:

@@ -20,6 +20,7 @@ from convscope.models.delivered import Delivered
 from convscope.models.fit import fit
 from convscope.models.network import Card, Draft, Network, Request
 from convscope.models.ours import OURS, from_ours
+from convscope.models.outputs import require_told
 from convscope.models.own import from_own
 from convscope.models.preprocess import Preprocess
 from convscope.models.spec import split_classes
@@ -36,6 +37,8 @@ def load(
     *,
     classes: int | Sequence[str] | Mapping[str, Any] | Path | None = None,
     preprocess: object = None,
+    output: int | str | None = None,
+    scores: str | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Network:
@@ -48,14 +51,20 @@ def load(
     file of weights that belong to the spec. classes: their number or names, or a file of names,
     as `classes_asked`. preprocess: instead of what is known or assumed: a Preprocess, what the
     user's own pipeline has (as `converted`), or some parts of it, as {"size": 128, "mean": 0.5,
-    "std": 0.5}. seed: for weights that come from no file. progress: bytes of a download.
+    "std": 0.5}. output: where in what the network gives its scores are, as 1, "logits" or
+    "out.logits". scores: what they are: "logits", "probabilities", "log-probabilities",
+    "sigmoid" (labels that stand each for itself) or "sigmoid-logits" (the same before the
+    sigmoid). Both are found, see `outputs.meaning`, where nothing is said. seed: for weights that
+    come from no file. progress: bytes of a download.
 
-    Raises UsageError U230, U231, U376; ModelError M501 nothing to look at, M570 unknown name,
-    M571, M572, M583 the user's own code, M573 code named by a file, M522, M526, M530 a program;
-    CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621, R622.
+    Raises UsageError U230, U231, U233, U234, U238, U239, U376; ModelError M501 nothing to look at,
+    M570 unknown name, M571, M572, M583 the user's own code, M573 code named by a file, M522, M526,
+    M530 a program; CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621,
+    R622.
     """
     count, names = classes_asked(classes)
     ready = None if preprocess is None else converted(preprocess)
+    output, scores = require_told(output, scores)
     module, text = (spec, type(spec).__name__) if isinstance(spec, nn.Module) else (None, str(spec))
     if module is None and not isinstance(spec, str | Path):
         what = f"a {type(spec).__name__} is no network"
@@ -75,7 +84,8 @@ def load(
         count = _agreed(told, count, text)
     request = Request(text, rest, found, count, seed, progress, module)
     draft = (from_own if module is not None else _source(head, request))(request)
-    return _as_told(_finished(draft, request, card), names, ready)
+    network = _as_told(_finished(draft, request, card), names, ready)
+    return replace(network, output=output or network.output, scores=scores or network.scores)
 
 
 def _agreed(told: int | None, count: int | None, spec: str) -> int | None:
@@ -205,6 +215,8 @@ def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
         draft.checkpoint.sha256 if draft.checkpoint is not None else draft.sha256,
         notes,
         delivered,
+        draft.output,
+        draft.scores,
     )
 
 

@@ -38,6 +38,11 @@ class Network:
     """What was repaired or assumed; for every report."""
     delivered: Delivered | None = None
     """Modes and wrappers before `load` set eval mode and unwrapped; None if it is not known."""
+    output: str = ""
+    """Where in what the model gives its scores are, as 1, logits or out.logits; where nothing is
+    said it is found, see `models/outputs.py`."""
+    scores: str = ""
+    """What they are, a kind of `outputs.KINDS`; found where nothing is said."""
 
     def provenance(self) -> dict[str, Any]:
         """What a result has to tell of the network: its name, its weights as they are now, the
@@ -134,3 +139,6 @@ class Draft:
     """Of the file of weights that are in the model already."""
     counted: bool = True
     """Whether the source would build it with another number of classes."""
+    output: str = ""
+    scores: str = ""
+    """As of a Network."""

@@ -67,9 +67,19 @@ def from_user_code(request: Request) -> Draft:
     counted = not ready and bool(_parameters(found))
     weights = "as the factory made them" if request.checkpoint is None else request.checkpoint.name
     if isinstance(model, Network):
-        told, guess = (model.preprocess, model.classes), model.preprocess.assumption()
+        guess = model.preprocess.assumption()
         notes = tuple(note for note in model.notes if note != guess)  # `load` tells it
-        return Draft(model.model, *told, weights, request.checkpoint, notes, counted=counted)
+        return Draft(
+            model.model,
+            model.preprocess,
+            model.classes,
+            weights,
+            request.checkpoint,
+            notes,
+            counted=counted,
+            output=model.output,
+            scores=model.scores,
+        )
     return Draft(model, assumed(model), (), weights, request.checkpoint, counted=counted)
 
 

@@ -47,7 +47,7 @@ class Prediction(Record):
     classes: Int64[np.ndarray, "top"]
     """Class indices, counted as the network counts them."""
     probability: Float32[np.ndarray, "top"]
-    """Softmax, averaged over the views."""
+    """Averaged over the views."""
     views: int = 1
 
 
@@ -70,7 +70,7 @@ class Evaluation(Record):
     likeliest: Int64[np.ndarray, "pictures top"]
     """The five likeliest classes, the likeliest first."""
     probability: Float32[np.ndarray, "pictures top"]
-    """Softmax, averaged over the views."""
+    """Averaged over the views."""
     confusion: Int64[np.ndarray, "classes classes"]
     """Pictures of true class (row) taken for class (column)."""
     views: int = 1

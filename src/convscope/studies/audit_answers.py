@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.errors import ModelError
-from convscope.lens.lens import logits
-from convscope.lens.taps import tensors_in
+from convscope.models.outputs import leaves
 from convscope.records.audit import Finding
 from convscope.studies.audit_case import ROUNDING, Case, Heading, some
 from convscope.studies.audit_input import neighbour
@@ -38,9 +37,7 @@ def check_answers(case: Case) -> Iterator[Finding]:
 
 def _numbers(case: Case, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n"]:
     """All real numbers that the network puts out, a row a picture."""
-    output = case.scores(images)
-    found = list(tensors_in(output)) or [logits(output)]  # an object shows its scores alone
-    parts = [t for t in found if t.is_floating_point() and t.dim()]
+    parts = [t for _, t in leaves(case.scores(images)) if t.is_floating_point() and t.dim()]
     return torch.cat([part.reshape(len(part), -1).double() for part in parts], 1)
 
 

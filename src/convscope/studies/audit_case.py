@@ -34,6 +34,8 @@ class Case:
     seconds: float
     """How long each method may be tried."""
     seed: int
+    scored: nn.Module | None = None
+    """`model` as methods about a class take it, once it is known where its scores are."""
     image: Float[Tensor, "c h w"] = field(default_factory=lambda: torch.zeros(0))
     pictured: str = ""
     """What the picture is, in words."""
@@ -42,6 +44,10 @@ class Case:
     layer: str | None = None
     """That class activation maps take if nobody names one, once it is known."""
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def explained(self) -> nn.Module:
+        return self.scored or self.model
 
     @property
     def batch(self) -> Float[Tensor, "1 c h w"]:

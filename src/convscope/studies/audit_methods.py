@@ -126,18 +126,18 @@ def _coverage(rule: BackwardRule) -> str:
 
 
 def _pixels(case: Case, clock: Clock, method: gradients.Method) -> Told:
-    (found,) = method(case.model, case.batch, progress=clock)
+    (found,) = method(case.explained, case.batch, progress=clock)
     return _told(found)
 
 
 def _layer(case: Case, _: Clock) -> Told:
     """What class activation maps take if nobody names a layer; looked for once."""
-    case.layer = default_layer(case.model, case.batch)
+    case.layer = default_layer(case.explained, case.batch)
     return f"{case.layer}, where none is named", "", {"layer": case.layer}
 
 
 def _maps(case: Case, clock: Clock, method: cam.Method) -> Told:
-    (found,) = method(case.model, case.batch, layer=case.layer, progress=clock)
+    (found,) = method(case.explained, case.batch, layer=case.layer, progress=clock)
     return _told(found)
 
 
@@ -159,7 +159,7 @@ def _told(found: Attribution) -> Told:
 
 
 def _fullgrad(case: Case, _: Clock) -> Told:
-    (found,) = cam.fullgrad(case.model, case.batch)
+    (found,) = cam.fullgrad(case.explained, case.batch)
     gap = found.origin["completeness"]["relative gap"]
     is_whole = gap <= COMPLETE
     told = f"defined; input and biases add up to the score (gap {gap:.1g})"
@@ -172,10 +172,10 @@ def _fullgrad(case: Case, _: Clock) -> Told:
 
 def _ablationcam(case: Case, clock: Clock) -> Told:
     """First the short cut that it takes, which is soon known."""
-    layer = case.layer or default_layer(case.model, case.batch)
-    how = Ablation.of(CamCase(case.model, case.batch, Aims((None,))), layer, 0).how
+    layer = case.layer or default_layer(case.explained, case.batch)
+    how = Ablation.of(CamCase(case.explained, case.batch, Aims((None,))), layer, 0).how
     try:
-        (found,) = cam.ablationcam(case.model, case.batch, layer=layer, progress=clock)
+        (found,) = cam.ablationcam(case.explained, case.batch, layer=layer, progress=clock)
         told, careful, facts = _told(found)
     except OutOfTime:
         told, careful, facts = f"runs; not waited for: it takes {clock.needs}", "", {"layer": layer}
@@ -184,7 +184,7 @@ def _ablationcam(case: Case, clock: Clock) -> Told:
 
 def _occlusion(case: Case, clock: Clock) -> Told:
     patch = max(1, min(case.image.shape[1:]) // 3)
-    found = occlusion(case.model, case.image, patch=patch, stride=patch, progress=clock)
+    found = occlusion(case.explained, case.image, patch=patch, stride=patch, progress=clock)
     drop = found.base_probability - float(found.probability.min())
     facts = {"layer": found.layer, "largest drop": drop}
     return (

@@ -13,19 +13,20 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from convscope.errors import ConvscopeError, ModelError, UsageError
+from convscope.errors import ConvscopeError, UsageError
 from convscope.images.folder import Picture
 from convscope.lens.lens import Lens
-from convscope.methods.cam_case import finite, forward, prepared, wide
+from convscope.methods.cam_case import finite, forward, prepared
 from convscope.methods.explaining import DEFAULT, Method, chosen
 from convscope.methods.faithfulness import RANDOM, faithfulness
 from convscope.methods.given import one_map
 from convscope.methods.labels import class_names
 from convscope.methods.pointing import coverage, inside
 from convscope.methods.randomisation import agreement, difference, randomisation
-from convscope.methods.targets import Aims, Target, answer, is_probability
+from convscope.methods.targets import Aims, Target
 from convscope.methods.views import framed
 from convscope.models.network import Network
+from convscope.models.outputs import meaning, understood
 from convscope.models.provenance import recorded
 from convscope.records.explanation import Explanation
 from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
@@ -78,10 +79,10 @@ def explain(
     other class, and on random weights. With the defaults the maps cost less than 100 passes of one
     picture up the network, and all with its tests less than 600 (`bench/explain.py`).
 
-    Raises UsageError U352, U353, U397 (target), ModelError M520 (no scores, or one only), M522,
+    Raises UsageError U352, U353, U397 (target), ModelError M520 (no scores), M522,
     M543 (NaN).
     """
-    checks = checks or Checks()
+    network, checks = understood(network), checks or Checks()
     methods = dict(methods or chosen(DEFAULT))
     pixels, image = seen(network, picture.pixels)
     share = probabilities(network, image)
@@ -208,18 +209,11 @@ def _reason(fault: ConvscopeError) -> str:
 def probabilities(
     network: Network, image: Float[Tensor, "c h w"]
 ) -> Float32[np.ndarray, "classes"]:
-    """Softmax of the network's scores, unless they are probabilities already.
-
-    Raises ModelError M520 (no scores, or one only), M522, M543 (NaN).
-    """
+    """Of the network's classes. Raises ModelError M520 (no scores), M522, M543 (NaN)."""
+    network = understood(network)
     with torch.no_grad(), Lens(network.model, ()) as lens:
-        scores = wide(answer(forward(lens, image[None]), Aims((None,))))
-    if scores.shape[1] < 2:
-        what = "puts out one score, of which no probability can be made"
-        step = "name a factory of a network that puts out two: torch.cat((zeros, score), 1)"
-        raise ModelError("M520", "the network", what, next_step=step)
-    scores = finite("the network", scores)
-    share = scores if is_probability(scores) else scores.softmax(1)
+        scores = finite("the network", meaning(network).require(forward(lens, image[None])))
+    share = meaning(network).probabilities(scores)
     found: Float32[np.ndarray, "classes"] = share[0].cpu().numpy().astype(np.float32)
     return found
 

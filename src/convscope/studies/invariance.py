@@ -23,9 +23,10 @@ from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
 from convscope.images.warp import CHANGES, Border, canvas, middle, warp
 from convscope.lens.ends import ends
-from convscope.lens.lens import Lens, logits
+from convscope.lens.lens import Lens
 from convscope.methods.labels import class_names, true_classes
 from convscope.models.network import Network, whole
+from convscope.models.outputs import meaning, understood
 from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import recorded
 from convscope.records.invariance import Invariance
@@ -75,7 +76,7 @@ def invariance(
     Raises DataError D161 (no usable picture), UsageError U311, U376, U377, U411 (a change or a
     border), ModelError M500, M514 (not finite), M520, M522.
     """
-    network = whole(network)
+    network = understood(whole(network))
     preprocess = network.preprocess
     told = paper_changes(preprocess.size) if changes is None else changes
     steps = [(name, float(amount)) for name, amounts in told.items() for amount in amounts]
@@ -150,20 +151,21 @@ def _answers(
     network: Network, name: str, pixels: Sequence[UInt8[np.ndarray, "h w 3"]], layers: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Of one picture, which comes first, and its transformed ones: distances at each layer, and
-    softmax of the scores."""
+    each class's probability."""
     like = next(network.model.parameters(), torch.empty(0))
     first: list[Tensor] = []
+    read = meaning(network)
     columns: list[list[list[Tensor]]] = [[] for _ in range(3)]
     with Lens(network.model, layers) as lens:
         for start in range(0, len(pixels), BATCH):
             images = network.preprocess.batch(pixels[start : start + BATCH]).to(like)
-            scores = _scores(lens(images))
+            scores = lens(images)
             features = [lens[layer].flatten(1).cpu().double() for layer in layers]
             first = first or [each[:1] for each in features]
             pairs = list(zip(features, first, strict=True))
             columns[0].append([_apart(each, one) for each, one in pairs])
             columns[1].append([_apart(_unit(each), _unit(one)) for each, one in pairs])
-            columns[2].append([scores.double().softmax(1).cpu()])
+            columns[2].append([read.probabilities(scores.double()).cpu()])
     distance, normalised = (
         torch.stack([torch.cat(parts) for parts in zip(*column, strict=True)])[:, 1:].numpy()
         for column in columns[:2]
@@ -183,12 +185,6 @@ def _apart(
 def _unit(features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
     """At length 1; a vector of zeros stays one."""
     return features / features.square().sum(1, keepdim=True).sqrt().clamp_min(1e-150)
-
-
-def _scores(output: Any) -> Float[Tensor, "n classes"]:
-    """As `predict` reads them."""
-    is_one = isinstance(output, Tensor) and output.dim() >= 2
-    return output.flatten(1) if is_one else logits(output)
 
 
 def _followed(

@@ -26,6 +26,7 @@ from convscope.methods.labels import class_names
 from convscope.methods.occlusion import occlusion
 from convscope.methods.targets import Target
 from convscope.models.network import Network, whole
+from convscope.models.outputs import understood
 from convscope.models.provenance import recorded
 from convscope.records.occlusion import Occlusions
 from convscope.studies.explain import probabilities, seen, seen_boxes
@@ -77,7 +78,7 @@ def occlusion_study(
     (other parts are kept there), UsageError U311, U352, U353, U376, U377, U530, U531, ModelError
     M500, M501, M506, M514, M520, M522.
     """
-    network = whole(network)
+    network = understood(whole(network))
     side = min(network.preprocess.size)
     with opened(folder) as pictures, opened(others or pictures) as source:
         layer = layer or ends(network.model, network.preprocess.shape).middle

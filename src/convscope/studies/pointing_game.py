@@ -18,7 +18,8 @@ from convscope.methods.explaining import Method, chosen
 from convscope.methods.pointing import MARGIN, energy_inside, pointing, share_inside
 from convscope.methods.targets import Target
 from convscope.methods.views import framed
-from convscope.models.load import Network
+from convscope.models.network import Network
+from convscope.models.outputs import understood
 from convscope.models.provenance import recorded
 from convscope.records.pointing import PointingGame
 from convscope.studies.explain import probabilities, target_index
@@ -47,7 +48,7 @@ def pointing_game(
 
     Raises DataError D196 (no picture has boxes), UsageError U352, U353 (target).
     """
-    methods = dict(methods or chosen(["all"]))
+    network, methods = understood(network), dict(methods or chosen(["all"]))
     numbers = [n for n, name in enumerate(folder.names) if boxes.get(name)]
     rows, refused = [], dict[str, str]()
     for place, picture in enumerate(folder.read(None, numbers), start=1):

@@ -1,0 +1,93 @@
+"""How can a network take or give something else, and have the same layers, names and weights?
+
+By a second module object with the same class, parts and weights, whose forward is run by a
+function of ours. Nothing is wrapped, so `conv1` is still called `conv1`, and the network itself is
+not touched.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from convscope.lens.twin import wrapped
+
+Around = Callable[..., Any]
+"""`(run, *args, **kwargs)`: what to answer, where run(*args, **kwargs) is what it is put around."""
+AROUND, OWN, HELD = "_convscope_around", "_convscope_forward", "_convscope_held"
+
+
+def dressed(model: nn.Module, around: Around, held: Sequence[Tensor] = ()) -> nn.Module:
+    """The network with `around` put around its forward, and around what is there already.
+
+    held: tensors that `around` computes with, so that who writes down calls knows them.
+    """
+    made: nn.Module = object.__new__(type(model))
+    made.__dict__.update(model.__dict__)
+    inner = wrapped(model)
+    if inner is not None:
+        parts = model._modules.items()
+        own = {
+            name: dressed(inner, around, held) if part is inner else part for name, part in parts
+        }
+        made.__dict__["_modules"] = own
+        return made
+    told = model.__dict__
+    first = told.get("forward") if AROUND not in told else told.get(OWN)
+    return _with(made, first, (*told.get(AROUND, ()), around), (*told.get(HELD, ()), *held))
+
+
+def undressed(model: nn.Module) -> nn.Module:
+    """The same without the outermost of what was put around it."""
+    inner = wrapped(model)
+    made: nn.Module = object.__new__(type(model))
+    made.__dict__.update(model.__dict__)
+    if inner is not None:
+        parts = model._modules.items()
+        own = {name: undressed(inner) if part is inner else part for name, part in parts}
+        made.__dict__["_modules"] = own
+        return made
+    told = model.__dict__
+    return _with(made, told.get(OWN), told[AROUND][:-1], told[HELD])
+
+
+def around(model: nn.Module) -> tuple[Around, ...]:
+    """What was put around a network, the outermost last."""
+    inner = wrapped(model)
+    if inner is not None:
+        return around(inner)
+    found: tuple[Around, ...] = model.__dict__.get(AROUND, ())
+    return found
+
+
+def _with(
+    made: nn.Module, first: Any, layers: tuple[Around, ...], held: tuple[Tensor, ...]
+) -> nn.Module:
+    """first: a forward that the object has itself, in the place of its class's."""
+    state = made.__dict__
+    if isinstance(first, types.MethodType):
+        first = types.MethodType(first.__func__, made)
+    for name in (AROUND, OWN, HELD, "forward"):
+        state.pop(name, None)
+    if not layers:
+        return made if first is None else _set(made, forward=first)
+    state["_compiled_call_impl"] = None
+    more = {} if first is None else {OWN: first}
+    forward = types.MethodType(_forward, made)
+    return _set(made, **{AROUND: layers, HELD: held, "forward": forward}, **more)
+
+
+def _set(made: nn.Module, **state: Any) -> nn.Module:
+    made.__dict__.update(state)  # past nn.Module's own way, which would register tensors
+    return made
+
+
+def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    run = self.__dict__.get(OWN) or partial(type(self).forward, self)
+    for layer in self.__dict__[AROUND]:
+        run = partial(layer, run)
+    return run(*args, **kwargs)
