@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from convscope.cli.app import run
+from convscope.images.builtin import open_pictures
+from convscope.images.decode import NOTES
+from convscope.methods.topk import topk
+from convscope.models.load import load
 from tests.images import corpus
 
 NET = "zfnet:width=0.05,head=compact"
@@ -152,9 +158,9 @@ def test_what_was_changed_in_pictures_is_counted_in_a_line_and_listed(
     lines = [ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("notes: ")]
     assert len(lines) == 1
     for words in (
-        "1 wholly transparent: nothing is left but black",
-        "1 its 16-bit values reach 4,000 of 65,535, so it is nearly black; --range 0,4095 or auto",
-        "1 EXIF orientation 6 not applied; --exif apply",
+        "1 × wholly transparent, nothing is left but black",
+        "1 × 16-bit values reach 4,000 of 65,535, nearly black: --range 0,4095 or auto",
+        "1 × EXIF orientation 6 not applied: --exif apply",
     ):
         assert words in lines[0]
     place = out / "notes.csv"
@@ -174,8 +180,8 @@ def test_what_the_notes_say_to_ask_is_taken_and_told(
     assert run(["predict", NET, str(changed), "--out", str(tmp_path / "out"), *asked]) == 0
     told = capsys.readouterr().err
     assert "values 0 to 4,095 stretched from black to white (N118)" in told
-    assert "1 turned as its EXIF orientation 6 says (N116)" in told
-    assert "1 transparent: the colours beneath are shown (N112)" in told
+    assert "1 × turned as its EXIF orientation 6 says (N116)" in told
+    assert "1 × transparent, the colours beneath are shown (N112)" in told
     assert "N117" not in told
     assert "N111" not in told
 
@@ -187,7 +193,7 @@ def test_a_single_picture_tells_its_notes_before_the_work(
     out = tmp_path / "out"
     assert run(["explain", NET, picture, "--method", "gradcam", "--out", str(out)]) == 0
     told = capsys.readouterr().err
-    assert "note: 0.png: its 16-bit values reach 4,000 of 65,535" in told
+    assert "note: 0.png: 16-bit values reach 4,000 of 65,535" in told
     assert run(["explain", NET, picture, "--range", "5,x"]) == 2
     assert "error[U480]: --range 5,x: is no way to read pictures" in capsys.readouterr().err
 
@@ -217,3 +223,59 @@ def test_pictures_without_any_change_cost_no_line_and_no_file(
     assert run(["predict", NET, str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     assert "note" not in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_a_page_says_what_was_changed_before_it_says_what_the_network_sees(
+    changed: Path, tmp_path: Path
+) -> None:
+    for name, words in (
+        ("a/0.png", "16-bit values reach 4,000 of 65,535, nearly black"),
+        ("a/1.png", "EXIF orientation 6 not applied"),
+        ("b/2.png", "wholly transparent, nothing is left but black"),
+    ):
+        out = tmp_path / name.replace("/", "-")
+        told = ["explain", NET, str(changed / name), "--method", "gradcam", "--out", str(out)]
+        assert run(told) == 0
+        page = (out / "index.html").read_text(encoding="utf-8")
+        assert page.index("<h1>") < page.index(words) < page.index('class="maps"')
+        assert words in json.loads((out / "records" / "made.json").read_text())["notes"][0]
+
+
+def test_pages_and_records_of_many_pictures_count_what_was_changed(
+    changed: Path, tmp_path: Path
+) -> None:
+    one, many = tmp_path / "explained", tmp_path / "atlas"
+    assert run(["explain", NET, str(changed), "--method", "gradcam", "--out", str(one)]) == 0
+    page = (one / "index.html").read_text(encoding="utf-8")
+    for code in ("N114", "N117", "N111"):
+        assert page.index(f"1 × {NOTES[code]}".replace("'", "&#39;")) < page.index("What the maps")
+    expected = {"N114": 1, "N117": 1, "N110": 1, "N111": 1}
+    record = json.loads((one / "record" / "record.json").read_text())
+    assert record["plain"]["origin"]["picture notes"] == expected
+    assert run(["atlas", NET, str(changed), "--layers", "conv1", "--out", str(many)]) == 0
+    assert f"1 × {NOTES['N117']} (N117)" in atlas_data(many)["pictures"]["notes"]
+
+
+def atlas_data(atlas: Path) -> dict[str, Any]:
+    text = (atlas / "data" / "atlas.js").read_text(encoding="ascii")
+    return dict(json.loads(text[text.index("={") + 1 :].rstrip().removesuffix(";")))
+
+
+def test_parts_of_a_pass_count_together_what_was_changed(changed: Path) -> None:
+    network = load(NET)
+    with open_pictures(str(changed)) as folder:
+        whole = topk(network, folder, layers=["conv1"], k=2, batch=2)
+    parts = []
+    for part in range(2):
+        with open_pictures(str(changed)) as folder:
+            parts.append(topk(network, folder, layers=["conv1"], k=2, batch=2, part=(part, 2)))
+    assert whole.origin["picture notes"] == {"N114": 1, "N117": 1, "N110": 1, "N111": 1}
+    assert parts[0].merge(parts[1]).origin["picture notes"] == whole.origin["picture notes"]
+
+
+def test_an_unusual_way_of_reading_stands_in_the_record(changed: Path, tmp_path: Path) -> None:
+    network = load(NET)
+    with open_pictures(str(changed), range="auto") as folder:
+        origin = topk(network, folder, layers=["conv1"], k=2).origin
+    assert origin["range"] == "auto"
+    assert origin["picture notes"]["N118"] == 1

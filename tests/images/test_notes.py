@@ -51,7 +51,7 @@ def test_grey_of_16_bits_is_stretched_as_asked(make, asked, ends) -> None:
 
 def test_the_note_of_a_dark_picture_says_what_to_ask_and_that_works() -> None:
     _, notes = seen(corpus.grey16(DARK))
-    assert "16-bit values reach 4,000 of 65,535" in notes["N117"]
+    assert "16-bit values reach 4,000 of 65,535, nearly black" in notes["N117"]
     asked = notes["N117"].split("--range ")[1].split()[0]
     assert asked == "0,4095"
     pixels, notes = seen(corpus.grey16(DARK), range=asked)
@@ -138,7 +138,7 @@ def test_transparent_pixels_are_laid_on_what_is_asked_for() -> None:
 def test_a_wholly_transparent_picture_says_that_nothing_is_left() -> None:
     pixels, notes = seen(corpus.wholly_clear())
     assert (pixels == 0).all()
-    assert "wholly transparent: nothing is left but black" in notes["N114"]
+    assert "wholly transparent, nothing is left but black" in notes["N114"]
     pixels, notes = seen(corpus.wholly_clear(), background="none")
     assert (pixels == np.asarray(corpus.photo())).all()
     assert "colours beneath are shown" in notes["N112"]
@@ -194,11 +194,11 @@ def test_notes_are_counted_in_one_line_the_worst_first(tmp_path: Path) -> None:
         pictures = {picture.name: picture for picture in folder.read()}
         line = folder.notes_line()
         folder.write_notes(tmp_path / "notes.csv")
-    assert line.startswith("1 wholly transparent: nothing is left but black; --background none")
+    assert line.startswith("1 × wholly transparent, nothing is left but black: --background none")
     parts = line.split("; ")
-    assert f"2 {NOTES['N117']} (N117)".split("; ") == parts[2:4]
-    assert "2 EXIF orientation not applied" in line
-    assert "2 16-bit grey, divided by 257 (N110)" in line
+    assert parts[1] == f"2 × {NOTES['N117']} (N117)"
+    assert parts[2] == f"2 × {NOTES['N111']} (N111)"
+    assert parts[3:] == ["2 × 16-bit grey, divided by 257 (N110)"]
     assert pictures["f.jpg"].notes == ()
     assert "EXIF orientation 3 not applied" in pictures["e.jpg"].notes[0]
     rows = list(csv.DictReader((tmp_path / "notes.csv").read_text().splitlines()))

@@ -110,7 +110,7 @@ class Worker:
             self.answer(FAULT, f"D105 cannot be decoded ({type(fault).__name__}: {fault})", data)
         else:
             if picture is not whole and not notes.keys() & NOTHING_SEEN and is_flat(picture):
-                notes["N119"] = "all of one value in the part that is read: nothing can be seen"
+                notes["N119"] = "all of one value in the part that is read, nothing can be seen"
             if name_ends and name_ends not in OWN_ENDINGS[str(claimed(data))]:
                 notes["N102"] = ""
             told = "\n".join(f"{code} {notes[code]}" for code in NOTES if code in notes)

@@ -24,12 +24,12 @@ from convscope.images.turbo import Turbo
 from convscope.texts import brief
 
 NOTES = {
-    "N114": "wholly transparent: nothing is left but the background",
-    "N119": "all of one value: nothing can be seen",
-    "N117": "16-bit values that fill less than a quarter of their range, so nearly black; "
+    "N114": "wholly transparent, nothing is left but the background",
+    "N119": "all of one value, nothing can be seen",
+    "N117": "16-bit values that fill less than a quarter of their range, nearly black: "
     "--range auto or LOW,HIGH stretches them",
-    "N112": "transparent: laid on the background; --background none shows the colours beneath",
-    "N111": "EXIF orientation not applied; --exif apply turns them",
+    "N112": "transparent, laid on the background: --background none shows the colours beneath",
+    "N111": "EXIF orientation not applied: --exif apply turns them",
     "N116": "turned as their EXIF orientation says",
     "N113": "first frame or page of several",
     "N118": "values stretched, as asked with --range",
@@ -38,7 +38,7 @@ NOTES = {
     "N105": "CMYK turned to RGB by a plain formula",
     "N106": "colour profile not applied",
     "N107": "grey, in three equal channels",
-    "N115": "a black or grey band at the bottom: the original may have been truncated",
+    "N115": "a black or grey band at the bottom, the original may have been truncated",
     "N104": "complete but for the end mark",
     "N102": "the name's ending is of another format than the content",
 }
@@ -320,7 +320,7 @@ def _upright(picture: Image.Image, about: _Told, way: Decoding, note: Note) -> I
     if about.orientation == UPRIGHT:
         return picture
     if about.kind != "TIFF" and way.exif == "ignore":
-        note("N111", f"EXIF orientation {about.orientation} not applied; --exif apply turns it")
+        note("N111", f"EXIF orientation {about.orientation} not applied: --exif apply turns it")
         return picture
     note("N116", f"turned as its EXIF orientation {about.orientation} says")
     return picture if about.kind == "TIFF" else picture.transpose(TURNS[about.orientation])
@@ -398,8 +398,8 @@ def _black_and_white(
             asked = (1 << int(greatest).bit_length()) - 1
             note(
                 "N117",
-                f"its {top.bit_length()}-bit values reach {greatest:,.0f} of {top:,}, so it is "
-                f"nearly black; --range 0,{asked} or auto stretches them",
+                f"{top.bit_length()}-bit values reach {greatest:,.0f} of {top:,}, nearly black: "
+                f"--range 0,{asked} or auto stretches them",
             )
         return 0.0, float(top)
     low, high = (least, greatest) if isinstance(way.range, str) else way.range
@@ -416,15 +416,15 @@ def _on(background: Background, picture: Image.Image, note: Note) -> Image.Image
     if least == 255:
         return picture.convert("RGB")
     if background == "none":
-        note("N112", "transparent: the colours beneath are shown")
+        note("N112", "transparent, the colours beneath are shown")
         return picture.convert("RGB")
     colour = BACKGROUNDS[background] if isinstance(background, str) else background
     where = background if isinstance(background, str) else ",".join(map(str, colour))
     beneath = "--background none shows the colours beneath"
     if most == 0:
-        note("N114", f"wholly transparent: nothing is left but {where}; {beneath}")
+        note("N114", f"wholly transparent, nothing is left but {where}: {beneath}")
     else:
-        note("N112", f"transparent: laid on {where}; {beneath}")
+        note("N112", f"transparent, laid on {where}: {beneath}")
     below = Image.new("RGB", picture.size, colour)
     below.paste(picture, mask=alpha)
     return below

@@ -225,7 +225,12 @@ class Folder:
     @property
     def notes(self) -> Counter[str]:
         """How many of the pictures read were changed, by code (decode.NOTES)."""
-        return Counter(entry.code for entry in self.changes)
+        return self.noted_since(0)
+
+    def noted_since(self, reading: int) -> Counter[str]:
+        """The same, of the pictures read after so many readings."""
+        late = (number for number, last in self._last.items() if last > reading)
+        return Counter(entry.code for number in late for entry in self._notes.get(number, ()))
 
     @property
     def changes(self) -> list[Noted]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from convscope.errors import printable
@@ -31,6 +31,10 @@ CODES = {
     "D207": "unsafe member",
 }
 """What each code means, in the words of the summary line."""
+
+
+PICTURE_NOTES = "picture notes"
+"""In the origin of a record: how many of its pictures were changed, by code."""
 
 
 class Skipped(NamedTuple):
@@ -123,14 +127,24 @@ def first_few(skipped: Sequence[Skipped], most: int = 3) -> str:
     return ", ".join(told) + (f" and {more:,} more" if more else "")
 
 
+def words(counts: Mapping[str, int]) -> list[str]:
+    """Notes by code, how often each, the worst first."""
+    return [f"{counts[code]:,} × {NOTES[code]} ({code})" for code in NOTES if code in counts]
+
+
+def codes_of(notes: Iterable[str]) -> dict[str, int]:
+    """Of a picture's own notes, each once."""
+    return {note.rpartition(" (")[2].rstrip(")"): 1 for note in notes}
+
+
 def counted_notes(noted: Iterable[Noted]) -> str:
-    """`2 wholly transparent … (N114); 1 EXIF orientation 6 not applied … (N111)`, the worst first;
-    in a note's own words where all pictures have the same, otherwise in those of its code."""
+    """`2 × wholly transparent … (N114); 1 × EXIF orientation 6 … (N111)`, the worst first, in a
+    note's own words where all pictures have the same, otherwise in those of its code."""
     said: dict[str, list[str]] = {code: [] for code in NOTES}
     for entry in noted:
         said[entry.code].append(entry.text)
     return "; ".join(
-        f"{len(texts):,} {texts[0] if len(set(texts)) == 1 else NOTES[code]} ({code})"
+        f"{len(texts):,} × {texts[0] if len(set(texts)) == 1 else NOTES[code]} ({code})"
         for code, texts in said.items()
         if texts
     )

@@ -29,6 +29,7 @@ from convscope import __version__
 from convscope.errors import ConvscopeError
 from convscope.images.builtin import as_folder
 from convscope.images.folder import Folder, Picture
+from convscope.images.skipped import PICTURE_NOTES, codes_of
 from convscope.records.record import Record
 
 P = ParamSpec("P")
@@ -50,6 +51,7 @@ HANDED_ON = (
     "ensemble",
     "pictures_sha256",
     "contents_sha256",
+    PICTURE_NOTES,
     "seed",
 )
 """What a result made of other results takes over from these."""
@@ -227,9 +229,14 @@ def _made_by(given: Mapping[str, Any], read: int = 0) -> Facts:
             contents = "" if "cache" in given else value.contents(read)
             facts |= {"pictures_sha256": value.sha256}
             facts |= {"contents_sha256": contents} if contents else {}
+            noted = {} if "cache" in given else dict(value.noted_since(read))
+            facts |= {PICTURE_NOTES: noted} if noted else {}
+            facts |= value.decoding.told()
             break
         if name in PICTURES and (digest := picture_sha256(value)):
             facts |= {"pictures_sha256": digest}
+            noted = codes_of(value.notes) if isinstance(value, Picture) else {}
+            facts |= {PICTURE_NOTES: noted} if noted else {}
             break
     return facts if "convscope" in facts else {**facts, **_versions()}
 

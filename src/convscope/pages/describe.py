@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Int64
 
 from convscope.errors import printable
 from convscope.figures.pictures import grid, stored_side
+from convscope.images.skipped import PICTURE_NOTES, words
 from convscope.pages.script import number, numbers, shown
 from convscope.pages.store import SHEET
 from convscope.records.features import LayerFeatures, LayerTable, ModelCard, Pictures
@@ -23,11 +25,25 @@ STRONGEST = 12
 
 def origin(record: Record) -> dict[str, str]:
     """What made the record, in words; lists are left to the record itself."""
-    return {
+    return told(record.origin)
+
+
+def told(made: Mapping[str, Any]) -> dict[str, str]:
+    """The same of what stands in a record's origin."""
+    found = {
         printable(name).replace("_", " "): printable(str(value))
-        for name, value in record.origin.items()
+        for name, value in made.items()
         if isinstance(value, str | int | float)
     }
+    noted = "; ".join(notes(made))
+    return found | ({PICTURE_NOTES: noted} if noted else {})
+
+
+def notes(made: Mapping[str, Any]) -> list[str]:
+    """What was changed in the pictures of a record; none if nothing was, or nobody knows."""
+    counts = made.get(PICTURE_NOTES)
+    known = isinstance(counts, dict) and all(isinstance(n, int) for n in counts.values())
+    return words(counts) if known and counts else []
 
 
 def card(record: ModelCard) -> dict[str, Any]:
@@ -67,6 +83,7 @@ def pictures(record: Pictures, side: int) -> dict[str, Any]:
         "label": numbers(record.label),
         "classes": shown(record.classes),
         "size": record.size,
+        "notes": notes(record.origin),
         "sheet": SHEET,
         "side": side,
     }

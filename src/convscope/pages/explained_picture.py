@@ -29,6 +29,7 @@ def picture(found: Explanation, folder: Path, at: str) -> dict[str, Any]:
         "summary": summary(found),
         "target": printable(found.target_name),
         "label": printable(found.label),
+        "notes": [printable(note) for note in found.notes],
         "picture": f"{at}picture.webp",
         "boxes": [_box(found, box) for box in found.boxes],
         "size": found.picture.shape[:2],

@@ -15,6 +15,8 @@ from convscope.figures.explanation import explanation_figure
 from convscope.figures.findings import findings, leading
 from convscope.figures.plots import png
 from convscope.figures.verdicts import TITLES, verdict
+from convscope.images.skipped import PICTURE_NOTES
+from convscope.pages.describe import notes
 from convscope.pages.explained_folder import classes, table
 from convscope.pages.explained_picture import picture
 from convscope.publish import publish_folder
@@ -77,8 +79,9 @@ def write_explanations(
             "folder.html.j2",
             "",
             title=f"{len(record.pictures)} pictures",
-            origin={k: v for k, v in record.origin.items() if k != "layers"},
+            origin={k: v for k, v in record.origin.items() if k not in ("layers", PICTURE_NOTES)},
             layers=record.origin["layers"],
+            notes=notes(record.origin),
             findings=findings(record),
             refused=record.refused,
             table=table(record),
@@ -116,6 +119,7 @@ def _line(found: Explanation, place: str) -> dict[str, Any]:
         "name": printable(found.prediction.picture),
         "target": printable(found.target_name),
         "score": f"{found.score:.0%}",
+        "notes": [printable(note) for note in found.notes],
         "maps": {
             name: (f"{place}/map{number}.webp", verdict(found, number).level)
             for number, name in enumerate(found.methods)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convscope.errors import DataError, UsageError, printable
+from convscope.pages.describe import told
 from convscope.pages.script import safe_json, script, shown
 from convscope.publish import claimed, publish_file, publish_folder
 from convscope.records.inside import read_inside
@@ -269,12 +270,7 @@ def _record(place: Path) -> tuple[str, dict[str, str]]:
             raise DataError(
                 "D140", str(place.joinpath(*parts)), f"is damaged ({fault})", next_step=step
             ) from fault
-        words = {
-            printable(name).replace("_", " "): printable(str(value))
-            for name, value in origin.items()
-            if isinstance(value, str | int | float)
-        }
-        return str(index.get("kind", "")), words
+        return str(index.get("kind", "")), told(origin)
     return "", {}
 
 

@@ -46,6 +46,8 @@ class Explanation:
     agreement: Agreement | None = None
     boxes: tuple[Box, ...] = ()
     """In the picture's pixels, where somebody marked something."""
+    notes: tuple[str, ...] = ()
+    """What was changed in the picture when it was read."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Methods that are not defined for this network, and why."""
     untested: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class Explanation:
         """The same into a folder that is being made."""
         self.prediction.save(folder / "prediction")
         origin = json.dumps(
-            dict(self.origin) | {"left out": dict(self.untested)},
+            dict(self.origin) | {"left out": dict(self.untested), "notes": list(self.notes)},
             indent=2,
             ensure_ascii=False,
             default=str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +20,8 @@ from convscope.units import Unit
 NOBODY = np.iinfo(np.int64).min
 """Key of an unused entry, below that of any picture."""
 LAST = 2**32 - 1
-OWN = dict.fromkeys(("parts", "device", "contents_sha256"))
+NOTES = "picture notes"
+OWN = dict.fromkeys(("parts", "device", "contents_sha256", NOTES))
 """What each part of one pass has its own of, in its origin."""
 Part = tuple[int, int]
 """(i, n): every n-th batch of a folder's pictures, from the i-th on."""
@@ -118,11 +120,20 @@ class TopK(Record):
                 **{name: value for name, value in ours.items() if name not in OWN},
                 "parts": _together([*mine, *theirs]),
                 **_machines(self, other),
+                **_notes(self, other),
             },
         )
 
     def _parts(self) -> list[Part]:
         return [(int(first), int(step)) for first, step in self.origin.get("parts", [(0, 1)])]
+
+
+def _notes(*records: TopK) -> dict[str, dict[str, int]]:
+    """What was changed in pictures, by code, counted together."""
+    told: Counter[str] = Counter()
+    for record in records:
+        told.update(record.origin.get(NOTES, {}))
+    return {NOTES: dict(told)} if told else {}
 
 
 def _machines(*records: TopK) -> dict[str, str]:

@@ -117,6 +117,7 @@ def explain(
         sensitive=_sensitive(network, image, kept, maps, pair, checks, tick.part(3)),
         agreement=agreement(maps) if len(maps) > 1 else None,
         boxes=seen_boxes(network, boxes, picture),
+        notes=picture.notes,
         refused=refused,
         untested=untested,
         origin=made_by(checks),

@@ -15,6 +15,9 @@
             el("h1", {}, data.card.name),
             el("p.lead", {}, `What each of ${c.many(maps, "feature map")} in ` +
               `${c.many(layers.length, "layer")} responds to most in ${c.many(seen, "picture")}.`)),
+          data.pictures.notes?.length > 0 && el("div.changed", {}, el("p", {}, el("b", {}, "Look at the pictures first "),
+            "Before the network saw them, some were changed, or are not what their files show elsewhere:"),
+            el("ul", {}, data.pictures.notes.map((note) => el("li", {}, note)))),
           card(maps, seen), origin(data.card)),
         more(),
         el("section", {}, el("h2", {}, "From pixels to classes", el("small", {}, " heights to scale, wider with more maps")), strip()),
