@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,7 +75,7 @@ def evaluate(
 def _member(name: str, opening: Opening) -> tuple[str, Opening]:
     """A model, opened with the file of weights after the last @."""
     model, sign, weights = name.rpartition("@")
-    return model if sign else name, replace(opening, checkpoint=Path(weights) if sign else None)
+    return model if sign else name, opening.other(Path(weights) if sign else None)
 
 
 def _opened(model: str, opening: Opening, device: str) -> Network:

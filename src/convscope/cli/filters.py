@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +46,7 @@ def filters(
     require_free(out)
     asked = [(model, opening)]
     if against:
-        asked.append((against, replace(opening, checkpoint=against_checkpoint)))
+        asked.append((against, opening.other(against_checkpoint)))
     if pictures is None:
         found = [_one(*each, None, clip) for each in asked]
     else:

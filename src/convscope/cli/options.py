@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -20,12 +20,18 @@ import typer
 from convscope.cli.progress import say
 from convscope.cli.skipped import reporting
 from convscope.errors import UsageError
+from convscope.publish import require_free
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder, Frame, Picture
     from convscope.models.network import Network
 
-ANY_MODEL = "zfnet, torchvision:NAME, timm:NAME, package.module:factory or a run's folder."
+PARTS = ("size", "resize", "interpolation", "mean", "std")
+"""Options of the preprocessing, as `Preprocess.changed` takes them."""
+ANY_MODEL = (
+    "zfnet, torchvision:NAME, timm:NAME, package.module:factory, a run's folder, or a .toml that "
+    "--remember wrote."
+)
 Model = Annotated[str, typer.Argument(help=ANY_MODEL)]
 
 
@@ -111,12 +117,8 @@ class Ready:
     ] = None
 
     def told(self) -> dict[str, Any]:
-        """Of the preprocessing and the classes, as `load` takes them. Raises UsageError U233."""
-        parts = {
-            name: getattr(self, name)
-            for name in ("size", "resize", "mean", "std", "interpolation")
-            if getattr(self, name) is not None
-        }
+        """What is told, as `load` takes it. Raises UsageError U233."""
+        parts = {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
         if self.preprocess is not None and parts:
             what = "says all of the preprocessing"
             step = f"leave out --{next(iter(parts))}"
@@ -132,6 +134,11 @@ class Opening(Ready):
         None
     )
 
+    remember: Annotated[
+        Path | None,
+        typer.Option(help="New file.toml for all this, to be given as the network afterwards."),
+    ] = None
+
     def network(self, model: str) -> Network:
         """The network; what was repaired or assumed is told."""
         network = self.load(model)
@@ -143,7 +150,37 @@ class Opening(Ready):
         """The network, for a command that tells the notes in its own way."""
         from convscope.models.load import load
 
-        return load(model, self.checkpoint, **self.told())
+        if self.remember is not None:
+            require_free(self.remember)
+        network = load(model, self.checkpoint, **self.told())
+        if self.remember is not None:
+            say(f"remembered in {self._remembered(model, self.remember)}")
+        return network
+
+    def other(self, checkpoint: Path | None) -> Opening:
+        """For another network beside the first."""
+        return replace(self, checkpoint=checkpoint, remember=None)
+
+    def _remembered(self, model: str, place: Path) -> Path:
+        """What was told here, and else in the file that named the network."""
+        from convscope.models.classes import classes_asked
+        from convscope.models.remembered import KEYS, SUFFIX, Remembered, remember, remembered
+
+        kept = remembered(model) if model.endswith(SUFFIX) else Remembered(model)
+        told: dict[str, Any] = {key: getattr(self, key, None) for key in KEYS if key != "network"}
+        if self.checkpoint is not None:
+            told["checkpoint"] = str(self.checkpoint)
+        if self.classes is not None:
+            count, names = classes_asked(self.classes)
+            told["classes"] = names or count
+        told = {key: value for key, value in told.items() if value is not None}
+        parts = [part for part in PARTS if part in told]
+        if kept.preprocess and parts:
+            what = f"of {model} is {kept.preprocess}, which cannot be remembered with another"
+            raise UsageError("U233", f"--{parts[0]}", what, next_step="leave out --remember")
+        if self.preprocess is not None:  # it says all
+            told = dict.fromkeys(PARTS) | told
+        return remember(place, replace(kept, **told))
 
 
 @dataclass(frozen=True)

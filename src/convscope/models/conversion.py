@@ -54,15 +54,16 @@ Told = Callable[[Preprocess], Preprocess]
 """What was told of a preprocessing, to be applied to the network's own."""
 
 
-def converted(given: Any) -> Told:
+def converted(given: Any, beside: Path | None = None) -> Told:
     """The same preprocessing as ours, or what is to be changed in a network's own.
 
     given: a Preprocess; some parts, as `Preprocess.changed` takes them; a transform, a data
     config or an image processor; or the name of one: `package.module:transform`, or a .json
-    file. Raises UsageError U234, naming the step that cannot be done, U233, U232, U320.
+    file. beside: the folder of the file that says so, if one does: code has to lie there. Raises
+    UsageError U234, naming the step that cannot be done, U233, U232, U320.
     """
     if isinstance(given, str | Path):
-        return _named(str(given))
+        return _named(str(given), beside)
     if isinstance(given, Preprocess):
         return lambda _: given
     if not isinstance(given, Mapping) and callable(getattr(given, "to_dict", None)):
@@ -88,7 +89,7 @@ def _refuse(step: str, what: str, next_step: str = "") -> NoReturn:
     raise UsageError("U234", step, what, next_step=next_step or known)
 
 
-def _named(name: str) -> Told:
+def _named(name: str, beside: Path | None) -> Told:
     from convscope.models.user_code import from_module
 
     if name.endswith(".json"):
@@ -101,7 +102,7 @@ def _named(name: str) -> Told:
         return converted(plain)
     if ":" not in name:
         _refuse(name, "names no preprocessing", "write package.module:transform, or FILE.json")
-    found = from_module(name)
+    found = from_module(name, beside)
     return converted(found() if _makes_one(found) else found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from convscope.models.ours import OURS, from_ours
 from convscope.models.outputs import require_told
 from convscope.models.own import from_own
 from convscope.models.preprocess import Preprocess
+from convscope.models.remembered import SUFFIX, Remembered, remembered
 from convscope.models.spec import split_classes
 from convscope.models.user_code import COUNTS, from_user_code, is_module, meant_as_code
 
@@ -62,14 +63,19 @@ def load(
     M530 a program; CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621,
     R622.
     """
-    count, names = classes_asked(classes)
-    ready = None if preprocess is None else converted(preprocess)
-    output, scores = require_told(output, scores)
+    told = _Said(checkpoint, classes, output, scores, [] if preprocess is None else [preprocess])
+    beside: Path | None = None
+    if isinstance(spec, str | Path) and str(spec).endswith(SUFFIX):
+        kept, beside = remembered(spec), Path(spec).resolve().parent
+        spec, told = kept.network, told.over(kept)
+    count, names = classes_asked(told.classes)
+    ready = [converted(one, None if one is preprocess else beside) for one in told.preprocess]
+    output, scores = require_told(told.output, told.scores)
     module, text = (spec, type(spec).__name__) if isinstance(spec, nn.Module) else (None, str(spec))
     if module is None and not isinstance(spec, str | Path):
         what = f"a {type(spec).__name__} is no network"
         raise UsageError("U376", "", what, next_step="give a network's name or a torch.nn.Module")
-    found = None if checkpoint is None else open_checkpoint(checkpoint)
+    found = None if told.checkpoint is None else open_checkpoint(told.checkpoint)
     if found is None and module is None and (place := _left_by_training(text)) is not None:
         found = open_checkpoint(place)
         text = _spec_of(found)
@@ -80,12 +86,35 @@ def load(
         text = meant_as_code(text)
     head, _, rest = text.partition(":")
     if module is None and rest:
-        rest, told = split_classes(rest)
-        count = _agreed(told, count, text)
-    request = Request(text, rest, found, count, seed, progress, module)
+        rest, named = split_classes(rest)
+        count = _agreed(named, count, text)
+    request = Request(text, rest, found, count, seed, progress, module, beside)
     draft = (from_own if module is not None else _source(head, request))(request)
     network = _as_told(_finished(draft, request, card), names, ready)
     return replace(network, output=output or network.output, scores=scores or network.scores)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a caller of `load` says of a network."""
+
+    checkpoint: Path | str | None
+    classes: Any
+    output: int | str | None
+    scores: str | None
+    preprocess: list[Any]
+    """What changes it, one after the other."""
+
+    def over(self, kept: Remembered) -> _Said:
+        """This, and what a file says where this says nothing."""
+        ready = [] if kept.ready() is None else [kept.ready()]
+        return _Said(
+            self.checkpoint or kept.checkpoint,
+            kept.classes if self.classes is None else self.classes,
+            kept.output if self.output is None else self.output,
+            self.scores or kept.scores,
+            [*ready, *self.preprocess],
+        )
 
 
 def _agreed(told: int | None, count: int | None, spec: str) -> int | None:
@@ -95,11 +124,13 @@ def _agreed(told: int | None, count: int | None, spec: str) -> int | None:
     return told or count
 
 
-def _as_told(network: Network, names: tuple[str, ...], told: Told | None) -> Network:
+def _as_told(network: Network, names: tuple[str, ...], told: Sequence[Told]) -> Network:
     """With the names and the preprocessing that the caller knows better."""
     if names:
         network = replace(network, classes=names)
-    ready = network.preprocess if told is None else told(network.preprocess)
+    ready = network.preprocess
+    for change in told:
+        ready = change(ready)
     note = ready.assumption() or ("preprocessing as it was given" if told else "")
     return replace(network, preprocess=ready, notes=(*network.notes, *([note] if note else [])))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -121,6 +122,8 @@ class Request:
     progress: Callable[[int, int], None] | None = None
     module: nn.Module | None = None
     """The caller's own, in the place of a spec."""
+    beside: Path | None = None
+    """The folder of the file that names the network, if one does: code has to lie there."""
 
 
 @dataclass(frozen=True, eq=False)

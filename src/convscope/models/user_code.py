@@ -37,17 +37,54 @@ class Named:
     """In which modules are looked for before all others."""
 
     @classmethod
-    def of(cls, text: str) -> Named:
-        """Read `package.module:name` or `folder/file.py:name`. Raises ModelError M570."""
+    def of(cls, text: str, beside: Path | None = None) -> Named:
+        """Read `package.module:name` or `folder/file.py:name`.
+
+        beside: the folder of the file that chose this, if it was one. Raises ModelError M570, and
+        M573 if the code does not lie with that file.
+        """
         module, _, name = text.partition(":")
-        folder, file = Path.cwd(), Path(module)
+        folder, file = beside or Path.cwd(), Path(module)
         if file.suffix == ".py" and file.is_file():
             module, folder = file.stem, file.resolve().parent
         if all(part.isidentifier() for part in module.split(".")) and name.isidentifier():
-            return cls(module, name, folder)
+            found = cls(module, name, folder)
+            if beside is not None:
+                found._require_in(beside, text)
+            return found
         what = f"is no network's name; {nearest(module, NAMES)}"
         step = "write package.module:factory, or FILE.py:factory, for a network of your own"
         raise ModelError("M570", text, what, next_step=step)
+
+    def _require_in(self, beside: Path, text: str) -> None:
+        """Nothing is imported to find that out."""
+        top = self.module.partition(".")[0]
+        places, elsewhere = [Path(top)], [Path(f"(Python's own {top})")]
+        with _on_path(Path.cwd()), _on_path(self.folder):
+            try:
+                found = importlib.util.find_spec(top)
+            except ValueError:  # of __main__
+                places = elsewhere
+            else:
+                if found is None:
+                    return  # importing it tells what is missing
+                where = [found.origin or ""] if found.has_location else []
+                places = [*map(Path, found.submodule_search_locations or where)] or elsewhere
+        own = Path.cwd() if beside.is_relative_to(Path.cwd()) else beside
+        if not all(_lies_in(own, place) for place in places):
+            raise ModelError(
+                "M573",
+                text,
+                f"is not code beside the file that names it (but in {places[0]}), and a file may "
+                "not choose what is run",
+                next_step="name that code yourself, in the place of the file",
+            )
+
+
+def _lies_in(folder: Path, place: Path) -> bool:
+    """Whether it is there or below, and nothing that was installed."""
+    whole = place.resolve() if place.exists() else Path()
+    return whole.is_relative_to(folder) and not {"site-packages", "dist-packages"} & {*whole.parts}
 
 
 def from_user_code(request: Request) -> Draft:
@@ -57,8 +94,8 @@ def from_user_code(request: Request) -> Draft:
     for in the working folder too. Raises ModelError M570 if there is no such module or name, M571
     if the code raises, M583 if the factory needs arguments.
     """
-    named = Named.of(f"{request.spec.partition(':')[0]}:{request.rest}")
-    with _on_path(named.folder), torch.random.fork_rng(devices=[]):
+    named = Named.of(f"{request.spec.partition(':')[0]}:{request.rest}", request.beside)
+    with _on_path(Path.cwd()), _on_path(named.folder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         found = _factory(_import(named.module, request.spec), named.name, request.spec)
         torch.manual_seed(request.seed)  # the first import alone may have drawn numbers
@@ -102,13 +139,14 @@ def is_module(text: str) -> bool:
         return text.isidentifier() and importlib.util.find_spec(text) is not None
 
 
-def from_module(spec: str) -> Any:
+def from_module(spec: str, beside: Path | None = None) -> Any:
     """What `package.module:name` or `FILE.py:name` names, imported from the working folder too.
 
-    Raises ModelError M570 if there is no such module or name, M571 if importing it raises.
+    beside: as of `Named.of`. Raises ModelError M570 if there is no such module or name, M571 if
+    importing it raises, M573.
     """
-    named = Named.of(spec)
-    with _on_path(named.folder):
+    named = Named.of(spec, beside)
+    with _on_path(Path.cwd()), _on_path(named.folder):
         return _factory(_import(named.module, spec), named.name, spec)
 
 
