@@ -10,9 +10,8 @@ import typer
 from convscope.cli.options import Reading, expanded
 from convscope.cli.predict import Views
 from convscope.cli.progress import say
-from convscope.cli.skipped import free
 from convscope.cli.stop import stop_on_signals
-from convscope.cli.study_files import save_figure, save_table
+from convscope.cli.study_files import add_study, save_figure, save_table
 from convscope.cli.train import pair
 from convscope.cli.training_bar import training_bar
 
@@ -76,10 +75,13 @@ def ablation(
             threads=threads,
             accelerator=accelerator,
         )
-    result = free(out / "result")
-    found.save(result)
-    save_table(ablation_table(found), result / "table.md")
-    typer.echo(save_figure(ablation_figure(found), result / "figure"))
+
+    def write(place: Path) -> None:
+        found.write(place)
+        save_table(ablation_table(found), place / "table.md")
+        save_figure(ablation_figure(found), place / "figure")
+
+    typer.echo(add_study(out / "result", write) / "figure.pdf")
 
 
 def split_names(given: list[str] | dict[str, str]) -> list[str]:

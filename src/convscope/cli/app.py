@@ -40,6 +40,7 @@ from convscope.cli.probes import probes
 from convscope.cli.silence import silence
 from convscope.cli.similar import similar
 from convscope.cli.stop import stoppable
+from convscope.cli.study_files import command_running
 from convscope.cli.train import train
 from convscope.cli.transfer import transfer
 from convscope.cli.transfer_lists import transfer_lists
@@ -150,7 +151,7 @@ def _status(told: Sequence[str]) -> int:
     """Not by `app()`, which would end at EOFError and KeyboardInterrupt without a word."""
     _refuse_empty(told)
     command = typer.main.get_command(app)
-    with command.make_context("convscope", list(told)) as context:
+    with command_running(), command.make_context("convscope", list(told)) as context:
         status = command.invoke(context)
     sys.stdout.flush()
     return int(status or 0)

@@ -11,6 +11,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
+from convscope.cli.study_files import claim, new_study
 from convscope.cli.tune import Tune, chosen
 
 if TYPE_CHECKING:
@@ -53,16 +54,15 @@ def atlas(
     Example: convscope atlas torchvision:squeezenet1_0 pictures --out atlas
     """
     from convscope.pages.studies import read_study
-    from convscope.publish import require_free
 
-    require_free(out)
+    claim(out)
     studies = [read_study(each) for each in study or ()]
     network = opening.network(model)
-    with reading.open(pictures) as folder:
-        page = make_atlas(
+    with reading.open(pictures) as folder, new_study(out) as place:
+        make_atlas(
             network,
             folder,
-            out,
+            place,
             layers=layers.split(",") if layers else None,
             k=top,
             other=other,
@@ -70,6 +70,7 @@ def atlas(
             bars=progress,
             studies=studies,
         )
+    page = out / "index.html"
     typer.echo(page)
     if open_page:
         typer.launch(page.resolve().as_uri())

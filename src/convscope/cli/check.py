@@ -10,6 +10,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
+from convscope.cli.study_files import claim, new_study
 from convscope.errors import ModelError, printable
 
 if TYPE_CHECKING:
@@ -48,19 +49,21 @@ def check(
 
     Example: convscope check torchvision:resnet18
     """
-    from convscope.publish import publish_file, require_free
+    from convscope.publish import publish_file
     from convscope.studies.audit import audit
 
     for place in (save_json, out):
         if place is not None:
-            require_free(place)
+            claim(place)
     network = opening.load(model)
     image = None if picture is None else _prepared(network, picture, reading)
     with progress("trying methods") as tick:
         found = audit(network, image, seconds=seconds, progress=tick)
     _show(found)
     if out is not None:
-        typer.echo(found.save(out))
+        with new_study(out) as place:
+            found.write(place)
+        typer.echo(out)
     if save_json is not None:
         text = json.dumps(found.plain(), indent=1, ensure_ascii=False)
         publish_file(save_json, text.encode())

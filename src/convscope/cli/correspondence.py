@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.study_files import listed, save_figure, save_table
+from convscope.cli.study_files import claim, listed, new_study, save_figure, save_table
 
 
 @expanded
@@ -44,10 +44,9 @@ def correspondence(
     Example: convscope correspondence torchvision:squeezenet1_0 dogs --parts dog_parts.json
     """
     from convscope.figures.correspondence import correspondence_figure, correspondence_table
-    from convscope.publish import require_free
     from convscope.studies.correspondence import correspondence as study
 
-    require_free(out)
+    claim(out)
     network = opening.network(model)
     with reading.open(pictures) as folder, progress("hiding parts") as tick:
         found = study(
@@ -62,6 +61,8 @@ def correspondence(
             seed=seed,
             progress=tick,
         )
-    found.save(out)
-    save_table(correspondence_table(found), out / "table.md")
-    typer.echo(save_figure(correspondence_figure(found), out / "figure"))
+    with new_study(out) as place:
+        found.write(place)
+        save_table(correspondence_table(found), place / "table.md")
+        save_figure(correspondence_figure(found), place / "figure")
+    typer.echo(out / "figure.pdf")

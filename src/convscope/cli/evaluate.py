@@ -10,6 +10,7 @@ import typer
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.predict import Views, save_evaluation
 from convscope.cli.progress import progress
+from convscope.cli.study_files import claim, new_study, save_table
 from convscope.cli.tune import Tune, chosen
 from convscope.errors import EnvironmentFault, UsageError, nearest
 
@@ -52,9 +53,9 @@ def evaluate(
     """
     from convscope.images.lists import read_labels
     from convscope.methods.predict import evaluate as measure
-    from convscope.publish import require_free
+    from convscope.records.imagenet import table2
 
-    require_free(out)
+    claim(out)
     if beside and beside not in TABLES:
         raise UsageError("U407", beside, f"no such table; {nearest(beside, TABLES)}")
     known = None if labels is None else read_labels(labels)
@@ -67,8 +68,11 @@ def evaluate(
                 networks, folder, views=views, labels=known, tuning=tuning, progress=tick
             )
             folder.check_bad()
-    save_evaluation(found, out)
-    _tell(found, beside, out)
+    _tell(found)
+    with new_study(out) as place:
+        save_evaluation(found, place)
+        if beside:
+            save_table(table2(found), place / "table2.md")
     typer.echo(out)
 
 
@@ -99,17 +103,10 @@ def _opened(model: str, opening: Opening, device: str) -> Network:
     return network
 
 
-def _tell(found: Evaluation, beside: str, out: Path) -> None:
-    from convscope.publish import publish_file
-    from convscope.records.imagenet import table2
-
+def _tell(found: Evaluation) -> None:
     for name, top1, top5 in found.members:
         typer.echo(f"alone  {top1:7.2%} and {top5:7.2%}  {name}")
     typer.echo(_told(found))
-    if beside:
-        text = "\n".join(table2(found))
-        publish_file(out / "table2.md", f"{text}\n".encode())
-        typer.echo(text)
 
 
 def _told(found: Evaluation) -> str:

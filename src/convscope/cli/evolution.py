@@ -9,7 +9,14 @@ import typer
 
 from convscope.cli.options import Reading, Ready, expanded
 from convscope.cli.progress import progress, say
-from convscope.cli.study_files import epochs_listed, listed, save_figure, save_table
+from convscope.cli.study_files import (
+    claim,
+    epochs_listed,
+    listed,
+    new_study,
+    save_figure,
+    save_table,
+)
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,10 +56,9 @@ def evolution(
 
     Example: convscope evolution run flower_photos
     """
-    from convscope.publish import require_free
     from convscope.studies.evolution_checkpoints import evolution as study
 
-    require_free(out)
+    claim(out)
     wanted = epochs_listed(epochs)
     network = _told(model, ready)
     with reading.open(pictures) as whole:
@@ -91,9 +97,11 @@ def _save(features: Evolution, layers: Convergence, out: Path) -> None:
     from convscope.figures.convergence import convergence_figure, convergence_table
     from convscope.figures.evolution import evolution_figure
 
-    features.save(out / "features")
-    layers.save(out / "convergence")
-    save_figure(evolution_figure(features, patches=True), out / "patches")
-    save_figure(convergence_figure(layers), out / "layers")
-    save_table(convergence_table(layers), out / "table.md")
-    typer.echo(save_figure(evolution_figure(features), out / "figure"))
+    with new_study(out) as place:
+        features.save(place / "features")
+        layers.save(place / "convergence")
+        save_figure(evolution_figure(features, patches=True), place / "patches")
+        save_figure(convergence_figure(layers), place / "layers")
+        save_table(convergence_table(layers), place / "table.md")
+        save_figure(evolution_figure(features), place / "figure")
+    typer.echo(out / "figure.pdf")

@@ -10,6 +10,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say
+from convscope.cli.study_files import claim, new_study
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -61,9 +62,8 @@ def explain(
     Example: convscope explain torchvision:squeezenet1_0 photograph.jpg --method all
     """
     from convscope.methods.explaining import DEFAULT, chosen, require_layer
-    from convscope.publish import require_free
 
-    require_free(out)
+    claim(out)
     names = [name.strip() for name in method.split(",") if name.strip()]
     methods = chosen(names or DEFAULT, layer)
     network = opening.network(model)
@@ -107,7 +107,9 @@ def _one(
             shown=_first,
             progress=tick,
         )
-    page = write_explanation(out, found)
+    with new_study(out) as place:
+        write_explanation(place, found)
+    page = out / "index.html"
     typer.echo(_told(found))
     typer.echo(page)
     return page
@@ -148,7 +150,9 @@ def _many(
             kept.append(found)
             return found
 
-        page = write_explanations(out, run)
+        with new_study(out) as place:
+            write_explanations(place, run)
+    page = out / "index.html"
     for one in findings(kept[0]):
         typer.echo(f"{'!' if one.level == 'warn' else '-'} {printable(one.text)}")
     typer.echo(page)

@@ -10,7 +10,7 @@ import typer
 
 from convscope.cli.options import ANY_MODEL, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.study_files import listed, save_figure
+from convscope.cli.study_files import claim, listed, new_study, save_figure
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ def features(
     Example: convscope features torchvision:squeezenet1_0 pictures --maps random:12
     """
     from convscope.figures.features import features_figure
-    from convscope.publish import require_free
 
-    require_free(out)
+    claim(out)
     if scale not in ("map", "layer"):
         raise UsageError("U388", scale, "is no scale", next_step="write map or layer")
     asked = _asked(listed(layers), maps, seed)
@@ -65,9 +64,11 @@ def features(
     else:
         way = {"k": top, "other": other, "seed": seed}
         found = _made(opening.network(model), pictures, reading, asked, way)
-    for number, record in enumerate(found):
-        record.save(out / f"{KEPT}{number}")
-    typer.echo(save_figure(features_figure(found, scale=cast("Scale", scale)), out / "figure"))
+    with new_study(out) as place:
+        for number, record in enumerate(found):
+            record.save(place / f"{KEPT}{number}")
+        save_figure(features_figure(found, scale=cast("Scale", scale)), place / "figure")
+    typer.echo(out / "figure.pdf")
 
 
 class _Asked(NamedTuple):

@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.study_files import save_figure, save_table
+from convscope.cli.study_files import claim, new_study, save_figure, save_table
 
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
@@ -41,9 +41,8 @@ def filters(
 
     Example: convscope filters alexnet --against zfnet
     """
-    from convscope.publish import require_free
 
-    require_free(out)
+    claim(out)
     asked = [(model, opening)]
     if against:
         asked.append((against, opening.other(against_checkpoint)))
@@ -68,7 +67,9 @@ def _save(found: list[Filters], out: Path) -> None:
     from convscope.figures.filters import filters_figure
     from convscope.figures.filters_table import filters_table
 
-    for record, name in zip(found, ("network", "against"), strict=False):
-        record.save(out / name)
-    save_table(filters_table(found), out / "table.md")
-    typer.echo(save_figure(filters_figure(found), out / "figure"))
+    with new_study(out) as place:
+        for record, name in zip(found, ("network", "against"), strict=False):
+            record.save(place / name)
+        save_table(filters_table(found), place / "table.md")
+        save_figure(filters_figure(found), place / "figure")
+    typer.echo(out / "figure.pdf")

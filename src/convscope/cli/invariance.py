@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.study_files import listed, save_figure, save_table
+from convscope.cli.study_files import claim, listed, new_study, save_figure, save_table
 
 
 @expanded
@@ -41,10 +41,9 @@ def invariance(
     """
     from convscope.figures.invariance import invariance_figure, invariance_table
     from convscope.images.lists import read_labels
-    from convscope.publish import require_free
     from convscope.studies.invariance import invariance as study
 
-    require_free(out)
+    claim(out)
     whole = reading.one_folder(pictures)
     known = None if labels is None else read_labels(labels)
     network = opening.network(model)
@@ -62,7 +61,9 @@ def invariance(
             progress=tick,
         )
         folder.check_bad()
-    found.save(out)
-    save_table(invariance_table(found), out / "table.md")
-    save_figure(invariance_figure(found, normalised=False), out / "figure-raw")
-    typer.echo(save_figure(invariance_figure(found), out / "figure"))
+    with new_study(out) as place:
+        found.write(place)
+        save_table(invariance_table(found), place / "table.md")
+        save_figure(invariance_figure(found, normalised=False), place / "figure-raw")
+        save_figure(invariance_figure(found), place / "figure")
+    typer.echo(out / "figure.pdf")

@@ -9,6 +9,7 @@ import typer
 
 from convscope.cli.options import Reading, expanded
 from convscope.cli.progress import progress
+from convscope.cli.study_files import claim, new_study
 
 
 @expanded
@@ -37,14 +38,14 @@ def mark(
     from convscope.images.boxes import read_boxes
     from convscope.images.parts import read_parts
     from convscope.pages.marking import write_marking
-    from convscope.publish import require_free
 
-    require_free(out)
+    claim(out)
     names = [name.strip() for name in parts.split(",")] if parts else []
     marked = None if start is None else read_parts(start)
     boxed = None if boxes is None else read_boxes(boxes)
-    with reading.open(pictures) as folder, progress("pictures") as tick:
-        page = write_marking(out, folder, names, marked=marked, boxes=boxed, progress=tick)
+    with reading.open(pictures) as folder, progress("pictures") as tick, new_study(out) as place:
+        write_marking(place, folder, names, marked=marked, boxes=boxed, progress=tick)
+    page = out / "index.html"
     typer.echo(page)
     if open_page:
         typer.launch(page.resolve().as_uri())

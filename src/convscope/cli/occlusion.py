@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.cli.explain import _spread, read_target
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say
-from convscope.cli.study_files import save_figure, save_table
+from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import StopAsked, UsageError, nearest, printable
 
 if TYPE_CHECKING:
@@ -79,10 +78,9 @@ def occlusion(
     """
     from convscope.images.lists import read_labels
     from convscope.methods.fills import NAMED
-    from convscope.publish import require_free
     from convscope.studies.occlusion import occlusion_study
 
-    require_free(out)
+    claim(out)
     if fill not in (GREY, *NAMED):
         raise UsageError("U531", fill, f"is no fill; {nearest(fill, (GREY, *NAMED))}")
     whole = reading.one_folder(pictures)
@@ -114,8 +112,10 @@ def occlusion(
             searching=bar("strongest pictures"),
             progress=bar("hiding parts"),
         )
-    _save(found, out, draw, seed)
-    shutil.rmtree(kept, ignore_errors=True)
+    with new_study(out, instead=[kept]) as place:
+        shown = _save(found, place, draw, seed)
+    for name in shown:
+        typer.echo(out / name)
 
 
 @contextmanager
@@ -137,7 +137,8 @@ def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | N
     return found if told is not None or of_these else None
 
 
-def _save(found: Occlusions, out: Path, draw: int, seed: int) -> None:
+def _save(found: Occlusions, place: Path, draw: int, seed: int) -> list[str]:
+    """Write and tell it; the names of the figures."""
     from convscope.figures.occlusion_study import occlusion_pages
     from convscope.figures.occlusion_table import (
         occlusion_csv,
@@ -145,33 +146,33 @@ def _save(found: Occlusions, out: Path, draw: int, seed: int) -> None:
         occlusion_table,
         occlusion_words,
     )
-    from convscope.publish import publish_file
 
-    found.save(out)
-    publish_file(out / "table.csv", occlusion_csv(found))
+    found.write(place)
+    (place / "table.csv").write_bytes(occlusion_csv(found))
     if len(found.pictures) <= LISTED:
-        save_table(occlusion_table(found), out / "table.md")
+        save_table(occlusion_table(found), place / "table.md")
     else:
-        save_table(occlusion_summary(found), out / "summary.md")
+        save_table(occlusion_summary(found), place / "summary.md")
     words = occlusion_words(found)
     if any(found.boxes):
-        words += _objects(found, out, seed)
-    publish_file(out / "words.txt", ("\n".join(words) + "\n").encode("utf-8", "backslashreplace"))
+        words += _objects(found, place, seed)
+    (place / "words.txt").write_bytes(("\n".join(words) + "\n").encode("utf-8", "backslashreplace"))
     for line in words:
         typer.echo(printable(line))
     pages = occlusion_pages(found, range(min(draw, len(found.pictures))))
-    for number, page in enumerate(pages, 1):
-        name = "figure" if len(pages) == 1 else f"figure-{number}"
-        typer.echo(save_figure(page, out / name))
+    names = ["figure"] if len(pages) == 1 else [f"figure-{n}" for n, _ in enumerate(pages, 1)]
+    for page, name in zip(pages, names, strict=True):
+        save_figure(page, place / name)
     if len(found.pictures) > draw:
         say(f"drawn: the first {draw} of {len(found.pictures)} pictures; more with --draw")
+    return [f"{name}.pdf" for name in names]
 
 
-def _objects(found: Occlusions, out: Path, seed: int) -> list[str]:
+def _objects(found: Occlusions, place: Path, seed: int) -> list[str]:
     from convscope.figures.hidden_objects import hidden_objects_figure, hidden_objects_words
     from convscope.methods.hidden_objects import hidden_objects
 
     compared: HiddenObjects = hidden_objects(found, seed=seed)
-    compared.save(out / "objects")
-    save_figure(hidden_objects_figure(compared), out / "objects-figure")
+    compared.save(place / "objects")
+    save_figure(hidden_objects_figure(compared), place / "objects-figure")
     return hidden_objects_words(compared)

@@ -13,6 +13,7 @@ import typer
 from convscope.cli.optimise_jobs import Job, Wish, best_natural
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.stop import stop_on_signals
+from convscope.cli.study_files import claim, new_study
 from convscope.errors import Stopped, printable
 
 if TYPE_CHECKING:
@@ -64,18 +65,18 @@ def optimise(
 
     Ctrl-C keeps the picture so far. Example: convscope optimise run --unit conv2:3 --class 0
     """
-    from convscope.publish import require_free
 
-    require_free(out)
+    claim(out)
     wish = Wish(unit or (), target or (), invert, dream, layer or ())
     wish.check()
     network = opening.network(model)
     jobs = wish.jobs(network, over, reading)
     how = {"seed": seed, **({} if steps is None else {"steps": steps}), **_started(start)}
     naturals = best_natural(network, jobs, None if pictures is None else reading.open(pictures))
-    with stop_on_signals() as stop:
-        made = _made(jobs, naturals, how, out, stop)
-    typer.echo(_sheet(made, out))
+    with new_study(out) as place, stop_on_signals() as stop:
+        made = _made(jobs, naturals, how, place, stop)
+        _sheet(made, place)
+    typer.echo(out / "sheet.png")
     if stop():
         kept = f"{len(made)} of {len(jobs)} pictures, in {out}"
         last = out / jobs[len(made) - 1].file_name
@@ -109,20 +110,16 @@ def _save(record: OptimisedPicture, place: Path) -> None:
     from PIL import Image
 
     from convscope.figures.optimise import optimised_picture
-    from convscope.publish import publish_file
 
     record.save(place)
     picture = Image.fromarray(optimised_picture(record))
-    publish_file(place.with_name(f"{place.name}.png"), _png(picture))
+    place.with_name(f"{place.name}.png").write_bytes(_png(picture))
 
 
-def _sheet(made: list[OptimisedPicture], out: Path) -> Path:
+def _sheet(made: list[OptimisedPicture], place: Path) -> None:
     from convscope.figures.optimise import optimised_figure
-    from convscope.publish import publish_file
 
-    place = out / "sheet.png"
-    publish_file(place, _png(optimised_figure(made)))
-    return place
+    (place / "sheet.png").write_bytes(_png(optimised_figure(made)))
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -10,6 +10,7 @@ import typer
 from convscope.cli.explain import read_target
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
+from convscope.cli.study_files import claim, new_study
 
 if TYPE_CHECKING:
     from convscope.records.pointing import PointingGame
@@ -43,10 +44,9 @@ def pointing(
     """
     from convscope.images.boxes import FILE, read_boxes
     from convscope.methods.explaining import chosen
-    from convscope.publish import require_free
     from convscope.studies.pointing_game import pointing_game
 
-    require_free(out)
+    claim(out)
     names = [name.strip() for name in method.split(",") if name.strip()]
     methods = chosen(names or ["all"], layer)
     with reading.open(pictures) as folder, progress("pointing") as tick:
@@ -61,7 +61,8 @@ def pointing(
             margin=margin,
             progress=tick,
         )
-    found.save(out)
+    with new_study(out) as place:
+        found.write(place)
     typer.echo(_table(found))
     typer.echo(out)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.skipped import free
+from convscope.cli.study_files import add_file
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -51,23 +51,21 @@ def predict(
 def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: int) -> None:
     from convscope.figures.prediction import prediction_png
     from convscope.methods.predict import predict as ask
-    from convscope.publish import publish_file
 
     for picture in folder.read():
         found = ask(network, picture, top=top, views=views)
         typer.echo(_listed(picture.name, found.names, found.probability.tolist()))
         name = Path(picture.name).with_suffix(".png")
-        figure = free(out / (name.name if folder.root == Path() else name))
-        publish_file(figure, prediction_png(picture.pixels, found))
-        typer.echo(figure)
+        place = out / (name.name if folder.root == Path() else name)
+        typer.echo(add_file(place, prediction_png(picture.pixels, found)))
 
 
-def save_evaluation(found: Evaluation, out: Path) -> None:
+def save_evaluation(found: Evaluation, place: Path) -> None:
+    """Record and confusion matrix, into a folder that is there."""
     from convscope.figures.plots import confusion, png
-    from convscope.publish import publish_file
 
-    found.save(out)
-    publish_file(out / "confusion.png", png(confusion(found)))
+    found.write(place)
+    (place / "confusion.png").write_bytes(png(confusion(found)))
 
 
 def _listed(title: str, names: Sequence[str], probability: Sequence[float]) -> str:

@@ -10,7 +10,7 @@ import typer
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Vector, read_vector
-from convscope.cli.study_files import save_figure, save_table
+from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import printable
 from convscope.figures.markdown import markdown
 
@@ -47,10 +47,9 @@ def probes(
     Example: convscope probes run flower_photos --folds 3
     """
     from convscope.figures.transfer import probes_figure
-    from convscope.publish import require_free
     from convscope.studies.probes import probes as measure
 
-    require_free(out)
+    claim(out)
     way = read_vector(vector)
     folder = reading.open(pictures)
     network = opening.network(model)
@@ -69,10 +68,12 @@ def probes(
             progress=bar("features"),
             training=bar("classifiers"),
         )
-    found.save(out)
     tell_short(found.short)
-    save_table(_table(found), out / "table.md")
-    typer.echo(save_figure(probes_figure(found), out / "figure"))
+    with new_study(out) as place:
+        found.write(place)
+        save_table(_table(found), place / "table.md")
+        save_figure(probes_figure(found), place / "figure")
+    typer.echo(out / "figure.pdf")
 
 
 def tell_short(names: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.study_files import listed, save_figure, save_table
+from convscope.cli.study_files import claim, listed, new_study, save_figure, save_table
 from convscope.errors import UsageError
 
 
@@ -41,9 +41,8 @@ def silence(
     from convscope.figures.silence_table import silence_table
     from convscope.images.lists import read_labels
     from convscope.methods.silence import silence as measure
-    from convscope.publish import require_free
 
-    require_free(out)
+    claim(out)
     if fill not in ("zero", "mean"):
         raise UsageError("U404", f"--fill {fill}", "is neither zero nor mean")
     known = None if labels is None else read_labels(labels)
@@ -58,6 +57,8 @@ def silence(
             progress=tick,
         )
         folder.check_bad()
-    found.save(out)
-    save_table(silence_table(found, first), out / "table.md")
-    typer.echo(save_figure(silence_figure(found), out / "figure"))
+    with new_study(out) as place:
+        found.write(place)
+        save_table(silence_table(found, first), place / "table.md")
+        save_figure(silence_figure(found), place / "figure")
+    typer.echo(out / "figure.pdf")

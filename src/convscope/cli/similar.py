@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
-from convscope.cli.study_files import save_figure
+from convscope.cli.study_files import claim, new_study, save_figure
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -62,11 +62,10 @@ def similar(
 
     Example: convscope similar run photograph.jpg --in flower_photos
     """
-    from convscope.publish import require_free
     from convscope.studies.retrieval import duplicates, require_search
     from convscope.studies.retrieval import similar as look
 
-    require_free(out)
+    claim(out)
     require_search(k, metric)
     way = read_vector(vector)
     asked = reading.open_all([queries])[0]
@@ -109,13 +108,14 @@ def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) 
     from convscope.figures.neighbours import neighbour_figure
     from convscope.studies.retrieval import thumbnails
 
-    found.save(out)
     many = len(found.queries)
     rows = np.unique(np.linspace(0, many - 1, min(DRAWN, many)).round().astype(int)).tolist()
     near = found.nearest[rows]
     ours = thumbnails(asked, found.query_number[rows].tolist())
     theirs = thumbnails(base, found.number[near[near >= 0]].tolist())
-    page = save_figure(neighbour_figure(found, rows, ours, theirs), out / "figure")
+    with new_study(out) as place:
+        found.write(place)
+        save_figure(neighbour_figure(found, rows, ours, theirs), place / "figure")
     for row in rows if many > 1 else [0]:
         typer.echo(printable(found.queries[row]))
         for index, distance in zip(found.nearest[row], found.distance[row], strict=True):
@@ -124,19 +124,20 @@ def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) 
     if found.classed:
         shares = " ".join(f"{share:.1%}" for share in found.same_class)
         typer.echo(f"of the query's class, by place: {shares}; at random: {found.chance:.1%}")
-    typer.echo(page)
+    typer.echo(out / "figure.pdf")
 
 
 def _tell_duplicates(found: Duplicates, asked: Folder, base: Folder, out: Path) -> None:
     from convscope.figures.neighbours import duplicate_figure
     from convscope.studies.retrieval import thumbnails
 
-    found.save(out)
     rows = list(range(min(LISTED, len(found.first))))
-    if rows:
-        ours = thumbnails(asked, found.first_number[rows].tolist())
-        theirs = thumbnails(base, found.second_number[rows].tolist())
-        save_figure(duplicate_figure(found, rows, ours, theirs), out / "figure")
+    with new_study(out) as place:
+        found.write(place)
+        if rows:
+            ours = thumbnails(asked, found.first_number[rows].tolist())
+            theirs = thumbnails(base, found.second_number[rows].tolist())
+            save_figure(duplicate_figure(found, rows, ours, theirs), place / "figure")
     for row in rows:
         typer.echo(
             f"{found.kind[row]:<8}  {found.correlation[row]:.3f}  {found.cosine[row]:.3f}  "

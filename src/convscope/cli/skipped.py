@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convscope.cli.progress import say
+from convscope.cli.study_files import add_file, in_every_study
 from convscope.errors import ConvscopeError, Stopped
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ def reporting(folders: Sequence[Folder], out: Path | None) -> Iterator[None]:
     while that has to stay free (`OUT-skipped.csv`). When too many pictures are unusable (D118),
     the fault says where they are listed.
     """
+
+    def into(place: Path) -> None:
+        for name, content in _tables(folders).items():
+            (place / name).write_bytes(content)
+
+    in_every_study(into)
     try:
         yield
         for folder in folders:
@@ -53,30 +60,21 @@ def _tell_notes(folders: Sequence[Folder], place: Path | None) -> None:
         say(f"notes: {line}" + (f": {place}" if place else ""))
 
 
-def free(path: Path) -> Path:
-    """The path, or with a number where it is taken: nothing is overwritten."""
-    number, found = 1, path
-    while found.exists():
-        number += 1
-        found = path.with_stem(f"{path.stem}-{number}")
-    return found
-
-
 def _has_results(out: Path) -> bool:
     return out.is_dir() and any(out.iterdir())
 
 
 def _written(folders: Sequence[Folder], out: Path | None) -> dict[str, Path]:
     """Where each table is, by its name."""
-    from convscope.images.skipped import tables
-    from convscope.publish import publish_file
-
     found: dict[str, Path] = {}
-    for name, content in tables(folder.report for folder in folders).items():
+    for name, content in _tables(folders).items():
         if out is not None:
             place = out / name if _has_results(out) else out.with_name(f"{out.name}-{name}")
-            if not (place.is_file() and place.read_bytes() == content):
-                place = free(place)
-                publish_file(place, content)
-            found[name] = place
+            found[name] = add_file(place, content)
     return found
+
+
+def _tables(folders: Sequence[Folder]) -> dict[str, bytes]:
+    from convscope.images.skipped import tables
+
+    return tables(folder.report for folder in folders)

@@ -1,10 +1,20 @@
-"""How does a study's command write its figures and tables beside its record?"""
+"""How does a command's result appear: claimed at its start, all of it with one rename at its end?
+
+A command calls `claim(out)` first, computes, and writes record, figures and tables into the folder
+that `new_study(out)` gives. Whatever is to be in every result, as the lists of pictures that were
+left out, is registered by `in_every_study`.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +28,120 @@ if TYPE_CHECKING:
 
 KINDS = ("pdf", "svg", "png")
 """For print, for pages and for looking."""
+Writer = Callable[[Path], None]
 
 
-def save_figure(figure: Figure, place: Path) -> Path:
-    """`place` with each ending of KINDS; the PDF's path."""
+@dataclass
+class _Command:
+    """The command that runs: what it holds until its end, and what goes into its results."""
+
+    held: ExitStack
+    writers: list[Writer]
+
+
+RUNNING: ContextVar[_Command] = ContextVar("RUNNING")
+
+
+@contextmanager
+def command_running() -> Iterator[None]:
+    """Around a command: its claims end with it."""
+    with ExitStack() as held:
+        before = RUNNING.set(_Command(held, []))
+        try:
+            yield
+        finally:
+            RUNNING.reset(before)
+
+
+def claim(out: Path) -> None:
+    """Hold the place of the result until the command ends.
+
+    Raises OutputError O501 if something is there, or another command makes it now;
+    EnvironmentFault R602 or R603 if it cannot be written.
+    """
+    from convscope.publish import claimed, require_free
+
+    if (running := RUNNING.get(None)) is None:  # called as a function, not as a command
+        require_free(out)
+    else:
+        running.held.enter_context(claimed(out))
+
+
+def in_every_study(write: Writer) -> None:
+    """Let `write` add to every result of this command."""
+    if (running := RUNNING.get(None)) is not None:
+        running.writers.append(write)
+
+
+@contextmanager
+def new_study(out: Path, *, instead: Sequence[Path] = ()) -> Iterator[Path]:
+    """A folder to write into, which is `out` when the block ends well, and otherwise is gone.
+
+    instead: folders that are of no use then, such as parts kept on the way. Raises as `claim`.
+    """
+    from convscope.publish import publishing
+
+    with publishing(out, instead=instead) as folder:
+        yield folder
+        if (running := RUNNING.get(None)) is not None:
+            for write in running.writers:
+                write(folder)
+
+
+def add_file(place: Path, content: bytes) -> Path:
+    """Beside what is there: under this name, or with a number where that is taken by something
+    else; nothing is overwritten, and the same is not kept twice. Gives its path."""
     from convscope.publish import publish_file
 
+    for path in _names(place):
+        if not os.path.lexists(path):
+            break
+        if path.is_file() and path.read_bytes() == content:
+            return path
+    publish_file(path, content)
+    return path
+
+
+def add_study(out: Path, write: Writer) -> Path:
+    """The same for a folder, which `write` fills."""
+    from convscope.publish import publishing
+
+    taken = list(takewhile(os.path.lexists, _names(out)))
+    new = next(islice(_names(out), len(taken), None))
+    try:
+        with publishing(new) as folder:
+            write(folder)
+            for path in taken:
+                if _contents(path) == _contents(folder):
+                    raise _Known(path)
+    except _Known as known:
+        return known.path
+    return new
+
+
+class _Known(Exception):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+def _names(place: Path) -> Iterator[Path]:
+    """The name, and then with 2, 3, …"""
+    yield place
+    for number in count(2):
+        yield place.with_stem(f"{place.stem}-{number}")
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def save_figure(figure: Figure, place: Path) -> None:
+    """`place` with each ending of KINDS."""
     for kind in KINDS:
-        publish_file(place.with_suffix(f".{kind}"), drawn(figure, kind))
-    return place.with_suffix(".pdf")
+        place.with_name(f"{place.name}.{kind}").write_bytes(drawn(figure, kind))
 
 
 def drawn(figure: Figure, kind: str) -> bytes:
@@ -49,10 +164,8 @@ def drawn(figure: Figure, kind: str) -> bytes:
 
 def save_table(lines: Iterable[str], place: Path) -> None:
     """Kept as `place` and printed."""
-    from convscope.publish import publish_file
-
     text = "\n".join(lines)
-    publish_file(place, f"{text}\n".encode())
+    place.write_bytes(f"{text}\n".encode())
     typer.echo(text)
 
 

@@ -100,16 +100,16 @@ def _finish(result: TrainResult, recipe: Recipe, judging: Folder) -> None:
     from convscope.figures.plots import png, training_curves
     from convscope.methods.predict import evaluate as measure
     from convscope.models.load import load
-    from convscope.publish import publish_file
+    from convscope.publish import publish_file, publishing
 
     run = result.folder
     publish_file(run / "curves.png", png(training_curves(result.series)))
     if not (run / "evaluation").exists():
         with progress("evaluating") as tick:
             network = load(str(run))
-            save_evaluation(
-                measure(network, judging, views=recipe.views, progress=tick), run / "evaluation"
-            )
+            found = measure(network, judging, views=recipe.views, progress=tick)
+        with publishing(run / "evaluation") as place:
+            save_evaluation(found, place)
     say(
         f"best epoch {result.best_epoch} of {recipe.epochs}: "
         f"{result.best_accuracy:.1%} of {len(judging):,} validation pictures"

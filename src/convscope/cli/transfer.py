@@ -11,7 +11,7 @@ from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.probes import Folds, Seed, Test, percent, tell_short
 from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Layer, Vector, read_vector, told_duplicates
-from convscope.cli.study_files import save_figure, save_table
+from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import UsageError, nearest
 from convscope.figures.markdown import markdown
 
@@ -54,13 +54,12 @@ def transfer(
     Example: convscope transfer run caltech101 --per-class 15,30 --beside caltech-101
     """
     from convscope.figures.transfer import transfer_figure
-    from convscope.publish import require_free
     from convscope.records.transfer import PAPER
     from convscope.studies.retrieval import duplicates
     from convscope.studies.transfer import transfer as measure
     from convscope.training.recipe_text import recipe
 
-    require_free(out)
+    claim(out)
     if beside and beside not in PAPER:
         raise UsageError(
             "U432", beside, f"the paper has no such pictures; {nearest(beside, PAPER)}"
@@ -92,10 +91,12 @@ def transfer(
             progress=bar("features"),
             training=bar("classifiers"),
         )
-    found.save(out)
     tell_short(found.short)
-    save_table(_table(found, beside), out / "table.md")
-    typer.echo(save_figure(transfer_figure(found, beside=beside), out / "figure"))
+    with new_study(out) as place:
+        found.write(place)
+        save_table(_table(found, beside), place / "table.md")
+        save_figure(transfer_figure(found, beside=beside), place / "figure")
+    typer.echo(out / "figure.pdf")
 
 
 def _counts(text: str) -> list[int]:

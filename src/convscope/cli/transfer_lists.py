@@ -10,7 +10,7 @@ import typer
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say
 from convscope.cli.similar import Cache, Layer, Vector, read_vector
-from convscope.cli.study_files import save_figure, save_table
+from convscope.cli.study_files import claim, new_study, save_figure, save_table
 
 if TYPE_CHECKING:
     from convscope.records.transfer import ListTransfer
@@ -39,22 +39,23 @@ def transfer_lists(
     """
     from convscope.figures.transfer import lists_figure
     from convscope.images.lists import read_lists
-    from convscope.publish import require_free
     from convscope.studies.transfer_lists import transfer_lists as measure
 
-    require_free(out)
+    claim(out)
     way, lists = read_vector(vector), (read_lists(teach), read_lists(judge))
     with reading.open(pictures) as folder:
         network = opening.network(model)
         with progress("features") as tick:
             found = measure(network, folder, *lists, layer, vector=way, cache=cache, progress=tick)
-    found.save(out)
     say(
         f"{found.pictures[0]:,} pictures to teach, {found.several:,} of them several classes; "
         f"{found.pictures[1]:,} to judge, {found.hard:,} times a class too hard to see"
     )
-    save_table(_table(found), out / "table.md")
-    typer.echo(save_figure(lists_figure(found), out / "figure"))
+    with new_study(out) as place:
+        found.write(place)
+        save_table(_table(found), place / "table.md")
+        save_figure(lists_figure(found), place / "figure")
+    typer.echo(out / "figure.pdf")
 
 
 def _table(found: ListTransfer) -> list[str]:
