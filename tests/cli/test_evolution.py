@@ -14,6 +14,7 @@ from convscope.figures.convergence import convergence_figure, convergence_table
 from convscope.figures.evolution import evolution_figure
 from convscope.records.features import LayerFeatures
 from convscope.records.series import Convergence, Evolution
+from convscope.records.table import lines
 from convscope.training.recipe_text import to_toml
 from tests.training.conftest import TINY, paint
 
@@ -83,7 +84,9 @@ def test_jumps_are_marked_where_another_picture_took_over(made: Path) -> None:
 
 
 def test_the_table_has_a_line_a_layer_and_the_papers_words(made: Path) -> None:
-    table = convergence_table(Convergence.load(made / "convergence"))
+    record = Convergence.load(made / "convergence")
+    assert "paper" not in "".join(lines(convergence_table(record)))
+    table = lines(convergence_table(record, beside=True))
     assert len({len(line) for line in table}) == 1
     assert "a few epochs" in table[-2]
     assert "40 to 50" in table[-1]

@@ -23,6 +23,7 @@ from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
 from convscope.records.silence import Silence
+from convscope.records.table import lines
 from tests.nets import Spelled
 
 SIZE = (66, 58)
@@ -89,10 +90,10 @@ def test_only_the_map_that_carries_the_class_matters(folder: Folder, tmp_path: P
     assert ticks[-1] == (8, 8)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    table = "\n".join(silence_table(found, first=2))
+    table = "\n".join(lines(silence_table(found, first=2)))
     assert "100.0% right" in table
     assert "1 matter beyond chance, 1 change nothing; without one map between 50.0% and" in table
-    assert "| 50.0% | −4 +0 | 0.12 | red (" in table
+    assert "| 50.0% | −4 +0 | 0.12 | red (" in " ".join(table.split())
     left, right = silence_figure(found).axes
     assert left.get_title(loc="left") == "relu: 1 of 4 maps beyond chance"
     assert left.collections[-1].get_offsets().tolist() == [[1, found.rise[2]]]

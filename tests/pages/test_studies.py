@@ -17,6 +17,7 @@ from convscope.cli.app import main
 from convscope.errors import DataError, UsageError
 from convscope.pages.atlas import write_atlas
 from convscope.pages.studies import ABOUT, add_studies, read_study
+from convscope.records.table import Table, tables_json
 from tests.pages.conftest import Window
 from tests.pages.fake_records import HOSTILE, atlas
 
@@ -26,15 +27,17 @@ SVG = (
 )
 
 
-def study(place: Path, kind: str, *, rows: str = "", wide: int = 800) -> Path:
+BARS = "cat|dog"
+
+
+def study(place: Path, kind: str, *, wide: int = 800) -> Path:
     """As a command leaves it."""
     (place / "network").mkdir(parents=True)
     (place / "figure.svg").write_text(SVG.format(wide=wide))
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(place / "figure.png")
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(place / "another.png")
-    (place / "table.md").write_text(
-        f"About it\n\n| map | {HOSTILE} |\n|---|---|\n| conv1:3 | 0.5 |\n{rows}\nBorder: mean.\n"
-    )
+    table = Table.of(("map", HOSTILE), [("conv1:3", "0.5"), (BARS, "0.25")], "About it")
+    (place / "table.json").write_bytes(tables_json([table, "Border: mean."]))
     origin = {"model": "<i>net</i>", "convscope": "0.0", "layers": ["a"]}
     index = {"schema": 1, "kind": kind, "arrays": [], "plain": {"origin": origin}}
     (place / "network" / "record.json").write_text(json.dumps(index))
@@ -66,7 +69,7 @@ def test_studies_are_screens_of_the_atlas(browser: Any, page: Path) -> None:
     assert shown.locator("figure.study img").count() == 2
     assert shown.locator("#screen caption").inner_text() == "About it"
     assert shown.locator("#screen thead th").all_inner_texts() == ["map", HOSTILE]
-    assert shown.locator("#screen tbody").inner_text().split() == ["conv1:3", "0.5"]
+    assert shown.locator("#screen tbody").inner_text().split() == ["conv1:3", "0.5", BARS, "0.25"]
     shown.locator("#screen details.honest summary").click()
     assert "model <i>net</i>; convscope 0.0" in shown.locator("#screen details").inner_text()
     shown.get_by_role("link", name=HOSTILE.replace("/", "-")).click()
@@ -89,7 +92,7 @@ def test_a_study_put_in_again_takes_its_own_place(tmp_path: Path) -> None:
     first = study(tmp_path / "filters", "Filters")
     given = {"studies": [read_study(first)]}
     write_atlas(tmp_path / "out", made.card, made.table, made.pictures, made.layers, **given)
-    (first / "table.md").write_text("| a | b |\n|---|---|\n| 1 | 2 |\n")
+    (first / "table.json").write_bytes(tables_json([Table.of(("a", "b"), [("1", "2")])]))
     add_studies(tmp_path / "out", [read_study(first)])
     listed = (tmp_path / "out" / "data" / "studies.js").read_text()
     (only,) = json.loads(listed.removeprefix("window.CONVSCOPE_STUDIES=").rstrip(";\n"))
@@ -133,7 +136,7 @@ def upwards(path: Path, secret: Path) -> None:
 
 
 def inside(path: Path, _: Path) -> None:
-    path.symlink_to("table.md")
+    path.symlink_to("record.json")
 
 
 def nowhere(path: Path, _: Path) -> None:
@@ -144,13 +147,13 @@ def directory(path: Path, _: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("name", ["figure.svg", "another.png", "table.md", "more.md"])
+@pytest.mark.parametrize("name", ["figure.svg", "another.png", "table.json", "more.json"])
 @pytest.mark.parametrize("stands", [fifo, device, pointing, upwards, inside, nowhere, directory])
 def test_what_is_not_a_file_of_the_study_is_not_shown(
     tmp_path: Path, name: str, stands: Callable[[Path, Path], None]
 ) -> None:
     place, secret = study(tmp_path / "filters", "Filters"), tmp_path / "secret"
-    secret.write_text("| somebody's | secret |\n|---|---|\n| a | b |\n")
+    secret.write_bytes(tables_json([Table.of(("somebody's",), [("secret",)])]))
     (place / name).unlink(missing_ok=True)
     stands(place / name, secret)
     with pytest.raises(UsageError) as told:
@@ -202,7 +205,7 @@ def test_an_atlas_whose_parts_lie_elsewhere_is_not_written_to(tmp_path: Path) ->
 
 
 def test_a_figure_or_a_page_too_large_is_told(tmp_path: Path) -> None:
-    for name in ("figure.svg", "table.md"):
+    for name in ("figure.svg", "table.json"):
         place = study(tmp_path / name, "Filters")
         with (place / name).open("r+b") as file:
             file.truncate(30_000_001)
@@ -219,3 +222,11 @@ def test_what_a_killed_attach_copied_is_no_study_and_in_nobody_s_way(tmp_path: P
         add_studies(tmp_path / "at", [shown])
     assert sorted(path.name for path in (tmp_path / "at" / "studies").iterdir()) == ["1"]
     assert not list((tmp_path / "at" / "data").glob(".*"))
+
+
+def test_a_damaged_table_is_told(tmp_path: Path) -> None:
+    place = study(tmp_path / "filters", "Filters")
+    (place / "table.json").write_text('{"kind": "convscope tables", "tables": [{}]}')
+    with pytest.raises(UsageError, match="not a list of tables") as told:
+        read_study(place)
+    assert told.value.code == "U440"

@@ -15,6 +15,7 @@ from convscope.figures.ablation import ablation_figure
 from convscope.figures.ablation_table import ablation_table
 from convscope.images.folder import Folder
 from convscope.records.ablation import PAPER, Ablation
+from convscope.records.table import lines
 from convscope.studies.ablation import ablation
 from convscope.studies.ablation_variants import VARIANTS, Variant, base_of, chosen, counted
 from convscope.training.recipe import Recipe
@@ -73,7 +74,7 @@ def test_the_variant_that_cannot_see_is_as_bad_as_guessing_and_the_other_never_w
     assert found.multiply_adds.tolist() == [3 * 3 * 20 * 20] * 3
     found.save(tmp_path / "record")
     again = Ablation.load(tmp_path / "record")
-    table = "\n".join(ablation_table(again))
+    table = "\n".join(lines(ablation_table(again)))
     assert "66.7 ± 12.2" in table  # √(2/3 · 1/3 / 15)
     assert "−10 +0, p = 0.002" in table
     assert "failed" in table

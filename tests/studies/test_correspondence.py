@@ -20,6 +20,7 @@ from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
 from convscope.records.correspondence import Correspondence
+from convscope.records.table import lines
 from convscope.studies.correspondence import correspondence
 from tests import nets
 
@@ -180,8 +181,10 @@ def test_the_command_keeps_record_table_and_figures(
     said = capsys.readouterr().out
     table = (out / "table.md").read_text()
     assert said == f"{table}{out / 'figure.pdf'}\n"
-    assert table.splitlines() == correspondence_table(found)
-    assert "| paper, layer 5 | nose      | 0.079 ± 0.017 |" in table
+    assert table.splitlines() == lines(correspondence_table(found))
+    assert "paper" not in table
+    beside = "\n".join(lines(correspondence_table(found, beside=True)))
+    assert "| paper, layer 5 | nose      | 0.079 ± 0.017 |" in beside
     assert {path.name for path in out.iterdir()} >= {"figure.pdf", "figure.svg", "figure.png"}
     assert run(["correspondence", spec, *arguments, "--out", str(out)]) == 5
 

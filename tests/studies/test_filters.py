@@ -21,6 +21,7 @@ from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
 from convscope.records.filters import Filters
+from convscope.records.table import lines
 from convscope.studies.filters import filters
 from tests import nets
 
@@ -229,7 +230,7 @@ def test_a_figure_has_a_column_a_network(planted: Network) -> None:
     plain, clipped = filters(planted), filters(planted, clip=0.1)
     assert len(filters_figure([plain]).axes) == 3 + 1  # and a colour bar
     assert len(filters_figure([plain, clipped]).axes) == 2 * (4 + 1)
-    assert filters_table([plain, clipped])[0].count("|") == 4
+    assert lines(filters_table([plain, clipped]))[0].count("|") == 4
 
 
 def test_grey_networks_have_filters_too() -> None:
@@ -269,4 +270,5 @@ def test_the_command_compares_two_networks(
     assert first.folded > second.folded
     table = (out / "table.md").read_text()
     assert capsys.readouterr().out == f"{table}{out / 'figure.pdf'}\n"
-    assert table.splitlines() == filters_table([first, second])
+    assert table.splitlines() == lines(filters_table([first, second]))
+    assert "rests on 11 pictures only" in table

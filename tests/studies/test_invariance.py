@@ -20,6 +20,7 @@ from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
 from convscope.records.invariance import Invariance
+from convscope.records.table import lines
 from convscope.studies.invariance import invariance, paper_changes
 from tests import nets
 
@@ -198,7 +199,9 @@ def test_the_command_keeps_record_table_and_figures(
     assert found.known.tolist() == [True, False]
     table = (out / "table.md").read_text()
     assert capsys.readouterr().out == f"{table}{out / 'figure.pdf'}\n"
-    assert table.splitlines() == invariance_table(found)
+    assert table.splitlines() == lines(invariance_table(found))
+    assert "paper" not in table
+    assert "paper's axes" in lines(invariance_table(found, beside=True))[0]
     assert table.endswith("then the outermost pixels repeated.\n")
     assert {"figure.svg", "figure-raw.pdf"} <= {path.name for path in out.iterdir()}
     assert run(["invariance", spec, str(blobs.root), str(blobs.root), "--out", "x"]) == 2

@@ -41,6 +41,7 @@ from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
 from convscope.pages.studies import read_study
 from convscope.records.occlusion import Occlusions
+from convscope.records.table import lines
 from convscope.studies.occlusion import occlusion_study
 from convscope.studies.occlusion_areas import rooms
 from convscope.units import Box
@@ -411,11 +412,13 @@ def test_tables_and_words_say_what_the_record_holds(squares: tuple[Path, Path]) 
         assert sum(counts) == found.places == int(row["places"])
         assert int(row["places with another likeliest"]) == found.turned[number]
     assert rows[6]["boxes hidden"] == ""
-    table = occlusion_table(found)
+    table = lines(occlusion_table(found, beside=True))
+    assert lines(occlusion_table(found)) != table
+    assert len(lines(occlusion_table(found))) == 2 + 7
     assert table[-3].startswith("| paper: Pomeranian")
     assert len(table) == 2 + 7 + 3
     assert "7 pictures" in occlusion_words(found)[0]
-    summed = [line.split("|")[1:-1] for line in occlusion_summary(found)]
+    summed = [line.split("|")[1:-1] for line in lines(occlusion_summary(found))]
     assert [cell.strip() for cell in summed[2][:2]] == ["all", "7"]
     assert float(summed[2][3].split("(")[0]) == pytest.approx(
         found.probability.min((1, 2)).mean(), abs=5e-4

@@ -215,7 +215,7 @@ def test_the_command_leaves_record_table_and_figure(
     assert told.out.splitlines()[-1] == str(out / "figure.pdf")
     found = ListTransfer.load(out)
     table = (out / "table.md").read_text().splitlines()
-    assert table[-1] == f"| **mean** | | | **{100 * found.mean:.1f}** |"
+    assert table[-1].split() == f"| mean | | | {100 * found.mean:.1f} |".split()
     assert "24 pictures to teach" in told.err
     assert run([*command[:3], "nothing.csv", f"{main}:val", "--out", str(tmp_path / "x")]) == 3
     assert "error[D208]: nothing.csv" in capsys.readouterr().err
@@ -236,5 +236,6 @@ def test_vocs_classes_stand_beside_the_papers() -> None:
         several=0,
         hard=0,
     )
-    axes = lists_figure(found).axes[0]
+    assert not lists_figure(found).axes[0].lines[0].get_label().startswith("paper")
+    axes = lists_figure(found, beside=True).axes[0]
     np.testing.assert_allclose(axes.lines[0].get_xdata(), list(PAPER_VOC.values()))

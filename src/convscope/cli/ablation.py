@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.options import Reading, expanded
+from convscope.cli.options import Beside, Reading, expanded
 from convscope.cli.predict import Views
 from convscope.cli.progress import say
 from convscope.cli.stop import stop_on_signals
@@ -46,6 +46,7 @@ def ablation(
     ] = Path("ablation"),
     threads: Annotated[int, typer.Option(min=1, help="Threads that make batches.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps.")] = "auto",
+    beside: Beside = False,
 ) -> None:
     """Retrain variants of AlexNet and ZFNet without layers or with larger ones (table 3).
 
@@ -78,8 +79,8 @@ def ablation(
 
     def write(place: Path) -> None:
         found.write(place)
-        save_table(ablation_table(found), place / "table.md")
-        save_figure(ablation_figure(found), place / "figure")
+        save_table(ablation_table(found, beside=beside), place / "table.md")
+        save_figure(ablation_figure(found, beside=beside), place / "figure")
 
     typer.echo(add_study(out / "result", write) / "figure.pdf")
 

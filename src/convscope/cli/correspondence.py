@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.options import Beside, Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
 from convscope.cli.study_files import claim, listed, new_study, save_figure, save_table
 
@@ -38,6 +38,7 @@ def correspondence(
     out: Annotated[Path, typer.Option(help="New folder for record, figure and table.")] = Path(
         "correspondence"
     ),
+    beside: Beside = False,
 ) -> None:
     """Sign changes when the same part is hidden in each picture, against random places (table 1).
 
@@ -63,6 +64,6 @@ def correspondence(
         )
     with new_study(out) as place:
         found.write(place)
-        save_table(correspondence_table(found), place / "table.md")
-        save_figure(correspondence_figure(found), place / "figure")
+        save_table(correspondence_table(found, beside=beside), place / "table.md")
+        save_figure(correspondence_figure(found, beside=beside), place / "figure")
     typer.echo(out / "figure.pdf")

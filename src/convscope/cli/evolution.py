@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.options import Reading, Ready, expanded
+from convscope.cli.options import Beside, Reading, Ready, expanded
 from convscope.cli.progress import progress, say
 from convscope.cli.study_files import (
     claim,
@@ -51,6 +51,7 @@ def evolution(
     out: Annotated[Path, typer.Option(help="New folder for records, figures and table.")] = Path(
         "evolution"
     ),
+    beside: Beside = False,
 ) -> None:
     """Feature maps over the epochs of a training, and in which order layers settle (figure 4).
 
@@ -75,7 +76,7 @@ def evolution(
                 seed=seed,
                 progress=tick,
             )
-    _save(*found, out)
+    _save(*found, out, beside)
 
 
 def _told(model: str | None, ready: Ready) -> Network | None:
@@ -93,7 +94,7 @@ def _told(model: str | None, ready: Ready) -> Network | None:
     return network
 
 
-def _save(features: Evolution, layers: Convergence, out: Path) -> None:
+def _save(features: Evolution, layers: Convergence, out: Path, beside: bool) -> None:
     from convscope.figures.convergence import convergence_figure, convergence_table
     from convscope.figures.evolution import evolution_figure
 
@@ -102,6 +103,6 @@ def _save(features: Evolution, layers: Convergence, out: Path) -> None:
         layers.save(place / "convergence")
         save_figure(evolution_figure(features, patches=True), place / "patches")
         save_figure(convergence_figure(layers), place / "layers")
-        save_table(convergence_table(layers), place / "table.md")
+        save_table(convergence_table(layers, beside=beside), place / "table.md")
         save_figure(evolution_figure(features), place / "figure")
     typer.echo(out / "figure.pdf")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.options import Beside, Model, Opening, Reading, expanded
 from convscope.cli.progress import progress
 from convscope.cli.study_files import claim, listed, new_study, save_figure, save_table
 
@@ -34,6 +34,7 @@ def invariance(
     out: Annotated[Path, typer.Option(help="New folder for record, figures and table.")] = Path(
         "invariance"
     ),
+    beside: Beside = False,
 ) -> None:
     """Distances and probability under translation, scale and rotation (figure 5).
 
@@ -63,7 +64,7 @@ def invariance(
         folder.check_bad()
     with new_study(out) as place:
         found.write(place)
-        save_table(invariance_table(found), place / "table.md")
+        save_table(invariance_table(found, beside=beside), place / "table.md")
         save_figure(invariance_figure(found, normalised=False), place / "figure-raw")
         save_figure(invariance_figure(found), place / "figure")
     typer.echo(out / "figure.pdf")

@@ -11,7 +11,7 @@ import typer
 
 from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.cli.explain import _spread, read_target
-from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.options import Beside, Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import StopAsked, UsageError, nearest, printable
@@ -71,6 +71,7 @@ def occlusion(
     out: Annotated[Path, typer.Option(help="New folder for records, figures and tables.")] = Path(
         "occlusion"
     ),
+    beside: Beside = False,
 ) -> None:
     """Probability, answer and activity with a square at every place; objects hidden (figure 7).
 
@@ -113,7 +114,7 @@ def occlusion(
             progress=bar("hiding parts"),
         )
     with new_study(out, instead=[kept]) as place:
-        shown = _save(found, place, draw, seed)
+        shown = _save(found, place, draw, seed, beside)
     for name in shown:
         typer.echo(out / name)
 
@@ -137,7 +138,7 @@ def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | N
     return found if told is not None or of_these else None
 
 
-def _save(found: Occlusions, place: Path, draw: int, seed: int) -> list[str]:
+def _save(found: Occlusions, place: Path, draw: int, seed: int, beside: bool) -> list[str]:
     """Write and tell it; the names of the figures."""
     from convscope.figures.occlusion_study import occlusion_pages
     from convscope.figures.occlusion_table import (
@@ -150,7 +151,7 @@ def _save(found: Occlusions, place: Path, draw: int, seed: int) -> list[str]:
     found.write(place)
     (place / "table.csv").write_bytes(occlusion_csv(found))
     if len(found.pictures) <= LISTED:
-        save_table(occlusion_table(found), place / "table.md")
+        save_table(occlusion_table(found, beside=beside), place / "table.md")
     else:
         save_table(occlusion_summary(found), place / "summary.md")
     words = occlusion_words(found)

@@ -12,7 +12,7 @@ from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Vector, read_vector
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import printable
-from convscope.figures.markdown import markdown
+from convscope.records.table import Part, Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,10 +86,10 @@ def percent(values: np.ndarray) -> str:
     return f"{100 * values.mean():.1f} ± {100 * values.std():.1f}"
 
 
-def _table(found: Probes) -> list[str]:
+def _table(found: Probes) -> list[Part]:
     head = ["layer", "numbers", *found.kinds]
     rows = [
         [printable(layer), f"{numbers:,}", *(percent(values) for values in row)]
         for layer, numbers, row in zip(found.layers, found.numbers, found.accuracy, strict=True)
     ]
-    return markdown(head, rows)
+    return [Table.of(head, rows)]

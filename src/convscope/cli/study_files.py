@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from convscope.errors import UsageError
+from convscope.records.table import Part, lines, tables_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -162,10 +163,11 @@ def drawn(figure: Figure, kind: str) -> bytes:
     return out.getvalue()
 
 
-def save_table(lines: Iterable[str], place: Path) -> None:
-    """Kept as `place` and printed."""
-    text = "\n".join(lines)
+def save_table(parts: Sequence[Part], place: Path) -> None:
+    """Kept as `place` in Markdown, which is printed, and its tables for pages as JSON."""
+    text = "\n".join(lines(parts))
     place.write_bytes(f"{text}\n".encode())
+    place.with_suffix(".json").write_bytes(tables_json(parts))
     typer.echo(text)
 
 

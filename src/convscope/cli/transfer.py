@@ -13,7 +13,7 @@ from convscope.cli.progress import phases, say
 from convscope.cli.similar import Cache, Layer, Vector, read_vector, told_duplicates
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import UsageError, nearest
-from convscope.figures.markdown import markdown
+from convscope.records.table import Part, Table
 
 if TYPE_CHECKING:
     from convscope.records.transfer import Transfer
@@ -107,7 +107,7 @@ def _counts(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _table(found: Transfer, beside: str) -> list[str]:
+def _table(found: Transfer, beside: str) -> list[Part]:
     from convscope.records.transfer import PAPER, PAPER_SCRATCH
 
     columns = {"accuracy": found.accuracy, "mean AP": found.precision}
@@ -122,7 +122,7 @@ def _table(found: Transfer, beside: str) -> list[str]:
         ]
         for row, count in enumerate(found.per_class)
     ]
-    return markdown(["pictures a class", *columns, *papers], rows)
+    return [Table.of(["pictures a class", *columns, *papers], rows)]
 
 
 def _paper(table: dict[int, tuple[float, float]], count: int) -> str:

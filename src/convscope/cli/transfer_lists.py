@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.options import Beside, Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say
 from convscope.cli.similar import Cache, Layer, Vector, read_vector
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
+from convscope.records.table import Part, Table
 
 if TYPE_CHECKING:
     from convscope.records.transfer import ListTransfer
@@ -32,6 +33,7 @@ def transfer_lists(
     out: Annotated[Path, typer.Option(help="New folder for record, table and figure.")] = Path(
         "transfer-lists"
     ),
+    beside: Beside = False,
 ) -> None:
     """Average precision of each class, where a picture may show several (table 6, PASCAL VOC).
 
@@ -53,20 +55,22 @@ def transfer_lists(
     )
     with new_study(out) as place:
         found.write(place)
-        save_table(_table(found), place / "table.md")
-        save_figure(lists_figure(found), place / "figure")
+        save_table(_table(found, beside=beside), place / "table.md")
+        save_figure(lists_figure(found, beside=beside), place / "figure")
     typer.echo(out / "figure.pdf")
 
 
-def _table(found: ListTransfer) -> list[str]:
-    """Markdown; with the paper's numbers where the classes are VOC's."""
+def _table(found: ListTransfer, *, beside: bool) -> list[Part]:
+    """A row a class. beside: the paper's numbers too, where the classes are VOC's."""
     from convscope.records.transfer import PAPER_VOC
 
-    known = set(found.classes) == set(PAPER_VOC)
-    head = "| class | taught by | judged by | average precision |" + " paper |" * known
-    lines = [head, "|---|---|---|---|" + "---|" * known]
-    rows = zip(found.classes, found.taught, found.judged, found.precision, strict=True)
-    for name, taught, judged, precision in rows:
-        line = f"| {name} | {taught:,} | {judged:,} | {100 * precision:.1f} |"
-        lines.append(line + (f" {PAPER_VOC[name]:.1f} |" if known else ""))
-    return [*lines, f"| **mean** | | | **{100 * found.mean:.1f}** |" + " **79.0** |" * known]
+    known = beside and set(found.classes) == set(PAPER_VOC)
+    head = ["class", "taught by", "judged by", "average precision", *["paper"] * known]
+    columns = zip(found.classes, found.taught, found.judged, found.precision, strict=True)
+    rows = [
+        [name, f"{taught:,}", f"{judged:,}", f"{100 * precision:.1f}"]
+        + ([f"{PAPER_VOC[name]:.1f}"] if known else [])
+        for name, taught, judged, precision in columns
+    ]
+    rows.append(["mean", "", "", f"{100 * found.mean:.1f}", *["79.0"] * known])
+    return [Table.of(head, rows)]

@@ -18,10 +18,10 @@ ROW = 0.36
 """Inches."""
 
 
-def ablation_figure(record: Ablation) -> Figure:
-    """Ours on the left; on the right the paper's, on its own scale, if it has any of these."""
+def ablation_figure(record: Ablation, *, beside: bool = False) -> Figure:
+    """beside: on the right the paper's, on its own scale, if it has any of these."""
     places = np.arange(len(record.variants))
-    known = [name in PAPER for name in record.variants]
+    known = [beside and name in PAPER for name in record.variants]
     panels = 2 if any(known) else 1
     height = 1.25 + ROW * len(places)
     figure = Figure(figsize=(2.4 + 2.3 * panels, height), layout="constrained")

@@ -6,24 +6,21 @@ from collections.abc import Iterator
 
 from convscope.errors import printable
 from convscope.records.ablation import PAPER, Ablation
+from convscope.records.table import Part, Table
 
 PARTS = (("training", 0), ("validation", 0), ("validation", 1))
 
 
-def ablation_table(record: Ablation) -> list[str]:
-    """Lines of a Markdown table; what the errors mean stands below."""
+def ablation_table(record: Ablation, *, beside: bool = False) -> list[Part]:
+    """A row a variant; what the errors mean stands below. beside: the paper's errors too."""
     head = ["variant", "parameters", "multiply-adds", "train top-1", "val top-1", "val top-5"]
     head += ["against its base", "paper: train top-1", "val top-1", "val top-5"]
-    rows = [head, ["---"] * len(head)]
-    rows += [list(_row(record, number)) for number in range(len(record.variants))]
-    kept = [column for column in zip(*rows, strict=True) if any(column[2:])]
-    widths = [max(map(len, column)) for column in kept]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in zip(*kept, strict=True)
-    ]
+    rows = [list(_row(record, number)) for number in range(len(record.variants))]
+    columns = list(zip(head, *rows, strict=True))
+    kept = [column for column in columns[: None if beside else -3] if any(column[1:])]
+    names, *rest = zip(*kept, strict=True)
     told = [f"{name}: {printable(why)}" for name, why in _named(record) if why]
-    return [*lines, "", *_protocol(record), *told]
+    return [Table.of(names, rest), *_protocol(record), *told]
 
 
 def _row(record: Ablation, number: int) -> Iterator[str]:

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.errors import printable
-from convscope.figures.markdown import markdown
 from convscope.figures.style import INK, SOFT, shortened
 from convscope.records.series import Convergence
+from convscope.records.table import Part, Table
 
 TICKS = (0, 1, 2, 5, 10, 20, 30, 40, 64, 100, 200, 300)
 MARKERS = "osD^vP*X<>hp"
@@ -51,8 +51,8 @@ def convergence_figure(record: Convergence) -> Figure:
     return figure
 
 
-def convergence_table(record: Convergence) -> list[str]:
-    """Lines of a Markdown table, a line a layer, and what the paper says at the end."""
+def convergence_table(record: Convergence, *, beside: bool = False) -> list[Part]:
+    """A row a layer. beside: what the paper says at the end."""
     head = ("layer", "maps", "jumps a map", "picture settled", "projection settled")
     more = ("90 % of the way", "middle of the way", "responses at the first")
     rows: list[tuple[str, ...]] = []
@@ -72,9 +72,10 @@ def convergence_table(record: Convergence) -> list[str]:
                 f"{first:.2f}",
             )
         )
-    rows.append(("paper: low layers", "", "", "", "a few epochs", "", "", ""))
-    rows.append(("paper: high layers", "", "", "", "40 to 50", "", "", ""))
-    return markdown((*head, *more), rows)
+    if beside:
+        rows.append(("paper: low layers", "", "", "", "a few epochs", "", "", ""))
+        rows.append(("paper: high layers", "", "", "", "40 to 50", "", "", ""))
+    return [Table.of((*head, *more), rows)]
 
 
 def _draw(axes: Axes, record: Convergence, values: Float64[np.ndarray, "layers epochs 3"]) -> None:

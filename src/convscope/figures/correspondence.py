@@ -15,6 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from convscope.errors import printable
 from convscope.figures.style import INK, SOFT, shortened
 from convscope.records.correspondence import RANDOM, Correspondence
+from convscope.records.table import Part, Table
 
 PAPER: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "right_eye": ((0.067, 0.007), (0.069, 0.015)),
@@ -29,10 +30,10 @@ SHOWN = 5
 SHOWN_RANDOM = 3
 
 
-def correspondence_table(record: Correspondence) -> list[str]:
-    """Lines of a Markdown table, a line a layer and kind of mask, and the paper's at the end."""
+def correspondence_table(record: Correspondence, *, beside: bool = False) -> list[Part]:
+    """A row a layer and kind of mask. beside: the paper's at the end."""
     head = ("layer", "mask", "distance", "p", "relative", "p", "changed")
-    rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
+    rows: list[tuple[str, ...]] = []
     mean, spread = record.mean, record.spread
     for row, layer in enumerate(record.layers):
         for kind, name in enumerate(record.kinds):
@@ -45,23 +46,22 @@ def correspondence_table(record: Correspondence) -> list[str]:
             rows.append((printable(layer), printable(name), *cells))
         together = (_p(record.p[row, -1]), "", _p(record.p_relative[row, -1]), "")
         rows.append((printable(layer), "all parts", "", *together))
-    for place, layer in enumerate(("5", "7")):
+    for place, layer in enumerate(("5", "7") if beside else ()):
         for name, printed in PAPER.items():
             value, around = printed[place]
             told = f"{value:.3f} ± {around:.3f}"
             rows.append((f"paper, layer {layer}", name, told, "", "", "", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [_line(row, widths) for row in rows]
+    return [Table.of(head, rows)]
 
 
-def correspondence_figure(record: Correspondence) -> Figure:
-    """The masked pictures at the left, distances beside the paper's at the right."""
+def correspondence_figure(record: Correspondence, *, beside: bool = False) -> Figure:
+    """The masked pictures at the left, distances at the right. beside: with the paper's."""
     pictures = min(SHOWN, len(record.pictures))
     figure = Figure(figsize=(10, max(3.4, 0.8 * pictures + 0.4)), layout="constrained")
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1.25, 1)))
     _draw_pictures(left, record, pictures)
     above, below = right.subplots(2, 1, sharex=True)
-    _draw_distances(above, record)
+    _draw_distances(above, record, beside)
     _draw_relative(below, record)
     below.legend(frameon=False, fontsize=7.5, ncols=2, labelcolor=INK)
     return figure
@@ -97,9 +97,9 @@ def _plain(name: str) -> str:
     return shortened(name.replace("_", " "))
 
 
-def _draw_distances(axes: Axes, record: Correspondence) -> None:
+def _draw_distances(axes: Axes, record: Correspondence, beside: bool) -> None:
     _draw(axes, record, record.mean, record.spread)
-    known = [place for place, name in enumerate(record.kinds) if name in PAPER]
+    known = [place for place, name in enumerate(record.kinds) if beside and name in PAPER]
     for layer, marker in ((0, "D"), (1, "s")):
         values = [PAPER[record.kinds[place]][layer] for place in known]
         if len(known) > 1:
@@ -158,8 +158,3 @@ def _draw(
 
 def _p(value: float) -> str:
     return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
-
-
-def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-    return "| " + " | ".join(cells) + " |"

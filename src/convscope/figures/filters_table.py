@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from convscope.errors import printable
 from convscope.records.filters import Filters
+from convscope.records.table import Part, Table
 
 FOLDED, WASTED, FEW, DROWNS = 0.05, 0.1, 0.1, 5.0
 """Our limits, above (or below) which a line of advice is given: energy folded on pictures, share
 of maps, share of middle filters, RMS over the median."""
+ENOUGH = 1000
+"""Pictures; of as many classes as ImageNet has, that is one each."""
 
 
 def advice(record: Filters) -> list[str]:
@@ -17,29 +20,34 @@ def advice(record: Filters) -> list[str]:
     return [*_of_filters(record), *_of_strides(record), *_of_maps(record)]
 
 
-def filters_table(records: Sequence[Filters]) -> list[str]:
-    """Lines of a Markdown table, a column a network; advice below."""
+def filters_table(records: Sequence[Filters]) -> list[Part]:
+    """A column a network; advice below, and on how many pictures it rests."""
     names = [printable(record.network) for record in records]
     columns = [list(_numbers(record)) for record in records]
-    rows = [["", *names], ["---"] * (1 + len(names))]
-    rows += [
+    rows = [
         [label, *(column[place][1] for column in columns)]
         for place, (label, _) in enumerate(columns[0])
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
+    parts: list[Part] = [Table.of(["", *names], rows)]
     for record in records:
-        lines += [*_strides(record), *_maps(record)]
+        parts += [*_strides(record), *_maps(record)]
         told = advice(record)
-        lines += [
-            "",
-            f"{printable(record.network)}: {'' if told else 'no number is bad.'}".rstrip(),
-        ]
-        lines += [f"- {line}" for line in told]
-    return lines
+        said = "" if told else "no number is bad."
+        parts += ["", f"{printable(record.network)}: {said}".rstrip()]
+        parts += [f"- {line}" for line in told]
+        parts += _few(record)
+    return parts
+
+
+def _few(record: Filters) -> list[str]:
+    """A map that none of a few pictures excites may be alive all the same."""
+    if not record.layers or record.pictures >= ENOUGH:
+        return []
+    count = f"{record.pictures:,} picture{'' if record.pictures == 1 else 's'}"
+    return [
+        f"What is said of maps and of folding on pictures rests on {count} only: a map that is "
+        f"still in these may answer to others. Give {ENOUGH:,} or more."
+    ]
 
 
 def _numbers(record: Filters) -> Iterator[tuple[str, str]]:
@@ -59,36 +67,34 @@ def _numbers(record: Filters) -> Iterator[tuple[str, str]]:
     yield "folded, on pictures", told
 
 
-def _strides(record: Filters) -> list[str]:
+def _strides(record: Filters) -> list[Part]:
     if not record.fold_layers:
         return []
-    lines = ["", f"Folded on pictures, {printable(record.network)}:", ""]
-    lines += ["| layer | kind | stride | share of energy |", "| --- | --- | --- | --- |"]
-    for place, name in enumerate(record.fold_layers):
-        share = record.folds[place]
-        kind, stride = record.fold_kinds[place], record.fold_strides[place][0]
-        told = f"{share.mean():.1%} ± {share.std():.1%}"
-        lines.append(f"| {printable(name)} | {kind} | {stride} | {told} |")
-    return lines
+    rows = [
+        (
+            printable(name),
+            record.fold_kinds[place],
+            str(record.fold_strides[place][0]),
+            f"{record.folds[place].mean():.1%} ± {record.folds[place].std():.1%}",
+        )
+        for place, name in enumerate(record.fold_layers)
+    ]
+    title = f"Folded on pictures, {printable(record.network)}:"
+    return [Table.of(("layer", "kind", "stride", "share of energy"), rows, title)]
 
 
-def _maps(record: Filters) -> list[str]:
+def _maps(record: Filters) -> list[Part]:
     if not record.layers:
         return []
-    head = f"Maps over {record.pictures:,} pictures, {printable(record.network)}:"
-    lines = [
-        "",
-        head,
-        "",
-        "| layer | maps | never positive | always positive | constant | copies |",
-    ]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+    title = f"Maps over {record.pictures:,} pictures, {printable(record.network)}:"
+    head = ("layer", "maps", "never positive", "always positive", "constant", "copies")
+    kinds = (record.silent, record.saturated, record.still, record.copies)
+    rows = []
     for place, name in enumerate(record.layers):
         own = record.of == place
-        kinds = (record.silent, record.saturated, record.still, record.copies)
-        cells = [str(int(own.sum())), *(str(int(kind[own].sum())) for kind in kinds)]
-        lines.append(f"| {printable(name)} | {' | '.join(cells)} |")
-    return lines
+        counts = [int(own.sum()), *(int(kind[own].sum()) for kind in kinds)]
+        rows.append((printable(name), *map(str, counts)))
+    return [Table.of(head, rows, title)]
 
 
 def _of_filters(record: Filters) -> Iterator[str]:

@@ -18,6 +18,7 @@ from convscope.errors import printable
 from convscope.figures.style import INK, SOFT, shortened
 from convscope.records.faithfulness import interval
 from convscope.records.invariance import Invariance
+from convscope.records.table import Part, Table
 
 PAPER: Mapping[str, tuple[float, float]] = {
     "vertical": (10, 0.8),
@@ -66,13 +67,14 @@ def invariance_figure(record: Invariance, *, normalised: bool = True) -> Figure:
     return figure
 
 
-def invariance_table(record: Invariance) -> list[str]:
-    """Lines of a Markdown table: mean over each change's range, ± its spread over pictures."""
+def invariance_table(record: Invariance, *, beside: bool = False) -> list[Part]:
+    """Mean over each change's range, ± its spread over pictures. beside: where the paper's axes
+    end."""
     head = ["change", "range", "border"]
     for place in record.layers:
         head += [printable(place), "raw", "raw up to"]
-    head += ["p", "same answer", "paper's axes"]
-    rows = [head, ["---"] * len(head)]
+    head += ["p", "same answer", *(["paper's axes"] if beside else [])]
+    rows = []
     for number, name in enumerate(record.changes):
         steps = record.at(number)
         amounts = record.amount[steps]
@@ -88,14 +90,10 @@ def invariance_table(record: Invariance) -> list[str]:
         cells.append(_told(record.area(record.probability.astype(np.float64), number)))
         cells.append(f"{record.kept(number).mean():.0%}")
         paper = PAPER.get(name)
-        cells.append("" if paper is None else f"layer 1 to {paper[0]:g}, layer 7 to {paper[1]:g}")
+        ends = "" if paper is None else f"layer 1 to {paper[0]:g}, layer 7 to {paper[1]:g}"
+        cells += [ends] if beside else []
         rows.append(cells)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    return [*lines, "", f"Border: {record.border}."]
+    return [Table.of(head, rows), f"Border: {record.border}."]
 
 
 def _told(values: Float64[np.ndarray, "pictures"]) -> str:

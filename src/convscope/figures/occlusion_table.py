@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool
@@ -12,6 +12,7 @@ from convscope.figures.occlusion import kinds
 from convscope.figures.occlusion_study import class_of, picture_names
 from convscope.records.faithfulness import interval
 from convscope.records.occlusion import Occlusions, lowest
+from convscope.records.table import Part, Table
 from convscope.texts import csv_table
 
 PAPER = (
@@ -29,10 +30,10 @@ NAMED = 3
 """Classes named in a line."""
 
 
-def occlusion_table(record: Occlusions) -> list[str]:
-    """Lines of a Markdown table, the paper's three rows last."""
+def occlusion_table(record: Occlusions, *, beside: bool = False) -> list[Part]:
+    """A row a picture. beside: the paper's three rows last."""
     head = ("picture", "class", "uncovered", "min / max / mean / median", "likeliest", "else")
-    rows = [head, ("---",) * len(head)]
+    rows = []
     for picture, name in enumerate(picture_names(record)):
         values = record.probability[picture]
         four = (values.min(), values.max(), values.mean(), np.median(values))
@@ -45,16 +46,9 @@ def occlusion_table(record: Occlusions) -> list[str]:
             ", ".join(_rest(record, picture)),
         )
         rows.append((name, *cells))
-    rows += [(name, "", "", four, own, rest) for name, four, own, rest in PAPER]
-    return _aligned(rows)
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
+    if beside:
+        rows += [(name, "", "", four, own, rest) for name, four, own, rest in PAPER]
+    return [Table.of(head, rows)]
 
 
 def _rest(record: Occlusions, picture: int) -> list[str]:
@@ -166,16 +160,16 @@ def _most_changed(record: Occlusions, picture: int) -> str:
     )
 
 
-def occlusion_summary(record: Occlusions) -> list[str]:
-    """Lines of a Markdown table: means over the pictures of each class that is followed, with 95 %
+def occlusion_summary(record: Occlusions) -> list[Part]:
+    """Means over the pictures of each class that is followed, with 95 %
     intervals over all."""
     head = ("class", "pictures", "uncovered", "lowest", "mean", "other answers", "answer changes")
-    rows = [head, ("---",) * len(head)]
+    rows = []
     groups = {int(n): record.target == n for n in np.unique(record.target)}
     if len(groups) > 1:
         rows += [_summed(record, class_of(record, n), chosen) for n, chosen in groups.items()]
     rows.append(_summed(record, "all", np.ones(len(record.pictures), bool), between=True))
-    return _aligned(rows)
+    return [Table.of(head, rows)]
 
 
 def _summed(

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from convscope.errors import printable
 from convscope.records.silence import Silence
+from convscope.records.table import Part, Table
 
 
-def silence_table(record: Silence, first: int = 10) -> list[str]:
-    """Lines of a Markdown table for each layer: the maps that matter most, and how sure it is."""
-    lines = [
+def silence_table(record: Silence, first: int = 10) -> list[Part]:
+    """A table for each layer: the maps that matter most, and how sure it is."""
+    parts: list[Part] = [
         f"{record.pictures:,} pictures, all maps there: {record.base_accuracy:.1%} right, "
         f"−ln p(true) {record.base_loss:.3f}, p(true) {record.base_probability:.3f}; a map is "
         f"silenced to {FILLS[record.fill]}.",
     ]
     for layer in range(len(record.layers)):
-        lines += _layer(record, layer, first)
-    lines += [
+        parts += _layer(record, layer, first)
+    parts += [
         "",
         "± is the standard error over pictures; p an exact sign test on pictures lost and gained, "
         "for one map alone: of 100 maps without effect 5 have p below 0.05.",
     ]
-    return lines
+    return parts
 
 
 FILLS = {"zero": "zero", "mean": "its mean"}
 
 
-def _layer(record: Silence, layer: int, first: int) -> list[str]:
+def _layer(record: Silence, layer: int, first: int) -> list[Part]:
     places, sure = record.own(layer), record.beyond_chance(layer)
     idle = int((record.changed[places] == 0).sum())
     head = (
@@ -34,18 +35,18 @@ def _layer(record: Silence, layer: int, first: int) -> list[str]:
         f"{idle} change nothing; without one map between {record.accuracy[places].min():.1%} and "
         f"{record.accuracy[places].max():.1%} right"
     )
-    lines = ["", head, "", "| map | rise of −ln p | right | lost, gained | p | most for |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+    rows = []
     for place in places[:first]:
         own = record.by_class[place]
         name, most = printable(record.classes[int(own.argmax())]), own.max()
-        cells = [
+        cells = (
             str(record.map[place]),
             f"{record.rise[place]:+.3f} ± {record.noise[place]:.3f}",
             f"{record.accuracy[place]:.1%}",
             f"−{record.lost[place]} +{record.gained[place]}",
             f"{record.p[place]:.2g}",
             f"{name} ({most:+.2f})" if most > 0 else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        )
+        rows.append(cells)
+    columns = ("map", "rise of −ln p", "right", "lost, gained", "p", "most for")
+    return [Table.of(columns, rows, head)]

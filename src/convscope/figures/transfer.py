@@ -114,13 +114,13 @@ def _dress(axes: Axes, what: str) -> None:
         axes.spines[edge].set_visible(False)
 
 
-def lists_figure(found: ListTransfer) -> Figure:
-    """Average precision of each class; the paper's beside it where the classes are VOC's."""
+def lists_figure(found: ListTransfer, *, beside: bool = False) -> Figure:
+    """Average precision of each class. beside: the paper's too, where the classes are VOC's."""
     figure = Figure(figsize=(5.0, 0.24 * len(found.classes) + 1.2), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(found.classes))
     axes.barh(places, 100 * found.precision, height=0.66, color=TRAINING, label=found.layer)
-    if set(found.classes) == set(PAPER_VOC):
+    if beside and set(found.classes) == set(PAPER_VOC):
         theirs = [PAPER_VOC[name] for name in found.classes]
         (points,) = axes.plot(theirs, places, "D", color=INK, label="paper, VOC 2012 test")
         points.set(markersize=5, markeredgecolor="white")

@@ -1,7 +1,7 @@
 """How do the studies of a network come into its atlas: each one's figures, numbers and origin?
 
-A study is what its command left: a folder with `figure….svg` (or `.png`), `table….md` and a
-record. Figures are shown as pictures, which a browser never runs; names and numbers are text.
+A study is what its command left: a folder with `figure….svg` (or `.png`), tables as JSON
+and a record. Figures are shown as pictures, which a browser never runs; names and numbers are text.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from convscope.pages.script import safe_json, script, shown
 from convscope.publish import claimed, publish_file, publish_folder
 from convscope.records.inside import read_inside
 from convscope.records.record import INDEX, read_index
+from convscope.records.table import Table, read_tables
 from convscope.texts import parsed
 
 TARGET = "window.CONVSCOPE_STUDIES"
@@ -111,14 +112,6 @@ ABOUT = {
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of one length each, the head first, and the line that stands before them."""
-
-    caption: str
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
 class Study:
     """One study's folder, read."""
 
@@ -144,11 +137,8 @@ def read_study(folder: Path | str) -> Study:
         raise UsageError("U440", str(place), "holds no figure of a study", next_step=step)
     kind, origin = _record(place)
     title, shows, limits = ABOUT.get(kind, (printable(place.resolve().name), "", ""))
-    tables = tuple(
-        table
-        for page in sorted(place.glob("*.md"))
-        for table in _tables(_inside(page, TEXT).decode("utf-8", "replace"))
-    )
+    kept = sorted(path for path in place.glob("*.json") if path.name != INDEX)
+    tables = tuple(table for path in kept for table in _tables(path))
     return Study(place.resolve().name, title, shows, limits, figures, tables, origin)
 
 
@@ -216,7 +206,10 @@ def _saved(study: Study, home: Path, number: int) -> dict[str, Any]:
         "limits": study.limits,
         "figures": [_plain(study, figure) for figure in study.figures],
         "tables": [
-            {"caption": printable(table.caption), "rows": [shown(row) for row in table.rows]}
+            {
+                "caption": printable(table.title),
+                "rows": [shown(row) for row in (table.head, *table.rows)],
+            }
             for table in study.tables
         ],
         "origin": study.origin,
@@ -274,17 +267,10 @@ def _record(place: Path) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-def _tables(text: str) -> list[Table]:
-    """The tables of a Markdown page, each under the line before it."""
-    tables: list[Table] = []
-    rows: list[tuple[str, ...]] = []
-    caption = ""
-    for line in [*text.splitlines(), ""]:
-        if line.strip().startswith("|"):
-            rows.append(tuple(cell.strip() for cell in line.strip().strip("|").split("|")))
-            continue
-        if len(rows) > 2:
-            tables.append(Table(caption, (rows[0], *rows[2:])))
-        caption = line.strip().strip("#*: ") or ("" if rows else caption)
-        rows = []
-    return tables
+def _tables(path: Path) -> tuple[Table, ...]:
+    """The tables of a file, if it is one of tables. Raises UsageError U440 for a damaged one."""
+    try:
+        return read_tables(_inside(path, TEXT))
+    except ValueError as fault:
+        step = "make the study again, or leave it out"
+        raise UsageError("U440", str(path), f"cannot be shown: {fault}", next_step=step) from fault

@@ -1,0 +1,102 @@
+"""What is a table, whichever file it is written to: a head, rows of words, and a title?
+
+Studies give tables and the sentences between them as one list of parts. Markdown is for reading;
+pages take the JSON, so that no name in a cell can shift a column.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convscope.errors import printable
+from convscope.texts import csv_table, decoded, parsed
+
+KIND = "convscope tables"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as long as the head. Raises ValueError for any other."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.head) for row in self.rows):
+            raise ValueError("a row has not as many cells as the head")
+
+    @classmethod
+    def of(cls, head: Iterable[str], rows: Iterable[Iterable[str]], title: str = "") -> Table:
+        """The same from any rows."""
+        return cls(tuple(head), tuple(map(tuple, rows)), title)
+
+    def markdown(self) -> list[str]:
+        """Lines of one length, each column as wide as its longest cell."""
+        every = [[_cell(cell) for cell in row] for row in (self.head, *self.rows)]
+        every.insert(1, ["---"] * len(self.head))
+        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+        lines = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+            for row in every
+        ]
+        return [*([self.title, ""] if self.title else []), *lines]
+
+    def csv(self) -> bytes:
+        return csv_table([self.head, *self.rows])
+
+    def json(self) -> dict[str, Any]:
+        return {"title": self.title, "head": list(self.head), "rows": [list(r) for r in self.rows]}
+
+
+Part = Table | str
+"""A table, or a line of text."""
+
+
+def lines(parts: Iterable[Part]) -> list[str]:
+    """All of it as Markdown, an empty line around each table but at the ends."""
+    found: list[str] = []
+    for part in parts:
+        if isinstance(part, Table):
+            found += ["", *part.markdown(), ""]
+        else:
+            found.append(part)
+    squeezed = [line for n, line in enumerate(found) if line or (n and found[n - 1])]
+    while squeezed and not squeezed[-1]:
+        squeezed.pop()
+    return squeezed[1:] if squeezed and not squeezed[0] else squeezed
+
+
+def tables_json(parts: Sequence[Part]) -> bytes:
+    """The tables alone, as `read_tables` takes them."""
+    tables = [part.json() for part in parts if isinstance(part, Table)]
+    told = json.dumps({"kind": KIND, "tables": tables}, ensure_ascii=False, indent=1)
+    return f"{told}\n".encode("utf-8", "backslashreplace")
+
+
+def read_tables(text: bytes) -> tuple[Table, ...]:
+    """What `tables_json` wrote; nothing if it is JSON of another kind. Raises ValueError."""
+    told = parsed(decoded(text))
+    if not isinstance(told, dict) or told.get("kind") != KIND:
+        return ()
+    try:
+        return tuple(
+            Table.of(_words(one["head"]), map(_words, one["rows"]), str(one["title"]))
+            for one in told["tables"]
+        )
+    except (KeyError, TypeError) as fault:
+        raise ValueError(f"not a list of tables ({fault!r})") from fault
+
+
+def _words(cells: Any) -> list[str]:
+    if not isinstance(cells, list):
+        raise TypeError("cells are no list")
+    return [str(cell) for cell in cells]
+
+
+def _cell(text: str) -> str:
+    """A bar would end the cell."""
+    return printable(text).replace("|", "\\|")
