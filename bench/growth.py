@@ -87,7 +87,7 @@ def noise(side: int, count: int) -> list[np.ndarray]:
 def by_pictures(net: torch.nn.Module, most: int, given: argparse.Namespace) -> Curve:
     ready, pixels = Preprocess.imagenet(resize=SMALL, crop=SMALL), noise(SMALL, 64)
     counts = [10**power for power in range(2, 6) if 10**power <= most]
-    jobs = {n: lambda n=n: topk(net, Many(pixels, n), ready) for n in counts}  # type: ignore[misc]
+    jobs = {n: lambda n=n: topk(net, Many(pixels, n), preprocess=ready) for n in counts}  # type: ignore[misc]
     once = argparse.Namespace(rounds=1, patience=given.patience)
     return measured(f"mining at {SMALL} px", "pictures", jobs, once)
 

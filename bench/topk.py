@@ -156,7 +156,7 @@ def measure(out: Report, name: str, root: Path, pictures: int, crp: bool) -> Non
         pixels = [picture.pixels for picture in folder.read(ready.framing, numbers)]
     net, fast = made(name), made(name).to(memory_format=torch.channels_last)
     held, layers = Held(pixels), convolutions(net)
-    found = topk(net, held, ready, layers, k=K)  # type: ignore[arg-type]  # it behaves as one
+    found = topk(net, held, layers, preprocess=ready, k=K)  # type: ignore[arg-type]  # it behaves as one
     batch = int(found.origin["batch"])
     usual = hooks(net, pixels, ready)
     same = [
@@ -168,7 +168,7 @@ def measure(out: Report, name: str, root: Path, pictures: int, crp: bool) -> Non
     job = f"mining {name}, {len(layers)} convolutions"
     out.race(
         job,
-        lambda: topk(fast, held, ready, layers, k=K),  # type: ignore[arg-type]
+        lambda: topk(fast, held, layers, preprocess=ready, k=K),  # type: ignore[arg-type]
         {
             "bare forward": lambda: bare(fast, pixels, ready, batch),
             "hooks": lambda: hooks(net, pixels, ready),
@@ -180,7 +180,7 @@ def measure(out: Report, name: str, root: Path, pictures: int, crp: bool) -> Non
         some = folder.subset(numbers)
         out.race(
             f"{job}, from files",
-            lambda: topk(fast, some, ready, layers, k=K),
+            lambda: topk(fast, some, layers, preprocess=ready, k=K),
             {"bare forward": lambda: bare(fast, pixels, ready, batch)},
             {},
             note="ours decodes as well, the peer does not",
@@ -190,7 +190,7 @@ def measure(out: Report, name: str, root: Path, pictures: int, crp: bool) -> Non
     if theirs is not None:
         out.race(
             job,
-            lambda: topk(fast, Held(few), ready, layers, k=K),  # type: ignore[arg-type]
+            lambda: topk(fast, Held(few), layers, preprocess=ready, k=K),  # type: ignore[arg-type]
             {"zennit-crp": theirs},
             GOALS,
             note=f"{len(few)} pictures; the peer also propagates relevance",
@@ -208,8 +208,10 @@ def memory(out: Report, root: Path, many: int) -> None:
                 (Path(name) / f"{copy:04d}-{picture.name}").symlink_to(picture)
         with Folder(name) as folder:
             once = folder.subset(range(len(folder) // many))
-            topk(net, once.subset(range(64)), ready, k=K)
-            few, more = (peak(lambda f=f: topk(net, f, ready, k=K)) for f in (once, folder))
+            topk(net, once.subset(range(64)), preprocess=ready, k=K)
+            few, more = (
+                peak(lambda f=f: topk(net, f, preprocess=ready, k=K)) for f in (once, folder)
+            )
             job = f"memory of mining {len(folder):,} pictures"
             out.rows.append(
                 Row(

@@ -58,13 +58,19 @@ def faults(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
                 yield name, node.args[0]
 
 
+def _is_text(given: ast.expr) -> bool:
+    return isinstance(given, ast.Constant) and isinstance(given.value, str)
+
+
 def misfits(text: str) -> list[str]:
     """Codes under the wrong class. Where a code is no literal, every code of the module counts,
-    as each of them may be meant."""
+    as each of them may be meant, but for those that are given out as another class's."""
     found = []
+    told = [(name, str(g.value)) for name, g in faults(ast.parse(text)) if _is_text(g)]  # type: ignore[attr-defined]
     for name, given in faults(ast.parse(text)):
-        is_literal = isinstance(given, ast.Constant) and isinstance(given.value, str)
-        may_be = {str(given.value)} if is_literal else codes(text)  # type: ignore[attr-defined]
+        is_literal = _is_text(given)
+        others = {code for other, code in told if other != name}
+        may_be = {str(given.value)} if is_literal else codes(text) - others  # type: ignore[attr-defined]
         wrong = [code for code in sorted(may_be) if code[:1] != FAMILY[name]]
         found += [f"{name} with {code}" for code in wrong if is_literal or code[0] != "N"]
     return found

@@ -142,7 +142,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "similar": lambda g: convscope.similar(g.net, g.folder, layer="pool1", k=1),
     "topk": lambda g: convscope.topk(g.net, g.folder, layers=["conv1"], k=1),
     "transfer": lambda g: convscope.transfer(
-        g.net, g.folder, (1, 2), "pool1", folds=1, test=1
+        g.net, g.folder, "pool1", per_class=(1, 2), folds=1, test=1
     ),
     "transfer_lists": lambda g: convscope.transfer_lists(
         g.net, g.folder, g.lists(slice(0, 8, 2)), g.lists(slice(1, 8, 2)), "pool1"

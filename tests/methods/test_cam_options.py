@@ -91,9 +91,9 @@ def test_what_load_returns_is_taken_as_the_network_in_it() -> None:
 
 @pytest.mark.parametrize("wrong", [Image.new("RGB", (16, 21)), np.zeros((3, 21, 16)), None])
 def test_a_picture_that_is_no_tensor_is_answered_with_how_to_make_one(wrong: Any) -> None:
-    with pytest.raises(UsageError, match=r"preprocess\.tensor\(") as caught:
+    with pytest.raises(UsageError, match=r"give load\(module, preprocess=") as caught:
         METHODS["gradcam"](net_of(HEAD), wrong)
-    assert caught.value.code == "U355"
+    assert caught.value.code == "U376"
 
 
 def test_an_unknown_variant_is_answered_with_those_there_are() -> None:

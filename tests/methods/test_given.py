@@ -67,7 +67,7 @@ def test_a_network_does_where_a_module_does(network: Network, place: Path) -> No
     ready, model = network.preprocess, network.model
     tensor = ready.tensor(one_picture(place / "a" / "0.png").pixels)[None]
     with open_pictures(str(place)) as folder:
-        long = topk(model, folder, ready, ["conv2"], k=2)
+        long = topk(model, folder, ["conv2"], preprocess=ready, k=2)
         assert np.array_equal(topk(network, folder, layers=["conv2"], k=2).value, long.value)
     short = topk(network, place, layers="conv2", k=2)
     assert np.array_equal(short.image, long.image)
@@ -149,10 +149,10 @@ BARE = noisy_net(3)
         (lambda: features(BARE, "x"), "U376", "load(module"),  # type: ignore[arg-type]
         (lambda: topk(BARE, "x"), "U376", "load(module"),
         (lambda: features("zfnet", "x"), "U376", "a str is no network"),  # type: ignore[arg-type]
-        (lambda: predict(load(BARE), PICTURE), "U377", "one_picture"),  # type: ignore[arg-type]
+        (lambda: predict(load(BARE), {}), "U377", "a dict is no folder"),
         (lambda: topk(load(BARE), 3), "U377", "open_pictures"),  # type: ignore[arg-type]
-        (lambda: deconvnet(BARE, PICTURE, "conv1:0"), "U520", "preprocess.batch"),  # type: ignore[arg-type]
-        (lambda: deconvnet(BARE, np.zeros((20, 26, 3)), "conv1:0"), "U520", "a ndarray"),  # type: ignore[arg-type]
+        (lambda: deconvnet(BARE, PICTURE, "conv1:0"), "U376", "preprocessed tensors, no Image"),
+        (lambda: deconvnet(BARE, np.zeros((20, 26, 3)), "conv1:0"), "U376", "no ndarray"),
         (lambda: deconvnet(BARE, torch.rand(1, 3, 20, 26), "conv1"), "U201", "LAYER:MAP"),
         (lambda: topk(load(BARE), "builtin:photos-val"), "M522", "3 × 224 × 224"),
     ],

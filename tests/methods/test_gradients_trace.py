@@ -69,7 +69,7 @@ def test_also_after_an_error_of_a_later_run(name: str) -> None:
     last = len(runs)
     assert (last > 1) == (name in (*FEW, "guided-gradcam"))
     runs.clear()
-    with pytest.raises(ValueError, match="tired"):
+    with pytest.raises(ModelError, match="ValueError: tired"):
         maps_of(name, net, noise(1), target=1)
     assert state_of(net) == before
     assert torch.is_grad_enabled()

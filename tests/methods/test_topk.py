@@ -111,7 +111,7 @@ def test_ties_nan_copies_and_unusable_pictures_are_ranked_as_by_brute_force(
 ) -> None:
     pixels = planted(41, seed)
     model = Exact()
-    found = topk(model, Held(pixels), AS_THEY_ARE, ["maps"], k=4, batch=batch)
+    found = topk(model, Held(pixels), ["maps"], preprocess=AS_THEY_ARE, k=4, batch=batch)
 
     def maps_of(number: int) -> Tensor:
         seen: list[Tensor] = []
@@ -134,7 +134,7 @@ def test_ties_nan_copies_and_unusable_pictures_are_ranked_as_by_brute_force(
 
 
 def test_fewer_pictures_than_k_leave_empty_places() -> None:
-    found = topk(Exact(), Held(planted(1, 0)), AS_THEY_ARE, ["maps"], k=3)
+    found = topk(Exact(), Held(planted(1, 0)), ["maps"], preprocess=AS_THEY_ARE, k=3)
     assert found.image.tolist()[0] == [0, -1, -1]
     assert found.value[0, 1:].tolist() == [-np.inf, -np.inf]
     assert len(list(found.units("maps", 0))) == 1
@@ -151,7 +151,7 @@ def test_any_way_of_splitting_the_work_gives_the_same_bytes() -> None:
     layers = ["conv1", "conv3", "fc"]
 
     def part(index: int, of: int) -> TopK:
-        return topk(model, folder, way, layers, k=3, batch=4, part=(index, of))
+        return topk(model, folder, layers, preprocess=way, k=3, batch=4, part=(index, of))
 
     whole = part(0, 1)
     assert whole.value[:, -1].min() > -np.inf
@@ -167,7 +167,8 @@ def test_any_way_of_splitting_the_work_gives_the_same_bytes() -> None:
 def test_merge_is_associative_commutative_and_idempotent() -> None:
     folder = Held(planted(50, 7))
     a, b, c = (
-        topk(Exact(), folder, AS_THEY_ARE, ["maps"], k=4, batch=2, part=(i, 3)) for i in range(3)
+        topk(Exact(), folder, ["maps"], preprocess=AS_THEY_ARE, k=4, batch=2, part=(i, 3))
+        for i in range(3)
     )
     wholes = [x.merge(y).merge(z) for x, y, z in itertools.permutations((a, b, c))]
     wholes += [x.merge(y.merge(z)) for x, y, z in itertools.permutations((a, b, c))]
@@ -181,14 +182,14 @@ def test_parts_of_different_searches_or_that_overlap_are_not_merged() -> None:
     folder = Held(planted(30, 7))
 
     def search(**settings: object) -> TopK:
-        return topk(Exact(), folder, AS_THEY_ARE, ["maps"], **{"batch": 2, **settings})  # type: ignore[arg-type]
+        return topk(Exact(), folder, ["maps"], preprocess=AS_THEY_ARE, **{"batch": 2, **settings})  # type: ignore[arg-type]
 
     half = search(part=(0, 2))
     for other in (
         search(part=(1, 2), batch=3),
         search(part=(1, 2), k=8),
         search(part=(2, 3)),
-        topk(Exact(), folder, AS_THEY_ARE, ["fully"], batch=2, part=(1, 2)),
+        topk(Exact(), folder, ["fully"], preprocess=AS_THEY_ARE, batch=2, part=(1, 2)),
     ):
         with pytest.raises(ConvscopeError, match=r"not parts of one pass|overlap"):
             half.merge(other)
@@ -199,7 +200,7 @@ def test_the_value_is_that_of_the_place_bit_for_bit() -> None:
     way = Preprocess(Framing(None, (19, 24)), (97, 97, 50), (2, 2, 60), scale=1.0)
     rng = np.random.default_rng(3)
     folder = Held([rng.integers(0, 255, (19, 24, 3)).astype(np.uint8) for _ in range(12)])
-    found = topk(model, folder, way, ["bn3", "relu#2"], k=2, batch=4)
+    found = topk(model, folder, ["bn3", "relu#2"], preprocess=way, k=2, batch=4)
     seen: list[Tensor] = []
     model.bn3.register_forward_hook(lambda m, i, out: seen.append(out.clone()))
     with torch.no_grad():
@@ -214,7 +215,9 @@ def test_the_value_is_that_of_the_place_bit_for_bit() -> None:
 
 
 def test_a_fully_connected_unit_is_a_map_of_one_place() -> None:
-    found = topk(Exact(), Held(planted(20, 1, copies=False)), AS_THEY_ARE, ["fully"], k=3)
+    found = topk(
+        Exact(), Held(planted(20, 1, copies=False)), ["fully"], preprocess=AS_THEY_ARE, k=3
+    )
     assert found.value.shape == (5, 3)
     assert not found.row.any()
     assert not found.column.any()
@@ -226,7 +229,7 @@ def test_the_model_is_left_as_found_and_runs_in_evaluation_mode() -> None:
     rng = np.random.default_rng(0)
     folder = Held([rng.integers(0, 255, (33, 29, 3)).astype(np.uint8) for _ in range(6)])
     before = state_of(model)
-    once, again = (topk(model, folder, way, ["fc"], k=2) for _ in range(2))
+    once, again = (topk(model, folder, ["fc"], preprocess=way, k=2) for _ in range(2))
     assert state_of(model) == before
     assert same(once, again)
 
@@ -238,8 +241,8 @@ def test_progress_is_told_in_pictures_up_to_the_last() -> None:
     topk(
         Exact(),
         Held(pixels),
-        AS_THEY_ARE,
         ["maps"],
+        preprocess=AS_THEY_ARE,
         batch=4,
         progress=lambda done, total: told.append((done, total)),
     )
@@ -257,7 +260,9 @@ def test_progress_is_told_in_pictures_up_to_the_last() -> None:
 )
 def test_what_cannot_be_is_said_in_a_line(settings: dict[str, object], fault: str) -> None:
     with pytest.raises(ConvscopeError, match=fault):
-        topk(Exact(), Held(planted(5, 0)), AS_THEY_ARE, **{"layers": ["maps"], **settings})  # type: ignore[arg-type]
+        topk(
+            Exact(), Held(planted(5, 0)), preprocess=AS_THEY_ARE, **{"layers": ["maps"], **settings}
+        )  # type: ignore[arg-type]
 
 
 def test_a_layer_that_does_not_run_on_every_picture_is_an_error() -> None:
@@ -266,19 +271,19 @@ def test_a_layer_that_does_not_run_on_every_picture_is_an_error() -> None:
             return super().forward(x) if x.sum() == 0 else x.sum((2, 3))
 
     with pytest.raises(ModelError, match="maps: did not run on every picture"):
-        topk(Sometimes(), Held(planted(5, 0)), AS_THEY_ARE, ["maps"])
+        topk(Sometimes(), Held(planted(5, 0)), ["maps"], preprocess=AS_THEY_ARE)
 
 
 def test_a_folder_without_one_usable_picture_is_an_error() -> None:
     with pytest.raises(DataError, match="no picture here could be used"):
-        topk(Exact(), Held([None, None]), AS_THEY_ARE, ["maps"])
+        topk(Exact(), Held([None, None]), ["maps"], preprocess=AS_THEY_ARE)
 
 
 def test_a_part_without_pictures_is_empty_and_can_be_joined() -> None:
     pixels = planted(5, 3)
-    whole = topk(Exact(), Held(pixels), AS_THEY_ARE, ["maps"], k=3, batch=4)
+    whole = topk(Exact(), Held(pixels), ["maps"], preprocess=AS_THEY_ARE, k=3, batch=4)
     parts = [
-        topk(Exact(), Held(pixels), AS_THEY_ARE, ["maps"], k=3, batch=4, part=(i, 4))
+        topk(Exact(), Held(pixels), ["maps"], preprocess=AS_THEY_ARE, k=3, batch=4, part=(i, 4))
         for i in range(4)
     ]
     assert [part.seen for part in parts][2:] == [0, 0]
@@ -289,7 +294,7 @@ def test_a_part_without_pictures_is_empty_and_can_be_joined() -> None:
 
 def test_no_layers_are_a_line() -> None:
     with pytest.raises(ModelError, match="has no convolution to watch"):
-        topk(Exact(), Held(planted(5, 3)), AS_THEY_ARE)
+        topk(Exact(), Held(planted(5, 3)), preprocess=AS_THEY_ARE)
 
 
 def test_a_real_folder_is_mined_as_well(tmp_path: Path) -> None:
@@ -301,7 +306,7 @@ def test_a_real_folder_is_mined_as_well(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     (tmp_path / "5.png").write_bytes((tmp_path / "1.png").read_bytes())
     with Folder(tmp_path) as folder:
-        found = topk(Exact(), folder, AS_THEY_ARE, ["maps"], k=6)
+        found = topk(Exact(), folder, ["maps"], preprocess=AS_THEY_ARE, k=6)
     assert sorted(found.image[0].tolist()) == [-1, 0, 1, 2, 3, 4]
     assert found.seen == 6
 
@@ -317,7 +322,7 @@ def test_infinity_ranks_first_and_minus_infinity_last() -> None:
 
     pixels = [np.full((HEIGHT, WIDTH, 3), value, np.uint8) for value in (99, 104, 101, 103)]
     pixels[2][3, 4, 1] = 9
-    found = topk(Far(), Held(pixels), AS_THEY_ARE, ["maps"], k=5)
+    found = topk(Far(), Held(pixels), ["maps"], preprocess=AS_THEY_ARE, k=5)
     assert found.image.tolist() == [[2, 1, 3, 0, -1]]
     assert found.value[0, [0, 3]].tolist() == [np.inf, -np.inf]
     assert (found.row[0, 0], found.column[0, 0]) == (3, 4)
@@ -325,7 +330,7 @@ def test_infinity_ranks_first_and_minus_infinity_last() -> None:
 
 def test_a_network_in_half_precision_is_mined_as_it_is() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).bfloat16()
-    found = topk(model, Held(planted(9, 3)), AS_THEY_ARE, ["0"], k=2)
+    found = topk(model, Held(planted(9, 3)), ["0"], preprocess=AS_THEY_ARE, k=2)
     assert np.isfinite(found.value).all()
     assert (found.value == found.value.view(np.int32).__and__(-65536).view(np.float32)).all()
 
@@ -334,9 +339,10 @@ def test_a_network_in_half_precision_is_mined_as_it_is() -> None:
 def test_how_many_pictures_are_taken_in_together_changes_nothing(
     waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = topk(Exact(), Held(planted(41, 3)), AS_THEY_ARE, ["maps"], k=4, batch=3)
+    whole = topk(Exact(), Held(planted(41, 3)), ["maps"], preprocess=AS_THEY_ARE, k=4, batch=3)
     monkeypatch.setattr(ranking, "WAITING", waiting)
-    assert same(topk(Exact(), Held(planted(41, 3)), AS_THEY_ARE, ["maps"], k=4, batch=3), whole)
+    late = topk(Exact(), Held(planted(41, 3)), ["maps"], preprocess=AS_THEY_ARE, k=4, batch=3)
+    assert same(late, whole)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])

@@ -93,7 +93,7 @@ def test_a_probe_finds_what_a_layer_knows_and_not_what_it_forgot(
 def test_a_new_softmax_learns_from_one_picture_a_class_what_the_layer_knows(
     network: Network, sides: Path, tmp_path: Path
 ) -> None:
-    found = transfer(network, sides, (7, 1), "knows", folds=2, test=4)
+    found = transfer(network, sides, "knows", per_class=(7, 1), folds=2, test=4)
     assert found.per_class == (1, 7)
     assert found.accuracy.tolist() == [[1, 1], [1, 1]]
     assert found.precision.tolist() == [[1, 1], [1, 1]]
@@ -101,7 +101,7 @@ def test_a_new_softmax_learns_from_one_picture_a_class_what_the_layer_knows(
     assert found.test == 8
     assert found.duplicates == -1
     assert np.isnan(found.scratch).all()
-    nothing = transfer(network, sides, [7], "forgets", folds=6, test=4)
+    nothing = transfer(network, sides, "forgets", per_class=[7], folds=6, test=4)
     assert nothing.accuracy.mean() < 0.85
     found.save(tmp_path / "record")
     again = Transfer.load(tmp_path / "record")
@@ -114,14 +114,14 @@ def test_pictures_of_the_source_are_left_out(network: Network, sides: Path, tmp_
     for name in ("left/00.png", "right/12.png", "right/13.png"):
         shutil.copy(sides / name, tmp_path / "source" / name.replace("/", "-"))
     twice = duplicates(network, sides, tmp_path / "source", "pixels")
-    found = transfer(network, sides, [3], "knows", folds=1, without=twice)
+    found = transfer(network, sides, "knows", per_class=[3], folds=1, without=twice)
     assert found.duplicates == found.left_out == 3
     assert found.test == (EACH - 1 - 3) + (EACH - 2 - 3)
 
 
 def test_what_cannot_be_asked_is_refused(network: Network) -> None:
     with pytest.raises(UsageError) as fault:
-        transfer(network, "nowhere", [3], scratch=Recipe())
+        transfer(network, "nowhere", per_class=[3], scratch=Recipe())
     assert fault.value.code == "U431"
     with pytest.raises(UsageError) as fault:
         probes(network, "nowhere", kinds=["forest"])
@@ -137,6 +137,6 @@ def test_the_same_pictures_also_teach_a_network_from_scratch(
         model="zfnet:width=0.1,head=compact", epochs=2, batch=4, size=64, test_size=64, cache=64
     )
     more = {"scratch": plan, "runs": tmp_path / "runs"}
-    found = transfer(network, sides, [4], "knows", folds=1, test=4, **more)  # type: ignore[arg-type]
+    found = transfer(network, sides, "knows", per_class=[4], folds=1, test=4, **more)  # type: ignore[arg-type]
     assert 0 <= found.scratch[0, 0] <= 1
     assert (tmp_path / "runs" / "4-fold0").is_dir()

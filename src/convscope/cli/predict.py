@@ -50,7 +50,7 @@ def predict(
 
 def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: int) -> None:
     from convscope.figures.prediction import prediction_png
-    from convscope.methods.predict import predict as ask
+    from convscope.methods.predict import predicted as ask
 
     for picture in folder.read():
         found = ask(network, picture, top=top, views=views)

@@ -78,8 +78,8 @@ def transfer(
         found = measure(
             network,
             folder,
-            counts,
             layer,
+            per_class=counts,
             test=test,
             folds=folds,
             vector=way,

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 from convscope.errors import DataError, EnvironmentFault, OutputError, UsageError, nearest
 from convscope.images.cache import cache_folder, publish_many
 from convscope.images.decode import Ways
 from convscope.images.flowers import flowers_folder
 from convscope.images.folder import Folder, some_pictures
+from convscope.images.memory import held, is_file, is_picture
 from convscope.images.patches import COUNTS, Variant, recipe, write_patches
 from convscope.images.photos import PHOTOS, photo_file
 from convscope.images.shards import Shards, is_shards
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 def open_pictures(
-    spec: str,
+    spec: Path | str,
     *,
     cache: Path | str | None = None,
     workers: int = 1,
@@ -48,6 +49,10 @@ def open_pictures(
     background: how values become RGB, see `Decoding`. Raises UsageError U210 or U211 on an unknown
     name or option, U480, DataError D100 if there are no pictures, and as `Shards`.
     """
+    if not isinstance(spec, str | Path):
+        what = f"a {type(spec).__name__} is no name of pictures"
+        raise UsageError("U377", "", what, next_step="give a folder's name, or builtin:photos")
+    spec = str(spec)
     if spec.startswith("builtin:"):
         name = spec.removeprefix("builtin:")
         return builtin(name, cache, workers=workers, progress=progress, **ways)
@@ -63,18 +68,25 @@ def open_pictures(
         raise
 
 
-def as_folder(given: Folder | Path | str) -> Folder:
-    """The folder, or what the name means. Raises as `open_pictures`, and UsageError U377."""
+def as_folder(given: Any) -> Folder:
+    """The folder, what the name means, a file alone, or pictures in memory and lists of these.
+
+    Raises as `open_pictures` and `held`, and UsageError U377.
+    """
     if isinstance(given, str | Path):
-        return open_pictures(str(given))
+        name = str(given)
+        alone = is_file(name) and not is_shards(name)
+        return some_pictures([name]) if alone else open_pictures(name)
+    if is_picture(given) or isinstance(given, list | tuple):
+        return held(given if isinstance(given, list | tuple) else [given])
     if hasattr(given, "read") and hasattr(given, "check_bad"):  # whatever acts as a folder
-        return given
+        return cast("Folder", given)
     what = f"a {type(given).__name__} is no folder of pictures"
     raise UsageError("U377", "", what, next_step="give open_pictures(…), or a folder's name")
 
 
 @contextmanager
-def opened(given: Folder | Path | str) -> Iterator[Folder]:
+def opened(given: Any) -> Iterator[Folder]:
     """`as_folder`; what is opened here is closed at the end."""
     folder = as_folder(given)
     try:

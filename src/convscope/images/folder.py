@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from convscope.errors import DataError, printable
+from convscope.errors import DataError, UsageError, printable
 from convscope.images.child import FAULT
 from convscope.images.crew import Crew
 from convscope.images.decode import NOTES, Decoding, Ways
@@ -55,6 +55,23 @@ class Picture:
     pixels: UInt8[np.ndarray, "h w 3"]
     notes: tuple[str, ...] = ()
     """What was changed when it was read, and not asked for: `EXIF orientation 6 not applied …`."""
+    framing: Frame | None = None
+    """By what these pixels were framed; None for the whole picture."""
+
+    def within(self, framing: Frame | None) -> Picture:
+        """The same picture in this framing; as it is without one.
+
+        Framed once only: raises UsageError U379 where it was framed already, in another way.
+        """
+        pixels = self.pixels
+        if framing is None or framing == self.framing:
+            framing = self.framing
+        elif self.framing is None:
+            pixels = np.asarray(framing(Image.fromarray(np.ascontiguousarray(pixels))))
+        else:
+            what = f"was framed already, by {self.framing}; what is wanted is {framing}"
+            raise UsageError("U379", self.name, what, next_step="give the whole picture")
+        return replace(self, pixels=pixels, framing=framing)
 
 
 class Folder:
@@ -98,6 +115,18 @@ class Folder:
         self.report = Report(found.findings)
         """What became of the pictures in all readings, those of its parts too."""
         self._contain(found.files, found.labels())
+
+    @classmethod
+    def loose(
+        cls, limits: Limits | None = None, max_bad: float = 0.01, decoding: Decoding | None = None
+    ) -> Self:
+        """One without a place or classes, that is still to be given its pictures."""
+        folder = object.__new__(cls)
+        folder.root, folder.classes, folder.decoding = Path(), (), decoding or Decoding()
+        folder.limits, folder.workers, folder.max_bad = limits or Limits(), 1, max_bad
+        folder.remarks, folder._findings, folder._crew = (), [], Crew()
+        folder.report = Report()
+        return folder
 
     def _contain(
         self,
@@ -152,7 +181,6 @@ class Folder:
         wanted = range(len(self)) if numbers is None else numbers
         self.readings += 1
         inside = framing if isinstance(framing, Framing) else None
-        outside = None if inside is not None else framing
         sources = [self.sources[number] for number in wanted]
         way, many = (self.limits, inside, self.decoding), workers or self.workers
         reading = Reading(self._crew, sources, *way, many)
@@ -160,15 +188,16 @@ class Folder:
             for number, answer in zip(wanted, reading, strict=True):
                 self._remember(number, answer)
                 if answer.kind != FAULT:
-                    yield self._picture(number, answer.pixels, outside)
+                    yield self._picture(number, answer.pixels, framing)
         finally:
             reading.stop()
 
     def _picture(self, number: int, pixels: Pixels, framing: Frame | None) -> Picture:
-        if framing is not None:
+        if framing is not None and not isinstance(framing, Framing):  # that is applied already
             pixels = np.asarray(framing(Image.fromarray(pixels)))
         notes = tuple(f"{one.text} ({one.code})" for one in self._notes[number])
-        return Picture(number, self.names[number], self.labels[number], pixels, notes)
+        told = self.names[number], self.labels[number]
+        return Picture(number, *told, pixels, notes, framing)
 
     def _remember(self, number: int, answer: Answer) -> None:
         if answer.size:
@@ -351,11 +380,7 @@ def some_pictures(
     for place in places:
         if not os.path.lexists(place):
             raise DataError("D121", shown(place), "there is no such file")
-    loose = object.__new__(Folder)
-    loose.root, loose.classes, loose.decoding = Path(), (), Decoding.of(ways)
-    loose.limits, loose.workers, loose.max_bad = limits or Limits(), 1, max_bad
-    loose.remarks, loose._findings, loose._crew = (), [], Crew()
-    loose.report = Report()
+    loose = Folder.loose(limits or Limits(), max_bad, Decoding.of(ways))
     loose._contain([(place, 0) for place in places], [None] * len(places))
     return loose
 

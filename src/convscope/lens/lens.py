@@ -25,7 +25,7 @@ from torch.utils.checkpoint import CheckpointError
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.foreign import TheirCode
 from convscope.lens.taps import Edit, Reached, Run, Watch, call_of, hook, only_tensor, tensors_in
-from convscope.lens.twin import Twin, is_scripted, refuse_scripted
+from convscope.lens.twin import Twin, bare, is_scripted, refuse_scripted
 
 HOOK = -1
 """Our hook's key in a twin's own table; torch's keys count from 0, and counting is not safe
@@ -54,12 +54,14 @@ class Lens:
         layers: Sequence[str],
         edit: Mapping[str, Edit] = MappingProxyType({}),
     ) -> None:
-        layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        alone = isinstance(layers, str | nn.Module)
+        layers = tuple(layer_name(model, one) for one in ([layers] if alone else layers))
         self._twin = Twin(model)
         self._watched: dict[nn.Module, Watch] = {}
         for name in layers:
             self._watch(name).taps.append(call_of(name)[1])
-        for name, change in edit.items():
+        for place, change in edit.items():
+            name = layer_name(model, place)
             self._watch(name).edits.append((call_of(name)[1], change))
         self._layers = layers
         self._runs = threading.local()
@@ -124,6 +126,25 @@ class Lens:
         module = self._twin.modules[name]
         refuse_scripted(layer, module)
         return self._watched.setdefault(module, Watch())
+
+
+def layer_name(model: Any, layer: Any) -> str:
+    """The layer's name, where it is the module itself.
+
+    Raises ModelError M500 for a module that is none of the network's, UsageError U380 for what is
+    neither.
+    """
+    if isinstance(layer, str):
+        return layer
+    kind = type(layer).__name__
+    if not isinstance(layer, nn.Module):
+        raise UsageError("U380", "layer", f"a {kind} is no layer", next_step="give its name")
+    inside = bare(model)
+    for name, module in inside.named_modules() if isinstance(inside, nn.Module) else ():
+        if module is layer and name:
+            return str(name)
+    what = "is the network itself" if inside is layer else "is no layer of this network"
+    raise ModelError("M500", f"this {kind}", what, next_step="give one of its own, or a name")
 
 
 def gradients_of(

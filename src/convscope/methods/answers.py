@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from convscope.methods.tuning import Tuning, Way, blank
 from convscope.methods.views import plan
 from convscope.models.network import Network
 from convscope.models.outputs import meaning
+
+View = UInt8[np.ndarray, "h w 3"] | Float32[torch.Tensor, "c h w"]
+"""Framed pixels, or what the network takes of them."""
 
 
 class Answers(NamedTuple):
@@ -47,7 +50,7 @@ def answers(
     shares: list[Float32[np.ndarray, "some classes"]] = []
     for chunk in _chunks(folder.read(framing, workers=way.workers), max(1, way.batch // views)):
         share = probability(network, way, [cut(picture.pixels) for picture in chunk])
-        require_finite(share, chunk)
+        require_finite(share, [picture.name for picture in chunk])
         if not shares:
             first(share.shape[1])
         numbers += [picture.number for picture in chunk]
@@ -61,18 +64,27 @@ def answers(
 
 
 def probability(
-    network: Network, way: Way, cuts: list[list[UInt8[np.ndarray, "h w 3"]]]
+    network: Network, way: Way, cuts: Sequence[Sequence[View]]
 ) -> Float32[np.ndarray, "n classes"]:
     """Mean over each picture's views of each class's probability. way: of a network that is
     `understood`."""
     pixels = [view for views in cuts for view in views]
-    images = way.laid(network.preprocess.batch(pixels, channels_last=True))
+    images = way.laid(_prepared(network, pixels))
     with torch.inference_mode(), way.running():
         with Lens(way.model, ()) as lens:
             scores = lens(images)
         shares = meaning(network).probabilities(scores.float())
     shares = shares.reshape(len(cuts), -1, shares.shape[1]).mean(1)
     return np.asarray(shares.cpu().numpy(), dtype=np.float32)
+
+
+def _prepared(network: Network, views: list[View]) -> Float32[torch.Tensor, "b c h w"]:
+    """Pixels made ready; tensors are that already."""
+    ready = [view for view in views if isinstance(view, torch.Tensor)]
+    if ready:
+        return torch.stack(ready)
+    pixels = [view for view in views if isinstance(view, np.ndarray)]
+    return network.preprocess.batch(pixels, channels_last=True)
 
 
 def strongest(
@@ -83,10 +95,10 @@ def strongest(
     return np.take_along_axis(share, index, axis=1), index
 
 
-def require_finite(share: Float32[np.ndarray, "n classes"], chunk: list[Picture]) -> None:
+def require_finite(share: Float32[np.ndarray, "n classes"], names: Sequence[str]) -> None:
     wrong = ~np.isfinite(share).all(1)
     if wrong.any():
-        name = chunk[int(wrong.argmax())].name
+        name = names[int(wrong.argmax())]
         raise ModelError("M560", name, "the network's scores for it are not finite")
 
 

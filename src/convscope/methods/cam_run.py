@@ -39,14 +39,16 @@ Fuse = Callable[[list[Tensor], Enlarge], Tensor]
 
 
 class How(TypedDict, total=False):
-    """What may be said to every method of the family, by name; all of it may be left out."""
+    """What may be said to every method of the family, by name; all of it may be left out.
+
+    layer, which comes third: a layer's name as in `model.named_modules()`, the module itself, or
+    several. Without it the last layer with spatial extent before pooling, found by running the
+    network on the first picture.
+    """
 
     target: Target | Iterable[Target] | None
     """Class index, class name, function from scores (b, classes) to (b,), or one of these for
     each picture. Without it the likeliest class."""
-    layer: str | Sequence[str] | None
-    """Layer name as in `model.named_modules()`, or several. Without it the last layer with
-    spatial extent before pooling, found by running the network on the first picture."""
     variant: str
     """Whose definition: "authors" without it."""
     classes: Sequence[str]

@@ -27,6 +27,7 @@ from convscope.errors import ModelError
 from convscope.lens.ascent import Ascent, Neuron, ascent, require_pictures
 from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.twin import bare
+from convscope.methods.given import Given, Model, several, taking
 from convscope.methods.targets import Aims, Target
 from convscope.models.network import Network
 from convscope.models.outputs import scored
@@ -39,10 +40,11 @@ Place = tuple[int, int, int]
 """Channel, row, column."""
 
 
+@taking(images=several)
 @recorded
 def deconvnet(
-    model: nn.Module | Network,
-    images: Float[Tensor, "b c h w"],
+    model: Model,
+    images: Given,
     units: Sequence[Unit | str] | Unit | str = (),
     *,
     target: Target | Sequence[Target] | None = None,

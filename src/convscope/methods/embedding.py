@@ -25,6 +25,7 @@ from convscope.lens.lens import Lens
 from convscope.lens.stages import stages
 from convscope.lens.twin import bare
 from convscope.methods.embedding_store import Rows, keeping, kept, key_of
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.vectors import THUMB, Way, require_way, small_grey, told, vectors
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
@@ -37,11 +38,12 @@ PIXELS = "pixels"
 Progress = Callable[[int, int], None]
 
 
+@taking(folder=pictures_of)
 @recorded
 def embedding(
     network: Network,
-    folder: Folder | Path | str,
-    layers: Sequence[str] | str | None = None,
+    folder: FolderLike,
+    layers: Layers = None,
     *,
     vector: Way = "auto",
     cache: Path | str | None = None,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from convscope.methods.controls import blob, grain_of, random_map
 from convscope.methods.erasing import Asked, Order, blurred, order
-from convscope.methods.given import alone, at_least, attributions
+from convscope.methods.given import Given, Model, alone, at_least, attributions, several, taking
 from convscope.methods.targets import Aims, Target
 from convscope.models.provenance import recorded
 from convscope.records.faithfulness import Faithfulness
@@ -33,10 +33,11 @@ ROAD_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Progress = Callable[[int, int], None]
 
 
+@taking(image=several)
 @recorded
 def faithfulness(
-    model: nn.Module,
-    image: Float[Tensor, "c h w"],
+    model: Model,
+    image: Given,
     maps: Sequence[Attribution],
     *,
     target: Target | None = None,

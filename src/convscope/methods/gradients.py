@@ -15,12 +15,13 @@ from typing import Unpack
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from convscope.lens.backward import BackwardRule, Other, Rule
 from convscope.lens.twin import refuse_scripted
 from convscope.methods.cam import gradcam
 from convscope.methods.cam_case import Case, wide
+from convscope.methods.given import Given, Layers, Model, several, taking
 from convscope.methods.gradient_many import Baseline, integrated, smoothed
 from convscope.methods.gradient_run import (
     AUTHORS,
@@ -32,18 +33,17 @@ from convscope.methods.gradient_run import (
     down,
     explain,
 )
-from convscope.models.network import Network
 from convscope.models.provenance import recorded
 from convscope.records.maps import Attribution
 
-Model = nn.Module | Network
 Pictures = Float[Tensor, "b c h w"]
 Method = Callable[..., list[Attribution]]
 """`(model, images, **How) -> list[Attribution]`, one for each picture."""
 
 
+@taking(images=several)
 @recorded
-def saliency(model: Model, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
+def saliency(model: Model, images: Given, **how: Unpack[How]) -> list[Attribution]:
     """∂y/∂x: how much the score changes with each colour of each pixel.
 
     `values` is the largest absolute value of the colours, as the authors draw it; it has no sign.
@@ -52,8 +52,9 @@ def saliency(model: Model, images: Pictures, **how: Unpack[How]) -> list[Attribu
     return explain(TITLES["saliency"], {AUTHORS: down}, STRONGEST, model, images, **how)
 
 
+@taking(images=several)
 @recorded
-def gradient_x_input(model: Model, images: Pictures, **how: Unpack[How]) -> list[Attribution]:
+def gradient_x_input(model: Model, images: Given, **how: Unpack[How]) -> list[Attribution]:
     """∂y/∂x · x: to first order, how much the score falls if a colour is set to 0.
 
     `values` is the sum of the colours: positive speaks for the target, negative against it. x is
@@ -67,9 +68,10 @@ def gradient_x_input(model: Model, images: Pictures, **how: Unpack[How]) -> list
     return explain(TITLES["gradient-x-input"], {AUTHORS: formula}, SUM, model, images, **how)
 
 
+@taking(images=several)
 @recorded
 def guided_backprop(
-    model: Model, images: Pictures, *, other: Other = "refuse", **how: Unpack[How]
+    model: Model, images: Given, *, other: Other = "refuse", **how: Unpack[How]
 ) -> list[Attribution]:
     """The gradient, of which each rectifier lets pass only what is positive, and only where it
     was open itself.
@@ -84,9 +86,10 @@ def guided_backprop(
     return explain(TITLES["guided-backprop"], {AUTHORS: formula}, STRONGEST, model, images, **how)
 
 
+@taking(images=several)
 @recorded
 def deconvnet_class(
-    model: Model, images: Pictures, *, other: Other = "refuse", **how: Unpack[How]
+    model: Model, images: Given, *, other: Other = "refuse", **how: Unpack[How]
 ) -> list[Attribution]:
     """A class score taken down as by a deconvnet: each rectifier lets pass what is positive of
     the signal, whether it was open or not.
@@ -99,12 +102,13 @@ def deconvnet_class(
     return explain(TITLES["deconvnet"], {AUTHORS: formula}, STRONGEST, model, images, **how)
 
 
+@taking(images=several)
 @recorded
 def guided_gradcam(
     model: Model,
-    images: Pictures,
+    images: Given,
+    layer: Layers = None,
     *,
-    layer: str | Sequence[str] | None = None,
     other: Other = "refuse",
     **how: Unpack[How],
 ) -> list[Attribution]:
@@ -128,10 +132,11 @@ def guided_gradcam(
     return explain(TITLES["guided-gradcam"], {AUTHORS: formula}, STRONGEST, model, images, **how)
 
 
+@taking(images=several)
 @recorded
 def smoothgrad(
     model: Model,
-    images: Pictures,
+    images: Given,
     *,
     samples: int = 50,
     noise: float = 0.15,
@@ -154,10 +159,11 @@ def smoothgrad(
     return explain(TITLES["smoothgrad"], variants, SIZES, model, images, **how)
 
 
+@taking(images=several)
 @recorded
 def integrated_gradients(
     model: Model,
-    images: Pictures,
+    images: Given,
     *,
     baseline: Baseline | Sequence[Baseline] | None = None,
     steps: int = 50,

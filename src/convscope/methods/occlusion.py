@@ -20,20 +20,21 @@ from convscope.errors import ModelError
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.incremental import MEMORY, Incremental
 from convscope.methods.fills import Fill
+from convscope.methods.given import Given, Layers, Model, several, single, taking
 from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
-from convscope.models.network import Network
 from convscope.models.outputs import Meaning, meaning, scored
 from convscope.models.provenance import recorded
 from convscope.records.maps import Occlusion
 
 
+@taking(image=single)
 @recorded
 def occlusion(
-    model: nn.Module | Network,
-    image: Float[Tensor, "3 h w"],
+    model: Model,
+    image: Given,
+    layer: Layers = None,
     *,
-    target: int | None = None,
-    layer: str | None = None,
+    target: int | str | None = None,
     patch: Pair = 50,
     stride: Pair = 6,
     fill: Fill = 0.0,
@@ -66,7 +67,7 @@ def occlusion(
     (found,) = occlusions(
         model,
         image[None],
-        target=target,
+        target=target,  # type: ignore[arg-type]  # `taking` has made a name an index
         layer=layer,
         patch=patch,
         stride=stride,
@@ -79,13 +80,14 @@ def occlusion(
     return found
 
 
+@taking(images=several)
 @recorded
 def occlusions(
-    model: nn.Module | Network,
-    images: Float[Tensor, "b 3 h w"],
+    model: Model,
+    images: Given,
+    layer: Layers = None,
     *,
     target: int | Sequence[int] | None = None,
-    layer: str | None = None,
     patch: Pair = 50,
     stride: Pair = 6,
     fill: Fill = 0.0,

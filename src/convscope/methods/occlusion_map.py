@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from convscope.lens.incremental import MEMORY, Incremental
 from convscope.lens.lens import Lens
 from convscope.methods.fills import Fill
+from convscope.methods.given import Given, Model, several, taking
 from convscope.methods.hiding import Hiding, Pair, aims_of, covering, finite, part
-from convscope.models.network import Network
 from convscope.models.outputs import scored
 from convscope.models.provenance import recorded
 from convscope.records.maps import Attribution
 
 
+@taking(images=several)
 @recorded
 def occlusion_map(
-    model: nn.Module | Network,
-    images: Float[Tensor, "b c h w"],
+    model: Model,
+    images: Given,
     *,
     target: int | Sequence[int] | None = None,
     patch: Pair | None = None,

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError, nearest
+from convscope.methods.given import taking
 from convscope.methods.optimise_plan import How
 from convscope.methods.optimise_record import Case, Size, finished
 from convscope.methods.optimise_sight import Look, canvas, maps, sight
@@ -85,6 +86,7 @@ class ClassGoal:
         return self.aims.settled(scores).scores(scores)[0]
 
 
+@taking()
 @recorded
 def activation_maximisation(
     model: nn.Module | Network,
@@ -152,6 +154,7 @@ def class_values(
         return [float(goal(canvas(case.model, image))) for image in images]
 
 
+@taking()
 @recorded
 def class_image(
     model: nn.Module | Network,

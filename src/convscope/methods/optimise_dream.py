@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Unpack
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.methods.cam_case import wide
+from convscope.methods.given import Given, Layers, photograph, taking
 from convscope.methods.optimise_plan import How, Plan, Range
 from convscope.methods.optimise_record import Case, as_tensor, finished
 from convscope.methods.optimise_run import Climb
@@ -63,11 +63,12 @@ class StrengthGoal:
         return wide(of_layer[self.channel]).square().mean()
 
 
+@taking(image=photograph)
 @recorded
 def deep_dream(
     model: nn.Module | Network,
-    image: Float[Tensor, "c h w"] | np.ndarray,
-    layer: str | Unit,
+    image: Given,
+    layer: Layers,
     *,
     octaves: int = 4,
     scale: float = 1.4,

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Unpack
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.methods.cam_case import wide
+from convscope.methods.given import Given, Layers, photograph, taking
 from convscope.methods.optimise_plan import How
 from convscope.methods.optimise_record import Case, as_tensor, finished
 from convscope.methods.optimise_sight import Look, canvas, sight
@@ -58,11 +58,12 @@ class FeatureGoal:
         return (wide(self.look(pixels)) - self.wanted).square().sum() / self.size
 
 
+@taking(image=photograph)
 @recorded
 def invert(
     model: nn.Module | Network,
-    image: Float[Tensor, "c h w"] | np.ndarray,
-    layer: str,
+    image: Given,
+    layer: Layers,
     **how: Unpack[How],
 ) -> OptimisedPicture:
     """The picture that minimises ‖Φ(x) − Φ0‖² / ‖Φ0‖² + λ_α R_α(x) + λ_V R_V(x).

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64
+from torch import Tensor
 
 from convscope.errors import UsageError
 from convscope.images.builtin import opened
-from convscope.images.folder import Folder, Picture, one_picture
+from convscope.images.folder import Folder
+from convscope.images.memory import picture_of
 from convscope.methods.answers import (
     Answers,
     answers,
@@ -18,9 +19,10 @@ from convscope.methods.answers import (
     require_finite,
     strongest,
 )
+from convscope.methods.given import FolderLike, Given, is_one, pictures_of, several, taking
 from convscope.methods.labels import class_names, true_classes
 from convscope.methods.tuning import Tuning, Way, blank, require_tuning
-from convscope.methods.views import framed, plan
+from convscope.methods.views import plan
 from convscope.models.network import Network, whole
 from convscope.models.outputs import meaning, understood
 from convscope.models.provenance import recorded
@@ -29,28 +31,49 @@ from convscope.records.predictions import Evaluation, Prediction
 TOP = 5
 
 
-@recorded
 def predict(
-    network: Network, picture: Picture | Path | str, *, top: int = TOP, views: int = 1
-) -> Prediction:
+    network: Network, pictures: Given, *, top: int = TOP, views: int = 1
+) -> Prediction | list[Prediction]:
     """The likeliest classes of a picture, by the mean probability over its views; of labels that
     stand each for itself each one's own, which do not add up to 1.
 
-    picture: whole, as decoded, or its file. views: 1 (the centre) or 10 (corners and centre and
-    their mirror images, as the paper tests). Raises UsageError U310, U376 (a bare module), U377
-    (no picture), ModelError M520 (no scores), M522 (it takes no such picture), M560 (not finite),
-    and as `one_picture`.
+    pictures: one, or a list or folder of them, of which a list of predictions is given. views: 1
+    (the centre) or 10 (corners and centre and their mirror images, as the paper tests).
+
+    Raises UsageError U310, U376 (a bare module), U377 (no picture), U379 (framed in another way),
+    ModelError M520 (no scores), M522 (it takes no such picture), M560 (not finite), and as
+    `open_pictures`.
     """
-    network, picture = whole(network), _decoded(picture)
-    network = understood(network)
+    if is_one(pictures):
+        return predicted(network, pictures, top=top, views=views)
+    if isinstance(pictures, Tensor):
+        return [predicted(network, one, top=top, views=views) for one in several(network, pictures)]
+    with opened(pictures_of(whole(network), pictures)) as folder:
+        found = [predicted(network, one, top=top, views=views) for one in folder.read()]
+        folder.check_bad()
+    return found
+
+
+@taking()
+@recorded
+def predicted(network: Network, picture: Given, *, top: int = TOP, views: int = 1) -> Prediction:
+    """The same of one picture."""
+    network = understood(whole(network))
     framing, cut = plan(network.preprocess, views)
     way = Way(network.model, blank(network.model, network.preprocess.shape))
-    share = probability(network, way, [cut(framed(framing, picture.pixels))])
-    require_finite(share, [picture])
+    if isinstance(picture, Tensor):
+        if views != 1:
+            raise UsageError("U310", f"views={views}", "a preprocessed tensor is one view")
+        images, name = list(several(network, picture)), "picture"
+    else:
+        decoded = picture_of(picture)
+        images, name = cut(decoded.within(framing).pixels), decoded.name
+    share = probability(network, way, [images])
+    require_finite(share, [name])
     value, index = strongest(share, top)
     names = class_names(network, share.shape[1])
     return Prediction(
-        picture.name,
+        name,
         tuple(names[place] for place in index[0]),
         index[0],
         value[0],
@@ -59,10 +82,11 @@ def predict(
     )
 
 
+@taking(folder=pictures_of)
 @recorded
 def evaluate(
     network: Network | Sequence[Network],
-    folder: Folder | Path | str,
+    folder: FolderLike,
     *,
     views: int = 1,
     labels: Mapping[str, int] | None = None,
@@ -188,12 +212,3 @@ def mean_of(shares: Sequence[Float32[np.ndarray, "n classes"]]) -> Float32[np.nd
 def _right(index: Int64[np.ndarray, "n top"], truth: Int64[np.ndarray, "n"]) -> tuple[float, float]:
     hits = index == truth[:, None]
     return float(hits[:, 0].mean()), float(hits.any(1).mean())
-
-
-def _decoded(given: Picture | Path | str) -> Picture:
-    if isinstance(given, Picture):
-        return given
-    if isinstance(given, str | Path):
-        return one_picture(given)
-    what = f"a {type(given).__name__} is no picture of a folder"
-    raise UsageError("U377", "", what, next_step="give one_picture(…), or the file's name")

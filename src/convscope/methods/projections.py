@@ -21,9 +21,9 @@ from convscope.lens.ascent import Neuron, ascent
 from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.descent import Descent, Neurons
 from convscope.lens.twin import bare
+from convscope.methods.given import Given, Model, several_or_read, taking
 from convscope.methods.projected_pictures import Block, Kept
 from convscope.methods.ways_down import Choice, Way, passes_up, require_choice, ways_down
-from convscope.models.network import Network
 
 AT_ONCE = 4
 """Pictures in one pass: what is quickest for networks of 224 pixels (measured)."""
@@ -54,9 +54,10 @@ class Projected(NamedTuple):
     """By which it was sent down."""
 
 
+@taking(pictures=several_or_read)
 def projections(
-    model: nn.Module | Network,
-    pictures: Pictures | Float[Tensor, "b c h w"],
+    model: Model,
+    pictures: Given,
     wanted: Mapping[str, Sequence[Neuron]],
     *,
     rule: Choice = "auto",

@@ -19,11 +19,19 @@ from convscope.errors import ConvscopeError
 from convscope.lens.twin import bare
 from convscope.methods.cam_case import finite
 from convscope.methods.erasing import surveyed
-from convscope.methods.given import alone, at_least, attributions, one_map
+from convscope.methods.given import (
+    Given,
+    Model,
+    alone,
+    at_least,
+    attributions,
+    one_map,
+    several,
+    taking,
+)
 from convscope.methods.redraw import layers_down, randomised
 from convscope.methods.similarity import in_cells, overlap, spearman, ssim
 from convscope.methods.targets import Aims, Target
-from convscope.models.network import Network
 from convscope.models.outputs import meaning, remember, scored
 from convscope.models.provenance import recorded
 from convscope.records.faithfulness import Agreement, Randomisation, Sensitivity
@@ -34,10 +42,11 @@ CELLS = 14
 Method = Callable[..., list[Attribution]]
 
 
+@taking(image=several)
 @recorded
 def randomisation(
-    model: nn.Module | Network,
-    image: Float[Tensor, "c h w"],
+    model: Model,
+    image: Given,
     methods: dict[str, Method],
     *,
     target: Target | None = None,
@@ -133,10 +142,11 @@ def _record(
     )
 
 
+@taking(image=several)
 @recorded
 def sensitivity(
-    model: nn.Module | Network,
-    image: Float[Tensor, "c h w"],
+    model: Model,
+    image: Given,
     method: Method,
     *,
     pair: tuple[int, int] | None = None,

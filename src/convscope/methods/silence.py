@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,6 +25,7 @@ from convscope.lens.mixing import Mixing
 from convscope.lens.tail import record
 from convscope.lens.without import Without
 from convscope.methods.cam_case import forward, prepared
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.labels import class_names, true_classes
 from convscope.methods.silence_tally import Answers, Tally
 from convscope.methods.targets import Aims
@@ -40,11 +40,12 @@ ANY = Aims((None,))
 """Scores, whichever is the likeliest."""
 
 
+@taking(folder=pictures_of)
 @recorded
 def silence(
     network: Network,
-    folder: Folder | Path | str,
-    layers: Sequence[str] | str | None = None,
+    folder: FolderLike,
+    layers: Layers = None,
     *,
     fill: Fill = "zero",
     labels: Mapping[str, int] | None = None,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,21 +24,23 @@ from convscope.images.folder import Folder, Picture
 from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
+from convscope.methods.given import FolderLike, Layers, Model, pictures_of, taking
 from convscope.methods.ranking import Ranks, Slots, values
 from convscope.methods.tuning import Tuning, Way, blank, require_tuning
-from convscope.models.network import Network, whole
+from convscope.models.network import whole
 from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import recorded
 from convscope.records.topk import LAST, NOBODY, TopK
 
 
+@taking(folder=pictures_of)
 @recorded
 def topk(
-    model: nn.Module | Network,
-    folder: Folder | Path | str,
-    preprocess: Preprocess | None = None,
-    layers: Sequence[str] | str | None = None,
+    model: Model,
+    folder: FolderLike,
+    layers: Layers = None,
     *,
+    preprocess: Preprocess | None = None,
     k: int = 9,
     batch: int | None = None,
     part: tuple[int, int] = (0, 1),

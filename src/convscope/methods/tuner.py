@@ -32,6 +32,7 @@ from convscope.images.limits import Limits
 from convscope.lens.machine import cores, free_memory, has_bfloat16, machine
 from convscope.lens.sizes import Sizes, fitting, sizes
 from convscope.lens.twin import bare
+from convscope.methods.given import taking
 from convscope.methods.tuning import KINDS, Trial, Tuning, Way, blank
 from convscope.models.network import Network, whole
 from convscope.publish import publish_file
@@ -56,6 +57,7 @@ PHOTO = (375, 500)
 """Rows and columns of a common photograph; decoding one takes a few milliseconds."""
 
 
+@taking()
 def tune(
     network: Network,
     *,

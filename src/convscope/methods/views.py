@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from convscope.errors import UsageError
 from convscope.images.framing import Framing
@@ -48,8 +47,3 @@ def _ten(
     corners = [(0, 0), (0, right), (below, 0), (below, right), middle]
     cut = [square[top : top + height, left : left + width] for top, left in corners]
     return [*cut, *(one[:, ::-1] for one in cut)]
-
-
-def framed(framing: Framing, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Frame decoded pixels."""
-    return framing(Image.fromarray(np.ascontiguousarray(pixels)))

@@ -206,10 +206,12 @@ def _open(bound: inspect.BoundArguments, opened: ExitStack) -> None:
     """The folders of pictures that are named among the arguments."""
     for name, value in bound.arguments.items():
         kind = str(bound.signature.parameters[name].annotation)
-        if "Folder" in kind and isinstance(value, str | Path):
+        if "Folder" in kind and value is not None and not isinstance(value, Folder):
             with suppress(ConvscopeError):  # the function says it, after what is said first
-                bound.arguments[name] = folder = as_folder(value)
-                opened.callback(folder.close)
+                folder = as_folder(value)
+                if folder is not value:  # else it is the caller's
+                    bound.arguments[name] = folder
+                    opened.callback(folder.close)
 
 
 def _comes_one_by_one(found: Any) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
+from convscope.methods.given import Given, single, taking
 from convscope.models.delivered import Delivered
 from convscope.models.network import Network
 from convscope.models.provenance import recorded
@@ -34,10 +34,11 @@ SECONDS = 0.5
 """How long a method is tried: long enough for one pass of most networks on two cores."""
 
 
+@taking(image=single)
 @recorded
 def audit(
     network: Network | nn.Module,
-    image: Float[Tensor, "c h w"] | None = None,
+    image: Given | None = None,
     *,
     seconds: float = SECONDS,
     seed: int = 0,

@@ -6,16 +6,15 @@ Source: Zeiler and Fergus 2014, figure 2: random maps of five layers, nine stron
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from convscope.errors import ModelError, UsageError
 from convscope.images.builtin import opened
-from convscope.images.folder import Folder
 from convscope.lens.backward import Other, Overlap
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import fields
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning, blank, require_tuning
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
@@ -27,11 +26,12 @@ SIDE = 64
 """On paper a tile is 4 to 5 mm wide: this is more than 300 pixels an inch."""
 
 
+@taking(folder=pictures_of)
 @recorded
 def chosen_features(
     network: Network,
-    folder: Folder | Path | str,
-    layers: Sequence[str] | None = None,
+    folder: FolderLike,
+    layers: Layers = None,
     *,
     units: Sequence[Unit | str] = (),
     count: int | None = None,

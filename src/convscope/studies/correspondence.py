@@ -19,11 +19,11 @@ from torch import Tensor
 
 from convscope.errors import ModelError, UsageError
 from convscope.images.builtin import opened
-from convscope.images.folder import Folder
 from convscope.images.parts import Parts, read_parts
 from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
 from convscope.methods.fills import Fill, filled, named
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.signs import (
     TOLERANCE,
     distances,
@@ -44,13 +44,14 @@ BATCH = 16
 Progress = Callable[[int, int], None] | None
 
 
+@taking(folder=pictures_of)
 @recorded
 def correspondence(
     network: Network,
-    folder: Folder | Path | str,
+    folder: FolderLike,
     parts: Parts | Path | str,
     *,
-    layers: Sequence[str] | str | None = None,
+    layers: Layers = None,
     patch: int | None = None,
     fill: Fill = 0.0,
     draws: int = 20,

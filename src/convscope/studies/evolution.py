@@ -103,7 +103,9 @@ class EvolutionRecorder:
         """
         model = bare(model)
         self._settle(model)
-        found = topk(model, self.folder, self.preprocess, self.layers, k=1, progress=self.progress)
+        found = topk(
+            model, self.folder, self.layers, preprocess=self.preprocess, k=1, progress=self.progress
+        )
         strongest = [self._strongest(found, unit) for unit in self.units]
         numbers = np.unique(np.linspace(0, len(self.folder) - 1, ASKED).round().astype(int))
         places = -(-SAMPLES // len(numbers))

@@ -13,18 +13,17 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from convscope.errors import ConvscopeError, UsageError
+from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.images.folder import Picture
 from convscope.lens.lens import Lens
 from convscope.methods.cam_case import finite, forward, prepared
 from convscope.methods.explaining import DEFAULT, Method, chosen
 from convscope.methods.faithfulness import RANDOM, faithfulness
-from convscope.methods.given import one_map
+from convscope.methods.given import Given, one_map, taking, whole_picture
 from convscope.methods.labels import class_names
 from convscope.methods.pointing import coverage, inside
 from convscope.methods.randomisation import agreement, difference, randomisation
 from convscope.methods.targets import Aims, Target
-from convscope.methods.views import framed
 from convscope.models.network import Network
 from convscope.models.outputs import meaning, understood
 from convscope.models.provenance import recorded
@@ -55,10 +54,11 @@ class Checks:
     seed: int = 0
 
 
+@taking(picture=whole_picture)
 @recorded
 def explain(
     network: Network,
-    picture: Picture,
+    picture: Given,
     methods: Mapping[str, Method] | None = None,
     *,
     target: Target | None = None,
@@ -84,7 +84,7 @@ def explain(
     """
     network, checks = understood(network), checks or Checks()
     methods = dict(methods or chosen(DEFAULT))
-    pixels, image = seen(network, picture.pixels)
+    pixels, image = seen(network, picture)
     share = probabilities(network, image)
     names = class_names(network, len(share))
     index = target_index(network, share, target)
@@ -165,10 +165,10 @@ def made_by(checks: Checks) -> dict[str, Any]:
 
 
 def seen(
-    network: Network, pixels: UInt8[np.ndarray, "H W 3"]
+    network: Network, picture: Picture
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[Tensor, "c h w"]]:
-    """What the network gets to see of a decoded picture: as pixels, and as it takes them."""
-    part = network.preprocess.seen(framed(network.preprocess.framing, pixels))
+    """What the network gets to see of a picture: as pixels, and as it takes them."""
+    part = network.preprocess.seen(picture.within(network.preprocess.framing).pixels)
     return part, prepared(network.model, network.preprocess.tensor(part))[0]
 
 
@@ -235,6 +235,8 @@ def seen_boxes(network: Network, boxes: Sequence[Box], picture: Picture) -> tupl
     """Where they are in what the network sees; those that are cut off are left out."""
     height, width = picture.pixels.shape[:2]
     framing = network.preprocess.framing
+    if picture.framing is not None:  # and so are its boxes
+        return tuple(one for one in boxes if inside(framing.crop, [one]).any())
     framed_boxes = (framing.box(box, (height, width)) for box in boxes)
     return tuple(one for one in framed_boxes if inside(framing.crop, [one]).any())
 

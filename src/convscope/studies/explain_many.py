@@ -15,6 +15,7 @@ from convscope.errors import DataError
 from convscope.images.folder import Folder, Picture
 from convscope.methods.cam_case import prepared
 from convscope.methods.explaining import DEFAULT, Method, chosen
+from convscope.methods.given import pictures_of, taking
 from convscope.methods.labels import class_names
 from convscope.methods.pointing import energy_inside, inside, pointing, share_inside
 from convscope.methods.targets import Target
@@ -36,6 +37,7 @@ MARGIN = 0
 """Pixels by which a peak may miss a box here."""
 
 
+@taking(folder=pictures_of)
 @recorded
 def explain_folder(
     network: Network,

@@ -6,15 +6,15 @@ beside the parts of the pictures that the unit saw; scaled jointly for each map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 
 from convscope.images.builtin import as_folder
 from convscope.images.folder import Folder
 from convscope.lens.backward import Other, Overlap
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning, require_tuning
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
@@ -30,11 +30,12 @@ SIDE = 96
 THUMB = 160
 
 
+@taking(folder=pictures_of)
 @recorded
 def features(
     network: Network,
-    folder: Folder | Path | str,
-    layers: Sequence[str] | str | None = None,
+    folder: FolderLike,
+    layers: Layers = None,
     *,
     k: int = 9,
     side: int = SIDE,

@@ -23,6 +23,7 @@ from convscope.lens.feature_layers import feature_layers
 from convscope.lens.lens import conv_layers
 from convscope.lens.twin import bare
 from convscope.methods.frequencies import bands, folds_on_pictures, transfer
+from convscope.methods.given import FolderLike, pictures_of, taking
 from convscope.methods.map_health import first_alike, map_health
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
@@ -38,10 +39,11 @@ FOLDED = 16
 Progress = Callable[[int, int], None] | None
 
 
+@taking(folder=pictures_of)
 @recorded
 def filters(
     network: Network,
-    folder: Folder | Path | str | None = None,
+    folder: FolderLike | None = None,
     *,
     clip: float = 0.0,
     progress: Progress = None,

@@ -9,7 +9,6 @@ rotation of five pictures, layers 1 and 7. Steps, borders and normalisation are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from convscope.images.folder import Folder, Picture
 from convscope.images.warp import CHANGES, Border, canvas, middle, warp
 from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.labels import class_names, true_classes
 from convscope.models.network import Network, whole
 from convscope.models.outputs import meaning, understood
@@ -51,12 +51,13 @@ def paper_changes(size: tuple[int, int]) -> dict[str, list[float]]:
     }
 
 
+@taking(folder=pictures_of)
 @recorded
 def invariance(
     network: Network,
-    folder: Folder | Path | str,
+    folder: FolderLike,
+    layers: Layers = None,
     *,
-    layers: Sequence[str] | str | None = None,
     changes: Changes | None = None,
     border: Border | str = "mean",
     beyond: bool = True,

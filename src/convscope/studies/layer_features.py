@@ -57,7 +57,7 @@ def mined(
     names = chosen_layers(model, layers, empty)
     # What the projections would raise at the end of a long search is raised before it.
     deconvnet(model, empty, [Unit(layer, 0) for layer in names[-1:]], overlap=overlap, other=other)
-    found = topk(model, folder, preprocess, names, k=k, tuning=tuning, progress=progress)
+    found = topk(network, folder, names, k=k, tuning=tuning, progress=progress)
     known = fields(model, preprocess.shape, names)
     return Looking(network, folder, found, known, side, overlap, other)
 

@@ -21,6 +21,7 @@ from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
 from convscope.lens.ends import ends
 from convscope.methods.fills import Fill
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.hiding import Hiding, part
 from convscope.methods.labels import class_names
 from convscope.methods.occlusion import occlusion
@@ -42,16 +43,17 @@ NOT_FINITE = ("M514", "M543")
 Progress = Callable[[int, int], None]
 
 
+@taking(folder=pictures_of, others=pictures_of)
 @recorded
 def occlusion_study(
     network: Network,
-    folder: Folder | Path | str,
+    folder: FolderLike,
+    layer: Layers = None,
     *,
     target: Target | None = None,
     labels: Mapping[str, int] | None = None,
     boxes: Boxes | None = None,
-    others: Folder | Path | str | None = None,
-    layer: str | None = None,
+    others: FolderLike | None = None,
     patch: int | None = None,
     stride: int | None = None,
     fill: Fill = 0.0,
@@ -154,7 +156,7 @@ def _one(
 ) -> Occlusions:
     """The record of one picture."""
     network = case.network
-    pixels, image = seen(network, picture.pixels)
+    pixels, image = seen(network, picture)
     share = probabilities(network, image)
     target, why = aims.of(network, picture.number, share)
     found = occlusion(

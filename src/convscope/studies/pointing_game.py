@@ -17,7 +17,6 @@ from convscope.methods.controls import blob
 from convscope.methods.explaining import Method, chosen
 from convscope.methods.pointing import MARGIN, energy_inside, pointing, share_inside
 from convscope.methods.targets import Target
-from convscope.methods.views import framed
 from convscope.models.network import Network
 from convscope.models.outputs import understood
 from convscope.models.provenance import recorded
@@ -92,7 +91,7 @@ def _row(
     refused: dict[str, str],
 ) -> _Row | None:
     framing = network.preprocess.framing
-    pixels = framed(framing, picture.pixels)
+    pixels = picture.within(framing).pixels
     height, width = pixels.shape[0], pixels.shape[1]
     whole = (picture.pixels.shape[0], picture.pixels.shape[1])
     placed = [framing.box(box, whole).clipped(height, width) for box in boxes]

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from convscope.errors import UsageError
-from convscope.images.folder import Folder
 from convscope.methods.embedding import embedding
 from convscope.methods.folds import TEST, divisions, enough, require_folds
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.linear import KINDS, STRENGTH, per_class_accuracy, trained
 from convscope.methods.vectors import Way
 from convscope.models.network import Network
@@ -24,11 +24,12 @@ from convscope.records.transfer import Probes
 Progress = Callable[[int, int], None]
 
 
+@taking(folder=pictures_of)
 @recorded
 def probes(
     network: Network,
-    folder: Folder | Path | str,
-    layers: Sequence[str] | str | None = None,
+    folder: FolderLike,
+    layers: Layers = None,
     *,
     per_class: int = 30,
     test: int = TEST,

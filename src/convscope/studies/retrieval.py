@@ -20,6 +20,7 @@ from convscope.images.builtin import open_all, opened
 from convscope.images.folder import Folder
 from convscope.images.framing import Framing
 from convscope.methods.embedding import PIXELS, default_layer, embedding
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.neighbours import METRICS, Metric, nearest_vectors
 from convscope.methods.vectors import Way
 from convscope.models.network import Network, whole
@@ -28,7 +29,6 @@ from convscope.records.embedding import Embedding
 from convscope.records.neighbours import Duplicates, Neighbours
 
 Progress = Callable[[int, int], None]
-Pictures = Folder | Path | str
 PIXELS_FROM = 0.95
 FEATURES_FROM = 0.85
 """Correlation and cosine from which two pictures are flagged; see docs/similar.md for how often
@@ -37,12 +37,13 @@ PARTNERS = 5
 """Nearest pictures looked at for each: more copies of one picture than that are not all named."""
 
 
+@taking(queries=pictures_of, folder=pictures_of)
 @recorded
 def similar(
     network: Network,
-    queries: Pictures,
-    folder: Pictures | None = None,
-    layer: str | None = None,
+    queries: FolderLike,
+    folder: FolderLike | None = None,
+    layer: Layers = None,
     *,
     k: int = 6,
     metric: Metric = "euclidean",
@@ -81,12 +82,13 @@ def similar(
     )
 
 
+@taking(folder=pictures_of, other=pictures_of)
 @recorded
 def duplicates(
     network: Network,
-    folder: Pictures,
-    other: Pictures | None = None,
-    layer: str | None = None,
+    folder: FolderLike,
+    other: FolderLike | None = None,
+    layer: Layers = None,
     *,
     pixels_from: float = PIXELS_FROM,
     features_from: float = FEATURES_FROM,
@@ -130,8 +132,8 @@ def thumbnails(
 
 def _features(
     network: Network,
-    queries: Pictures,
-    folder: Pictures | None,
+    queries: FolderLike,
+    folder: FolderLike | None,
     layers: list[str],
     vector: Way,
     cache: Path | str | None,
@@ -150,7 +152,7 @@ def _features(
     return asked, base, False
 
 
-def _named(given: Pictures) -> Pictures:
+def _named(given: FolderLike) -> FolderLike:
     """A file's name means a folder of one picture."""
     if isinstance(given, str | Path) and Path(given).is_file():
         return open_all([str(given)])[0]

@@ -17,6 +17,7 @@ from convscope.images.builtin import opened
 from convscope.images.folder import Folder
 from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.folds import TEST, Division, divisions, enough, first_of_each, require_folds
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.linear import average_precision, per_class_accuracy, softmax, trained
 from convscope.methods.predict import evaluate
 from convscope.methods.vectors import Way
@@ -33,13 +34,14 @@ from convscope.training.train import require_extra, train
 Progress = Callable[[int, int], None]
 
 
+@taking(folder=pictures_of)
 @recorded
 def transfer(
     network: Network,
-    folder: Folder | Path | str,
-    per_class: Sequence[int] = (1, 2, 3, 5, 7, 10, 15, 30),
-    layer: str | None = None,
+    folder: FolderLike,
+    layer: Layers = None,
     *,
+    per_class: Sequence[int] = (1, 2, 3, 5, 7, 10, 15, 30),
     test: int = TEST,
     folds: int = 5,
     vector: Way = "auto",

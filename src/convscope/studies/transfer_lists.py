@@ -14,9 +14,9 @@ from jaxtyping import Float64, Int8, Int64
 
 from convscope.errors import DataError
 from convscope.images.builtin import opened
-from convscope.images.folder import Folder
 from convscope.images.lists import ABSENT, HARD, SHOWN, Lists, numbers_of
 from convscope.methods.embedding import default_layer, embedding
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.linear import average_precision, softmax, trained
 from convscope.methods.vectors import Way
 from convscope.models.network import Network, whole
@@ -28,13 +28,14 @@ from convscope.studies.probes import protocol
 Truth = Int8[np.ndarray, "n classes"]
 
 
+@taking(folder=pictures_of)
 @recorded
 def transfer_lists(
     network: Network,
-    folder: Folder | Path | str,
+    folder: FolderLike,
     teach: Lists,
     judge: Lists,
-    layer: str | None = None,
+    layer: Layers = None,
     *,
     vector: Way = "auto",
     cache: Path | str | None = None,
