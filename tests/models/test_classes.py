@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from convscope import load
 from convscope.errors import UsageError
 from convscope.models.classes import classes_asked
 
@@ -69,3 +71,26 @@ def test_a_file_that_is_not_there_is_no_name_of_a_class() -> None:
     with pytest.raises(UsageError, match="no file") as caught:
         classes_asked("nowhere/names.txt")
     assert caught.value.code == "U231"
+
+
+def net(outputs: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, outputs)
+    )
+
+
+@pytest.mark.parametrize("told", [["a", "b"], ["a", "b", "c", "d"], 4, "a,b", {"a": 0}])
+def test_another_number_of_classes_than_outputs_is_told_at_once(told: object) -> None:
+    with pytest.raises(UsageError, match="has 3 outputs, where") as caught:
+        load(net(3), classes=told)  # type: ignore[arg-type]
+    assert caught.value.code == "U236"
+
+
+@pytest.mark.parametrize("told", [["rose"], ["no rose", "rose"]])
+def test_a_single_score_may_have_one_name_or_two(told: list[str]) -> None:
+    assert load(net(1), classes=told).classes == tuple(told)
+
+
+def test_names_of_a_network_that_takes_no_such_picture_are_kept() -> None:
+    flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 3))
+    assert load(flat, classes=["a", "b"]).classes == ("a", "b")

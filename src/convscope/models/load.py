@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from convscope.errors import CheckpointError, ModelError, UsageError, nearest
+from convscope.errors import CheckpointError, ConvscopeError, ModelError, UsageError, nearest
 from convscope.foreign import TheirCode
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
 from convscope.models.classes import classes_asked
@@ -20,7 +20,7 @@ from convscope.models.delivered import Delivered
 from convscope.models.fit import fit
 from convscope.models.network import Card, Draft, Network, Request
 from convscope.models.ours import OURS, from_ours
-from convscope.models.outputs import require_told
+from convscope.models.outputs import meaning, require_told
 from convscope.models.own import from_own
 from convscope.models.preprocess import Preprocess
 from convscope.models.remembered import SUFFIX, Remembered, remembered
@@ -58,7 +58,7 @@ def load(
     sigmoid). Both are found, see `outputs.meaning`, where nothing is said. seed: for weights that
     come from no file. progress: bytes of a download.
 
-    Raises UsageError U230, U231, U233, U234, U238, U239, U376; ModelError M501 nothing to look at,
+    Raises UsageError U230 to U239, U376; ModelError M501 nothing to look at,
     M570 unknown name, M571, M572, M583 the user's own code, M573 code named by a file, M522, M526,
     M530 a program; CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621,
     R622.
@@ -91,7 +91,10 @@ def load(
     request = Request(text, rest, found, count, seed, progress, module, beside)
     draft = (from_own if module is not None else _source(head, request))(request)
     network = _as_told(_finished(draft, request, card), names, ready)
-    return replace(network, output=output or network.output, scores=scores or network.scores)
+    network = replace(network, output=output or network.output, scores=scores or network.scores)
+    if told.classes is not None and count is not None:
+        _require_as_many(network, count)
+    return network
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,18 @@ class _Said:
             self.scores or kept.scores,
             [*ready, *self.preprocess],
         )
+
+
+def _require_as_many(network: Network, count: int) -> None:
+    """Raises UsageError U236 where the network has another number of outputs than classes told."""
+    try:
+        known = meaning(network)
+    except ConvscopeError:
+        return  # whoever needs its scores will hear of that
+    if known.where is not None and count not in (known.columns, known.classes):
+        what = f"has {known.columns} outputs, where {count} classes are told"
+        step = "tell as many as it has, in the order of its outputs"
+        raise UsageError("U236", network.spec, what, next_step=step)
 
 
 def _agreed(told: int | None, count: int | None, spec: str) -> int | None:
