@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from skimage.metrics import structural_similarity
 
 from convscope.errors import UsageError
 from convscope.methods.randomisation import agreement
-from convscope.methods.similarity import in_cells, overlap, spearman, ssim
+from convscope.methods.similarity import in_cells, overlap, ranks, spearman, ssim
 from tests.methods.faithful_nets import a_map, noise
 from tests.oracles import faithfulness as slow
 
@@ -24,6 +24,18 @@ def test_rank_correlation_is_scipys_ties_too() -> None:
     rectified = np.maximum(one, 0).astype(np.float16)
     peer = spearmanr(one.ravel(), rectified.ravel()).statistic
     assert spearman(one, rectified) == pytest.approx(peer, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, int])
+def test_ranks_are_scipys(kind: type) -> None:
+    random = np.random.default_rng(0)
+    for shape in ((1,), (7,), (5, 40), (3, 0), (2, 3, 11)):
+        for most in (2, 9, 10**6):
+            values = random.integers(-most, most, shape).astype(kind)
+            assert np.array_equal(ranks(values), rankdata(values, axis=-1))
+    if kind is not int:
+        rows = np.array([[1.0, np.nan, 0.0], [np.inf, -np.inf, 0.0]], kind)
+        assert np.array_equal(ranks(rows), rankdata(rows, axis=1), equal_nan=True)
 
 
 def test_only_the_order_counts() -> None:

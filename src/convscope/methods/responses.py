@@ -11,13 +11,13 @@ from itertools import islice
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from convscope.errors import DataError, ModelError
 from convscope.images.folder import Folder, Picture
 from convscope.lens.lens import Lens
 from convscope.lens.sizes import usual_batch
+from convscope.methods.similarity import ranks
 from convscope.methods.tuning import blank
 from convscope.models.preprocess import Preprocess
 
@@ -59,10 +59,10 @@ def responses(
 def ranked(values: Float[np.ndarray, "maps samples"]) -> Float32[np.ndarray, "maps samples"]:
     """Ranks along each row, less their mean and at length 1, so that the product of two rows is
     their rank correlation; NaN in a row that is the same everywhere."""
-    ranks: Float64[np.ndarray, "maps samples"] = rankdata(values, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    size = np.linalg.norm(ranks, axis=1, keepdims=True)
-    return (ranks / np.where(size > 0, size, np.nan)).astype(np.float32)
+    found: Float64[np.ndarray, "maps samples"] = ranks(values)
+    found -= found.mean(axis=1, keepdims=True)
+    size = np.linalg.norm(found, axis=1, keepdims=True)
+    return (found / np.where(size > 0, size, np.nan)).astype(np.float32)
 
 
 def _batches(
