@@ -101,17 +101,17 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_makes_stays(tmp_p
         process.wait()
         assert len(left(tmp_path)) == 4
         sweep(tmp_path)
-        assert [name.partition(".convscope")[0] for name in left(tmp_path)] == [
-            ".alive",
-            ".alive",
-            ".dead",
-        ]
+        assert [name.partition(".convscope")[0] for name in left(tmp_path)] == [".alive", ".alive"]
         publish_folder(tmp_path / "dead", lambda folder: (folder / "a").write_text("x") and None)
         with claimed(tmp_path / "dead2"):
             pass
     with claimed(tmp_path / "dead3"), claimed(tmp_path / "alive"):
         pass
-    assert left(tmp_path) == [".dead.convscope-lock", "dead"]
+    assert left(tmp_path) == ["dead"]
+    (tmp_path / ".gone.convscope-lock").touch()
+    with pytest.raises(OutputError), claimed(tmp_path / "dead"):  # whatever it comes to
+        pass
+    assert left(tmp_path) == ["dead"]
 
 
 def test_who_comes_second_is_told_at_once_and_a_dead_holder_is_none(tmp_path: Path) -> None:

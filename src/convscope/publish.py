@@ -8,6 +8,7 @@ beside is removed by the next one that writes there: its name says who made it.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -43,6 +44,7 @@ WORK = re.compile(
 )
 """A name of unfinished work: the machine, its start and process numbers, the process."""
 LOCK = ".convscope-lock"
+TRIES = 5
 
 
 def publish_file(target: Path, content: bytes) -> None:
@@ -109,8 +111,9 @@ def claimed(target: Path) -> Iterator[None]:
     Another process that claims it meanwhile is told at once; a claim goes with its process.
     Raises OutputError O501 (taken, or claimed by another), EnvironmentFault R602 or R603.
     """
-    require_free(target)
     real = _real(target)
+    sweep(real.parent)
+    require_free(target)
     place = real.with_name(_short(real.name, LOCK))
     with ExitStack() as undo:
         try:
@@ -119,7 +122,6 @@ def claimed(target: Path) -> Iterator[None]:
             undo.callback(_unlink_own, place, lock)
         except OSError as fault:
             raise environment_fault(fault, target) from fault
-        sweep(real.parent)
         require_free(target)  # the one before us may have been about to publish
         yield
 
@@ -153,6 +155,8 @@ def sweep(folder: Path) -> None:
     """Remove the unfinished work that dead processes left in this folder."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name[:1] == "." and entry.name.endswith(LOCK):
+                _drop_lock(Path(entry.path))
             found = WORK.fullmatch(entry.name)
             if found is not None and _dead(found, entry):
                 path = Path(entry.path)
@@ -276,13 +280,16 @@ def _without(folders: Sequence[Path]) -> Iterator[None]:
 def _locked(place: Path, target: Path) -> Iterator[IO[bytes]]:
     """A lock that ends with the process. Where a disk knows no locks, none is held: to publish
     is one step all the same."""
-    import fcntl
-
+    tries = 0
     while True:
         with place.open("ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as fault:
+                tries += 1
+                if tries < TRIES:  # somebody may only look whether its holder is dead
+                    time.sleep(0.02)
+                    continue
                 what = "another convscope is making this very result now"
                 step = "wait for it, or name a new folder with --out"
                 raise OutputError("O501", str(target), what, next_step=step) from fault
@@ -293,6 +300,15 @@ def _locked(place: Path, target: Path) -> Iterator[IO[bytes]]:
                 continue
             yield lock
             return
+
+
+def _drop_lock(place: Path) -> None:
+    """Remove a lock that nobody holds: its process is dead."""
+    with suppress(OSError):
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(place, flags), "r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _unlink_own(place, lock)
 
 
 def _same(place: Path, lock: IO[bytes]) -> bool:
