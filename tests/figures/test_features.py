@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from convscope.figures.features import PAGE, _scaled, features_figure
+from convscope.figures.features import PAGE, _scaled, features_figure, features_table
 from convscope.records.features import LayerFeatures
 from tests.figures.test_pictures import layer
 
@@ -103,8 +103,49 @@ def test_one_scale_for_a_layer_is_that_of_its_median_map() -> None:
     given = dataclasses.replace(
         layer(3), high=np.array([1, 2, 8], np.float32), low=-np.array([1, 2, 8], np.float32)
     )
+    given = given.shown[0]
     assert np.array_equal(_scaled(given, "map"), given.projections)
     half, same, four = _scaled(given, "layer").astype(float)
     assert half == pytest.approx(127.5 + (given.projections[0] - 127.5) / 2, abs=0.51)
     assert np.array_equal(same, given.projections[1])
     assert four == pytest.approx((127.5 + (given.projections[2] - 127.5) * 4).clip(0, 255), abs=1)
+
+
+def test_the_page_says_by_which_rule_and_which_maps_would_look_the_same_for_anything() -> None:
+    one, other = records((2, 3))
+    one = dataclasses.replace(
+        one,
+        similarity=np.array([0.97, 0.2], np.float32),
+        patch_similarity=np.array([0.1, 0.1], np.float32),
+        grids=(("stem", 3, 2, 4, 0.3),),
+    )
+    other = dataclasses.replace(
+        other, rule="guided", similarity=np.array([0.9, np.nan, 0.9], np.float32),
+        patch_similarity=np.array([0.85, np.nan, np.nan], np.float32),
+    )  # fmt: skip
+    figure = features_figure([one, other])
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert names == ["l0", "0*", "1", "l1°", "0", "1", "2*"]
+    (foot,) = (text.get_text() for text in figure.texts)
+    assert "deconvnet, in layers marked ° guided backpropagation" in foot
+    assert "* nearly the same for any picture" in foot
+    alone = features_figure([dataclasses.replace(other, similarity=other.patch_similarity)])
+    assert [text.get_text() for text in alone.axes[0].texts] == ["l1", "0", "1", "2"]
+    assert "projections: guided backpropagation; zero" in alone.texts[0].get_text()
+    table, *_, last = features_table([one, other])
+    assert list(table.rows[0]) == [
+        "l0", "0", "deconvnet", "0.97", "0.10", "nearly the same for any picture",
+    ]  # fmt: skip
+    assert last.endswith("grid of period 4 px from stride 2 of stem (kernel 3 is no multiple)")
+
+
+def test_the_other_rule_s_projections_are_drawn_when_asked_for() -> None:
+    (record,) = records((2,))
+    both = dataclasses.replace(
+        record, beside="guided", beside_projections=255 - record.projections,
+        beside_low=record.low, beside_high=record.high,
+        beside_similarity=np.zeros(2, np.float32),
+    )  # fmt: skip
+    own, other = features_figure([both]), features_figure([both], beside=True)
+    assert not np.array_equal(drawn(own), drawn(other))
+    assert "guided backpropagation" in other.texts[0].get_text()

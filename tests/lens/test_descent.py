@@ -47,7 +47,27 @@ def headless() -> nn.Sequential:
     return net
 
 
+class Padded(nn.Module):
+    """Unevenly padded before strides and before a pool, as networks from TensorFlow are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(3, 6, 3, stride=2)
+        self.conv2 = nn.Conv2d(6, 6, 5, stride=2, groups=6)
+        self.conv3 = nn.Conv2d(6, 5, 1)
+        self.pool = nn.MaxPool2d(3, 2)
+        self.conv4 = nn.Conv2d(5, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.conv1(F.pad(x, (0, 1, 0, 1))))
+        x = self.conv3(F.relu6(self.conv2(F.pad(x, (1, 2, 2, 1)))))
+        x = self.pool(F.pad(F.relu(x), (0, 1), value=-torch.inf))
+        return self.conv4(x)
+
+
 CASES = {
+    "padded": (Padded, ["conv1", "conv2", "conv3", "pool", "conv4"]),
     "sequential": (headless, ["conv1", "relu1", "norm1", "pool1", "conv2", "pool2", "conv3"]),
     "residual": (Residual, ["conv1", "bn1", "conv2", "bn3", "relu#3"]),
     "fire": (Fire, ["conv1", "squeeze", "expand1", "expand3", "classify"]),

@@ -98,7 +98,8 @@ def test_no_name_of_a_picture_class_or_layer_becomes_a_path(folder: Path) -> Non
     paths = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     assert len(paths) > 53
     assert all(
-        re.fullmatch(r"[a-z0-9/]+\.(html|js|css|svg|webp|json|npy|npy\.gz)", path) for path in paths
+        re.fullmatch(r"[a-z0-9_/]+\.(html|js|css|svg|webp|json|npy|npy\.gz)", path)
+        for path in paths
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.options import Model, Opening, Reading, Sending, expanded
 from convscope.cli.progress import progress
 from convscope.cli.study_files import claim, new_study
 from convscope.cli.tune import Tune, chosen
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convscope.images.folder import Folder
     from convscope.lens.backward import Other
     from convscope.methods.tuning import Tuning
+    from convscope.methods.ways_down import Choice
     from convscope.models.load import Network
     from convscope.records.predictions import Evaluation
 
@@ -33,15 +34,12 @@ def atlas(
     ],
     opening: Opening,
     reading: Reading,
+    sending: Sending,
     out: Annotated[Path, typer.Option(help="New folder for the pages.")] = Path("atlas"),
     layers: Annotated[
         str | None, typer.Option(help="Names with commas; default: all convolutions.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="Pictures for each feature map.")] = 9,
-    other: Annotated[
-        str,
-        typer.Option(help="Activations such as GELU on the way down: refuse, or gradient."),
-    ] = "refuse",
     study: Annotated[
         list[Path] | None,
         typer.Option(help="Folder that a study wrote, to be shown too; may be given again."),
@@ -65,7 +63,8 @@ def atlas(
             place,
             layers=layers.split(",") if layers else None,
             k=top,
-            other=other,
+            rule=sending.rule,
+            other=sending.other,
             tuning=chosen(network, tune),
             bars=progress,
             studies=studies,
@@ -83,6 +82,7 @@ def make_atlas(
     *,
     layers: Sequence[str] | None = None,
     k: int = 9,
+    rule: str = "auto",
     other: str = "refuse",
     tuning: Tuning | None = None,
     bars: Bars,
@@ -91,7 +91,7 @@ def make_atlas(
 ) -> Path:
     """Mine, project and write the pages; return the path of index.html.
 
-    other: see `BackwardRule`. judged: the network's accuracy on the folder, for the model card;
+    rule, other: see `features`. judged: the network's accuracy on the folder, for the model card;
     measured here where the folder's classes are the network's. more: `training`, `evolution` and
     `occlusion` records, and `studies`.
     """
@@ -112,6 +112,7 @@ def make_atlas(
             folder,
             layers,
             k=k,
+            rule=cast("Choice", rule),
             other=cast("Other", other),
             tuning=tuning,
             progress=tick,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
-from convscope.cli.options import ANY_MODEL, Opening, Reading, expanded
+from convscope.cli.options import ANY_MODEL, Opening, Reading, Sending, expanded
 from convscope.cli.progress import progress
-from convscope.cli.study_files import claim, listed, new_study, save_figure
+from convscope.cli.study_files import claim, keep_table, listed, new_study, save_figure
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def features(
     model: Annotated[str, typer.Argument(help=AGAIN)],
     opening: Opening,
     reading: Reading,
+    sending: Sending,
     pictures: Annotated[
         str | None, typer.Argument(help="Pictures to find the strongest of, e.g. for validation.")
     ] = None,
@@ -42,9 +43,6 @@ def features(
         str, typer.Option(help="Of projections: one for each map, or one for a layer.")
     ] = "map",
     seed: Annotated[int, typer.Option(min=0, help="Of the random maps.")] = 0,
-    other: Annotated[
-        str, typer.Option(help="Activations such as GELU on the way down: refuse, or gradient.")
-    ] = "refuse",
     out: Annotated[Path, typer.Option(help="New folder for records and figure.")] = Path(
         "features"
     ),
@@ -53,7 +51,7 @@ def features(
 
     Example: convscope features torchvision:squeezenet1_0 pictures --maps random:12
     """
-    from convscope.figures.features import features_figure
+    from convscope.figures.features import features_figure, features_table
 
     claim(out)
     if scale not in ("map", "layer"):
@@ -62,12 +60,16 @@ def features(
     if pictures is None:
         found = _again(Path(model), asked)
     else:
-        way = {"k": top, "other": other, "seed": seed}
+        way = {"k": top, "rule": sending.rule, "other": sending.other, "seed": seed}
         found = _made(opening.network(model), pictures, reading, asked, way)
+    how = cast("Scale", scale)
     with new_study(out) as place:
         for number, record in enumerate(found):
             record.save(place / f"{KEPT}{number}")
-        save_figure(features_figure(found, scale=cast("Scale", scale)), place / "figure")
+        if any(record.beside for record in found):
+            save_figure(features_figure(found, scale=how, beside=True), place / "figure-other-rule")
+        keep_table(features_table(found), place / "table.md")
+        save_figure(features_figure(found, scale=how), place / "figure")
     typer.echo(out / "figure.pdf")
 
 

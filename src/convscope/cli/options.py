@@ -187,6 +187,22 @@ class Opening(Ready):
 
 
 @dataclass(frozen=True)
+class Sending:
+    """How activations are sent down to the pixels."""
+
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="Of projections: deconvnet, guided, both, or auto: deconvnet where the switches "
+            "of max pools stand on the way, guided where none do."
+        ),
+    ] = "auto"
+    other: Annotated[
+        str, typer.Option(help="Activations such as GELU on the way down: refuse, or gradient.")
+    ] = "refuse"
+
+
+@dataclass(frozen=True)
 class Reading:
     """How pictures are read."""
 

@@ -165,10 +165,15 @@ def drawn(figure: Figure, kind: str) -> bytes:
 
 def save_table(parts: Sequence[Part], place: Path) -> None:
     """Kept as `place` in Markdown, which is printed, and its tables for pages as JSON."""
+    typer.echo(keep_table(parts, place))
+
+
+def keep_table(parts: Sequence[Part], place: Path) -> str:
+    """The same, without printing; gives the Markdown."""
     text = "\n".join(lines(parts))
     place.write_bytes(f"{text}\n".encode())
     place.with_suffix(".json").write_bytes(tables_json(parts))
-    typer.echo(text)
+    return text
 
 
 def listed(names: str | None) -> Sequence[str] | None:

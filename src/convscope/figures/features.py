@@ -21,16 +21,20 @@ from matplotlib.figure import Figure
 
 from convscope.figures.pictures import block, enlarged, grid
 from convscope.figures.style import INK, SOFT, shortened
-from convscope.records.features import LayerFeatures
+from convscope.records.features import LayerFeatures, Shown, grid_words
+from convscope.records.table import Part, Table
 
 Scale = Literal["map", "layer"]
+RULES = {"deconvnet": "deconvnet", "guided": "guided backpropagation"}
+GUIDED, ALIKE = "°", "*"
+"""Mark layers of that rule where there are both, and maps whose projections look alike."""
 PAGE = (7.2, 9.6)
 """Inches at most, across and down."""
 COLUMNS = {9: 3, 16: 4, 12: 4, 10: 2}
 """Of maps, by their number, as in the paper."""
 LABEL, TITLE, GAP = 0.13, 0.26, 0.35
 """Inches above a row of maps and above a layer; tiles between blocks."""
-MARGIN, FOOT = 0.12, 0.4
+MARGIN, FOOT = 0.12, 0.62
 NARROWEST = 4.4
 """Inches that the words below the pictures take."""
 MOST, SMALL = 0.28, 0.11
@@ -39,9 +43,18 @@ LEAST = 48
 """Smaller tiles are enlarged, in whole pixels, so that no program smooths them."""
 
 
-def features_figure(records: Sequence[LayerFeatures], *, scale: Scale = "map") -> Figure:
-    """scale: of the projections, joint for each map's nine, or for all maps of the layer."""
-    shelves = _best([_Panel(record, scale) for record in records])
+def features_figure(
+    records: Sequence[LayerFeatures], *, scale: Scale = "map", beside: bool = False
+) -> Figure:
+    """scale: of the projections, joint for each map's nine, or for all maps of the layer. beside:
+    draw the projections of the other rule, of layers that have two."""
+    shown = [record.shown[-1 if beside else 0] for record in records]
+    mark = GUIDED if len({each.rule for each in shown}) > 1 else ""
+    panels = [
+        _Panel(record, scale, each, mark if each.rule == "guided" else "")
+        for record, each in zip(records, shown, strict=True)
+    ]
+    shelves = _best(panels)
     filled = max(_wide(shelf) * tile for tile, shelf in shelves) + 2 * MARGIN
     width = max(NARROWEST, filled)
     aside = MARGIN + (width - filled) / 2
@@ -59,11 +72,28 @@ def features_figure(records: Sequence[LayerFeatures], *, scale: Scale = "map") -
     # Inches from the first layer's corner; pictures have moved the limits.
     axes.set_xlim(-aside, width - aside)
     axes.set_ylim(height - MARGIN, -MARGIN)
-    figure.text(0.5, 0.1 / height, _told(records, scale), fontsize=7, color=SOFT, ha="center")
+    figure.text(0.5, 0.1 / height, _told(panels, scale), fontsize=7, color=SOFT, ha="center")
     return figure
 
 
-def _told(records: Sequence[LayerFeatures], scale: Scale) -> str:
+def features_table(records: Sequence[LayerFeatures]) -> list[Part]:
+    """Of each map and rule how alike the projections are; and the grids in them."""
+    rows, grids = list[list[str]](), list[Part]()
+    for record in records:
+        for shown in record.shown:
+            flags = record.alike(shown.similarity)
+            for row, channel in enumerate(record.maps):
+                numbers = (shown.similarity[row], record.patch_similarity[row])
+                cells = ["" if math.isnan(number) else f"{number:.2f}" for number in numbers]
+                note = "nearly the same for any picture" if flags[row] else ""
+                rows.append([record.layer, str(channel), shown.rule, *cells, note])
+            grids += [f"{record.layer}, {shown.rule}: {grid_words(each)}" for each in shown.grids]
+    head = ["layer", "map", "rule", "correlation of projections", "of patches", "note"]
+    return [Table.of(head, rows, "How alike projections are"), *([""] if grids else []), *grids]
+
+
+def _told(panels: Sequence[_Panel], scale: Scale) -> str:
+    records = [panel.record for panel in panels]
     k = max((record.value.shape[1] for record in records), default=0)
     joint = (
         "each map has one scale"
@@ -72,8 +102,16 @@ def _told(records: Sequence[LayerFeatures], scale: Scale) -> str:
     )
     return (
         f"of each map the {k} strongest of {max((r.seen for r in records), default=0):,} pictures: "
-        f"left projected, right as seen\nprojections: zero is grey, {joint}"
+        f"left projected, right as seen\nprojections: {_ruled(panels)}; zero is grey, {joint}"
+        + (f"\n{ALIKE} nearly the same for any picture" if any(p.alike for p in panels) else "")
     )
+
+
+def _ruled(panels: Sequence[_Panel]) -> str:
+    rules = {panel.shown.rule for panel in panels}
+    if len(rules) < 2:
+        return "".join(RULES.get(rule, rule) for rule in rules)
+    return f"deconvnet, in layers marked {GUIDED} {RULES['guided']}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +120,15 @@ class _Panel:
 
     record: LayerFeatures
     scale: Scale
+    shown: Shown
+    mark: str
+    """Of the layer's rule."""
+
+    @property
+    def alike(self) -> set[int]:
+        """Numbers of the maps whose projections would look nearly the same for any picture."""
+        flags = self.record.alike(self.shown.similarity)
+        return {channel for channel, flag in zip(self.record.maps, flags, strict=True) if flag}
 
     @property
     def columns(self) -> int:
@@ -109,16 +156,17 @@ class _Panel:
 
     def draw(self, axes: Axes, left: float, top: float, tile: float) -> None:
         record = self.record
-        name = shortened(record.layer)
+        name = shortened(record.layer) + self.mark
         axes.text(left, top + TITLE - 0.07, name, fontsize=9, color=INK, parse_math=False)
-        shown = _scaled(record, self.scale)
+        shown, alike = _scaled(self.shown, self.scale), self.alike
         across = (self.shape[1] + GAP) * tile
         half = (self.columns * (self.shape[1] + GAP) + GAP) * tile
         for number, channel in enumerate(record.maps):
             row, column = divmod(number, self.columns)
             x = left + column * across
             y = top + TITLE + row * (self.shape[0] * tile + LABEL)
-            axes.text(x, y + LABEL - 0.03, str(channel), fontsize=7, color=SOFT)
+            label = f"{channel}{ALIKE if channel in alike else ''}"
+            axes.text(x, y + LABEL - 0.03, label, fontsize=7, color=SOFT)
             self._place(axes, self._projections(shown[number]), x, y + LABEL, tile)
             self._place(axes, _block(record.patches[number]), x + half, y + LABEL, tile)
 
@@ -191,7 +239,7 @@ def _whole(side: int, least: int) -> int:
     return side * max(1, math.ceil(least / side))
 
 
-def _scaled(record: LayerFeatures, scale: Scale) -> UInt8[np.ndarray, "maps k s s 3"]:
+def _scaled(record: Shown, scale: Scale) -> UInt8[np.ndarray, "maps k s s 3"]:
     """The projections; if one scale is wanted for the layer, that of its map in the middle."""
     if scale == "map" or not record.high.max() > 0:
         return record.projections

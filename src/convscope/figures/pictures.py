@@ -64,12 +64,14 @@ def block(
     return canvas
 
 
-def sprite(features: LayerFeatures, channel: int) -> Image.Image:
-    """One feature map's block of patches (left) and block of projections (right), no gaps."""
+def sprite(features: LayerFeatures, channel: int, rule: int = 0) -> Image.Image:
+    """One feature map's block of patches (left) and block of projections (right), no gaps.
+
+    rule: number of the rule among those shown."""
     side = stored_side(features.patches.shape[2])
     halves = [
         block(enlarged(tiles[channel], side), empty=128)
-        for tiles in (features.patches, features.projections)
+        for tiles in (features.patches, features.shown[rule].projections)
     ]
     return Image.fromarray(np.concatenate(halves, axis=1))
 

@@ -156,6 +156,29 @@ class Convolution(Step):
         return Affine(one.reach[axis], one.stride[axis], -self.padding[axis]).after(span)
 
 
+class Padded(Step):
+    """Zeros around maps, as where a network pads unevenly before a stride."""
+
+    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
+        super().__init__(node, number, targets, size)
+        left, _, top, _ = [*node._saved_pad, 0, 0][:4]
+        self.padding: Pair = (int(top), int(left))
+
+    @classmethod
+    def holds(cls, node: Any) -> bool:
+        return len(node._saved_pad) <= 4 and max(node._saved_pad) < 1 << 31  # none is negative
+
+    def same(self) -> tuple[object, ...]:
+        return (*super().same(), self.padding)
+
+    def down(self, signal: Signal, seen: Seen) -> Sent:  # noqa: ARG002
+        frame = signal.frame.below((1, 1), (1, 1), self.padding)
+        yield self.targets[0], replace(signal, frame=frame, is_inside=False)
+
+    def below(self, span: Affine, axis: int) -> Affine:
+        return Affine(1, 1, -self.padding[axis]).after(span)
+
+
 class MaxPool(Step):
     """To where the maxima of the picture were."""
 
@@ -314,6 +337,7 @@ STEPS: Mapping[str, type[Step]] = {
     "Cat": Stack,
     "Add": Sum,
     "Clone": Step,
+    "ConstantPadNd": Padded,
     Rectify.__name__: Rectified,
     PassedBy.__name__: Step,
     LastWins.__name__: Last,

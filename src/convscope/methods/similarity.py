@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Bool, Float, Float32, Float64, Shaped
 
 Map = Float[np.ndarray, "h w"]
 WINDOW = 11
@@ -100,3 +100,25 @@ def in_cells(values: Map, cells: int) -> Map:
     ]
     found: Map = sums / np.outer(*sizes)
     return found
+
+
+def mean_correlation(
+    pictures: Float32[np.ndarray, "k h w c"], seen: Bool[np.ndarray, "k h w"]
+) -> float:
+    """Mean over all pairs of Pearson's correlation of the numbers, all colours together, at the
+    places that both have; NaN where no pair has two places at which neither is flat."""
+    size = np.abs(pictures).max(axis=(1, 2, 3), keepdims=True, initial=0.0)
+    scaled = pictures / np.where(size > 0, size, 1)  # single precision then holds all sums
+    marks = np.broadcast_to(seen[..., None], scaled.shape).reshape(len(scaled), -1)
+    marks = marks.astype(np.float32)
+    values = scaled.reshape(len(scaled), -1) * marks
+    count, total = marks @ marks.T, values @ marks.T
+    count = np.maximum(count, 1)
+    shared = values @ values.T - total * total.T / count
+    spread = (values * values) @ marks.T - total * total / count
+    pairs = np.triu_indices(len(scaled), 1)
+    product = (spread * spread.T)[pairs]
+    is_flat = np.minimum(spread, spread.T)[pairs] <= 1e-6 * count[pairs]
+    if is_flat.all():
+        return math.nan
+    return float(np.clip(shared[pairs][~is_flat] / np.sqrt(product[~is_flat]), -1, 1).mean())

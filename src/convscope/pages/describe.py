@@ -15,7 +15,14 @@ from convscope.figures.pictures import grid, stored_side
 from convscope.images.skipped import PICTURE_NOTES, words
 from convscope.pages.script import number, numbers, shown
 from convscope.pages.store import SHEET
-from convscope.records.features import LayerFeatures, LayerTable, ModelCard, Pictures
+from convscope.records.features import (
+    LayerFeatures,
+    LayerTable,
+    ModelCard,
+    Pictures,
+    Shown,
+    grid_words,
+)
 from convscope.records.record import Record
 from convscope.records.series import Evolution, Series
 
@@ -107,6 +114,10 @@ def layer(record: LayerFeatures) -> dict[str, Any]:
         "tile": stored_side(record.patches.shape[2]),
         "seen": record.seen,
         "dead": int(np.count_nonzero(record.active == 0)),
+        "rules": [each.rule for each in record.shown],
+        "why": printable(str(record.origin.get("rule_chosen", ""))),
+        "alike": [int(record.alike(each.similarity).sum()) for each in record.shown],
+        "grids": [shown([grid_words(grid) for grid in each.grids]) for each in record.shown],
         "rewritten": record.rewritten,
         "rectifiers": record.rectifiers,
         "strongest": strongest(record),
@@ -131,10 +142,21 @@ def maps(record: LayerFeatures, known: Int64[np.ndarray, "pictures"]) -> dict[st
         "box": numbers(record.box),
         "active": numbers(record.active),
         "invalid": numbers(record.invalid),
-        "low": numbers(record.low),
-        "high": numbers(record.high),
-        "darkest": numbers(record.projections.min(axis=(2, 3, 4))),
-        "lightest": numbers(record.projections.max(axis=(2, 3, 4))),
+        "patch_similarity": numbers(record.patch_similarity),
+        **drawn(record, record.shown[0]),
+        "beside": drawn(record, record.shown[1]) if record.beside else None,
+    }
+
+
+def drawn(record: LayerFeatures, rule: Shown) -> dict[str, Any]:
+    """Of each map what the page says of one rule's projections."""
+    return {
+        "low": numbers(rule.low),
+        "high": numbers(rule.high),
+        "darkest": numbers(rule.projections.min(axis=(2, 3, 4))),
+        "lightest": numbers(rule.projections.max(axis=(2, 3, 4))),
+        "similarity": numbers(rule.similarity),
+        "alike": numbers(record.alike(rule.similarity).astype(int)),
     }
 
 

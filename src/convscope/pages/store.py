@@ -34,15 +34,19 @@ def save(pixels: UInt8[np.ndarray, "h w 3"] | Image.Image, path: Path, *, exact:
 
 
 def save_sprites(features: LayerFeatures, folder: Path) -> None:
-    """One picture a feature map, NUMBER.webp: patches on the left, projections on the right."""
+    """One picture a feature map, NUMBER.webp: patches on the left, projections on the right; with
+    those of a second rule NUMBERb.webp."""
     folder.mkdir(parents=True)
     exact = features.patches.shape[2] <= FINE
 
-    def one(channel: int) -> None:
-        save(sprite(features, channel), folder / f"{channel}.webp", exact=exact)
+    def one(place: tuple[int, int]) -> None:
+        channel, rule = place
+        name = f"{channel}{'b' if rule else ''}.webp"
+        save(sprite(features, channel, rule), folder / name, exact=exact)
 
+    places = [(c, rule) for c in range(len(features.value)) for rule in range(len(features.shown))]
     with ThreadPoolExecutor(HANDS) as hands:
-        list(hands.map(one, range(len(features.value))))
+        list(hands.map(one, places))
 
 
 def save_thumbs(pictures: Pictures, folder: Path) -> int:

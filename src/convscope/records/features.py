@@ -5,15 +5,38 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from convscope.records.record import Record
 
 COUNTS = (9, 16, 12, 10, 10)
 """Maps of the five layers in figure 2 of Zeiler and Fergus 2014."""
+
+
+Grid = tuple[str, int, int, int, float]
+"""A convolution's name, its kernel and stride, pixels from line to line, and by what share of its
+mean the energy of the layer's projections swings with them."""
+ALIKE, APART = 0.8, 0.1
+"""Projections look alike from this mean correlation on, where their patches' is lower by so much.
+On trained networks: 0.84 to 1.00 without switches or gates of the picture, below 0.6 with them."""
+
+
+class Shown(NamedTuple):
+    """One rule's projections of a layer."""
+
+    rule: str
+    projections: UInt8[np.ndarray, "maps k s s 3"]
+    low: Float32[np.ndarray, "maps"]
+    high: Float32[np.ndarray, "maps"]
+    similarity: Float32[np.ndarray, "maps"]
+    grids: tuple[Grid, ...]
+
+
+_NONE = partial(np.zeros, 0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +75,47 @@ class LayerFeatures(Record):
     """Coverage of the backward rule: rewritten of all rectifier calls below the layer."""
     channels: tuple[int, ...] = ()
     """Numbers of the maps in the rows, where these are not all maps of the layer in order."""
+    rule: str = "deconvnet"
+    """By which signals went down to the projections: deconvnet or guided."""
+    similarity: Float32[np.ndarray, "maps"] = dataclasses.field(default_factory=_NONE)
+    """Mean correlation among a map's projections, each pair over the pixels that both fields have
+    in their pictures; see `docs/deconvnet.md`. NaN where fewer than two are not flat."""
+    patch_similarity: Float32[np.ndarray, "maps"] = dataclasses.field(default_factory=_NONE)
+    """The same of the patches."""
+    grids: tuple[Grid, ...] = ()
+    """Of strides, that show in the projections."""
+    beside: str = ""
+    """The other rule, where both were asked for; then what follows is that one's."""
+    beside_projections: UInt8[np.ndarray, "maps k s s 3"] | None = None
+    beside_low: Float32[np.ndarray, "maps"] | None = None
+    beside_high: Float32[np.ndarray, "maps"] | None = None
+    beside_similarity: Float32[np.ndarray, "maps"] | None = None
+    beside_grids: tuple[Grid, ...] = ()
 
-    packed = frozenset({"patches", "projections"})
+    def __post_init__(self) -> None:
+        for name in ("similarity", "patch_similarity"):  # older records have none
+            if len(getattr(self, name)) != len(self.image):
+                unknown = np.full(len(self.image), np.nan, np.float32)
+                object.__setattr__(self, name, unknown)
+        super().__post_init__()
+
+    @property
+    def shown(self) -> tuple[Shown, ...]:
+        """The projections by the layer's own rule, then by the other one if that was asked for."""
+        own = Shown(self.rule, self.projections, self.low, self.high, self.similarity, self.grids)
+        if not self.beside:
+            return (own,)
+        others = {name: getattr(self, f"beside_{name}") for name in Shown._fields[1:]}
+        return own, Shown(self.beside, **others)
+
+    def alike(self, similarity: Float32[np.ndarray, "maps"]) -> Bool[np.ndarray, "maps"]:
+        """Of which maps would the projections look nearly the same for any picture? None below
+        all rectifiers, where a projection is the filter itself."""
+        patches = np.nan_to_num(self.patch_similarity, nan=-1.0)
+        found: np.ndarray = (similarity >= ALIKE) & (similarity - patches >= APART)
+        return found & (self.rectifiers > 0)
+
+    packed = frozenset({"patches", "projections", "beside_projections"})
 
     def of(self, maps: Sequence[int]) -> LayerFeatures:
         """Some of the maps, by their places here, in this order."""
@@ -128,6 +190,14 @@ class ModelCard(Record):
     top1: float = -1.0
     top5: float = -1.0
     """Accuracy on the pictures at hand in 0 to 1; -1 where there are no labels."""
+
+
+def grid_words(grid: Grid) -> str:
+    """Source: Odena, Dumoulin and Olah 2016, "Deconvolution and Checkerboard Artifacts"."""
+    layer, kernel, stride, period, _ = grid
+    of = f" of {layer}" if layer else ""
+    why = "is no multiple" if kernel % stride else "is a multiple, its filters are uneven"
+    return f"grid of period {period} px from stride {stride}{of} (kernel {kernel} {why})"
 
 
 def random_maps(

@@ -16,6 +16,7 @@ from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import fields
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning, blank, require_tuning
+from convscope.methods.ways_down import Choice
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
 from convscope.records.features import COUNTS, LayerFeatures, random_maps
@@ -38,6 +39,7 @@ def chosen_features(
     k: int = 9,
     side: int = SIDE,
     seed: int = 0,
+    rule: Choice = "auto",
     overlap: Overlap = "add",
     other: Other = "refuse",
     tuning: Tuning | None = None,
@@ -64,6 +66,7 @@ def chosen_features(
             names,
             k=k,
             side=side,
+            rule=rule,
             overlap=overlap,
             other=other,
             tuning=tuning,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from convscope.lens.geometry import Field
@@ -18,8 +18,29 @@ SCALING = f"zero is mid-grey, the scale ends at the {CLIP}th percentile of absol
 
 
 def side_of(field: Field, most: int) -> int:
-    """Side of the square for a layer: the receptive field's own size, or the display's limit."""
-    return max(1, min(most, max(field.size)))
+    """Side of the square for a layer: the receptive field's own size, that of the picture where
+    the field is larger, or the display's limit."""
+    return max(1, min(most, max(map(min, field.size, field.picture))))
+
+
+def around(box: Box, picture: tuple[int, int]) -> Box:
+    """What is shown of a receptive field: all of it, and around its middle as much as the picture
+    is large where it is larger."""
+    down, across = max(0, box.height - picture[0]), max(0, box.width - picture[1])
+    top, left = box.top + down // 2, box.left + across // 2
+    return Box(top, left, top + box.height - down, left + box.width - across)
+
+
+def inside(box: Box, picture: tuple[int, int], side: int) -> Bool[np.ndarray, "side side"]:
+    """Which pixels of the square that `cut` makes lie in the picture, with their middles."""
+    scale = min(1.0, side / max(box.height, box.width))
+    axes = []
+    starts, lengths = (box.top, box.left), (box.height, box.width)
+    for first, length, most in zip(starts, lengths, picture, strict=True):
+        before = (side - max(1, round(length * scale))) // 2
+        middles = first + (np.arange(side) - before + 0.5) / scale
+        axes.append((middles > max(0, first)) & (middles < min(most, first + length)))
+    return np.logical_and.outer(*axes)
 
 
 def cut(

@@ -20,12 +20,14 @@ from torch import nn
 from convscope.errors import DataError
 from convscope.images.builtin import as_folder
 from convscope.images.folder import Folder
+from convscope.lens.backward import Rule
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import Field, fields
 from convscope.lens.twin import bare
 from convscope.methods.responses import ranked, responses
 from convscope.methods.topk import topk
 from convscope.methods.tuning import blank
+from convscope.methods.ways_down import ways_down
 from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import of_module
 from convscope.records.series import Convergence, Evolution
@@ -64,6 +66,7 @@ class EvolutionRecorder:
     layer, drawn with `seed` when first called. epochs: at which to record (all when None); epoch 0
     is the untrained network. side: of a picture of the record in pixels. progress: of the pass
     over the pictures at each of these epochs. The model is not touched, nor torch's random numbers.
+    Projections follow the rule that fits their layer, see `ways_down`.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class EvolutionRecorder:
         self.progress = progress
         self._seen: dict[int, _Epoch] = {}
         self._fields: dict[str, Field] = {}
+        self._rules: dict[str, Rule] = {}
         self._read = self.folder.readings
         self._made: dict[int, dict[str, Any]] = {}
 
@@ -122,7 +126,13 @@ class EvolutionRecorder:
         self._seen[epoch] = _Epoch(
             [
                 moment(
-                    model, self.folder, self.preprocess, self._fields[unit.layer], self.side, *entry
+                    model,
+                    self.folder,
+                    self.preprocess,
+                    self._fields[unit.layer],
+                    self._rules[unit.layer],
+                    self.side,
+                    *entry,
                 )
                 for unit, entry in zip(self.units, strongest, strict=True)
             ],
@@ -187,7 +197,7 @@ class EvolutionRecorder:
     def _origin(self, method: str) -> dict[str, object]:
         return {
             "method": method,
-            "rule": "deconvnet",
+            "rule": " and ".join(sorted(set(self._rules.values()))),
             "pictures": len(self.folder),
             "pictures_sha256": self.folder.sha256,
             "contents_sha256": self.folder.contents(self._read),
@@ -204,6 +214,8 @@ class EvolutionRecorder:
             self.layers = tuple(feature_layers(model, empty))
         if not self._fields:
             self._fields = fields(model, self.preprocess.shape, self.layers)
+            ways = ways_down(model, blank(model, self.preprocess.shape), self.layers)
+            self._rules = {layer: way.rules[0] for layer, way in ways.items()}
         if not self.units:
             self.units = self._drawn()
 

@@ -12,12 +12,11 @@ from itertools import groupby
 import numpy as np
 
 from convscope.images.builtin import as_folder
-from convscope.images.folder import Folder
 from convscope.lens.backward import Other, Overlap
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning, require_tuning
+from convscope.methods.ways_down import Choice
 from convscope.models.network import Network, whole
-from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import recorded
 from convscope.records.features import LayerFeatures, Pictures
 from convscope.records.topk import TopK
@@ -39,6 +38,7 @@ def features(
     *,
     k: int = 9,
     side: int = SIDE,
+    rule: Choice = "auto",
     overlap: Overlap = "add",
     other: Other = "refuse",
     tuning: Tuning | None = None,
@@ -47,7 +47,8 @@ def features(
     """The k strongest pictures of every feature map, with patches and projections.
 
     folder: opened, or its name. layers: one or several; by default see `feature_layers`. side:
-    largest side of a patch in pixels. overlap, other: see `BackwardRule`. tuning: what `tune`
+    largest side of a patch in pixels. rule: how projections go down, see `ways_down`; "both" draws
+    either. overlap, other: see `BackwardRule`. tuning: what `tune`
     chose, for the pass over the pictures. progress: of that pass. The layers' features come one by
     one, as each is asked for, so that only one layer is in memory.
 
@@ -62,13 +63,14 @@ def features(
         layers,
         k=k,
         side=side,
+        rule=rule,
         overlap=overlap,
         other=other,
         tuning=tuning,
         progress=progress,
     )
     found = looking.found
-    return found, winners(folder, network.preprocess, found), _each(looking)
+    return found, winners(looking), _each(looking)
 
 
 def _each(looking: Looking) -> Iterator[LayerFeatures]:
@@ -84,21 +86,25 @@ def _each(looking: Looking) -> Iterator[LayerFeatures]:
             yield layer_features(looking, layer, drawn=())
 
 
-def winners(folder: Folder, preprocess: Preprocess, found: TopK) -> Pictures:
+def winners(looking: Looking) -> Pictures:
     """The pictures that are among the strongest of any map, as thumbnails."""
+    preprocess, found, folder = looking.network.preprocess, looking.found, looking.pictures.folder
     alive = found.image[found.active > 0]
-    numbers = np.unique(alive[alive >= 0])
-    seen = list(folder.read(preprocess.framing, numbers.tolist()))
+    wanted = np.unique(alive[alive >= 0]).tolist()
     height, width = preprocess.size
     whole = Box(0, 0, height, width)
     thumb = min(THUMB, max(height, width))
-    squares = [patch(preprocess.seen(picture.pixels), whole, thumb) for picture in seen]
+    squares = {
+        number: patch(preprocess.seen(pixels), whole, thumb)
+        for number, pixels in looking.pictures.read(wanted)
+    }
+    labels = [folder.labels[number] for number in squares]
     return Pictures(
-        number=np.array([picture.number for picture in seen], np.int64),
-        name=tuple(picture.name for picture in seen),
-        label=np.array([-1 if p.label is None else p.label for p in seen], np.int64),
+        number=np.array(list(squares), np.int64),
+        name=tuple(folder.names[number] for number in squares),
+        label=np.array([-1 if label is None else label for label in labels], np.int64),
         classes=folder.classes,
-        thumbs=np.array(squares, np.uint8).reshape(-1, thumb, thumb, 3),
+        thumbs=np.array(list(squares.values()), np.uint8).reshape(-1, thumb, thumb, 3),
         size=(height, width),
         origin={"folder_sha256": folder.sha256},
     )

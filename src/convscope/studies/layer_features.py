@@ -4,37 +4,54 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32
+from jaxtyping import Bool, Float16, Float32
 from torch import Tensor
 
 from convscope.images.folder import Folder
+from convscope.images.framed import Framed
 from convscope.lens.ascent import Neuron
-from convscope.lens.backward import Other, Overlap
+from convscope.lens.backward import Other, Overlap, Rule
 from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.geometry import Field, fields
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.projections import Projected, projections
+from convscope.methods.similarity import mean_correlation
 from convscope.methods.topk import topk
 from convscope.methods.tuning import Tuning, blank
+from convscope.methods.ways_down import Choice, Way, ways_down
 from convscope.models.network import Network
-from convscope.records.features import LayerFeatures
+from convscope.records.features import LayerFeatures, Shown
 from convscope.records.topk import TopK
-from convscope.studies.display import GREY, SCALING, cut, limit, patch, quantised, side_of
-from convscope.units import Unit
+from convscope.studies.display import (
+    GREY,
+    SCALING,
+    around,
+    cut,
+    inside,
+    limit,
+    patch,
+    quantised,
+    side_of,
+)
+from convscope.studies.grids import Energy
+from convscope.units import Box, Unit
 
 
 class Looking(NamedTuple):
     """What was found in one pass over the pictures, for all layers."""
 
     network: Network
-    folder: Folder
+    pictures: Framed
     found: TopK
     fields: dict[str, Field]
     side: int
     """Largest side of a patch in pixels."""
+    rule: Choice
+    ways: dict[str, Way]
+    """Down from each layer."""
     overlap: Overlap
     other: Other
 
@@ -46,6 +63,7 @@ def mined(
     *,
     k: int,
     side: int,
+    rule: Choice = "auto",
     overlap: Overlap = "add",
     other: Other = "refuse",
     tuning: Tuning | None = None,
@@ -56,10 +74,14 @@ def mined(
     empty = blank(model, preprocess.shape)
     names = chosen_layers(model, layers, empty)
     # What the projections would raise at the end of a long search is raised before it.
-    deconvnet(model, empty, [Unit(layer, 0) for layer in names[-1:]], overlap=overlap, other=other)
+    ways = ways_down(model, empty, names, rule=rule, other=other)
+    for up in {rule for way in ways.values() for rule in way.rules}:
+        last = [Unit(layer, 0) for layer in names[-1:]]
+        deconvnet(model, empty, last, rule=up, overlap=overlap, other=other)
     found = topk(network, folder, names, k=k, tuning=tuning, progress=progress)
     known = fields(model, preprocess.shape, names)
-    return Looking(network, folder, found, known, side, overlap, other)
+    pictures = Framed(folder, preprocess.framing)
+    return Looking(network, pictures, found, known, side, rule, ways, overlap, other)
 
 
 def layer_features(
@@ -85,13 +107,14 @@ def projected(
     preprocess = looking.network.preprocess
 
     def read(numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        for picture in looking.folder.read(preprocess.framing, numbers):
-            yield picture.number, preprocess.tensor(picture.pixels)
+        for number, pixels in looking.pictures.read(numbers):
+            yield number, preprocess.tensor(pixels)
 
     return projections(
         looking.network.model,
         read,
         {layer: _Layer(looking, layer, maps).neurons() for layer in layers},
+        rule=looking.rule,
         overlap=looking.overlap,
         other=looking.other,
     )
@@ -119,22 +142,17 @@ class _Layer:
     def _entries(self) -> list[tuple[int, int]]:
         return [(row, place) for row, place in np.argwhere(self.image >= 0).tolist()]
 
-    def _make_room(self) -> None:
-        self.side = side_of(self.field, self.looking.side)
-        shape = (*self.image.shape, self.side, self.side, 3)
-        self.patches = np.full(shape, GREY, np.uint8)
-        # Each projection divided by its own peak: half precision then holds what 8 bits show.
-        self.scaled: Float16[np.ndarray, "maps k s s 3"] = np.zeros(shape, np.float16)
-        self.peak = np.zeros(self.image.shape, np.float32)
-        self.box = np.zeros((*self.image.shape, 4), np.int32)
-        self.coverage = (0, 0)
-
     def features(self, kind: str, drawn: Iterable[Projected], *, whole: bool) -> LayerFeatures:
         self._make_room()
-        self._draw(drawn)
         self._cut_patches()
-        low, high, shown = self._jointly_scaled()
-        found, rows = self.found, self.rows
+        way = self.looking.ways[self.layer]
+        drawings = {rule: _Drawing(self, way) for rule in way.rules}
+        entries = self._entries()
+        for projection in drawn:
+            self.coverage = (projection.rewritten, projection.rectifiers)
+            drawings[projection.rule].add(*entries[projection.number], projection)
+        shown = [drawing.shown(rule) for rule, drawing in drawings.items()]
+        found, rows, looking = self.found, self.rows, self.looking
         return LayerFeatures(
             layer=self.layer,
             kind=kind,
@@ -150,29 +168,45 @@ class _Layer:
             invalid=found.invalid[rows],
             seen=found.seen,
             patches=self.patches,
-            projections=shown,
-            low=low,
-            high=high,
             rewritten=self.coverage[0],
             rectifiers=self.coverage[1],
             channels=() if whole else tuple(self.maps),
+            patch_similarity=self._patch_similarity(),
+            **shown[0]._asdict(),
+            **(_beside(shown[1]) if len(shown) > 1 else {}),
             origin={
                 **found.origin,
-                "rule": "deconvnet",
-                "overlap": self.looking.overlap,
-                "other": self.looking.other,
+                "rule": " and ".join(way.rules),
+                "rule_chosen": _why(looking.rule, way),
+                "overlap": looking.overlap,
+                "other": looking.other,
                 "scaling": f"jointly for each map; {SCALING}",
             },
         )
 
-    def _draw(self, drawn: Iterable[Projected]) -> None:
-        entries = self._entries()
-        for projection in drawn:
-            row, place = entries[projection.number]
-            box = self.field.box(*self._at(row, place))
-            near = box.moved(-projection.top, -projection.left)
-            self._keep(row, place, cut(projection.pixels.float(), near, self.side, 0.0))
-            self.coverage = (projection.rewritten, projection.rectifiers)
+    def _make_room(self) -> None:
+        self.side = side_of(self.field, self.looking.side)
+        shape = (*self.image.shape, self.side, self.side, 3)
+        self.patches = np.full(shape, GREY, np.uint8)
+        self.box = np.zeros((*self.image.shape, 4), np.int32)
+        self.coverage = (0, 0)
+
+    def around(self, row: int, place: int) -> Box:
+        """What is shown of an entry's receptive field."""
+        return around(self.box_of(row, place), self.field.picture)
+
+    def seen(self, row: int) -> Bool[np.ndarray, "k s s"]:
+        """Which pixels of a map's squares lie in their pictures."""
+        marks = np.zeros((self.image.shape[1], self.side, self.side), bool)
+        for place in np.flatnonzero(self.image[row] >= 0).tolist():
+            marks[place] = inside(self.around(row, place), self.field.picture, self.side)
+        return marks
+
+    def _patch_similarity(self) -> Float32[np.ndarray, "maps"]:
+        found = np.full(len(self.image), np.nan, np.float32)
+        for row in np.flatnonzero((self.image >= 0).sum(axis=1) > 1).tolist():
+            found[row] = mean_correlation(self.patches[row].astype(np.float32), self.seen(row))
+        return found
 
     def _cut_patches(self) -> None:
         """Picture by picture, so that each is read once."""
@@ -180,34 +214,72 @@ class _Layer:
         for row, place in self._entries():
             entries[int(self.image[row, place])].append((row, place))
         preprocess = self.looking.network.preprocess
-        for picture in self.looking.folder.read(preprocess.framing, sorted(entries)):
-            shown = preprocess.seen(picture.pixels)
-            for row, place in entries[picture.number]:
-                box = self.field.box(*self._at(row, place))
-                self.box[row, place] = box
-                self.patches[row, place] = patch(shown, box, self.side)
+        for number, pixels in self.looking.pictures.read(sorted(entries)):
+            shown = preprocess.seen(pixels)
+            for row, place in entries[number]:
+                self.box[row, place] = self.box_of(row, place)
+                self.patches[row, place] = patch(shown, self.around(row, place), self.side)
+
+    def box_of(self, row: int, place: int) -> Box:
+        return self.field.box(*self._at(row, place))
 
     def _at(self, row: int, place: int) -> tuple[int, int]:
         at = self.rows[row]
         return int(self.found.row[at, place]), int(self.found.column[at, place])
 
-    def _keep(self, row: int, place: int, square: Float[Tensor, "c s s"]) -> None:
-        peak = float(square.abs().max())
-        self.peak[row, place] = peak
-        if peak > 0:
-            self.scaled[row, place] = (square / peak).permute(1, 2, 0).numpy()
 
-    def _jointly_scaled(
-        self,
-    ) -> tuple[Float32[np.ndarray, "maps"], Float32[np.ndarray, "maps"], np.ndarray]:
-        shown = np.full_like(self.patches, GREY)
-        low = np.zeros(len(self.image), np.float32)
-        high = np.zeros(len(self.image), np.float32)
-        for channel, used in enumerate(self.image >= 0):
-            if used.any():
-                raw = self.scaled[channel].astype(np.float32)
-                raw *= self.peak[channel][:, None, None, None]
-                high[channel] = limit(raw[used])
-                low[channel] = -high[channel]
-                shown[channel][used] = quantised(raw[used], low[channel], high[channel])
-        return low, high, shown
+class _Drawing:
+    """The projections of one layer by one rule, each map finished as soon as it is complete."""
+
+    def __init__(self, layer: _Layer, way: Way) -> None:
+        self._layer, self._way = layer, way
+        maps = len(layer.image)
+        self._waiting: dict[int, dict[int, tuple[float, Float16[np.ndarray, "s s 3"]]]] = {}
+        self._squares = np.full_like(layer.patches, GREY)
+        self._high = np.zeros(maps, np.float32)
+        self._similarity = np.full(maps, np.nan, np.float32)
+        self._energy = Energy(layer.field)
+
+    def add(self, row: int, place: int, projection: Projected) -> None:
+        layer, pixels = self._layer, projection.pixels.float()
+        box = layer.around(row, place).moved(-projection.top, -projection.left)
+        square = cut(pixels, box, layer.side, 0.0)
+        self._energy.add(pixels, layer.box_of(row, place).moved(-projection.top, -projection.left))
+        # Each projection divided by its own peak: half precision then holds what 8 bits show.
+        peak = float(square.abs().max())
+        scaled = (square / peak if peak > 0 else square).expand(3, -1, -1).permute(1, 2, 0)
+        waiting = self._waiting.setdefault(row, {})
+        waiting[place] = (peak, scaled.cpu().numpy().astype(np.float16))
+        if len(waiting) == np.count_nonzero(layer.image[row] >= 0):
+            self._finish(row)
+
+    def shown(self, rule: Rule) -> Shown:
+        for row in list(self._waiting):  # a picture of these could not be read again
+            self._finish(row)
+        grids = self._energy.grids(self._way.strides)
+        return Shown(rule, self._squares, -self._high, self._high, self._similarity, grids)
+
+    def _finish(self, row: int) -> None:
+        """One scale for all of a map's."""
+        waiting = self._waiting.pop(row)
+        places = sorted(waiting)
+        raw = np.stack([waiting[place][1].astype(np.float32) for place in places])
+        self._similarity[row] = mean_correlation(raw, self._layer.seen(row)[places])
+        raw *= np.array([waiting[place][0] for place in places], np.float32)[:, None, None, None]
+        self._high[row] = high = limit(raw)
+        self._squares[row, places] = quantised(raw, -high, high)
+
+
+def _beside(shown: Shown) -> dict[str, Any]:
+    fields = shown._asdict()
+    return {"beside": fields.pop("rule")} | {f"beside_{name}": fields[name] for name in fields}
+
+
+def _why(rule: Choice, way: Way) -> str:
+    if rule not in ("auto", "both"):
+        return "as asked"
+    if not way.rectifiers:
+        return "no rectifier on the way: the filter itself, by either rule"
+    if way.has_switches:
+        return "switches of max pools on the way (Zeiler and Fergus 2014)"
+    return "no switches where maps get smaller on the way (Springenberg et al. 2015)"

@@ -10,10 +10,11 @@ from jaxtyping import Float, UInt8
 from torch import nn
 
 from convscope.images.folder import Folder
+from convscope.lens.backward import Rule
 from convscope.lens.geometry import Field
 from convscope.methods.deconvnet import deconvnet
 from convscope.models.preprocess import Preprocess
-from convscope.studies.display import cut, patch
+from convscope.studies.display import around, cut, patch, side_of
 from convscope.units import Unit
 
 
@@ -32,6 +33,7 @@ def moment(
     folder: Folder,
     preprocess: Preprocess,
     field: Field,
+    rule: Rule,
     side: int,
     unit: Unit,
     number: int,
@@ -39,9 +41,10 @@ def moment(
 ) -> Moment:
     """unit: with its place in the picture of this number, where its activation is value."""
     picture = folder.one(number, preprocess.framing)
-    (projection,) = deconvnet(model, preprocess.tensor(picture.pixels)[None], [unit])
+    image = preprocess.tensor(picture.pixels)[None]
+    (projection,) = deconvnet(model, image, [unit], rule=rule)
     row, column = unit.at or (0, 0)
-    box, own = field.box(row, column), max(1, min(side, max(field.size)))
+    box, own = around(field.box(row, column), field.picture), side_of(field, side)
     small = cut(torch.tensor(projection.pixels), box, own, 0.0).expand(3, -1, -1)
     return Moment(
         value,

@@ -99,8 +99,7 @@ def occlusion_study(
         store = None if kept is None else Kept(Path(kept), made)
         projecting = Projecting.of(network, layer, source, len(pictures), searching)
         parts, failed = _parts(case, pictures, aims, boxes or {}, projecting, store, progress)
-    if projecting.why_not:
-        made["projections"] = projecting.why_not
+    made["projections"] = projecting.why_not or f"of whole maps, by {projecting.rule}"
     return replace(Occlusions.joined(parts), origin={**made, "left out": failed})
 
 

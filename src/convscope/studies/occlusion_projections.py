@@ -13,9 +13,11 @@ from torch import Tensor
 
 from convscope.errors import ModelError
 from convscope.images.folder import Folder
+from convscope.lens.backward import Rule
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.topk import topk
 from convscope.methods.tuning import blank
+from convscope.methods.ways_down import ways_down
 from convscope.models.network import Network
 from convscope.records.topk import TopK
 from convscope.studies.display import GREY, cut, limit, quantised
@@ -36,6 +38,8 @@ class Projecting:
     source: Folder
     strongest: TopK | None
     """None where there are no other pictures."""
+    rule: Rule = "deconvnet"
+    """The one that fits the layer."""
     why_not: str = ""
     """Why this network has no projections."""
 
@@ -51,16 +55,17 @@ class Projecting:
         """pictures: in the folder that is explained. Raises as `topk`."""
         black = blank(network.model, network.preprocess.shape)
         try:
-            deconvnet(network.model, black, [Unit(layer, 0)])
+            (rule,) = ways_down(network.model, black, [layer])[layer].rules
+            deconvnet(network.model, black, [Unit(layer, 0)], rule=rule)
         except ModelError as fault:
             if not fault.code.startswith("M53") and fault.code != "M540":
                 raise
-            return cls(network, layer, source, None, str(fault))
+            return cls(network, layer, source, None, why_not=str(fault))
         alone = len(source) < 2 and pictures < 2
         strongest = None
         if not alone:
             strongest = topk(network, source, layers=[layer], k=OTHERS + 1, progress=progress)
-        return cls(network, layer, source, strongest)
+        return cls(network, layer, source, strongest, rule)
 
     def of_map(
         self, image: Float[Tensor, "c h w"], channel: int, number: int, folder: Folder
@@ -95,7 +100,9 @@ class Projecting:
     def _projected(
         self, image: Float[Tensor, "c h w"], unit: Unit, side: int
     ) -> Float[np.ndarray, "side side 3"]:
-        (found,) = deconvnet(self.network.model, image[None], [unit], whole_map=True)
+        (found,) = deconvnet(
+            self.network.model, image[None], [unit], rule=self.rule, whole_map=True
+        )
         height, width = image.shape[-2:]
         pixels = torch.from_numpy(np.array(found.pixels))
         square = cut(pixels, Box(0, 0, height, width), side, 0.0)

@@ -7,6 +7,7 @@
     index: ["number", (n) => (a, b) => a - b],
     peak: ["peak", (n) => (a, b) => n.value[b][0] - n.value[a][0] || a - b],
     activity: ["activity", (n) => (a, b) => n.active[b] - n.active[a] || a - b],
+    alike: ["likeness", (n, d) => (a, b) => (d.similarity[b] ?? -2) - (d.similarity[a] ?? -2) || a - b],
     class: ["one class", (n) => (a, b) => purity(n, b) - purity(n, a) || a - b],
   };
   const SHOWS = [["both", "both"], ["patches", "patches"], ["projections", "projections"]];
@@ -33,13 +34,19 @@
     if (!SORTS[kept.sort]) kept.sort = "index";
     if (!SHOWS.some(([key]) => key === kept.show)) kept.show = "both";
     const wall = el("ol.wall", { "data-show": kept.show });
-    const cards = numbers.active.map((_, map) => card(number, map, numbers));
+    let cards = [];
     const arrange = () => {
-      const order = cards.map((_, map) => map).sort(SORTS[kept.sort][1](numbers));
+      const order = cards.map((_, map) => map).sort(SORTS[kept.sort][1](numbers, c.drawn(number, numbers)));
       wall.replaceChildren(...order.map((map) => cards[map]));
     };
+    const words = el("div.rule-words");
+    const draw = () => {
+      cards = numbers.active.map((_, map) => card(number, map, numbers));
+      words.replaceChildren(...ruleWords(number), projectionWords(layer, number));
+      arrange();
+    };
     const keep = () => c.replaceAddress(c.address("layer", name) + `?sort=${kept.sort}&show=${kept.show}`);
-    arrange();
+    draw();
     return {
       title: name,
       layer: number,
@@ -47,8 +54,10 @@
       after: () => measure(wall),
       nodes: [
         head(layer, number),
+        words,
         el("div.controls", {},
           c.choice("Sort by", sorts(), kept.sort, (key) => { kept.sort = key; arrange(); keep(); }),
+          c.ruleChoice(number, () => { draw(); measure(wall); }),
           c.choice("Show", SHOWS, kept.show, (key) => { kept.show = wall.dataset.show = key; measure(wall); keep(); })),
         wall,
       ],
@@ -75,20 +84,42 @@
         i >= 0 && table.kernel[i].length > 0 && c.fact("Kernel", table.kernel[i].join(" × "), inside),
         i >= 0 && c.fact("Parameters", c.large(table.parameters[i]), inside),
         i >= 0 && c.fact("Multiply-adds", c.large(table.multiply_adds[i]), inside),
-        c.fact("Dead maps", c.count(layer.dead), layer.dead ? "never above 0 here" : null)),
-      projectionWords(layer));
+        c.fact("Dead maps", c.count(layer.dead), layer.dead ? "never above 0 here" : null)));
   }
 
-  function projectionWords(layer) {
+  /** By which rule, and what to beware of: projections that are the same for anything, grids. */
+  function ruleWords(number, counted = true) {
+    const layer = layers[number];
+    const which = c.ruleOf(number);
+    const rule = c.RULES[layer.rules[which]] || layer.rules[which];
+    const why = which ? "the other rule; this layer's own is " + (c.RULES[layer.rules[0]] || layer.rules[0]) : layer.why;
+    const alike = layer.alike[which];
+    const grids = layer.grids[which];
+    const living = layer.maps - layer.dead;
+    return [
+      el("p.rule", {}, `Projected by ${rule}${why ? `: ${why}` : ""}.`),
+      counted && alike > 0 && el("p.notice", {},
+        `In ${alike === living ? "all" : `${c.count(alike)} of`} ${c.many(living, "living map")} the projections look nearly the same whatever the picture: read nothing into their shapes.` +
+        (which === 0 && layer.rules[0] === "deconvnet" && layer.rules.length < 2 ? " Guided backpropagation may show more: make the atlas with --rule both." : "")),
+      grids.length > 0 && el("p.grids", {}, `Seen in the projections, not in the pictures: ${grids.join("; ")}.`),
+    ].filter(Boolean);
+  }
+
+  function projectionWords(layer, number = layers.indexOf(layer)) {
+    const guided = layer.rules[c.ruleOf(number)] === "guided";
     return c.honest(
       `The ${layer.k} patches that excite a map most, and what in each of them did, projected back to pixels: it explains one activation each, not the class.`,
       `On the left of a card stand the map's ${layer.k} strongest pictures, strongest first, row by row, one patch from each picture, cut at the receptive field; grey is outside the picture. On the right stand their projections in the same order. All projections of one map share one scale, so a weaker one looks fainter; maps are scaled apart.`,
-      `A projection (deconvnet) sends one activation back with this picture's pooling positions. ${layer.rewritten} of ${layer.rectifiers} rectifiers on the way followed its rule; biases never enter. It partly retraces the picture's own edges whatever the map, shows no evidence against, and adds up to nothing: for why a class was chosen, use occlusion.`,
+      (guided
+        ? "A projection (guided backpropagation, Springenberg et al. 2015) sends one activation back through the rectifiers that this picture opened, and only what is positive. "
+        : "A projection (deconvnet, Zeiler and Fergus 2014) sends one activation back with this picture's pooling positions. ") +
+      `${layer.rewritten} of ${layer.rectifiers} rectifiers on the way followed its rule; biases never enter. It partly retraces the picture's own edges whatever the map, shows no evidence against, and adds up to nothing: for why a class was chosen, use occlusion.`,
       `Activity is the share of the ${c.count(layer.seen)} pictures in which the map rises above 0 anywhere.`,
       c.made(layer.origin));
   }
 
   c.projectionWords = projectionWords;
+  c.ruleWords = ruleWords;
   c.convolutionOf = (layer) => data.table.of[data.table.name.indexOf(layer.name)] || "";
   c.classesOf = classesOf;
 
@@ -96,6 +127,7 @@
     const layer = layers[number];
     const dead = numbers.active[map] === 0;
     const peak = numbers.value[map][0];
+    const shown = c.drawn(number, numbers);
     const active = c.share(numbers.active[map], layer.seen);
     const meter = el("span.meter", { "aria-hidden": "true" });
     c.place(meter, { "--share": layer.seen ? numbers.active[map] / layer.seen : 0 });
@@ -108,7 +140,8 @@
           el("strong", {}, String(map)),
           !dead && el("span", {}, `peak ${c.value(peak)}`),
           el("span.active", {}, `${active} active`)),
-        meter));
+        meter,
+        shown.alike[map] > 0 && el("span.alike", { title: "The projections look nearly the same whatever the picture: this is their mean correlation" }, `alike ${shown.similarity[map].toFixed(2)}`)));
   }
 
   /** All cards get the height of the tallest of the first ones: nothing jumps, and what comes

@@ -22,7 +22,22 @@
     return box;
   }
 
-  const spriteOf = (layer, map) => `maps/${layer}/${map}.webp`;
+  /** By which rule a layer's projections are shown: its own (0), or the other one (1) if both were
+   *  drawn and that was chosen. */
+  const kept = { rule: "" };
+  const ruleOf = (layer) => Math.max(0, c.layers[layer].rules.indexOf(kept.rule));
+  const spriteOf = (layer, map) => `maps/${layer}/${map}${ruleOf(layer) ? "b" : ""}.webp`;
+  /** What is known of the projections that are shown. */
+  const drawn = (layer, numbers) => (ruleOf(layer) && numbers.beside) || numbers;
+  const RULES = { deconvnet: "deconvnet", guided: "guided backpropagation", gradient: "gradient" };
+
+  /** Buttons for the rule, where there are two; `changed` is called after a choice. */
+  function ruleChoice(layer, changed) {
+    const { rules } = c.layers[layer];
+    if (rules.length < 2) return null;
+    const options = rules.map((rule) => [rule, RULES[rule] || rule]);
+    return c.choice("Projected by", options, rules[ruleOf(layer)], (rule) => { kept.rule = rule; changed(); });
+  }
 
   function words(layer, map, numbers, place) {
     const at = numbers.picture[map][place];
@@ -82,5 +97,5 @@
     return node;
   }
 
-  Object.assign(c, { tile, oneOf, block, thumb, frame, words, spriteOf });
+  Object.assign(c, { tile, oneOf, block, thumb, frame, words, spriteOf, ruleOf, drawn, ruleChoice, RULES });
 })();

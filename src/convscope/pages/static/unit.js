@@ -13,8 +13,18 @@
     const layer = layers[number];
     const numbers = await c.maps(number);
     const filled = numbers.picture[map].map((_, i) => i).filter((i) => numbers.value[map][i] !== null);
-    const legend = el("div.scale", {}, scale(kept.scale, numbers.low[map], numbers.high[map]));
-    const wall = el("ol.nine", {}, filled.map((place) => one(number, map, numbers, place)));
+    const legend = el("div.scale");
+    const wall = el("ol.nine");
+    const [above, words] = [el("div.rule-words"), el("div.rule-words")];
+    const draw = () => {
+      const drawn = c.drawn(number, numbers);
+      legend.replaceChildren(...scale(kept.scale, drawn.low[map], drawn.high[map]));
+      wall.replaceChildren(...filled.map((place) => one(number, map, numbers, place)));
+      above.replaceChildren(likeness(number, map, numbers));
+      words.replaceChildren(...c.ruleWords(number, false), c.projectionWords(layer, number), filters(drawn, map));
+      rescale(wall, kept.scale);
+    };
+    draw();
     return {
       title: `${name}:${map}`,
       layer: number,
@@ -31,13 +41,13 @@
         filled.length > 0 && el("div.controls", {},
           c.choice("Projection scale", [["joint", "one for all"], ["own", "each its own"]], kept.scale, (key) => {
             kept.scale = key;
-            legend.replaceChildren(...scale(key, numbers.low[map], numbers.high[map]));
-            rescale(wall, key);
+            draw();
           }),
+          c.ruleChoice(number, draw),
           legend),
-        rescale(wall, kept.scale),
-        c.projectionWords(layer),
-        filters(number, map, numbers),
+        above,
+        wall,
+        words,
       ],
     };
   };
@@ -113,10 +123,10 @@
   }
 
   /** Exact linear stretches of single projections, done by the browser when asked for. */
-  function filters(number, map, numbers) {
+  function filters(drawn, map) {
     return svg("svg.filters", { "aria-hidden": "true", width: 0, height: 0 },
-      numbers.darkest[map].map((dark, place) => {
-        const span = Math.max(1, numbers.lightest[map][place] - dark) / 255;
+      drawn.darkest[map].map((dark, place) => {
+        const span = Math.max(1, drawn.lightest[map][place] - dark) / 255;
         const line = { type: "linear", slope: 1 / span, intercept: -dark / 255 / span };
         return svg("filter", { id: `own-${place}`, "color-interpolation-filters": "sRGB" },
           svg("feComponentTransfer", {}, ["R", "G", "B"].map((k) => svg(`feFunc${k}`, line))));
@@ -126,6 +136,15 @@
   function rescale(wall, key) {
     for (const node of wall.querySelectorAll("[data-place]"))
       node.firstChild.style.filter = key === "own" ? `url(#own-${node.dataset.place})` : "";
-    return wall;
+  }
+
+  /** How much the projections depend on their pictures, in a number and a sentence. */
+  function likeness(number, map, numbers) {
+    const drawn = c.drawn(number, numbers);
+    const [mine, patches] = [drawn.similarity[map], numbers.patch_similarity[map]];
+    if (mine === null) return "";
+    const said = `Mean correlation among these projections ${mine.toFixed(2)}${patches === null ? "" : `, among their patches ${patches.toFixed(2)}`}`;
+    if (drawn.alike[map]) return el("p.notice", {}, `${said}: they would look nearly the same for any picture, so read nothing into their shapes.`);
+    return el("p.rule", {}, `${said}${layers[number].rectifiers ? ": the lower, the more they depend on their pictures." : ": below all rectifiers a projection is the filter itself."}`);
   }
 })();
