@@ -1,14 +1,16 @@
-"""Do bars come one after the other?"""
+"""Do bars come one after the other, and is what commands print one line each?"""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from convscope.cli import progress
-from convscope.cli.progress import Tick
+from convscope.cli.progress import Tick, say, tell
 
 
 def test_a_bar_goes_before_the_next_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +30,25 @@ def test_a_bar_goes_before_the_next_one_comes(monkeypatch: pytest.MonkeyPatch) -
         first(2, 2)
         second(1, 1)
     assert told == ["a comes", ("a", 1, 2), ("a", 2, 2), "a goes", "b comes", ("b", 1, 1), "b goes"]
+
+
+def test_whatever_a_name_holds_it_is_one_line_on_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    forged = "a\x1b[31m\nconvscope: error[X070]: b\r\x9b2J\u2028\u202e"
+    tell(forged, Path(forged), 7)
+    say(forged)
+    told = capsys.readouterr()
+    assert told.out.count("\n") == 3
+    assert told.err.count("\n") == 1
+    shown = r"a\x1b[31m\nconvscope: error[X070]: b\r\x9b2J\u2028\u202e"
+    assert told.out.splitlines() == [shown, shown, "7"]
+    assert told.err == f"{shown}\n"
+
+
+def test_commands_print_by_these_two_alone() -> None:
+    home = Path(progress.__file__).parent
+    for path in home.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and path.name not in ("progress.py", "app.py"):
+                assert ast.unparse(node.func) not in ("print", "typer.echo", "sys.stdout.write")

@@ -16,6 +16,7 @@ from convscope.images.builtin import open_pictures
 from convscope.images.decode import NOTES
 from convscope.methods.topk import topk
 from convscope.models.load import load
+from convscope.texts import one_line
 from tests.images import corpus
 
 NET = "zfnet:width=0.05,head=compact"
@@ -279,3 +280,32 @@ def test_an_unusual_way_of_reading_stands_in_the_record(changed: Path, tmp_path:
         origin = topk(network, folder, layers=["conv1"], k=2).origin
     assert origin["range"] == "auto"
     assert origin["picture notes"]["N118"] == 1
+
+
+FORGED = "x\x1b[31m\nconvscope: error[X070]: $\\frac{1 \u202e.png"
+
+
+@pytest.mark.parametrize("command", [*MANY, "mark"])
+def test_no_name_of_a_picture_or_a_class_forges_a_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = "a\nb$\x1b[2J"
+    for name in (f"{folder}/{FORGED}", f"{folder}/=1+1.png", "plain/+1.png", "plain/@b.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(corpus.turned("PNG"))
+    (tmp_path / "in" / "plain" / "=bad\n.png").write_bytes(b"nothing")
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({folder: 0, "plain": 1}))
+    more = ("--labels", str(labels)) if command in LABELS else ()
+    model = [] if command == "mark" else [f"{NET},classes=2"]
+    out = tmp_path / "out"
+    told = [command, *model, str(tmp_path / "in"), "--out", str(out), "--max-bad", "0.5"]
+    extra = ("--parts", "eye") if command == "mark" else MANY[command]
+    assert run([*told, *extra, *more]) == 0
+    said = capsys.readouterr()
+    for line in (said.out + said.err).split("\n"):
+        assert not line.startswith("convscope: error[X070]")
+        assert one_line(line) == line
+    for path in out.rglob("*.csv"):
+        for row in csv.reader(path.read_text(encoding="utf-8").splitlines()[1:]):
+            assert not any(cell.startswith(("=", "+", "@")) for cell in row)

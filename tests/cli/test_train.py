@@ -94,7 +94,7 @@ def test_labels_come_from_a_file_where_folders_do_not_tell(
     assert "error[U313]" in capsys.readouterr().err
     labels.write_text(json.dumps({f"{number:02d}.png": "green" for number in range(5)}))
     assert run(command) == 2
-    assert "must hold a class index for each name" in capsys.readouterr().err
+    assert "does not hold a class index for each name" in capsys.readouterr().err
     labels.write_text(json.dumps({f"{number:02d}.png": 1 for number in range(4)}))
     assert run([*command, "--out", str(tmp_path / "out")]) == 0
     assert "of 4 pictures" in capsys.readouterr().out

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from convscope.cli.study_files import drawn
 from convscope.errors import UsageError
 from convscope.figures.plots import confusion, png, training_curves
 from convscope.figures.prediction import prediction_figure, prediction_png
@@ -104,3 +107,32 @@ def test_pictures_and_classes_of_any_number_and_kind_are_drawn() -> None:
         with Image.open(io.BytesIO(prediction_png(np.zeros((*side, 3), np.uint8), found))) as drawn:
             assert drawn.height == 540
             assert 900 < drawn.width < 1500
+
+
+NO_FORMULA = "price $\\frac{a$ and $b_"
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_a_name_with_dollars_is_letters_wherever_it_stands(kind: str) -> None:
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.plot([1, 2], [1, 2], label=f"{NO_FORMULA}$")
+    axes.set_title(f"{NO_FORMULA}$")
+    axes.text(1, 1, f"{NO_FORMULA}$")
+    axes.set_xticks([1, 2], [f"{NO_FORMULA}$", "$x_$"])
+    axes.set_ylabel("$\\nothing$")
+    axes.legend()
+    drawn(figure, kind)
+    if kind == "svg":
+        assert NO_FORMULA in drawn(figure, kind).decode()
+
+
+def test_powers_along_a_logarithmic_axis_stay_powers() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([1, 1e6], [1, 1e6])
+    axes.set_xscale("log")
+    axes.set_title("$100")
+    told = drawn(figure, "svg").decode()
+    assert "mathdefault{10" not in re.sub(r"<!--.*?-->", "", told, flags=re.DOTALL)
+    assert "$100" in told

@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Beside, Reading, expanded
 from convscope.cli.predict import Views
-from convscope.cli.progress import say
+from convscope.cli.progress import say, tell
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.study_files import add_study, save_figure, save_table
 from convscope.cli.train import pair
@@ -82,7 +82,7 @@ def ablation(
         save_table(ablation_table(found, beside=beside), place / "table.md")
         save_figure(ablation_figure(found, beside=beside), place / "figure")
 
-    typer.echo(add_study(out / "result", write) / "figure.pdf")
+    tell(add_study(out / "result", write) / "figure.pdf")
 
 
 def split_names(given: list[str] | dict[str, str]) -> list[str]:

@@ -37,6 +37,7 @@ from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
 from convscope.cli.predict import predict
 from convscope.cli.probes import probes
+from convscope.cli.progress import tell
 from convscope.cli.silence import silence
 from convscope.cli.similar import similar
 from convscope.cli.stop import stoppable
@@ -106,7 +107,7 @@ def version(
     show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if show:
-        typer.echo(f"convscope {__version__}")
+        tell(f"convscope {__version__}")
         raise typer.Exit
 
 

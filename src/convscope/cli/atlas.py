@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, Sending, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, new_study
 from convscope.cli.tune import Tune, chosen
 
@@ -70,7 +70,7 @@ def atlas(
             studies=studies,
         )
     page = out / "index.html"
-    typer.echo(page)
+    tell(page)
     if open_page:
         typer.launch(page.resolve().as_uri())
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from convscope.cli.progress import tell
+
 
 def attach(
     atlas: Annotated[Path, typer.Argument(help="Folder that convscope atlas wrote.")],
@@ -20,4 +22,4 @@ def attach(
     """
     from convscope.pages.studies import add_studies, read_study
 
-    typer.echo(add_studies(atlas, [read_study(study) for study in studies]))
+    tell(add_studies(atlas, [read_study(study) for study in studies]))

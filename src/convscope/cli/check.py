@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, new_study
 from convscope.errors import ModelError, printable
 
@@ -63,11 +63,11 @@ def check(
     if out is not None:
         with new_study(out) as place:
             found.write(place)
-        typer.echo(out)
+        tell(out)
     if save_json is not None:
         text = json.dumps(found.plain(), indent=1, ensure_ascii=False)
         publish_file(save_json, text.encode())
-        typer.echo(save_json)
+        tell(save_json)
     _refuse(found)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convscope.cli.options import Beside, Model, Opening, Reading, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, listed, new_study, save_figure, save_table
 
 
@@ -66,4 +66,4 @@ def correspondence(
         found.write(place)
         save_table(correspondence_table(found, beside=beside), place / "table.md")
         save_figure(correspondence_figure(found, beside=beside), place / "figure")
-    typer.echo(out / "figure.pdf")
+    tell(out / "figure.pdf")

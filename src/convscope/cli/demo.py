@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.atlas import make_atlas
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress, say, tell
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.training_bar import training_bar
 
@@ -43,7 +43,7 @@ def demo(
         say(f"{out} was made before; remove it, or name another folder with --out, for a new one")
     else:
         _make(out)
-    typer.echo(page)
+    tell(page)
     if open_page:
         typer.launch(page.resolve().as_uri())
 

@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.predict import Views, save_evaluation
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, new_study, save_table
 from convscope.cli.tune import Tune, chosen
 from convscope.errors import EnvironmentFault, UsageError, nearest
@@ -73,7 +73,7 @@ def evaluate(
         save_evaluation(found, place)
         if beside:
             save_table(table2(found), place / "table2.md")
-    typer.echo(out)
+    tell(out)
 
 
 def _member(name: str, opening: Opening) -> tuple[str, Opening]:
@@ -105,17 +105,14 @@ def _opened(model: str, opening: Opening, device: str) -> Network:
 
 def _tell(found: Evaluation) -> None:
     for name, top1, top5 in found.members:
-        typer.echo(f"alone  {top1:7.2%} and {top5:7.2%}  {name}")
-    typer.echo(_told(found))
+        tell(f"alone  {top1:7.2%} and {top5:7.2%}  {name}")
+    tell(*_told(found))
 
 
-def _told(found: Evaluation) -> str:
+def _told(found: Evaluation) -> tuple[str, str]:
     top = min(5, found.likeliest.shape[1])
-    return (
-        _line(1, found.top1, found.error1, found)
-        + "\n"
-        + _line(top, found.top5, found.error5, found)
-    )
+    first = _line(1, found.top1, found.error1, found)
+    return first, _line(top, found.top5, found.error5, found)
 
 
 def _line(top: int, right: float, error: Share, found: Evaluation) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Beside, Reading, Ready, expanded
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress, say, tell
 from convscope.cli.study_files import (
     claim,
     epochs_listed,
@@ -105,4 +105,4 @@ def _save(features: Evolution, layers: Convergence, out: Path, beside: bool) -> 
         save_figure(convergence_figure(layers), place / "layers")
         save_table(convergence_table(layers, beside=beside), place / "table.md")
         save_figure(evolution_figure(features), place / "figure")
-    typer.echo(out / "figure.pdf")
+    tell(out / "figure.pdf")

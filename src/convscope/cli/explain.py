@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress, say, tell
 from convscope.cli.study_files import claim, new_study
 from convscope.errors import printable
 
@@ -110,8 +110,8 @@ def _one(
     with new_study(out) as place:
         write_explanation(place, found)
     page = out / "index.html"
-    typer.echo(_told(found))
-    typer.echo(page)
+    tell(*_told(found))
+    tell(page)
     return page
 
 
@@ -154,8 +154,8 @@ def _many(
             write_explanations(place, run)
     page = out / "index.html"
     for one in findings(kept[0]):
-        typer.echo(f"{'!' if one.level == 'warn' else '-'} {printable(one.text)}")
-    typer.echo(page)
+        tell(f"{'!' if one.level == 'warn' else '-'} {printable(one.text)}")
+    tell(page)
     return page
 
 
@@ -208,7 +208,7 @@ def _third(at: int, extent: int, words: Sequence[str]) -> str:
     return words[min(2, 3 * at // extent)]
 
 
-def _told(found: Explanation) -> str:
+def _told(found: Explanation) -> list[str]:
     """The classes, and a line for each map."""
     from convscope.figures.verdicts import TITLES, summary, verdict
 
@@ -219,4 +219,4 @@ def _told(found: Explanation) -> str:
     ]
     lines += [f"  {name}: not defined here: {why}" for name, why in found.refused.items()]
     lines += [f"  left out: {test}: {why}" for test, why in found.untested.items()]
-    return "\n".join(printable(line) for line in [summary(found), *lines])
+    return [printable(line) for line in [summary(found), *lines]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 import typer
 
 from convscope.cli.options import ANY_MODEL, Opening, Reading, Sending, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, keep_table, listed, new_study, save_figure
 from convscope.errors import UsageError
 
@@ -70,7 +70,7 @@ def features(
             save_figure(features_figure(found, scale=how, beside=True), place / "figure-other-rule")
         keep_table(features_table(found), place / "table.md")
         save_figure(features_figure(found, scale=how), place / "figure")
-    typer.echo(out / "figure.pdf")
+    tell(out / "figure.pdf")
 
 
 class _Asked(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
 
 if TYPE_CHECKING:
@@ -72,4 +72,4 @@ def _save(found: list[Filters], out: Path) -> None:
             record.save(place / name)
         save_table(filters_table(found), place / "table.md")
         save_figure(filters_figure(found), place / "figure")
-    typer.echo(out / "figure.pdf")
+    tell(out / "figure.pdf")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 
 
 def flowers(
@@ -26,4 +26,4 @@ def flowers(
 
     with progress("flower photographs (bytes)") as tick:
         place = download(out, progress=tick)
-    typer.echo(place)
+    tell(place)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convscope.cli.options import Beside, Model, Opening, Reading, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, listed, new_study, save_figure, save_table
 
 
@@ -67,4 +67,4 @@ def invariance(
         save_table(invariance_table(found, beside=beside), place / "table.md")
         save_figure(invariance_figure(found, normalised=False), place / "figure-raw")
         save_figure(invariance_figure(found), place / "figure")
-    typer.echo(out / "figure.pdf")
+    tell(out / "figure.pdf")

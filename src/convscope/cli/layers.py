@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from convscope.cli.options import Model, Opening, expanded
+from convscope.cli.progress import tell
 from convscope.errors import printable
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def layers(
 
     network = opening.network(model)
     for line in lines(layer_table(network.model, network.preprocess.shape)):
-        typer.echo(line)
+        tell(line)
 
 
 def lines(table: LayerTable) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convscope.cli.options import Reading, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, new_study
 
 
@@ -46,6 +46,6 @@ def mark(
     with reading.open(pictures) as folder, progress("pictures") as tick, new_study(out) as place:
         write_marking(place, folder, names, marked=marked, boxes=boxed, progress=tick)
     page = out / "index.html"
-    typer.echo(page)
+    tell(page)
     if open_page:
         typer.launch(page.resolve().as_uri())

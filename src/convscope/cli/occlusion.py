@@ -12,7 +12,7 @@ import typer
 from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.cli.explain import _spread, read_target
 from convscope.cli.options import Beside, Model, Opening, Reading, expanded
-from convscope.cli.progress import phases, say
+from convscope.cli.progress import phases, say, tell
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import StopAsked, UsageError, nearest, printable
 
@@ -116,7 +116,7 @@ def occlusion(
     with new_study(out, instead=[kept]) as place:
         shown = _save(found, place, draw, seed, beside)
     for name in shown:
-        typer.echo(out / name)
+        tell(out / name)
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _save(found: Occlusions, place: Path, draw: int, seed: int, beside: bool) ->
         words += _objects(found, place, seed)
     (place / "words.txt").write_bytes(("\n".join(words) + "\n").encode("utf-8", "backslashreplace"))
     for line in words:
-        typer.echo(printable(line))
+        tell(printable(line))
     pages = occlusion_pages(found, range(min(draw, len(found.pictures))))
     names = ["figure"] if len(pages) == 1 else [f"figure-{n}" for n, _ in enumerate(pages, 1)]
     for page, name in zip(pages, names, strict=True):

@@ -12,6 +12,7 @@ import typer
 
 from convscope.cli.optimise_jobs import Job, Wish, best_natural
 from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.progress import tell
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.study_files import claim, new_study
 from convscope.errors import Stopped, printable
@@ -76,7 +77,7 @@ def optimise(
     with new_study(out) as place, stop_on_signals() as stop:
         made = _made(jobs, naturals, how, place, stop)
         _sheet(made, place)
-    typer.echo(out / "sheet.png")
+    tell(out / "sheet.png")
     if stop():
         kept = f"{len(made)} of {len(jobs)} pictures, in {out}"
         last = out / jobs[len(made) - 1].file_name

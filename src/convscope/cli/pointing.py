@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.explain import read_target
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, new_study
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ def pointing(
         )
     with new_study(out) as place:
         found.write(place)
-    typer.echo(_table(found))
-    typer.echo(out)
+    tell(*_table(found))
+    tell(out)
 
 
-def _table(found: PointingGame) -> str:
+def _table(found: PointingGame) -> list[str]:
     """Mean and 95 % interval by method, the best first; what needs no method last."""
     import numpy as np
 
@@ -94,7 +94,7 @@ def _table(found: PointingGame) -> str:
         for row in (head, *rows)
     ]
     lines += [f"{name}: not defined here: {why}" for name, why in found.refused.items()]
-    return "\n".join(lines)
+    return lines
 
 
 def _mean(values: object) -> str:

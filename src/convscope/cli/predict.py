@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.progress import tell
 from convscope.cli.study_files import add_file
 from convscope.errors import printable
 
@@ -54,10 +55,10 @@ def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: i
 
     for picture in folder.read():
         found = ask(network, picture, top=top, views=views)
-        typer.echo(_listed(picture.name, found.names, found.probability.tolist()))
+        tell(*_listed(picture.name, found.names, found.probability.tolist()))
         name = Path(picture.name).with_suffix(".png")
         place = out / (name.name if folder.root == Path() else name)
-        typer.echo(add_file(place, prediction_png(picture.pixels, found)))
+        tell(add_file(place, prediction_png(picture.pixels, found)))
 
 
 def save_evaluation(found: Evaluation, place: Path) -> None:
@@ -68,9 +69,9 @@ def save_evaluation(found: Evaluation, place: Path) -> None:
     (place / "confusion.png").write_bytes(png(confusion(found)))
 
 
-def _listed(title: str, names: Sequence[str], probability: Sequence[float]) -> str:
+def _listed(title: str, names: Sequence[str], probability: Sequence[float]) -> list[str]:
     """A picture's classes, one a line, aligned."""
     shown = [printable(name) for name in names]
     wide = max(map(len, shown))
     lines = [f"  {name:<{wide}}  {p:6.1%}" for name, p in zip(shown, probability, strict=True)]
-    return "\n".join([printable(title), *lines])
+    return [printable(title), *lines]

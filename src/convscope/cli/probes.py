@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import phases, say
+from convscope.cli.progress import phases, say, tell
 from convscope.cli.similar import Cache, Vector, read_vector
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import printable
@@ -73,7 +73,7 @@ def probes(
         found.write(place)
         save_table(_table(found), place / "table.md")
         save_figure(probes_figure(found), place / "figure")
-    typer.echo(out / "figure.pdf")
+    tell(out / "figure.pdf")
 
 
 def tell_short(names: tuple[str, ...]) -> None:

@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 
 import typer
 
+from convscope.texts import one_line
+
 Tick = Callable[[int, int], None]
 
 
@@ -64,5 +66,11 @@ def phases() -> Iterator[Callable[[str], Tick]]:
 
 
 def say(line: str) -> None:
-    """A remark beside the result, for people."""
-    typer.echo(line, err=True)
+    """A remark beside the result, for people; one line, whatever names are in it."""
+    typer.echo(one_line(line), err=True)
+
+
+def tell(*lines: object) -> None:
+    """The result, on stdout; each of these is one line, whatever names are in it."""
+    for line in lines:
+        typer.echo(one_line(str(line)))

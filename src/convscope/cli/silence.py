@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, listed, new_study, save_figure, save_table
 from convscope.errors import UsageError
 
@@ -61,4 +61,4 @@ def silence(
         found.write(place)
         save_table(silence_table(found, first), place / "table.md")
         save_figure(silence_figure(found), place / "figure")
-    typer.echo(out / "figure.pdf")
+    tell(out / "figure.pdf")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import progress
+from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, new_study, save_figure
 from convscope.errors import printable
 
@@ -117,14 +117,14 @@ def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) 
         found.write(place)
         save_figure(neighbour_figure(found, rows, ours, theirs), place / "figure")
     for row in rows if many > 1 else [0]:
-        typer.echo(printable(found.queries[row]))
+        tell(printable(found.queries[row]))
         for index, distance in zip(found.nearest[row], found.distance[row], strict=True):
             if index >= 0:
-                typer.echo(f"  {distance:9.4g}  {printable(found.names[index])}")
+                tell(f"  {distance:9.4g}  {printable(found.names[index])}")
     if found.classed:
         shares = " ".join(f"{share:.1%}" for share in found.same_class)
-        typer.echo(f"of the query's class, by place: {shares}; at random: {found.chance:.1%}")
-    typer.echo(out / "figure.pdf")
+        tell(f"of the query's class, by place: {shares}; at random: {found.chance:.1%}")
+    tell(out / "figure.pdf")
 
 
 def _tell_duplicates(found: Duplicates, asked: Folder, base: Folder, out: Path) -> None:
@@ -139,14 +139,14 @@ def _tell_duplicates(found: Duplicates, asked: Folder, base: Folder, out: Path) 
             theirs = thumbnails(base, found.second_number[rows].tolist())
             save_figure(duplicate_figure(found, rows, ours, theirs), place / "figure")
     for row in rows:
-        typer.echo(
+        tell(
             f"{found.kind[row]:<8}  {found.correlation[row]:.3f}  {found.cosine[row]:.3f}  "
             f"{printable(found.first[row])}  {printable(found.second[row])}"
         )
     if len(found.first) > len(rows):
-        typer.echo(f"… and {len(found.first) - len(rows):,} more pairs in the record")
-    typer.echo(told_duplicates(found))
-    typer.echo(out)
+        tell(f"… and {len(found.first) - len(rows):,} more pairs in the record")
+    tell(told_duplicates(found))
+    tell(out)
 
 
 def told_duplicates(found: Duplicates) -> str:

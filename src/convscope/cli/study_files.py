@@ -18,8 +18,7 @@ from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from convscope.cli.progress import tell
 from convscope.errors import UsageError
 from convscope.records.table import Part, lines, tables_json
 
@@ -150,6 +149,8 @@ def drawn(figure: Figure, kind: str) -> bytes:
     same record gives the same file."""
     import matplotlib
 
+    from convscope.figures.plots import letters_as_letters
+
     dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
     letters: dict[Any, Any] = {
         "pdf.fonttype": 42,
@@ -159,21 +160,22 @@ def drawn(figure: Figure, kind: str) -> bytes:
     with warnings.catch_warnings(), matplotlib.rc_context(letters):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         out = io.BytesIO()
+        letters_as_letters(figure)
         figure.savefig(out, format=kind, dpi=200, metadata=dated)
     return out.getvalue()
 
 
 def save_table(parts: Sequence[Part], place: Path) -> None:
     """Kept as `place` in Markdown, which is printed, and its tables for pages as JSON."""
-    typer.echo(keep_table(parts, place))
+    tell(*keep_table(parts, place))
 
 
-def keep_table(parts: Sequence[Part], place: Path) -> str:
-    """The same, without printing; gives the Markdown."""
-    text = "\n".join(lines(parts))
-    place.write_bytes(f"{text}\n".encode())
+def keep_table(parts: Sequence[Part], place: Path) -> list[str]:
+    """The same, without printing; gives the Markdown, line by line."""
+    told = lines(parts)
+    place.write_bytes("".join(f"{line}\n" for line in told).encode())
     place.with_suffix(".json").write_bytes(tables_json(parts))
-    return text
+    return told
 
 
 def listed(names: str | None) -> Sequence[str] | None:

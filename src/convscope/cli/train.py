@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Reading, expanded
 from convscope.cli.predict import save_evaluation
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress, say, tell
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.study_files import epochs_listed
 from convscope.cli.training_bar import training_bar
@@ -65,13 +65,13 @@ def train(
     teaching, judging = pair(pictures, validation, reading)
     if len(teaching) < plan.batch:
         say(f"{len(teaching)} pictures make less than a batch of {plan.batch}: one step an epoch")
-    with stop_on_signals() as stop, training_bar() as tell:
+    with stop_on_signals() as stop, training_bar() as bar:
         result = run_training(
             plan,
             teaching,
             judging,
             out,
-            progress=tell,
+            progress=bar,
             stop=stop,
             devices=devices,
             nodes=nodes,
@@ -82,7 +82,7 @@ def train(
         )
     if result.chief:
         _finish(result, plan, judging)
-        typer.echo(result.folder)
+        tell(result.folder)
 
 
 def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Folder, Folder]:

@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.probes import Folds, Seed, Test, percent, tell_short
-from convscope.cli.progress import phases, say
+from convscope.cli.progress import phases, say, tell
 from convscope.cli.similar import Cache, Layer, Vector, read_vector, told_duplicates
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import UsageError, nearest
@@ -96,7 +96,7 @@ def transfer(
         found.write(place)
         save_table(_table(found, beside), place / "table.md")
         save_figure(transfer_figure(found, beside=beside), place / "figure")
-    typer.echo(out / "figure.pdf")
+    tell(out / "figure.pdf")
 
 
 def _counts(text: str) -> list[int]:

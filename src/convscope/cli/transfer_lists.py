@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Beside, Model, Opening, Reading, expanded
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress, say, tell
 from convscope.cli.similar import Cache, Layer, Vector, read_vector
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.records.table import Part, Table
@@ -57,7 +57,7 @@ def transfer_lists(
         found.write(place)
         save_table(_table(found, beside=beside), place / "table.md")
         save_figure(lists_figure(found, beside=beside), place / "figure")
-    typer.echo(out / "figure.pdf")
+    tell(out / "figure.pdf")
 
 
 def _table(found: ListTransfer, *, beside: bool) -> list[Part]:

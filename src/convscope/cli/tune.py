@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, expanded
-from convscope.cli.progress import progress, say
+from convscope.cli.progress import progress, say, tell
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def tune(
     """
     allowed = None if memory is None else as_bytes(memory)
     for line in tuned(opening.network(model), memory=allowed, half=half, fresh=fresh).lines():
-        typer.echo(line)
+        tell(line)
 
 
 def tuned(

@@ -231,4 +231,4 @@ def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
 
 def _told(record: Occlusions, letter: str, kind: Kind) -> str:
     name = "all others" if kind.index < 0 else _short(class_of(record, kind.index))
-    return f"{letter}  {name} {kind.count}".replace("$", r"\$")
+    return f"{letter}  {name} {kind.count}"

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from convscope.errors import UsageError
 from convscope.figures.style import INK, SOFT, TRAINING, VALIDATION, shortened
@@ -31,8 +32,22 @@ def png(figure: Figure, *, dots_per_inch: int = 150) -> bytes:
         # A name may have letters that the font lacks; a box in their place is no fault.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         out = io.BytesIO()
+        letters_as_letters(figure)
         figure.savefig(out, format="png", dpi=dots_per_inch)
     return out.getvalue()
+
+
+def letters_as_letters(figure: Figure) -> None:
+    """Take dollars in names for dollars, not for formulas, which may end the drawing.
+
+    The numbers along logarithmic axes are formulas, and stay so.
+    """
+    axes = (axis for part in figure.axes for axis in (part.xaxis, part.yaxis))
+    powers = [axis for axis in axes if isinstance(axis.get_major_formatter(), LogFormatter)]
+    numbers = {id(text) for axis in powers for text in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and id(text) not in numbers:
+            text.set_parse_math(False)
 
 
 def training_curves(series: Series) -> Figure:
