@@ -152,7 +152,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
 NO_RECORD = {
     *("BackwardRule", "Box", "ConvscopeError", "Folder", "Lens", "Neuron", "Unit", "open_pictures"),
     *("energy_inside", "fields", "load", "one_picture", "pointing", "projections", "tune"),
-    *("ablation", "train", "write_atlas"),
+    *("ablation", "train", "wrap", "write_atlas"),
 }
 """Values, tensors, numbers; what trains networks of its own names recipe and pictures; an atlas
 is written of records."""

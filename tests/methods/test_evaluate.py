@@ -17,8 +17,10 @@ from convscope.errors import DataError, UsageError
 from convscope.images.folder import Folder, one_picture
 from convscope.images.framing import Framing
 from convscope.images.shards import Shards
-from convscope.methods.predict import evaluate
+from convscope.methods.predict import Judge, evaluate
+from convscope.methods.topk import topk
 from convscope.methods.views import plan
+from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
 from convscope.records.imagenet import TABLE2, table2
@@ -243,3 +245,24 @@ def test_our_errors_stand_below_the_papers() -> None:
     assert lines[-1].startswith("| **ours, mean of 2 nets, 100 pictures, 10 views** | **40.0** (3")
     assert len({line.count("|") for line in lines}) == 1
     assert table2(made(60, 80, 100))[-1].startswith("| **ours, net, 100")
+
+
+def test_a_judge_of_pictures_that_another_pass_reads_says_what_evaluate_says(
+    tmp_path: Path,
+) -> None:
+    draw = np.random.default_rng(5)
+    for number in range(9):
+        path = tmp_path / ("a", "b", "loose")[number % 3] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(draw.integers(0, 255, (40, 40, 3)).astype(np.uint8)).save(path)
+    (tmp_path / "loose").rename(tmp_path / "c")
+    network = load("zfnet:width=0.05,head=compact", classes=["a", "b", "c"], seed=3)
+    with Folder(tmp_path) as folder:
+        judge = Judge(network, folder)
+        topk(network, folder, ["conv1"], k=1, batch=4, also=judge)
+        assert folder.readings == 1
+        found, known = judge.evaluation(), evaluate(network, folder)
+    assert found.numbers.tolist() == known.numbers.tolist() == list(range(9))
+    assert (found.top1, found.labels.tolist()) == (known.top1, known.labels.tolist())
+    np.testing.assert_allclose(found.probability, known.probability, rtol=1e-4)
+    assert found.origin["weights_sha256"] == known.origin["weights_sha256"]

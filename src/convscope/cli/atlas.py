@@ -17,6 +17,7 @@ from convscope.cli.tune import Tune, chosen
 if TYPE_CHECKING:
     from convscope.images.folder import Folder
     from convscope.lens.backward import Other
+    from convscope.methods.predict import Judge
     from convscope.methods.tuning import Tuning
     from convscope.methods.ways_down import Choice
     from convscope.models.load import Network
@@ -96,16 +97,11 @@ def make_atlas(
     `occlusion` records, and `studies`.
     """
     from convscope.methods.layers import layer_table, model_card
-    from convscope.methods.predict import evaluate
     from convscope.pages.atlas import write_atlas
     from convscope.studies.features import features
 
     table = layer_table(network.model, network.preprocess.shape)
-    if judged is None and folder.classes and set(folder.classes) <= set(network.classes):
-        with bars("evaluating") as tick:
-            judged = evaluate(network, folder, tuning=tuning, progress=tick)
-    accuracy = (judged.top1, judged.top5) if judged is not None else ()
-    card = model_card(network, table, *accuracy)
+    judge = None if judged is not None else _judge(network, folder, tuning)
     with bars("strongest pictures") as tick:
         _, pictures, projected = features(
             network,
@@ -115,8 +111,12 @@ def make_atlas(
             rule=cast("Choice", rule),
             other=cast("Other", other),
             tuning=tuning,
+            also=judge,
             progress=tick,
         )
+    judged = judge.evaluation() if judge is not None else judged
+    accuracy = (judged.top1, judged.top5) if judged is not None else ()
+    card = model_card(network, table, *accuracy)
     with bars("projections and pages") as tick:
         total = len(layers) if layers else sum(kind == "Conv2d" for kind in table.kind)
         return write_atlas(
@@ -127,6 +127,19 @@ def make_atlas(
             _counted(projected, total, tick),
             **more,
         )
+
+
+def _judge(network: Network, folder: Folder, tuning: Tuning | None) -> Judge | None:
+    """Who tells the accuracy, where the folder's classes are the network's, one a picture."""
+    from convscope.errors import ModelError
+    from convscope.methods.predict import Judge
+
+    if not folder.classes or not set(folder.classes) <= set(network.classes):
+        return None
+    try:
+        return Judge(network, folder, tuning=tuning)
+    except ModelError:  # independent labels, or no scores of classes: no accuracy
+        return None
 
 
 def _counted(items: Iterator[Any], total: int, tick: Callable[[int, int], None]) -> Iterator[Any]:

@@ -44,23 +44,50 @@ def answers(
 
     Raises DataError D118 or D161, UsageError U310, ModelError M520, M522, M560.
     """
-    framing, cut = plan(network.preprocess, views)
-    way = Way(network.model, blank(network.model, network.preprocess.shape), tuning=tuning)
-    numbers: list[int] = []
-    shares: list[Float32[np.ndarray, "some classes"]] = []
-    for chunk in _chunks(folder.read(framing, workers=way.workers), max(1, way.batch // views)):
-        share = probability(network, way, [cut(picture.pixels) for picture in chunk])
-        require_finite(share, [picture.name for picture in chunk])
-        if not shares:
-            first(share.shape[1])
-        numbers += [picture.number for picture in chunk]
-        shares.append(share)
+    asking = Asking(network, folder, views, tuning=tuning, first=first)
+    way = asking.way
+    size = max(1, way.batch // views)
+    for chunk in _chunks(folder.read(asking.framing, workers=way.workers), size):
+        asking(chunk)
         if progress is not None:
             progress(chunk[-1].number + 1, len(folder))
-    if not shares:
-        folder.check_bad()  # which says why
-        raise DataError("D161", str(folder.root), "holds no usable picture")
-    return Answers(np.array(numbers, dtype=np.int64), np.concatenate(shares), way)
+    return asking.answers()
+
+
+class Asking:
+    """The network's answers for pictures that come in some at a time, framed by `framing`."""
+
+    def __init__(
+        self,
+        network: Network,
+        folder: Folder,
+        views: int = 1,
+        *,
+        tuning: Tuning | None = None,
+        first: Callable[[int], object] = id,
+    ) -> None:
+        """As `answers`."""
+        self.framing, self._cut = plan(network.preprocess, views)
+        self.way = Way(network.model, blank(network.model, network.preprocess.shape), tuning=tuning)
+        self._network, self._folder, self._first = network, folder, first
+        self._numbers: list[int] = []
+        self._shares: list[Float32[np.ndarray, "some classes"]] = []
+
+    def __call__(self, pictures: Sequence[Picture]) -> None:
+        share = probability(self._network, self.way, [self._cut(one.pixels) for one in pictures])
+        require_finite(share, [one.name for one in pictures])
+        if not self._shares:
+            self._first(share.shape[1])
+        self._numbers += [picture.number for picture in pictures]
+        self._shares.append(share)
+
+    def answers(self) -> Answers:
+        """All so far. Raises DataError D118 or D161 if there are none."""
+        if not self._shares:
+            self._folder.check_bad()  # which says why
+            raise DataError("D161", str(self._folder.root), "holds no usable picture")
+        numbers = np.array(self._numbers, dtype=np.int64)
+        return Answers(numbers, np.concatenate(self._shares), self.way)
 
 
 def probability(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -14,6 +15,7 @@ from convscope.images.folder import Folder
 from convscope.images.memory import picture_of
 from convscope.methods.answers import (
     Answers,
+    Asking,
     answers,
     probability,
     require_finite,
@@ -116,6 +118,39 @@ def evaluate(
     _require_alike(networks, tuning)
     with opened(folder) as pictures:
         return _evaluate(networks, pictures, views, labels, tuning, progress)
+
+
+class Judge:
+    """`evaluate` on a folder that another pass reads, as that of `topk`: told the pictures of each
+    batch as they are framed for the network, it looks at them, too, and none is decoded twice."""
+
+    def __init__(self, network: Network, folder: Folder, *, tuning: Tuning | None = None) -> None:
+        """Raises ModelError M520, M525; what else `evaluate` raises comes with the pictures."""
+        self._network, self._folder = understood(whole(network)), folder
+        meaning(self._network).require_exclusive("accuracy")
+        self._truth = np.zeros(0, np.int64)
+        self._asking = Asking(self._network, folder, tuning=tuning, first=self._first)
+
+    def _first(self, outputs: int) -> None:
+        self._truth = true_classes(self._network, self._folder, outputs, None)
+
+    def __call__(self, pictures: Sequence[Picture]) -> None:
+        self._asking(pictures)
+
+    def provenance(self) -> dict[str, Any]:
+        return self._network.provenance()
+
+    @recorded
+    def evaluation(self) -> Evaluation:
+        """Of all pictures so far. Raises DataError D118 or D161 if none has a class."""
+        found = self._asking.answers()
+        known = self._truth[found.numbers] >= 0
+        numbers = found.numbers[known]
+        shares = [found.probability[known]]
+        networks = [self._network]
+        return _evaluation(
+            networks, self._folder, found.way, numbers, self._truth[numbers], shares, 1
+        )
 
 
 def _require_alike(networks: Sequence[Network], tuning: Tuning | None) -> None:

@@ -45,6 +45,7 @@ def topk(
     batch: int | None = None,
     part: tuple[int, int] = (0, 1),
     tuning: Tuning | None = None,
+    also: Callable[[Sequence[Picture]], object] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TopK:
     """The k strongest distinct pictures of every feature map, with value and place.
@@ -53,10 +54,11 @@ def topk(
     `load`'s. layers: one or several; by default see `feature_layers`. batch: pictures computed
     together; by default that of `tuning`, or else `usual_batch`, the same on every machine. part:
     (i, n) looks only at every n-th batch from the i-th on; `TopK.merge` of all n parts is the
-    whole. tuning: what `tune` chose for this machine; the same for all parts. A picture's
-    activation is its largest over all places; a map's NaNs never enter, and are counted; a unit
-    of a fully connected layer is a map of one place. Unusable pictures are left out
-    (`folder.skipped`) and their number is kept.
+    whole. tuning: what `tune` chose for this machine; the same for all parts. also: looks at the
+    same pictures: told those of each batch, framed (see `predict.Judge`). A picture's activation
+    is its largest over all places; a map's NaNs never enter, and are counted; a unit of a fully
+    connected layer is a map of one place. Unusable pictures are left out (`folder.skipped`) and
+    their number is kept.
 
     Raises DataError D118 (too many unusable), D161 (none usable), UsageError U221 (k, batch or
     part), U376 (a module without preprocess), U377 (no folder), U401 (no tuning), ModelError
@@ -66,7 +68,7 @@ def topk(
     require_tuning(tuning)
     ready = whole(model).preprocess if preprocess is None else preprocess
     with opened(folder) as pictures:
-        return _topk(bare(model), pictures, ready, layers, k, batch, part, tuning, progress)
+        return _topk(bare(model), pictures, ready, layers, k, batch, part, tuning, also, progress)
 
 
 def _topk(
@@ -78,6 +80,7 @@ def _topk(
     batch: int | None,
     part: tuple[int, int],
     tuning: Tuning | None,
+    also: Callable[[Sequence[Picture]], object] | None,
     progress: Callable[[int, int], None] | None,
 ) -> TopK:
     picture = blank(model, preprocess.shape)
@@ -100,6 +103,8 @@ def _topk(
                 what = "did not run on every picture"
                 raise ModelError("M502", names[ranks.unseen[0]], what)
             seen += len(pictures)
+            if also is not None:
+                also(pictures)
             if progress is not None:
                 progress(min(start + size, len(folder)), len(folder))
     ranks.settle()

@@ -12,6 +12,7 @@ from itertools import groupby
 import numpy as np
 
 from convscope.images.builtin import as_folder
+from convscope.images.folder import Picture
 from convscope.lens.backward import Other, Overlap
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning, require_tuning
@@ -42,15 +43,16 @@ def features(
     overlap: Overlap = "add",
     other: Other = "refuse",
     tuning: Tuning | None = None,
+    also: Callable[[Sequence[Picture]], object] | None = None,
     progress: Progress | None = None,
 ) -> tuple[TopK, Pictures, Iterator[LayerFeatures]]:
     """The k strongest pictures of every feature map, with patches and projections.
 
     folder: opened, or its name. layers: one or several; by default see `feature_layers`. side:
     largest side of a patch in pixels. rule: how projections go down, see `ways_down`; "both" draws
-    either. overlap, other: see `BackwardRule`. tuning: what `tune`
-    chose, for the pass over the pictures. progress: of that pass. The layers' features come one by
-    one, as each is asked for, so that only one layer is in memory.
+    either. overlap, other: see `BackwardRule`. tuning: what `tune` chose, for the pass over the
+    pictures. also: see `topk`. progress: of that pass. The layers' features come one by one, as
+    each is asked for, so that only one layer is in memory.
 
     Raises UsageError U376 (a bare module), U377 (no folder), U401 (no tuning), and what `topk`,
     `fields` and `deconvnet` raise.
@@ -67,6 +69,7 @@ def features(
         overlap=overlap,
         other=other,
         tuning=tuning,
+        also=also,
         progress=progress,
     )
     found = looking.found

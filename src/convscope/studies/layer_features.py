@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float16, Float32
 from torch import Tensor
 
-from convscope.images.folder import Folder
+from convscope.images.folder import Folder, Picture
 from convscope.images.framed import Framed
 from convscope.lens.ascent import Neuron
 from convscope.lens.backward import Other, Overlap, Rule
@@ -67,6 +67,7 @@ def mined(
     overlap: Overlap = "add",
     other: Other = "refuse",
     tuning: Tuning | None = None,
+    also: Callable[[Sequence[Picture]], object] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Looking:
     """The strongest pictures and the receptive fields; see `features`."""
@@ -78,7 +79,7 @@ def mined(
     for up in {rule for way in ways.values() for rule in way.rules}:
         last = [Unit(layer, 0) for layer in names[-1:]]
         deconvnet(model, empty, last, rule=up, overlap=overlap, other=other)
-    found = topk(network, folder, names, k=k, tuning=tuning, progress=progress)
+    found = topk(network, folder, names, k=k, tuning=tuning, also=also, progress=progress)
     known = fields(model, preprocess.shape, names)
     pictures = Framed(folder, preprocess.framing)
     return Looking(network, pictures, found, known, side, rule, ways, overlap, other)
