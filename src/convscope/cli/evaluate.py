@@ -98,7 +98,7 @@ def _opened(model: str, opening: Opening, device: str) -> Network:
     if int(number or 0) >= there[kind]:
         what = "this machine has none that torch can use"
         raise EnvironmentFault("R641", device, what, next_step="pass --device cpu")
-    network = opening.network(model)
+    network = opening.scoring(model)
     network.model.to(device)
     return network
 

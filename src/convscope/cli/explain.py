@@ -66,7 +66,7 @@ def explain(
     claim(out)
     names = [name.strip() for name in method.split(",") if name.strip()]
     methods = chosen(names or DEFAULT, layer)
-    network = opening.network(model)
+    network = opening.scoring(model)
     if layer is not None:
         require_layer(network, methods, layer)
     if Path(pictures).is_file():

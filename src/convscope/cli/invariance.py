@@ -47,7 +47,7 @@ def invariance(
     claim(out)
     whole = reading.one_folder(pictures)
     known = None if labels is None else read_labels(labels)
-    network = opening.network(model)
+    network = opening.scoring(model)
     with (
         whole as folder,
         progress("moving pictures") as tick,

@@ -86,7 +86,7 @@ def occlusion(
         raise UsageError("U531", fill, f"is no fill; {nearest(fill, (GREY, *NAMED))}")
     whole = reading.one_folder(pictures)
     known = None if labels is None else read_labels(labels)
-    network = opening.network(model)
+    network = opening.scoring(model)
     kept = out.with_name(f"{out.name}-parts")
     numbers = _spread(len(whole), limit)
     chosen = whole if numbers is None else whole.subset(numbers)

@@ -142,6 +142,28 @@ class Opening(Ready):
         typer.Option(help="New file.toml for all this, to be given as the network afterwards."),
     ] = None
 
+    output: Annotated[
+        str | None,
+        typer.Option(help="Where its scores are in what it puts out: 1, logits, out.logits, …"),
+    ] = None
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            help="What they are: logits, probabilities, log-probabilities, sigmoid (labels that "
+            "stand each for itself) or sigmoid-logits; default: found."
+        ),
+    ] = None
+
+    def scoring(self, model: str) -> Network:
+        """The network, for a command that needs its scores: what its output was taken for is
+        told too."""
+        from convscope.models.outputs import meaning
+
+        network = self.network(model)
+        for note in meaning(network).notes:
+            say(note)
+        return network
+
     def network(self, model: str) -> Network:
         """The network; what was repaired or assumed is told."""
         network = self.load(model)
@@ -155,7 +177,9 @@ class Opening(Ready):
 
         if self.remember is not None:
             require_free(self.remember)
-        network = load(model, self.checkpoint, **self.told())
+        network = load(
+            model, self.checkpoint, output=self.output, scores=self.scores, **self.told()
+        )
         if self.remember is not None:
             say(f"remembered in {self._remembered(model, self.remember)}")
         return network

@@ -51,7 +51,7 @@ def pointing(
     methods = chosen(names or ["all"], layer)
     with reading.open(pictures) as folder, progress("pointing") as tick:
         marked = read_boxes(boxes or folder.root / FILE)
-        network = opening.network(model)
+        network = opening.scoring(model)
         found = pointing_game(
             network,
             folder,

@@ -43,7 +43,7 @@ def predict(
 
     require_folder(out)
     folders = reading.open_all(pictures)
-    network = opening.network(model)
+    network = opening.scoring(model)
     for folder in folders:
         with folder:
             _predict_all(network, folder, out, top, views)

@@ -46,7 +46,7 @@ def silence(
     if fill not in ("zero", "mean"):
         raise UsageError("U404", f"--fill {fill}", "is neither zero nor mean")
     known = None if labels is None else read_labels(labels)
-    network = opening.network(model)
+    network = opening.scoring(model)
     with reading.open(pictures) as folder, progress("silencing maps") as tick:
         found = measure(
             network,

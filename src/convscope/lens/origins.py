@@ -21,6 +21,18 @@ from convscope.lens.survey import survey
 
 ACTIVATIONS = {"softmax", "log_softmax", "sigmoid", "hardsigmoid", "logsigmoid"}
 """Calls that make probabilities of scores."""
+WEIGHED = {
+    *("linear", "conv1d", "conv2d", "conv3d", "addmm", "matmul", "rmatmul", "mm", "bmm", "baddbmm"),
+    *("einsum", "bilinear", "conv_transpose2d", "tensordot"),
+}
+"""Calls of layers with weights."""
+FIRST = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
+"""Calls that take of their other tensors no more than their shape or type …"""
+SHAPED = {
+    *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+}
+"""… and of all of them."""
 HIDDEN = "a call out of sight"
 
 
@@ -87,8 +99,9 @@ class Origins(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        takes = tuple(found for one in given if (found := self._met(one)) is not None)
         name = called(func)
+        read = given[: 0 if name in SHAPED else 1] if name in FIRST | SHAPED else given
+        takes = tuple(found for one in read if (found := self._met(one)) is not None)
         self.activations += name in ACTIVATIONS
         result = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -135,7 +148,21 @@ class Run:
         found = self.origins.of(tensor)
         if found is None:
             return frozenset()
-        met = found.before(by_gradient=True)
+        return self._names(found.before(by_gradient=True))
+
+    def scores(self, tensor: Tensor) -> frozenset[str]:
+        """The layers whose maps are these scores before their places were joined: no layer with
+        weights is between."""
+        found, met = self.origins.of(tensor), []
+        while found is not None and found.name in ("cat", "neg"):  # against and for a single class
+            found = found.takes[-1]
+        while found is not None:
+            met.append(found)
+            alone = len(found.takes) == 1 and found.name not in WEIGHED
+            found = found.takes[0] if alone else None
+        return self._names(met)
+
+    def _names(self, met: Iterable[Origin]) -> frozenset[str]:
         return frozenset(self.seen[number][0] for one in met for number in one.layers)
 
 

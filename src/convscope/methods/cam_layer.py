@@ -37,6 +37,8 @@ class Stop:
     """Mean of each map, plain and rectified."""
     reaches: bool
     """Whether it is seen that the scores depend on it."""
+    is_scores: bool
+    """Whether its maps are but the scores before their places were joined."""
 
 
 def stops(model: nn.Module, image: Tensor) -> tuple[list[Stop], Tensor]:
@@ -50,9 +52,9 @@ def stops(model: nn.Module, image: Tensor) -> tuple[list[Stop], Tensor]:
         return type(module).__name__, tuple(output.shape), same, totals
 
     run = run_seen(model, image, see)
-    reaching = run.reaching(run.output)
+    reaching, scores = run.reaching(run.output), run.scores(run.output)
     found = [
-        Stop(name, kind, shape, same, totals, name in reaching)
+        Stop(name, kind, shape, same, totals, name in reaching, name in scores)
         for name, (kind, shape, same, totals) in run.seen
     ]
     return found, run.output
@@ -77,7 +79,7 @@ def candidates(found: list[Stop], scores: Tensor, size: tuple[int, int]) -> list
 
 
 def _spread(stop: Stop, scores: Tensor) -> bool:
-    return any(
+    return stop.is_scores or any(
         total.shape == scores.shape and torch.allclose(total, scores, 1e-3, 1e-6)
         for total in stop.totals
     )

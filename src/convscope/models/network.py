@@ -54,8 +54,16 @@ class Network:
             "sha256": self.sha256,
             "preprocessing": self.preprocess.describe(),
             "preprocessing is": "assumed" if self.preprocess.assumed else "known",
+            **self._output(),
             **of_module(self.model),
         }
+
+    def _output(self) -> dict[str, str]:
+        """What the output was taken for, where that was asked and is not plain logits."""
+        from convscope.models.outputs import known  # which knows networks
+
+        found = known(self)
+        return {"output": "; ".join(found.notes)} if found and found.notes else {}
 
 
 def whole(given: Network | nn.Module) -> Network:

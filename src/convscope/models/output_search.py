@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
-from convscope.lens.origins import HIDDEN, Origin, Run, run_seen
+from convscope.lens.origins import HIDDEN, WEIGHED, Origin, Run, run_seen
 
 Kind = Literal["logits", "probabilities", "log-probabilities", "sigmoid", "sigmoid-logits"]
 """Of one list of classes, one of which is true: logits, before a softmax; probabilities, after
@@ -49,11 +49,6 @@ SCALED = {
     *("mul", "rmul", "imul", "multiply", "div", "truediv", "itruediv", "divide", "neg"),
     *("add", "radd", "iadd", "sub", "rsub", "isub"),
 }
-WEIGHED = {
-    *("linear", "conv1d", "conv2d", "conv3d", "addmm", "matmul", "rmatmul", "mm", "bmm", "baddbmm"),
-    *("einsum", "bilinear", "conv_transpose2d", "tensordot"),
-}
-"""Calls of layers with weights: what comes out of them may be any number."""
 WITHIN_ONE = {
     "clamp",
     "clip",
@@ -73,7 +68,7 @@ NAMES = ("logits", "class_logits", "cls_logits", "out", "output", "scores", "pre
 PROBES = 4
 """Pictures by whose numbers probabilities are known."""
 CLOSE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
-ASK = "say which one: load(…, output={0!r}), or --output {0}"
+ASK = "say which one: load(…, output={0}), or --output {1}"
 ASK_SCORES = "say it: load(…, scores=…), or --scores logits|probabilities|log-probabilities|sigmoid"
 
 
@@ -208,7 +203,8 @@ def _chosen(run: Run, told: Told, batch: _Batch) -> _Choice | None:
             return narrowed[0]
     shown = " or ".join(f"{'.'.join(p)} ({v.numel()} numbers)" for p, v, _ in narrowed)
     what = f"puts out several lists of scores: {shown}"
-    step = ASK.format(".".join(narrowed[0][0]))
+    name = ".".join(narrowed[0][0])
+    step = ASK.format(name if name.isdecimal() else repr(name), name)
     raise ModelError("M521", "the network", what, next_step=step)
 
 

@@ -10,6 +10,7 @@ pictures. What stays ambiguous is refused, and can be said by `load(…, output=
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -40,6 +41,7 @@ __all__ = [
     "Kind",
     "Meaning",
     "both_ways",
+    "known",
     "leaves",
     "meaning",
     "no_scores",
@@ -177,19 +179,33 @@ def meaning(given: nn.Module | Network, images: Tensor | None = None) -> Meaning
     M523 (they are not what `scores=` says), M526, M530; UsageError U239 (`output=` is not there).
     """
     model = bare(given)
-    put = next((one for one in reversed(around(model)) if isinstance(one, Meaning)), None)
-    put = put or model.__dict__.get(REMEMBERED)
-    if put is not None:
-        return put
+    found = known(given, images)
+    if found is not None:
+        return found
     told = _told(given, images)
-    state = _state(model)
+    found = _found(model, told)
+    with suppress(TypeError):  # a module that cannot be hashed is not remembered
+        _KNOWN.setdefault(model, {})[told] = _state(model), found
+    return found
+
+
+def known(given: nn.Module | Network, images: Tensor | None = None) -> Meaning | None:
+    """The same, if it has been found before; nothing is run."""
+    model = bare(given)
+    put = _put(model)
+    if put is not None or (images is None and not isinstance(given, Network)):
+        return put
     try:
-        known = _KNOWN.setdefault(model, {})
+        state, found = _KNOWN.get(model, {}).get(_told(given, images), (None, None))
     except TypeError:  # a module that cannot be hashed is not remembered
-        return _found(model, told)
-    if told not in known or known[told][0] != state:
-        known[told] = state, _found(model, told)
-    return known[told][1]
+        return None
+    return found if state == _state(model) else None
+
+
+def _put(model: nn.Module) -> Meaning | None:
+    """What was put around a network, or said of a copy."""
+    put = next((one for one in reversed(around(model)) if isinstance(one, Meaning)), None)
+    return put or model.__dict__.get(REMEMBERED)
 
 
 def remember(copy: nn.Module, known: Meaning) -> None:

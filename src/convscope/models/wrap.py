@@ -146,7 +146,7 @@ class _Segmentation:
         maps = _maps(run(images), self.where)
         if self.mask is None:
             return maps.mean((2, 3))
-        mask = self.mask.to(maps)[None, None]
+        mask = self.mask.to(maps.device, maps.dtype)[None, None]
         if mask.shape[2:] != maps.shape[2:]:
             mask = F.interpolate(mask, maps.shape[2:], mode="nearest")
             if not bool(mask.any()):

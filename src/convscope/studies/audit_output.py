@@ -16,7 +16,7 @@ from convscope.errors import ConvscopeError
 from convscope.lens.lens import Lens
 from convscope.models.outputs import Meaning, both_ways, leaves, meaning, scored
 from convscope.records.audit import Finding
-from convscope.studies.audit_case import Case, Heading, many, said, some
+from convscope.studies.audit_case import Case, Heading, many, some
 
 OUTPUT = Heading("output")
 NO_OPINION = 0.97
@@ -35,7 +35,7 @@ def check_output(case: Case) -> Iterator[Finding]:
         case.facts["classes"] = 0
         advice = "methods about a class are refused; units of layers can be looked at all the same"
         advice = f"{fault.next_step}. Otherwise {advice}" if fault.next_step else advice
-        yield OUTPUT.warn("form", f"no scores of classes: {said(fault)}", advice)
+        yield OUTPUT.warn("form", f"no scores of classes: {fault.subject} {fault.what}", advice)
         return
     where = f"scores are {'.'.join(read.where)}" if read.where else "its scores are taken"
     what = form if isinstance(output, Tensor) else f"{form}; {where}"
