@@ -180,6 +180,18 @@ def test_what_goes_on_later_ends_at_its_next_good_moment_or_at_the_second_call(
     assert capfd.readouterr().err.count("\n") == 1
 
 
+def test_a_stop_after_all_is_done_does_not_change_the_status() -> None:
+    late = "import atexit, os; atexit.register(os.kill, os.getpid(), {}); "
+    for number in (signal.SIGTERM, signal.SIGINT):
+        done = subprocess.run(
+            [sys.executable, "-c", late.format(int(number)) + RUN[2], "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_handlers_are_as_before() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with stoppable(), stop_on_signals():

@@ -40,7 +40,7 @@ from convscope.cli.probes import probes
 from convscope.cli.progress import tell
 from convscope.cli.silence import silence
 from convscope.cli.similar import similar
-from convscope.cli.stop import stoppable
+from convscope.cli.stop import past_stopping, stoppable
 from convscope.cli.study_files import command_running
 from convscope.cli.train import train
 from convscope.cli.transfer import transfer
@@ -115,7 +115,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The `convscope` command: every fault is one line on stderr and a stable exit status."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.exit(run(arguments))
+    status = run(arguments)
+    past_stopping()
+    sys.exit(status)
 
 
 def run(arguments: list[str] | None = None) -> int:

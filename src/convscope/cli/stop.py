@@ -58,6 +58,13 @@ def stoppable() -> Iterator[None]:
             sys.unraisablehook = usual
 
 
+def past_stopping() -> None:
+    """All is done and told, and the status stands: what Python still has to clear up is not to be
+    told as a command that was stopped."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
     """Gives a function that says whether a signal to stop has come; a second one stops at once.
