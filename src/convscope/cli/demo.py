@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from convscope.records.series import Evolution
     from convscope.training.train import TrainResult
 
-EPOCHS = (0, 1, 2, 3, 5, 8, 12)
+EPOCHS = (0, 1, 2, 3, 5, 8)
 """At which features are recorded."""
 WATCHED = 240
 """Pictures in which their strongest activations are looked for."""
