@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +220,22 @@ def test_all_files_are_there_or_none(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="planted"):
         write_explanations(tmp_path / "many", stumbles)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["assumed: shorter side to 256", "stretched to 64 × 64; assumed: mean, <b>std</b>"],
+)
+def test_what_was_assumed_of_the_pictures_is_told_before_all_numbers(
+    told: str, tmp_path: Path
+) -> None:
+    known = write_explanation(tmp_path / "known", one()).read_text()
+    made = {"preprocessing": told, "preprocessing is": "assumed"}
+    guessed = write_explanation(tmp_path / "guessed", replace(one(), origin=made)).read_text()
+    said = html.escape(told.removeprefix("assumed: "))
+    assert "Is this how it was trained?" not in known
+    assert 0 < guessed.index("Is this how it was trained?") < guessed.index(said)
+    assert guessed.index(said) < guessed.index("What the network takes it for")
+    record = replace(many(), origin={**many().origin, **made})
+    page = folder(tmp_path / "many", record).read_text()
+    assert 0 < page.index(said) < page.index("Findings")

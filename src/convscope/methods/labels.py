@@ -14,7 +14,10 @@ from convscope.models.network import Network
 from convscope.models.outputs import both_ways
 
 WORDNET = re.compile(r"n\d{8}")
-HINT = "give --labels FILE.json, with a class index for each picture or class folder"
+HINT = (
+    "give --classes FILE with the network's own names, or --labels FILE.json with a class index "
+    "for each picture or class folder"
+)
 
 
 def true_classes(

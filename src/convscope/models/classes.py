@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from convscope.errors import UsageError
+from convscope.texts import parsed, read_text
 
 MOST = 1_000_000
 """Classes that are taken; more are no names but a mistake."""
@@ -48,16 +48,12 @@ def _read(text: str | Path) -> object:
         what = "is no number of classes, no names with commas between, and no file"
         raise UsageError("U231", f"classes={plain}", what)
     try:
-        whole = Path(text).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as fault:
+        whole = read_text(text)
+        if not whole.lstrip().startswith(("{", "[")):
+            return [line.strip() for line in whole.splitlines() if line.strip()]
+        return _ordered(parsed(whole), text)
+    except ValueError as fault:
         _refuse(text, f"cannot be read ({fault})")
-    if not whole.lstrip().startswith(("{", "[")):
-        return [line.strip() for line in whole.splitlines() if line.strip()]
-    try:
-        plain = json.loads(whole)
-    except (ValueError, RecursionError) as fault:
-        _refuse(text, f"is not readable as JSON ({fault})")
-    return _ordered(plain, text)
 
 
 def _ordered(plain: Any, name: str | Path) -> list[Any]:

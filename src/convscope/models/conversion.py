@@ -7,7 +7,6 @@ pictures, so that a conversion gives the user's own numbers or is refused.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from convscope.errors import ConvscopeError, UsageError, nearest
 from convscope.images.framing import FILTERS, Framing
 from convscope.models.preprocess import Preprocess
+from convscope.texts import read_json
 
 HUGGING_FACE = ("image_mean", "image_processor_type", "feature_extractor_type", "do_normalize")
 """Keys by which a configuration of theirs is known."""
@@ -94,8 +94,8 @@ def _named(name: str, beside: Path | None) -> Told:
 
     if name.endswith(".json"):
         try:
-            plain = json.loads(Path(name).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as fault:
+            plain = read_json(name)
+        except ValueError as fault:
             _refuse(name, f"cannot be read as JSON ({fault})")
         if not isinstance(plain, Mapping):
             _refuse(name, "holds no configuration of an image processor or of timm")

@@ -21,11 +21,10 @@ from convscope.errors import CheckpointError, nearest
 from convscope.models.preprocess import PARTS
 from convscope.models.user_code import NAMES
 from convscope.publish import publish_file, require_free
+from convscope.texts import read_text
 
 SUFFIX = ".toml"
 KEYS = ("network", "checkpoint", "preprocess", "classes", *PARTS, "output", "scores")
-LIMIT = 4_000_000
-"""Bytes; a million names of classes are shorter."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,8 @@ def remembered(path: Path | str) -> Remembered:
     """Read the file. Raises CheckpointError C417 if it cannot be read so."""
     place = Path(path)
     try:
-        if place.stat().st_size > LIMIT:
-            _refuse(path, f"has more than {LIMIT:,} bytes")
-        plain = tomllib.loads(place.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as fault:
+        plain = tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as fault:
         _refuse(path, f"cannot be read as TOML ({fault})")
     for key, value in plain.items():
         if key not in KEYS:

@@ -53,6 +53,12 @@ def notes(made: Mapping[str, Any]) -> list[str]:
     return words(counts) if known and counts else []
 
 
+def assumption(made: Mapping[str, Any]) -> str:
+    """How pictures were made ready for the network of a record, where that was assumed."""
+    told = str(made.get("preprocessing", "")) if made.get("preprocessing is") == "assumed" else ""
+    return printable(told.removeprefix("assumed: "))
+
+
 def card(record: ModelCard) -> dict[str, Any]:
     fields = {
         entry.name: getattr(record, entry.name)

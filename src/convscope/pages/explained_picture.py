@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from convscope.errors import printable
 from convscope.figures.attribution import drawn, legend
 from convscope.figures.verdicts import TITLES, summary, verdict
+from convscope.pages.describe import assumption
 from convscope.pages.store import save
 from convscope.records.explanation import Explanation
 from convscope.records.faithfulness import Faithfulness
@@ -30,6 +31,7 @@ def picture(found: Explanation, folder: Path, at: str) -> dict[str, Any]:
         "target": printable(found.target_name),
         "label": printable(found.label),
         "notes": [printable(note) for note in found.notes],
+        "assumed": assumption(found.origin),
         "picture": f"{at}picture.webp",
         "boxes": [_box(found, box) for box in found.boxes],
         "size": found.picture.shape[:2],

@@ -16,7 +16,7 @@ from convscope.figures.findings import findings, leading
 from convscope.figures.plots import png
 from convscope.figures.verdicts import TITLES, verdict
 from convscope.images.skipped import PICTURE_NOTES
-from convscope.pages.describe import notes
+from convscope.pages.describe import assumption, notes
 from convscope.pages.explained_folder import classes, table
 from convscope.pages.explained_picture import picture
 from convscope.publish import publish_folder
@@ -82,6 +82,7 @@ def write_explanations(
             origin={k: v for k, v in record.origin.items() if k not in ("layers", PICTURE_NOTES)},
             layers=record.origin["layers"],
             notes=notes(record.origin),
+            assumed=assumption(record.origin),
             findings=findings(record),
             refused=record.refused,
             table=table(record),

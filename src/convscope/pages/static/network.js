@@ -49,7 +49,7 @@
   const origin = (k) => el("dl.facts", {},
     el("div.fact.wide", {}, el("dt", {}, "Weights"), el("dd", {}, k.weights,
       k.sha256 && el("small.hash", { title: k.sha256 }, `SHA-256 ${k.sha256.slice(0, 16)}…`))),
-    el("div.fact.wide", {}, el("dt", {}, "Preprocessing"), el("dd.plain", {}, k.preprocessing)));
+    el("div.fact.wide", {}, el("dt", {}, "Preprocessing"), el(k.preprocessing.includes("assumed: ") ? "dd.plain.warn" : "dd.plain", {}, k.preprocessing)));
 
   function names(classes) {
     if (!classes.length) return null;
