@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from convscope.errors import ConvscopeError
+from convscope.errors import ConvscopeError, UsageError
 from convscope.images.boxes import read_boxes
 from convscope.images.lists import read_labels, read_lists
 from convscope.images.parts import read_parts
+from convscope.models.classes import classes_asked
+from convscope.models.conversion import converted
 from convscope.texts import brief, csv_table, one_line, read_json
 
 READERS: tuple[Callable[[Path], object], ...] = (
@@ -56,6 +58,17 @@ def test_a_hostile_file_is_one_line_that_names_it(tmp_path, reader, content) -> 
     assert "told.json" in line
     assert "\n" not in line
     assert len(line) < 500
+
+
+@pytest.mark.parametrize(
+    "name", ["nested-lists", "nested-objects", "nested-closed", "long-number", "utf-16", "twice"]
+)
+def test_files_of_classes_and_of_preprocessing_are_read_the_same_way(tmp_path, name) -> None:
+    path = tmp_path / "told.json"
+    path.write_bytes(HOSTILE[name])
+    for reader in (classes_asked, converted):
+        with pytest.raises(UsageError, match=r"told\.json"):
+            reader(str(path))
 
 
 @pytest.mark.parametrize("reader", READERS)

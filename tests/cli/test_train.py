@@ -56,7 +56,8 @@ def test_prediction_tells_the_likeliest_classes_in_aligned_lines(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     red = place / "pictures" / "val" / "red" / "00.png"
-    command = ["predict", str(place / "run"), str(red), str(red), "--out", str(place / "figures")]
+    green = place / "pictures" / "val" / "green" / "00.png"
+    command = ["predict", str(place / "run"), str(red), str(green), "--out", str(place / "figures")]
     assert run([*command, "--views", "10"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(red)

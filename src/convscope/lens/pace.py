@@ -28,6 +28,7 @@ from convscope import __version__
 from convscope.images.cache import cache_folder
 from convscope.lens.machine import machine
 from convscope.lens.trial import fastest_runs
+from convscope.texts import parsed
 
 LEAST, MOST = 1 / 8, 2.0
 """Of `Pace.moving`."""
@@ -80,7 +81,7 @@ def kept_at(threads: int) -> Path:
 def remembered(home: Path) -> Pace | None:
     """What the file says, if it is whole."""
     try:
-        plain = json.loads(home.read_text(encoding="utf-8"))
+        plain = parsed(home.read_text(encoding="utf-8"))
         moving, onednn = float(plain["moving"]), bool(plain["onednn"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from convscope.errors import UsageError
-from convscope.texts import parsed, read_text
+from convscope.texts import one_line, parsed, read_text
 
 MOST = 1_000_000
 """Classes that are taken; more are no names but a mistake."""
@@ -34,7 +34,7 @@ def classes_asked(classes: object) -> tuple[int | None, tuple[str, ...]]:
         raise UsageError(
             "U231", f"classes={classes!r}", "is neither a whole number from 1 nor a list of names"
         )
-    return len(classes) or None, tuple(map(str, classes))
+    return len(classes) or None, tuple(one_line(str(name)) for name in classes)
 
 
 def _read(text: str | Path) -> object:

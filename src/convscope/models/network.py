@@ -15,6 +15,7 @@ from convscope.models.checkpoint import Checkpoint
 from convscope.models.delivered import Delivered
 from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import of_module
+from convscope.texts import parsed
 
 KEY = "convscope"
 
@@ -105,11 +106,11 @@ class Card:
         if KEY not in checkpoint.metadata:
             return None
         try:
-            plain = json.loads(checkpoint.metadata[KEY])
+            plain = parsed(checkpoint.metadata[KEY])
             preprocess = Preprocess.from_json(plain.pop("preprocess"))
             spec, classes = str(plain.pop("spec")), tuple(map(str, plain.pop("classes")))
             return cls(spec, classes, preprocess, plain)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
+        except (ValueError, TypeError, KeyError, AttributeError) as fault:
             raise CheckpointError(
                 "C414", checkpoint.name, f"its convscope metadata are damaged ({fault})"
             ) from fault

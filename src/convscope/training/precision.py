@@ -24,6 +24,7 @@ from convscope.errors import DataError
 from convscope.lens.machine import has_bfloat16, machine
 from convscope.lens.trial import fastest_runs
 from convscope.publish import publish_file
+from convscope.texts import parsed
 from convscope.training.recipe import Recipe
 
 Kind = Literal["float32", "bfloat16"]
@@ -77,7 +78,7 @@ def choose(
 def kept_choice(run: Path) -> Choice | None:
     """What was chosen when the run began. Raises DataError D140 if the file is damaged."""
     try:
-        plain = json.loads((run / FILE).read_text(encoding="utf-8"))
+        plain = parsed((run / FILE).read_text(encoding="utf-8"))
         choice = Choice(**{name: str(plain[name]) for name in Choice.__dataclass_fields__})  # type: ignore[arg-type]
         if choice.precision not in ("float32", "bfloat16"):
             raise ValueError(choice.precision)
