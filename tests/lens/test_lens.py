@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError
-from convscope.lens.lens import Lens, conv_layers, layers_in_order, logits
+from convscope.lens.lens import Lens, conv_layers, layers_in_order, only_scores
 from tests.nets import (
     Fire,
     Residual,
@@ -281,24 +281,13 @@ def test_parametrised_weights_are_seen_through():
     assert state_of(net) == before
 
 
-def test_scores_are_found_in_what_networks_put_out():
-    class Named:
-        def __init__(self, scores: Tensor) -> None:
-            self.logits = scores
-
+def test_scores_are_one_tensor_of_rows():
     x = pictures()
-    scores = Fire().eval()(x)
-    for answer in (
-        lambda s: s,
-        lambda s: {"logits": s, "other": s * 2},
-        lambda s: {"maps": s[:, :, None, None], "scores": s},
-        lambda s: (s, s * 2),
-        Named,
-    ):
-        with Lens(Telling(answer), []) as lens:
-            assert torch.equal(logits(lens(x)), scores)
-    with pytest.raises(ModelError, match=r"puts out tuple \(\(2, 7, 1\)\)"):
-        logits((scores[:, :, None],))
+    with Lens(Telling(lambda s: s), []) as lens:
+        assert only_scores(lens(x)).shape == (2, 7)
+    for answer, said in ((lambda s: (s, s), "tuple"), (lambda s: s[..., None], r"\(2, 7, 1\)")):
+        with Lens(Telling(answer), []) as lens, pytest.raises(ModelError, match=said):
+            only_scores(lens(x))
 
 
 def test_what_a_lens_has_seen_goes_with_it():

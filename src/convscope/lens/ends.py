@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.lens.survey import IDLE, survey
+from convscope.lens.origins import Run, run_seen
+from convscope.lens.survey import IDLE
 from convscope.lens.twin import bare
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -48,7 +49,7 @@ def ends(model: nn.Module, size: tuple[int, int, int]) -> Ends:
     """
     like = next(bare(model).parameters(), torch.empty(0))
     noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0)).to(like)
-    met, _ = survey(model, noise, _see)
+    met = _on_the_way(run_seen(model, noise, _see))
     weighted = [place for place, (_, seen) in enumerate(met) if seen.weighted]
     convolved = [place for place in weighted if met[place][1].convolution]
     if not convolved:
@@ -62,6 +63,13 @@ def ends(model: nn.Module, size: tuple[int, int, int]) -> Ends:
         middle=_last(met, inner[-1], after[inner[-1]], spread=True),
         high=_last(met, max(p for p in weighted if p < classifier), classifier),
     )
+
+
+def _on_the_way(run: Run) -> list[tuple[str, _Seen]]:
+    """Without side branches from which nothing reaches the scores, where that can be seen."""
+    reaching = run.reaching(run.output) if isinstance(run.output, Tensor) else frozenset()
+    kept = [(name, seen) for name, seen in run.seen if name in reaching]
+    return kept if any(seen.convolution for _, seen in kept) else list(run.seen)
 
 
 def _see(module: nn.Module, output: Tensor) -> _Seen:

@@ -28,7 +28,7 @@ from convscope.lens.incremental_patches import Patches
 from convscope.lens.incremental_record import Recording, record_calls
 from convscope.lens.incremental_run import Answers, Known, Progress, Run
 from convscope.lens.incremental_whole import Whole, refuse_flat
-from convscope.lens.lens import Lens, logits
+from convscope.lens.lens import Lens, only_scores
 from convscope.lens.tail import ONE_BY_ONE
 
 MEMORY = 500e6
@@ -153,7 +153,7 @@ class Incremental:
         expected = self._scores[1]
         if not self._was_recorded(image):
             with Lens(self._model, ()) as lens:
-                expected = logits(lens(image))
+                expected = only_scores(lens(image))
         return agree(answers.scores, expected, self._classes)
 
 
@@ -174,7 +174,7 @@ def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Gra
     except (RuntimeError, UserWarning) as fault:  # torch.vmap knows not every call
         return None, f"whole pictures: {str(fault).splitlines()[0]}"
     with Lens(model, ()) as lens:
-        if not agree(found, logits(lens(both))):
+        if not agree(found, only_scores(lens(both))):
             return None, f"whole pictures: {wholes[0].name} is not understood"
     return graph, f"windows, whole maps from {wholes[0].name} on"
 
@@ -184,8 +184,8 @@ def _mixes(model: nn.Module, picture: Float[Tensor, "c h w"]) -> bool:
     some = torch.stack([picture, -picture, 3 * picture.flip(-1)])
     try:
         with Lens(model, ()) as lens:
-            alone = torch.cat([logits(lens(one[None].clone())) for one in some])
-            return not agree(logits(lens(some)), alone)
+            alone = torch.cat([only_scores(lens(one[None].clone())) for one in some])
+            return not agree(only_scores(lens(some)), alone)
     except (RuntimeError, ConvscopeError):  # it may not take several at all
         return True
 

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from convscope.errors import ModelError
-from convscope.lens.lens import Lens, logits
+from convscope.lens.lens import Lens, only_scores
 from convscope.lens.spans import tensors_in
 from convscope.lens.step import Slot, Step
 from convscope.lens.tail import LOOKS, once
@@ -194,7 +194,7 @@ def _recorded(
             layer: partial(watch, layer=layer) for layer in layers
         }
         with Lens(model, (), edits) as lens, mode:
-            scores = logits(lens(image))
+            scores = only_scores(lens(image))
             mode.output = mode.slot(scores)
     for layer in layers:
         once(layer, calls[layer])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convscope.errors import ModelError
 from convscope.lens.incremental_patches import Patches
 from convscope.lens.incremental_run import Answers, Progress
-from convscope.lens.lens import Lens, logits
+from convscope.lens.lens import Lens, only_scores
 
 LARGEST = 24e6
 """Bytes of the largest activation of a batch: more, and the system hands out fresh pages each
@@ -49,7 +49,7 @@ class Whole:
 
     def _ask(self, pictures: Float[Tensor, "b c h w"], maps: Mapping[str, int] | None) -> Answers:
         with Lens(self._model, self._layers) as lens:
-            scores = logits(lens(pictures))
+            scores = only_scores(lens(pictures))
             seen = {layer: lens[layer] for layer in self._layers}
         for layer, value in seen.items():
             refuse_flat(layer, tuple(value.shape))

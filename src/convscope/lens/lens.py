@@ -24,7 +24,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.foreign import TheirCode
-from convscope.lens.taps import Edit, Reached, Run, Watch, call_of, hook, only_tensor, tensors_in
+from convscope.lens.taps import Edit, Reached, Run, Watch, call_of, hook, only_tensor
 from convscope.lens.twin import Twin, bare, is_scripted, refuse_scripted
 
 HOOK = -1
@@ -184,17 +184,14 @@ def conv_layers(model: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
     return [name for name in twin.names if isinstance(twin.modules[name], nn.Conv2d)]
 
 
-def logits(output: Any) -> Float[Tensor, "b classes"]:
-    """The scores in what a network puts out: a tensor, `.logits`, `["logits"]`, or else the first
-    two-dimensional tensor. Raises ModelError M520 if there is none."""
-    named = output.get("logits") if isinstance(output, Mapping) else None
-    candidates = [getattr(output, "logits", named), *tensors_in(output)]
-    for value in candidates:
-        if isinstance(value, Tensor) and value.dim() == 2:
-            return value
-    shapes = ", ".join(str(tuple(value.shape)) for value in tensors_in(output)) or "no tensor"
-    what = f"puts out {type(output).__name__} ({shapes}), in which there are no scores (b, classes)"
-    raise ModelError("M520", "the network", what, next_step="wrap it so that it returns its scores")
+def only_scores(output: Any) -> Float[Tensor, "b classes"]:
+    """The scores that a network puts out which is `scored` (`models/outputs.py` knows where they
+    are in any other). Raises ModelError M520 for anything else."""
+    if isinstance(output, Tensor) and output.dim() == 2:
+        return output
+    got = str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
+    what = f"puts out {got}, and not one tensor of scores (b, classes)"
+    raise ModelError("M520", "the network", what, next_step="give outputs.scored(network)")
 
 
 def _met(model: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, nn.Module]]:

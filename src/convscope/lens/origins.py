@@ -143,12 +143,11 @@ class Run:
     origins: Origins
 
     def reaching(self, tensor: Tensor) -> frozenset[str]:
-        """The layers from which gradients of this tensor arrive; none where that is out of
-        sight."""
+        """The layers at which gradients of this tensor arrive; none where that is out of sight."""
         found = self.origins.of(tensor)
-        if found is None:
-            return frozenset()
-        return self._names(found.before(by_gradient=True))
+        met = [] if found is None else list(found.before(by_gradient=True))
+        hidden = any(one.name == HIDDEN for one in met)
+        return frozenset() if hidden else self._names(met)
 
     def scores(self, tensor: Tensor) -> frozenset[str]:
         """The layers whose maps are these scores before their places were joined: no layer with

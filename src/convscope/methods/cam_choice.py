@@ -62,7 +62,7 @@ def _last(model: nn.Module | Network, image: Tensor) -> Choice:
     if len(kept[-1].shape) != 4:
         norms = [stop.name for stop in kept if "Norm" in stop.kind] or [kept[-1].name]
         return Choice((_influential(model, image, norms),), WHY_TOKENS)
-    if len(kept) < len(every):
+    if len(kept) < len(every) or not kept[-1].reaches:
         return Choice((_influential(model, image, [stop.name for stop in kept]),), WHY_REACHING)
     return Choice((kept[-1].name,), WHY)
 

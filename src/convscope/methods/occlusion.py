@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from convscope.errors import ModelError
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.incremental import MEMORY, Incremental
+from convscope.lens.origins import run_seen
 from convscope.methods.fills import Fill
 from convscope.methods.given import Given, Layers, Model, several, single, taking
 from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
@@ -179,6 +180,9 @@ def _target(scores: Float[Tensor, "classes"], target: int | None) -> int:
 
 def _last_layer(model: nn.Module, image: Float[Tensor, "3 h w"]) -> str:
     names = feature_layers(model, image[None])
+    run = run_seen(model, image[None])
+    reaching = run.reaching(run.output)
+    names = [name for name in names if name in reaching] or names
     if not names:
         raise ModelError("M501", "the network", "has no convolution to watch")
     return names[-1]
