@@ -278,7 +278,7 @@ def test_what_cannot_be_projected_is_refused_with_its_reason():
     assert code({"last": [Neuron(0, 0, 4, 0)]}) == "M505"
     assert code({"last": [Neuron(0, 0, -1, 0)]}) == "M505"
     assert code({"lost": [Neuron(0, 0, 0, 0)]}) == "M500"
-    assert code({"last": [Neuron(0, 0, 0, 0)]}, x * torch.nan) == "M514"
+    assert code({"last": [Neuron(0, 0, 0, 0)]}, x * torch.nan) == "U355"
     assert code({"last": [Neuron(0, 0, 0, 0)]}, overlap="both") == "U512"
     mixed = {0: x[0], 1: x[1, :, :40]}
 
