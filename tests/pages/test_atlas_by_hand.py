@@ -24,7 +24,7 @@ def test_keys_walk_between_maps_and_layers_and_up(window: Window) -> None:
     window.press("[", "features.3:0")
     window.press("Escape", "features.3")
     window.press("[", "conv1")
-    page = window.press("Escape", "zfnet:width=0.125 <script>")
+    page = window.press("Escape", "ZFNet (width 0.125 <script>)")
     assert page.url.endswith("#/")
 
 

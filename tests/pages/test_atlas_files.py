@@ -90,7 +90,7 @@ def test_where_the_weights_lay_is_nobody_s_business() -> None:
 
 def test_the_title_is_escaped(folder: Path) -> None:
     page = (folder / "index.html").read_text(encoding="utf-8")
-    assert "zfnet:width=0.125 &lt;script&gt;" in page
+    assert "ZFNet (width 0.125 &lt;script&gt;)" in page
     assert "zfnet:width=0.125 <script>" not in page
 
 

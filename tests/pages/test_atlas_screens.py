@@ -10,13 +10,14 @@ from urllib.parse import quote
 import pytest
 
 from convscope.pages.atlas import write_atlas
+from convscope.pages.describe import readable
 from tests.pages.conftest import Window, pixels
 from tests.pages.fake_records import HOSTILE, NAMES, Atlas
 
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 ODD = quote("co/nv <5>", safe="")
 SCREENS = {
-    "#/": "zfnet:width=0.125 <script>",
+    "#/": "ZFNet (width 0.125 <script>)",
     "#/layer/conv1": "conv1",
     f"#/layer/{ODD}": "co/nv <5>",
     "#/unit/features.3/7": "features.3:7",
@@ -159,3 +160,69 @@ def test_a_normalisation_shows_what_its_convolution_costs(
     rows = window.go("#/").locator(".row-words").all_inner_texts()
     assert [("of features.3" in row) for row in rows] == [False, False, True]
     window.closed()
+
+
+def test_a_layer_is_found_by_the_convolution_before_it(
+    browser: Any, records: Atlas, tmp_path: Path
+) -> None:
+    looked = dataclasses.replace(records.layers[1], layer="bn3", kind="BatchNorm2d")
+    names = tuple("bn3" if name == "features.3" else name for name in records.table.name)
+    of = tuple("conv3" if name == "bn3" else "" for name in names)
+    table = dataclasses.replace(records.table, name=names, of=of)
+    layers = (records.layers[0], looked)
+    home = write_atlas(tmp_path / "at", records.card, table, records.pictures, layers)
+    window = Window(browser, home.as_uri())
+    assert window.open("#/layer/conv3").locator("#screen h1").inner_text() == "bn3"
+    assert window.open("#/unit/conv3/7").locator("#screen h1").inner_text() == "bn3:7"
+    page = window.open("#/")
+    page.keyboard.press("/")
+    for asked, found in (("conv3", ["bn3"]), ("conv3:7", ["bn3:7"])):
+        page.locator("#find input").fill(asked)
+        assert page.locator("#found a span").all_inner_texts() == found
+    page.keyboard.press("Escape")
+    assert window.open("#/layer/conv9").locator("#screen .there a").all_inner_texts() == [
+        "conv1",
+        "bn3",
+    ]
+    window.closed()
+
+
+def test_the_first_screen_names_the_classes_and_how_many_pictures_each_has(
+    window: Window, records: Atlas
+) -> None:
+    page = window.open("#/")
+    classes = page.locator("details.classes-all")
+    assert classes.locator("summary").inner_text().startswith(f"{len(records.card.classes)} class")
+    shown = [line.strip() for line in classes.locator("li").all_inner_texts()]
+    assert [line for line in shown if line.startswith("rösé & co")] != []
+    many = int((records.pictures.label == 2).sum())
+    assert f"rösé & co {many}" in shown
+
+
+def test_the_pages_have_the_title_that_is_given(
+    browser: Any, records: Atlas, tmp_path: Path
+) -> None:
+    title = "Flowers <b>&</b> leaves"
+    made = (records.card, records.table, records.pictures, records.layers[:1])
+    window = Window(browser, write_atlas(tmp_path / "at", *made, title=title).as_uri())
+    page = window.open("#/")
+    assert page.locator("#screen h1").inner_text() == title
+    assert page.title() == f"{title} · convscope"
+    window.closed()
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("torchvision:squeezenet1_0", "SqueezeNet 1.0 (torchvision)"),
+        ("torchvision:vgg16_bn", "VGG 16 bn (torchvision)"),
+        ("timm:tf_efficientnet_lite0", "tf_efficientnet_lite0 (timm)"),
+        ("zfnet", "ZFNet"),
+        ("zfnet:width=0.25,head=compact", "ZFNet (width 0.25, head compact)"),
+        ("my.package:net", "net (my.package)"),
+        ("torchvision:resnet50:weights=none", "ResNet 50 (torchvision, weights none)"),
+        ("MyNet", "MyNet"),
+    ],
+)
+def test_a_network_has_a_name_that_people_can_read(spec: str, told: str) -> None:
+    assert readable(spec) == told

@@ -230,3 +230,25 @@ def test_a_damaged_table_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a list of tables") as told:
         read_study(place)
     assert told.value.code == "U440"
+
+
+def test_no_table_is_cut_off_on_a_laptop_s_screen(browser: Any, tmp_path: Path) -> None:
+    place, made = study(tmp_path / "wide", "Invariance"), atlas()
+    head = ["change", *(f"a rather long head of column {n}" for n in range(11))]
+    rows = [["vertical translation", *["0.123 ± 0.045"] * 11]]
+    (place / "table.json").write_bytes(tables_json([Table.of(head, rows)]))
+    written = write_atlas(
+        tmp_path / "at",
+        made.card,
+        made.table,
+        made.pictures,
+        made.layers,
+        studies=[read_study(place)],
+    )
+    sizes = "e => e.scrollWidth - e.clientWidth"
+    for width in (1280, 360):
+        window = Window(browser, written.as_uri(), viewport={"width": width, "height": 800})
+        page = window.open("#/study/0")
+        assert (page.locator(".scroller").evaluate(sizes) > 0) == (width == 360)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        window.closed()

@@ -560,3 +560,25 @@ def test_squeezenet_rests_on_the_dog_s_face() -> None:
     assert 20 < middle[0] < 110
     assert 40 < middle[1] < 130
     assert found.turned[0] > 10
+
+
+def test_words_under_a_panel_keep_clear_of_the_bar_beside_it(bright: Path) -> None:
+    from dataclasses import replace
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    found = ask(Corner(), bright, stride=24)
+    values = np.linspace(0.0168, 0.273, found.probability.size, dtype=np.float32)
+    long = replace(
+        found,
+        classes=tuple(f"African crocodile {n}" for n in range(64)),
+        probability=values.reshape(found.probability.shape),
+    )
+    (page, *_) = occlusion_pages(long, range(2))
+    FigureCanvasAgg(page).draw()
+    for row in range(2):
+        panels = page.axes[5 * row : 5 * row + 5]
+        words = panels[4].xaxis.label.get_window_extent().padded(page.dpi / 72)  # a point
+        bar = panels[3].child_axes[0]
+        for tick in bar.get_yticklabels():
+            assert not words.overlaps(tick.get_window_extent()), tick.get_text()

@@ -45,6 +45,9 @@ def atlas(
         list[Path] | None,
         typer.Option(help="Folder that a study wrote, to be shown too; may be given again."),
     ] = None,
+    title: Annotated[
+        str, typer.Option(help="Of the pages; default: the network's name and the pictures'.")
+    ] = "",
     tune: Tune = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
 ) -> None:
@@ -69,6 +72,7 @@ def atlas(
             tuning=chosen(network, tune),
             bars=progress,
             studies=studies,
+            title=title,
         )
     page = out / "index.html"
     tell(page)
@@ -88,6 +92,7 @@ def make_atlas(
     tuning: Tuning | None = None,
     bars: Bars,
     judged: Evaluation | None = None,
+    title: str = "",
     **more: Any,
 ) -> Path:
     """Mine, project and write the pages; return the path of index.html.
@@ -125,6 +130,7 @@ def make_atlas(
             table,
             pictures,
             _counted(projected, total, tick),
+            title=title or _title(network, folder),
             **more,
         )
 
@@ -140,6 +146,15 @@ def _judge(network: Network, folder: Folder, tuning: Tuning | None) -> Judge | N
         return Judge(network, folder, tuning=tuning)
     except ModelError:  # independent labels, or no scores of classes: no accuracy
         return None
+
+
+def _title(network: Network, folder: Folder) -> str:
+    """Such as SqueezeNet 1.0 (torchvision), 702 pictures of imagenet-samples."""
+    from convscope.pages.describe import readable
+
+    name = folder.root.resolve().name
+    many = f"{len(folder):,} picture{'' if len(folder) == 1 else 's'}"
+    return f"{readable(network.spec)}, {many}" + (f" of {name}" if name else "")
 
 
 def _counted(items: Iterator[Any], total: int, tick: Callable[[int, int], None]) -> Iterator[Any]:

@@ -226,7 +226,7 @@ def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
         labelspacing=0.35,
     )
     name = _short(class_of(record, int(record.base_likeliest[picture])))
-    axes.set_xlabel(f"{name} uncovered", parse_math=False, **_WORDS)
+    axes.set_xlabel(f"uncovered:\n{name}", parse_math=False, **_WORDS)
 
 
 def _told(record: Occlusions, letter: str, kind: Kind) -> str:

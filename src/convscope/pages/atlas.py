@@ -54,11 +54,13 @@ def write_atlas(
     evolution: Evolution | None = None,
     occlusion: Sequence[OcclusionExample] | None = None,
     studies: Sequence[Study] = (),
+    title: str = "",
 ) -> Path:
     """Write the atlas into the new folder `out`; return the path of its index.html.
 
     features: taken one layer at a time, so that only one layer's pictures are in memory.
-    studies: see `read_study`; more can be added later by `add_studies`.
+    studies: see `read_study`; more can be added later by `add_studies`. title: of the pages; the
+    network's name without.
 
     The folder appears whole or not at all. It opens from disk in any current browser, loads
     nothing from elsewhere, and may be mailed or put on any web host.
@@ -67,12 +69,14 @@ def write_atlas(
     """
 
     def write(folder: Path) -> None:
-        save_static(folder, card)
+        named = printable(title) or describe.readable(card.name)
+        save_static(folder, named)
         layers = [
             save_layer(record, place, pictures, folder) for place, record in enumerate(features)
         ]
         data = {
             "made": f"convscope {convscope.__version__}",
+            "title": named,
             "card": describe.card(card),
             "table": describe.table(table),
             "pictures": describe.pictures(pictures, save_thumbs(pictures, folder / "thumbs")),
@@ -91,7 +95,7 @@ def write_atlas(
     return Path(out) / "index.html"
 
 
-def save_static(folder: Path, card: ModelCard) -> None:
+def save_static(folder: Path, title: str) -> None:
     """The page itself, its style and scripts, the same for every atlas but for the title."""
     environment = Environment(
         loader=PackageLoader("convscope.pages"), autoescape=True, undefined=StrictUndefined
@@ -99,7 +103,7 @@ def save_static(folder: Path, card: ModelCard) -> None:
     page = environment.get_template("atlas.html.j2").render(
         policy=POLICY,
         scripts=SCRIPTS,
-        title=printable(card.name),
+        title=title,
         version=convscope.__version__,
     )
     (folder / "index.html").write_text(page, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -57,6 +58,42 @@ def assumption(made: Mapping[str, Any]) -> str:
     """How pictures were made ready for the network of a record, where that was assumed."""
     told = str(made.get("preprocessing", "")) if made.get("preprocessing is") == "assumed" else ""
     return printable(told.removeprefix("assumed: "))
+
+
+SPELLED = {
+    "alexnet": "AlexNet",
+    "convnext": "ConvNeXt",
+    "densenet": "DenseNet",
+    "efficientnet": "EfficientNet",
+    "googlenet": "GoogLeNet",
+    "inception": "Inception",
+    "mnasnet": "MNASNet",
+    "mobilenet": "MobileNet",
+    "regnet": "RegNet",
+    "resnet": "ResNet",
+    "resnext": "ResNeXt",
+    "shufflenet": "ShuffleNet",
+    "squeezenet": "SqueezeNet",
+    "vgg": "VGG",
+    "zfnet": "ZFNet",
+}
+"""Families of networks as their authors write them."""
+
+
+def readable(spec: str) -> str:
+    """A network's name for people: "SqueezeNet 1.0 (torchvision)" for torchvision:squeezenet1_0,
+    "ZFNet (width 0.25)" for zfnet:width=0.25, "net (mynet)" for mynet:net."""
+    head, _, rest = printable(spec).partition(":")
+    if not rest or "=" in rest.partition(":")[0]:  # one of ours, with options
+        name, more = head, rest.replace("=", " ").replace(",", ", ")
+    else:
+        name, _, options = rest.partition(":")
+        more = ", ".join(filter(None, [head, options.replace("=", " ").replace(",", ", ")]))
+    family = max((one for one in SPELLED if name.startswith(one)), key=len, default="")
+    if family:
+        after = re.sub(r"(?<=\d)_(?=\d)", ".", name.removeprefix(family)).replace("_", " ")
+        name = f"{SPELLED[family]} {after.strip()}".strip()
+    return f"{name} ({more})" if more else name
 
 
 def card(record: ModelCard) -> dict[str, Any]:

@@ -89,7 +89,12 @@ window.convscope = (() => {
 
   // Places in the data ------------------------------------------------------------------------
   const layers = data.layers;
-  const layerNumber = (name) => layers.findIndex((layer) => layer.name === name);
+  /** A layer is also found by the convolution whose maps are looked at behind it. */
+  const layerNumber = (name) => {
+    const own = layers.findIndex((layer) => layer.name === name);
+    return own >= 0 ? own : layers.findIndex((layer) => convolutionOf(layer) === name);
+  };
+  const convolutionOf = (layer) => data.table.of[data.table.name.indexOf(layer.name)] || "";
   const address = (...parts) => "#/" + parts.map(encodeURIComponent).join("/");
   const unitAddress = (layer, map) => address("unit", layers[layer].name, map);
 
@@ -167,7 +172,7 @@ window.convscope = (() => {
   }
 
   return {
-    data, layers, el, svg, place, count, value, large, share, tail, percent, many, pixels, layerNumber,
+    data, layers, el, svg, place, count, value, large, share, tail, percent, many, pixels, layerNumber, convolutionOf,
     address, unitAddress, maps, pictureName, className, choice, fact, sees, honest, made, say, screens: {},
   };
 })();

@@ -21,7 +21,7 @@
     const has = (name) => name.toLowerCase().includes(wanted);
     return [
       ...units(wanted),
-      ...layers.filter((l) => has(l.name)).map((l) => ["layer", l.name, c.address("layer", l.name)]),
+      ...layers.filter((l) => has(l.name) || has(c.convolutionOf(l))).map((l) => ["layer", l.name, c.address("layer", l.name)]),
       ...c.studies.filter((s) => has(s.title) || has(s.name)).map((s) => ["study", s.title, c.address("study", c.studies.indexOf(s))]),
       ...data.pictures.classes.map((n, i) => [n, i]).filter(([n]) => has(n)).map(([n, i]) => ["class", n, c.address("class", i)]),
       ...data.pictures.name.map((n, i) => [n, i]).filter(([n]) => has(n)).map(([n, i]) => ["picture", n, c.address("picture", data.pictures.number[i])]),
@@ -34,7 +34,7 @@
     if (!parts) return [];
     const map = Number(parts[2]);
     return layers.map((l, i) => [l, i])
-      .filter(([l]) => l.name.toLowerCase().includes(parts[1]) && map < l.maps)
+      .filter(([l]) => (l.name.toLowerCase().includes(parts[1]) || c.convolutionOf(l).toLowerCase().includes(parts[1])) && map < l.maps)
       .map(([l, i]) => ["feature map", `${l.name}:${map}`, c.unitAddress(i, map)]);
   }
 

@@ -27,7 +27,7 @@
 
   c.screens.layer = async (name, query) => {
     const number = c.layerNumber(name);
-    if (number < 0) return c.missing(`There is no layer ${name} in this atlas.`);
+    if (number < 0) return c.noLayer(name);
     const layer = layers[number];
     const numbers = await c.maps(number);
     for (const key of ["sort", "show"]) if (query.get(key)) kept[key] = query.get(key);
@@ -45,10 +45,10 @@
       words.replaceChildren(...ruleWords(number), projectionWords(layer, number));
       arrange();
     };
-    const keep = () => c.replaceAddress(c.address("layer", name) + `?sort=${kept.sort}&show=${kept.show}`);
+    const keep = () => c.replaceAddress(c.address("layer", layer.name) + `?sort=${kept.sort}&show=${kept.show}`);
     draw();
     return {
-      title: name,
+      title: layer.name,
       layer: number,
       up: "#/",
       after: () => measure(wall),
@@ -120,7 +120,6 @@
 
   c.projectionWords = projectionWords;
   c.ruleWords = ruleWords;
-  c.convolutionOf = (layer) => data.table.of[data.table.name.indexOf(layer.name)] || "";
   c.classesOf = classesOf;
 
   function card(number, map, numbers) {

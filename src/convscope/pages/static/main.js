@@ -12,6 +12,13 @@
 
   c.missing = (text) => ({ title: "Not here", up: "#/", nodes: [el("section.head", {}, el("h1", {}, "Not here"), el("p.lead", {}, text), el("p", {}, el("a", { href: "#/" }, "To the network")))] });
 
+  /** Which layers there are instead. */
+  c.noLayer = (name) => {
+    const said = c.missing(`There is no layer ${name} in this atlas. ` + (layers.length ? "It looks at:" : "It looks at none."));
+    said.nodes[0].append(el("ul.there", {}, layers.map((l) => el("li", {}, el("a", { href: c.address("layer", l.name) }, l.name)))));
+    return said;
+  };
+
   function parse(hash) {
     const [path, query] = hash.replace(/^#\/?/, "").split("?");
     let parts = [];
@@ -41,7 +48,7 @@
     main.replaceChildren(...next.nodes.filter(Boolean));
     main.dataset.screen = name;
     main.dataset.address = location.hash; // what stands there now, while the next one may be loading
-    document.title = `${next.title} · ${name === "network" ? "convscope" : data.card.name}`;
+    document.title = `${next.title} · ${name === "network" ? "convscope" : data.title}`;
     header(name, next);
     if (next.after) next.after();
     window.scrollTo({ top: seen.get(entry) || 0, behavior: "instant" });

@@ -8,11 +8,11 @@
     const maps = layers.reduce((n, l) => n + l.maps, 0);
     const seen = layers.length ? layers[0].seen : 0;
     return {
-      title: data.card.name,
+      title: data.title,
       nodes: [
         el("section.hero", {},
           el("div", {},
-            el("h1", {}, data.card.name),
+            el("h1", {}, data.title),
             el("p.lead", {}, `What each of ${c.many(maps, "feature map")} in ` +
               `${c.many(layers.length, "layer")} responds to most in ${c.many(seen, "picture")}.`)),
           data.pictures.notes?.length > 0 && el("div.changed", {}, el("p", {}, el("b", {}, "Look at the pictures first "),
@@ -20,6 +20,7 @@
             el("ul", {}, data.pictures.notes.map((note) => el("li", {}, note)))),
           card(maps, seen), origin(data.card)),
         more(),
+        classes(),
         el("section", {}, el("h2", {}, "From pixels to classes", el("small", {}, " heights to scale, wider with more maps")), strip()),
         el("section", {},
           el("h2", {}, "What the layers see"),
@@ -40,21 +41,36 @@
       c.fact("Parameters", c.large(k.parameters)),
       c.fact("Multiply-adds", c.large(k.multiply_adds), "for one picture"),
       c.fact("Input", `${height} × ${width} px`, c.many(channels, "channel")),
-      c.fact("Classes", k.classes.length ? c.count(k.classes.length) : "unnamed", names(k.classes)),
+      c.fact("Classes", k.classes.length ? c.count(k.classes.length) : "unnamed"),
       k.top1 >= 0 && c.fact("Top-1 accuracy", c.percent(k.top1), `on ${c.many(seen, "picture")}`),
       k.top5 >= 0 && k.classes.length > 5 && c.fact("Top-5 accuracy", c.percent(k.top5), `on ${c.many(seen, "picture")}`),
       c.fact("Dead maps", `${c.count(dead)} of ${c.count(maps)}`, dead ? "never above 0 here" : "all were above 0"));
   }
 
   const origin = (k) => el("dl.facts", {},
+    el("div.fact.wide", {}, el("dt", {}, "Network"), el("dd", {}, k.name)),
     el("div.fact.wide", {}, el("dt", {}, "Weights"), el("dd", {}, k.weights,
       k.sha256 && el("small.hash", { title: k.sha256 }, `SHA-256 ${k.sha256.slice(0, 16)}…`))),
     el("div.fact.wide", {}, el("dt", {}, "Preprocessing"), el(k.preprocessing.includes("assumed: ") ? "dd.plain.warn" : "dd.plain", {}, k.preprocessing)));
 
-  function names(classes) {
-    if (!classes.length) return null;
-    const few = classes.slice(0, 5).join(", ");
-    return classes.length > 5 ? `${few}, …` : few;
+  /** What the network tells apart, and how many winning pictures of each class the atlas has. */
+  function classes() {
+    const names = data.card.classes;
+    if (!names.length) return null;
+    const there = new Map();
+    for (const label of data.pictures.label) {
+      const name = data.pictures.classes[label];
+      if (name !== undefined) there.set(name, (there.get(name) || 0) + 1);
+    }
+    const item = (name) => {
+      const at = data.pictures.classes.indexOf(name);
+      return el("li", {}, there.has(name) ? el("a", { href: c.address("class", at) }, name) : name,
+        there.has(name) && el("small", {}, ` ${c.count(there.get(name))}`));
+    };
+    const sure = data.card.top1 >= 0 ? `; ${c.percent(data.card.top1)} of the pictures here are told right` : "";
+    return el("details.classes-all", { open: names.length <= 20 },
+      el("summary", {}, el("h2", {}, c.many(names.length, "class", "classes"), el("small", {}, ` that the network tells apart${sure}`))),
+      el("ol.class-names", {}, names.map(item)));
   }
 
   function more() {
@@ -109,7 +125,7 @@
       const same = String(shape) === String(last.shape);
       const holds = t.parameters[i] > 0 && !/norm/i.test(t.kind[i]);
       const at = c.layerNumber(name);
-      if (same && !holds && (at < 0 || last.at < 0)) {
+      if (same && !holds && (at < 0 || last.at < 0 || at === last.at)) {
         last.then.push(t.kind[i]);
         if (at >= 0) last.at = at; // its maps are looked at behind this, e.g. a normalisation
       } else steps.push({ at, name, kind: t.kind[i], shape, then: [], field: t.field[i], stride: t.stride[i], parameters: t.parameters[i] });

@@ -26,9 +26,9 @@
     };
     draw();
     return {
-      title: `${name}:${map}`,
+      title: `${layer.name}:${map}`,
       layer: number,
-      up: c.address("layer", name),
+      up: c.address("layer", layer.name),
       previous: map > 0 ? c.unitAddress(number, map - 1) : null,
       next: map + 1 < layer.maps ? c.unitAddress(number, map + 1) : null,
       sideways: (step) => layers[number + step] &&
