@@ -444,3 +444,37 @@ def test_layers_chosen_by_themselves_are_on_the_way_to_the_score() -> None:
     from convscope.lens.ends import ends
 
     assert ends(scored(network), (3, SIDE, SIDE)).middle == "body.1"
+
+
+def test_the_networks_own_hooks_see_what_it_gives_itself() -> None:
+    module, seen = Body(3, lambda n, z: {"logits": z}), []
+    module.register_forward_hook(lambda _, __, out: seen.append(out["logits"].shape))
+    module.register_forward_hook(lambda _, __, out: {"logits": 2 * out["logits"]})
+    module.register_forward_pre_hook(lambda _, given: (given[0] / 2,))
+    module.register_forward_hook(lambda _, __, ___, out: None, with_kwargs=True)
+    want = own(module)["logits"].softmax(1)[0].tolist()
+    assert told(load(module)) == pytest.approx(dict(enumerate(want)), abs=1e-5)
+    assert seen
+    hooks = module._forward_hooks
+    assert len(hooks) == 3
+    assert plain(scored(module, prepared()))._forward_hooks.keys() == hooks.keys()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_precision_does_not_matter(kind: torch.dtype) -> None:
+    for end, found in (("softmax", "probabilities"), ("sigmoids", "sigmoid"), ("logits", "logits")):
+        module = Body(3, ENDS[end][0]).to(kind).eval()
+        assert meaning(module, prepared()).kind == found
+
+
+def test_wrapped_and_patched_networks_are_read_too() -> None:
+    module = Body(3, lambda n, z: (n.embedding, z.softmax(1))).eval()
+    (want,) = convscope.saliency(module, prepared(), target=1)
+    parallel = nn.DataParallel(module)
+    (found,) = convscope.saliency(parallel, prepared(), target=1)
+    assert np.array_equal(found.pixels, want.pixels)
+    patched = Body(3).eval()
+    first = patched.forward
+    patched.forward = lambda x: (first(x).softmax(1), x)  # type: ignore[method-assign]
+    (found,) = convscope.saliency(patched, prepared(), target=1)
+    assert np.allclose(found.pixels, want.pixels, rtol=1e-5, atol=1e-7)

@@ -8,6 +8,7 @@ not touched.
 from __future__ import annotations
 
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +20,14 @@ from convscope.lens.twin import wrapped
 Around = Callable[..., Any]
 """`(run, *args, **kwargs)`: what to answer, where run(*args, **kwargs) is what it is put around."""
 AROUND, OWN, HELD = "_convscope_around", "_convscope_forward", "_convscope_held"
+KEPT = "_convscope_hooks"
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+)
+"""The network's own hooks see what the network itself takes and gives: they are called inside."""
 
 
 def dressed(model: nn.Module, around: Around, held: Sequence[Tensor] = ()) -> nn.Module:
@@ -71,14 +80,18 @@ def _with(
     state = made.__dict__
     if isinstance(first, types.MethodType):
         first = types.MethodType(first.__func__, made)
-    for name in (AROUND, OWN, HELD, "forward"):
+    hooks = state.get(KEPT) or {name: state[name] for name in HOOKS}
+    for name in (AROUND, OWN, HELD, KEPT, "forward"):
         state.pop(name, None)
     if not layers:
-        return made if first is None else _set(made, forward=first)
+        return _set(made, **hooks, **({} if first is None else {"forward": first}))
     state["_compiled_call_impl"] = None
     more = {} if first is None else {OWN: first}
+    none = {name: OrderedDict[Any, Any]() for name in HOOKS}
     forward = types.MethodType(_forward, made)
-    return _set(made, **{AROUND: layers, HELD: held, "forward": forward}, **more)
+    return _set(
+        made, **{AROUND: layers, HELD: held, KEPT: hooks, "forward": forward}, **none, **more
+    )
 
 
 def _set(made: nn.Module, **state: Any) -> nn.Module:
@@ -86,8 +99,25 @@ def _set(made: nn.Module, **state: Any) -> nn.Module:
     return made
 
 
-def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _hooked(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The network itself, with its hooks, as torch calls them."""
+    before, with_kwargs, after, after_with_kwargs = (self.__dict__[KEPT][name] for name in HOOKS)
+    for number, hook in before.items():
+        if number in with_kwargs:
+            args, kwargs = hook(self, args, kwargs) or (args, kwargs)
+        elif (found := hook(self, args)) is not None:
+            args = found if isinstance(found, tuple) else (found,)
     run = self.__dict__.get(OWN) or partial(type(self).forward, self)
+    output = run(*args, **kwargs)
+    for number, hook in after.items():
+        more = (kwargs,) if number in after_with_kwargs else ()
+        found = hook(self, args, *more, output)
+        output = output if found is None else found
+    return output
+
+
+def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    run: Callable[..., Any] = partial(_hooked, self)
     for layer in self.__dict__[AROUND]:
         run = partial(layer, run)
     return run(*args, **kwargs)
