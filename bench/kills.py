@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 NET = "zfnet:width=0.0625,head=compact"
-SMALL = ["epochs=2", "batch=4", "train_size=48", "test_size=48", "test_resize=48"]
+SMALL = ["epochs=2", "batch=8", "size=64", "test_size=64", "test_resize=64"]
 STUDIES = {
     "features": ["features", NET, "pics", "--layers", "conv1", "--maps", "random:2", "--top", "2"],
     "atlas": ["atlas", NET, "pics", "--layers", "conv1,conv2", "--top", "2"],
@@ -40,14 +40,16 @@ STUDIES = {
     "transfer": ["transfer", NET, "classes", "--per-class", "1,2", "--test", "1", "--folds", "2"],
     "occlusion": ["occlusion", NET, "pics", "--patch", "112", "--stride", "112"],
     "ablation": [
-        *("ablation", "classes", "--recipe", "tutorial", "--variants", "AlexNet,without 6+7"),
-        *("--with", "width=0.0625"),
+        *("ablation", "classes", "--recipe", "tutorial", "--variants", "zfnet"),
+        *("--with", "width=0.0625,head=compact"),
         *(word for change in SMALL for word in ("--set", change)),
     ],
 }
 OUT = "o"
 APART = ("tensorboard", ".lock")
 """TensorBoard's files have the time in their names; a lock has nothing in it."""
+SPEEDS = 2
+"""The last columns of a training's rows: seconds and pictures a second, which are measured anew."""
 PATIENCE = 300
 
 
@@ -174,8 +176,22 @@ def tree(folder: Path) -> dict[str, bytes]:
         if path.relative_to(folder).parts[0] in ("pics", "classes"):
             continue
         if not any(part in APART for part in Path(name).parts):
-            found[name + "/" * path.is_dir()] = b"" if path.is_dir() else path.read_bytes()
+            found[name + "/" * path.is_dir()] = b"" if path.is_dir() else timeless(path)
     return found
+
+
+def timeless(path: Path) -> bytes:
+    """The file; of a training's story all but its speeds."""
+    data = path.read_bytes()
+    if path.name == "metrics.csv":
+        return b"\n".join(line.rsplit(b",", SPEEDS)[0] for line in data.split(b"\n"))
+    if path.name == "done.json":
+        return json.dumps([row[:-SPEEDS] for row in json.loads(data)["rows"]]).encode()
+    if path.parent.name == "series" and path.name == "values.npy":
+        return np.load(path)[:, :-SPEEDS].tobytes()
+    if path.parent.name == "series" and path.name == "record.json":
+        return json.dumps(json.loads(data)["plain"]).encode()
+    return data
 
 
 def different(one: dict[str, bytes], other: dict[str, bytes]) -> str:
@@ -202,8 +218,15 @@ def visible(found: dict[str, bytes]) -> dict[str, bytes]:
 
 def judged(command: list[str], folder: Path, whole: dict[str, bytes], goes_on: bool) -> str:
     """What is wrong after a kill, and after the same command again; empty where nothing is."""
-    shown = visible(tree(folder))
-    if shown and not goes_on and (wrong := different(visible(whole), shown)):
+    shown = {
+        name: data
+        for name, data in visible(tree(folder)).items()
+        if not goes_on or name.startswith(f"{OUT}/result")
+    }
+    should = {name: whole[name] for name in whole if name in shown or not goes_on}
+    if goes_on and shown:
+        should = {name: whole[name] for name in whole if name.startswith(f"{OUT}/result")}
+    if shown and (wrong := different(visible(should), shown)):
         return f"half a result is visible: {wrong}"
     again = run(command, folder)
     if again.status == 5 and shown and not goes_on:  # it was whole already: nothing is overwritten

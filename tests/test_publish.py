@@ -109,6 +109,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_makes_stays(tmp_p
         pass
     assert left(tmp_path) == ["dead"]
     (tmp_path / ".gone.convscope-lock").touch()
+    (tmp_path / own_name(start=1)).mkdir()
     with pytest.raises(OutputError), claimed(tmp_path / "dead"):  # whatever it comes to
         pass
     assert left(tmp_path) == ["dead"]
