@@ -25,6 +25,7 @@ from convscope.models.provenance import weights_sha256
 from convscope.models.snapshots import snapshots
 from convscope.records.record import Record
 from convscope.records.topk import TopK
+from convscope.studies.explain_many import QUICK
 
 SIDE = 24
 
@@ -107,6 +108,11 @@ CALLS: dict[str, Callable[[Given], Any]] = {
         {n: cam(n)(g)[0] for n in ("gradcam", "saliency")}
     ),
     "audit": lambda g: convscope.audit(g.net, g.image, seconds=0.0),
+    "check": lambda g: convscope.check(g.net, g.image, seconds=0.0),
+    "explain": lambda g: convscope.explain(
+        g.net, g.pics / "a" / "0.png", "gradcam", checks=QUICK
+    ).maps,
+    "layers": lambda g: convscope.layers(g.net),
     "chosen_features": lambda g: convscope.chosen_features(g.net, g.folder, ["conv1"], k=1),
     "class_image": lambda g: convscope.class_image(g.net, 0, **SHORT),
     "correspondence": lambda g: convscope.correspondence(
@@ -152,11 +158,12 @@ CALLS: dict[str, Callable[[Given], Any]] = {
 NO_RECORD = {
     *("BackwardRule", "Box", "ConvscopeError", "Folder", "Lens", "Neuron", "Unit", "open_pictures"),
     *("energy_inside", "fields", "load", "one_picture", "pointing", "projections", "tune"),
-    *("ablation", "train", "wrap", "write_atlas"),
+    *("ablation", "train", "write_atlas", "atlas", "wrap"),
+    *("Attribution", "Framing", "Network", "Preprocess"),
 }
 """Values, tensors, numbers; what trains networks of its own names recipe and pictures; an atlas
 is written of records."""
-NO_PICTURES = {"activation_maximisation", "class_image"}
+NO_PICTURES = {"activation_maximisation", "class_image", "layers"}
 
 
 def test_every_public_function_is_tried() -> None:

@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convscope.cli.python import atlas
     from convscope.errors import ConvscopeError
     from convscope.images.builtin import open_pictures
     from convscope.images.folder import Folder, one_picture
+    from convscope.images.framing import Framing
     from convscope.lens.ascent import Neuron
     from convscope.lens.backward import BackwardRule
     from convscope.lens.geometry import fields
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         saliency,
         smoothgrad,
     )
+    from convscope.methods.layers import layers
     from convscope.methods.occlusion import occlusion
     from convscope.methods.optimise import activation_maximisation, class_image
     from convscope.methods.optimise_dream import deep_dream
@@ -52,13 +55,17 @@ if TYPE_CHECKING:
     from convscope.methods.tuner import tune
     from convscope.models import wrap
     from convscope.models.load import load
+    from convscope.models.network import Network
+    from convscope.models.preprocess import Preprocess
     from convscope.pages.atlas import write_atlas
+    from convscope.records.maps import Attribution
     from convscope.studies.ablation import ablation
-    from convscope.studies.audit import audit
+    from convscope.studies.audit import audit, check
     from convscope.studies.chosen_features import chosen_features
     from convscope.studies.correspondence import correspondence
     from convscope.studies.evolution import EvolutionRecorder
     from convscope.studies.evolution_checkpoints import evolution
+    from convscope.studies.explain_many import explain
     from convscope.studies.features import features
     from convscope.studies.filters import filters
     from convscope.studies.invariance import invariance
@@ -73,6 +80,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Preprocess": "models.preprocess",
+    "Network": "models.network",
+    "layers": "methods.layers",
+    "Framing": "images.framing",
+    "explain": "studies.explain_many",
+    "check": "studies.audit",
+    "Attribution": "records.maps",
+    "atlas": "cli.python",
     "BackwardRule": "lens.backward",
     "Box": "units",
     "ConvscopeError": "errors",
@@ -142,19 +157,25 @@ _MODULES = {"wrap": "models.wrap"}
 """Names that stand for a whole module."""
 
 __all__ = [
+    "Attribution",
     "BackwardRule",
     "Box",
     "ConvscopeError",
     "EvolutionRecorder",
     "Folder",
+    "Framing",
     "Lens",
+    "Network",
     "Neuron",
+    "Preprocess",
     "Unit",
     "ablation",
     "ablationcam",
     "activation_maximisation",
     "agreement",
+    "atlas",
     "audit",
+    "check",
     "chosen_features",
     "class_image",
     "correspondence",
@@ -168,6 +189,7 @@ __all__ = [
     "energy_inside",
     "evaluate",
     "evolution",
+    "explain",
     "faithfulness",
     "features",
     "fields",
@@ -182,6 +204,7 @@ __all__ = [
     "invariance",
     "invert",
     "layercam",
+    "layers",
     "load",
     "occlusion",
     "occlusion_study",

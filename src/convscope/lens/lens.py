@@ -13,9 +13,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -35,11 +35,11 @@ under threads."""
 class Lens:
     """Taps layers, edits layers, leaves no trace.
 
-    `layers` are module names as in `model.named_modules()`. What a tap shows is the layer's
-    output as it was seen, a copy that no later in-place operation can overwrite, on the way of
-    gradients from the scores as well as to the pixels. `edit` replaces a layer's output by what
-    its function makes of it; a tap of the same layer shows the edited output. The network runs
-    in eval mode, whatever mode the model is in.
+    `layers` are module names as in `model.named_modules()`, or the modules themselves. What a tap
+    shows is the layer's output as it was seen, a copy that no later in-place operation can
+    overwrite, on the way of gradients from the scores as well as to the pixels. `edit` replaces a
+    layer's output by what its function makes of it; a tap of the same layer shows the edited
+    output. The network runs in eval mode, whatever mode the model is in.
 
     A module that runs several times in one pass has several outputs: `"relu#2"` is the second.
     An edit of plain `"relu"` edits them all; a tap of it is refused (M503) as ambiguous.
@@ -51,19 +51,21 @@ class Lens:
     def __init__(
         self,
         model: nn.Module,
-        layers: Sequence[str],
+        layers: Sequence[str | nn.Module] | str | nn.Module,
         edit: Mapping[str, Edit] = MappingProxyType({}),
     ) -> None:
-        alone = isinstance(layers, str | nn.Module)
-        layers = tuple(layer_name(model, one) for one in ([layers] if alone else layers))
+        several = isinstance(layers, Iterable) and not isinstance(layers, str | nn.Module)
+        names = tuple(
+            layer_name(model, one) for one in cast("Any", layers if several else [layers])
+        )
         self._twin = Twin(model)
         self._watched: dict[nn.Module, Watch] = {}
-        for name in layers:
+        for name in names:
             self._watch(name).taps.append(call_of(name)[1])
         for place, change in edit.items():
             name = layer_name(model, place)
             self._watch(name).edits.append((call_of(name)[1], change))
-        self._layers = layers
+        self._layers, self._model = names, model
         self._runs = threading.local()
         self._open = False
 
@@ -103,12 +105,13 @@ class Lens:
             raise UsageError("U510", "", "a Lens looks only inside its `with` block")
         self._runs.now = Run(stop_after)
 
-    def __getitem__(self, layer: str) -> Tensor:
+    def __getitem__(self, layer: str | nn.Module) -> Tensor:
         """The layer's output in the last run of this thread.
 
         Raises UsageError U511 (not tapped, or nothing run yet in this thread) and ModelError M502
         (the layer did not run), M503 (it ran several times) or M520 (no single tensor).
         """
+        layer = layer_name(self._model, layer)
         if layer not in self._layers:
             raise UsageError("U511", layer, f"is not tapped; {nearest(layer, self._layers)}")
         run: Run | None = getattr(self._runs, "now", None)

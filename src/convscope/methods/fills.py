@@ -35,8 +35,12 @@ def filled(
             if fill == "blur"
             else _noise(picture, size, seed if fill == "noise" else None)
         )
-    given = fill if isinstance(fill, Tensor) else torch.as_tensor(np.atleast_1d(fill))
-    given = given.to(picture)
+    try:
+        given = fill if isinstance(fill, Tensor) else torch.as_tensor(np.atleast_1d(fill))
+        given = given.to(picture)
+    except (TypeError, ValueError) as fault:
+        what = f"{fill!r} is no fill; numbers or {' or '.join(NAMED)}"
+        raise UsageError("U531", "fill", what) from fault
     if given.dim() <= 1 and given.numel() in (1, channels):
         return given.expand(channels)[:, None, None].expand(channels, *size)
     if given.shape in ((channels, *size), picture.shape):

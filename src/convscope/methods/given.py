@@ -118,9 +118,9 @@ def several(network: Network | nn.Module, given: Any) -> Float[Tensor, "b c h w"
     pictures), U379 (framed in another way), U394 (NaN), DataError as `Folder.read`.
     """
     if isinstance(given, Tensor):
-        return _tensor(given)
+        return prepared(network, _tensor(given))
     if isinstance(given, list | tuple) and given and all(isinstance(x, Tensor) for x in given):
-        return _stacked([_tensor(one) for one in given])
+        return prepared(network, _stacked([_tensor(one) for one in given]))
     if not isinstance(network, Network):
         what = f"a bare {type(network).__name__} takes preprocessed tensors, no {_kind(given)}"
         raise UsageError("U376", "", what, next_step=PREPROCESS)
@@ -128,11 +128,11 @@ def several(network: Network | nn.Module, given: Any) -> Float[Tensor, "b c h w"
     if isinstance(given, list | tuple) and any(isinstance(x, Tensor) for x in given):
         return _stacked([several(network, one) for one in given])
     if one := _one(given):
-        return preprocess.batch([one.within(preprocess.framing).pixels])
+        return prepared(network, preprocess.batch([one.within(preprocess.framing).pixels]))
     with opened(given) as folder:
         pixels = [picture.pixels for picture in folder.read(preprocess.framing)]
         folder.check_bad()
-    return preprocess.batch(pixels)
+    return prepared(network, preprocess.batch(pixels))
 
 
 def several_or_read(network: Network | nn.Module, given: Any) -> Any:

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convscope.errors import UsageError
 from convscope.lens.geometry import Field, fields
 from convscope.lens.lens import HOOK
 from convscope.lens.taps import tensors_in
 from convscope.lens.twin import Twin, bare, is_scripted
-from convscope.models.network import Network
+from convscope.methods.given import taking
+from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
 from convscope.records.features import LayerTable, ModelCard
 
@@ -32,8 +34,28 @@ class _Row:
     multiply_adds: int = 0
 
 
+@taking()
+def layers(network: nn.Module | Network, size: int | tuple[int, ...] | None = None) -> LayerTable:
+    """The layers from pixels to classes with output, parameters, multiply-adds, receptive field
+    and stride: what `convscope layers` prints.
+
+    size: of the input: pixels, (height, width) or (channels, height, width); by default what the
+    network's preprocessing makes. Raises UsageError U376 (a bare module without size), U380,
+    ModelError M522 (it does not take such a picture), M530.
+    """
+    if size is None:
+        return layer_table(network, whole(network).preprocess.shape)
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(sides, tuple | list) or not all(type(n) is int and n > 0 for n in sides):
+        raise UsageError("U380", "size", f"{size!r} is no size in pixels")
+    first = next((m.in_channels for m in bare(network).modules() if isinstance(m, nn.Conv2d)), 3)
+    if len(sides) not in (2, 3):
+        raise UsageError("U380", "size", f"{size!r} is neither (height, width) nor with channels")
+    return layer_table(network, (first, *sides) if len(sides) == 2 else tuple(sides))  # type: ignore[arg-type]
+
+
 @recorded
-def layer_table(model: nn.Module, size: tuple[int, int, int]) -> LayerTable:
+def layer_table(model: nn.Module | Network, size: tuple[int, int, int]) -> LayerTable:
     """The layers from pixels to classes, in the order in which they run.
 
     size: channels, height, width of the input. A layer is a module without children, or with

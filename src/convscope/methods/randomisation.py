@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError
+from convscope.errors import ConvscopeError, UsageError
 from convscope.lens.twin import bare
 from convscope.methods.cam_case import finite
 from convscope.methods.erasing import surveyed
@@ -157,12 +157,22 @@ def sensitivity(
     (several pictures), U393, U394 (no maps), ModelError M520 (no scores), M522.
     """
     images = alone(model, image)
+    if pair is not None and not _is_pair(pair):
+        raise UsageError("U380", "pair", f"{pair!r} is not two class indices")
     first, second = pair or _likeliest_two(scored(model, images), images)
     size = tuple(images.shape[2:])
     one, other = (
         one_map(method(model, images, target=int(index)), size) for index in (first, second)
     )
     return difference(one, other, (int(first), int(second)))
+
+
+def _is_pair(given: object) -> bool:
+    return (
+        isinstance(given, tuple | list)
+        and len(given) == 2
+        and all(isinstance(one, int | np.integer) for one in given)
+    )
 
 
 def difference(one: Attribution, other: Attribution, pair: tuple[int, int]) -> Sensitivity:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from convscope.errors import CheckpointError, UsageError
+from convscope.errors import CheckpointError, UsageError, printable
 from convscope.models.checkpoint import Checkpoint
 from convscope.models.delivered import Delivered
 from convscope.models.preprocess import Preprocess
@@ -45,6 +45,24 @@ class Network:
     said it is found, see `models/outputs.py`."""
     scores: str = ""
     """What they are, a kind of `outputs.KINDS`; found where nothing is said."""
+
+    def __repr__(self) -> str:
+        """A few lines, and no module."""
+        kinds = [type(module).__name__ for module in self.model.modules()]
+        layers = sum(not any(module.children()) for module in self.model.modules())
+        few = ", ".join(self.classes[:3]) + (", …" if len(self.classes) > 3 else "")
+        told = [
+            f"Network {self.spec}",
+            f"  weights: {self.weights}",
+            f"  preprocessing: {self.preprocess.describe()}",
+            f"  classes: {len(self.classes):,} ({few})" if self.classes else "  classes: not known",
+            f"  layers: {layers:,}, of which {kinds.count('Conv2d'):,} Conv2d",
+            *(f"  note: {note}" for note in self.notes[:3]),
+        ]
+        more = len(self.notes) - 3
+        return "\n".join(
+            [*map(printable, told), *([f"  and {more} notes more"] if more > 0 else [])]
+        )
 
     def provenance(self) -> dict[str, Any]:
         """What a result has to tell of the network: its name, its weights as they are now, the

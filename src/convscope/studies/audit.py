@@ -36,7 +36,7 @@ SECONDS = 0.5
 
 @taking(image=single)
 @recorded
-def audit(
+def check(
     network: Network | nn.Module,
     image: Given | None = None,
     *,
@@ -62,6 +62,10 @@ def audit(
         found = tuple(_findings(network, name, image, seconds, seed, progress, facts))
     origin = {"method": "audit", "seconds": seconds, "seed": seed}
     return Audit(name, found, facts, origin={**origin, "picture": facts.pop("picture", "")})
+
+
+audit = check
+"""Its earlier name."""
 
 
 def _findings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +12,20 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from convscope.errors import DataError
+from convscope.errors import DataError, UsageError
+from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
 from convscope.methods.cam_case import prepared
 from convscope.methods.explaining import DEFAULT, Method, chosen
-from convscope.methods.given import pictures_of, taking
+from convscope.methods.given import Given, Layers, is_one, layer_names, pictures_of, taking
 from convscope.methods.labels import class_names
 from convscope.methods.pointing import energy_inside, inside, pointing, share_inside
 from convscope.methods.targets import Target
-from convscope.models.load import Network
+from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
 from convscope.records.explanation import METRICS, Explanation, Explanations
-from convscope.studies.explain import Checks, explain, made_by, probabilities
+from convscope.studies.explain import Checks, made_by, probabilities
+from convscope.studies.explain import explain as explain_one
 from convscope.units import Box
 
 Progress = Callable[[int, int], None]
@@ -35,6 +38,41 @@ TRIES = 30
 """Places that are tried for a box that hides something else."""
 MARGIN = 0
 """Pixels by which a peak may miss a box here."""
+
+
+def explain(
+    network: Network,
+    pictures: Given,
+    methods: str | Sequence[str] | Mapping[str, Method] | None = None,
+    *,
+    target: Target | None = None,
+    layer: Layers = None,
+    boxes: Any = None,
+    checks: Checks | None = None,
+    progress: Progress | None = None,
+) -> Explanation | Explanations:
+    """Explain pictures by several methods, each map put to the test: as `convscope explain` does.
+
+    pictures: one, of which an Explanation is given; or a list or folder of them. methods: names
+    as the command takes them ("all" for every one), or functions by name; four without. layer:
+    for the methods that take one. boxes: where somebody marked something; of several pictures by
+    their names. checks: which tests, and how hard.
+
+    Raises UsageError U352, U353, U397 (target), U376, U377 (no network, no picture), U395 (no
+    such method), ModelError M520 (no scores), M522, M543 (NaN), DataError as `Folder.read`.
+    """
+    network = whole(network)
+    if checks is not None and not isinstance(checks, Checks):
+        raise UsageError("U380", "checks", f"{checks!r} is no Checks")
+    if not isinstance(methods, Mapping):
+        names = DEFAULT if methods is None else [methods] if isinstance(methods, str) else methods
+        methods = chosen(names, layer_names(network, layer))
+    if is_one(pictures):
+        how: Any = {"boxes": boxes or (), "checks": checks, "progress": progress}
+        return explain_one(network, pictures, methods, target=target, **how)
+    with opened(pictures_of(network, pictures)) as folder:
+        how = {"boxes": boxes, "checks": checks or QUICK, "progress": progress}
+        return explain_folder(network, folder, methods, target=target, **how)
 
 
 @taking(folder=pictures_of)
@@ -65,7 +103,7 @@ def explain_folder(
     rows: list[_Row] = []
     wanted = list(range(len(folder))) if numbers is None else list(numbers)
     for picture in folder.read(None, wanted):
-        found = explain(
+        found = explain_one(
             network,
             picture,
             methods,

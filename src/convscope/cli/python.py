@@ -1,0 +1,67 @@
+"""How is done from Python, in one call, what a command does?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from convscope.cli.atlas import make_atlas
+from convscope.images.builtin import opened
+from convscope.lens.backward import Other
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
+from convscope.methods.tuning import Tuning
+from convscope.models.network import Network, whole
+from convscope.pages.studies import read_study
+from convscope.publish import require_free
+
+Progress = Callable[[int, int], None]
+
+
+@taking(pictures=pictures_of)
+def atlas(
+    network: Network,
+    pictures: FolderLike,
+    layers: Layers = None,
+    *,
+    out: Path | str = "atlas",
+    k: int = 9,
+    other: Other = "refuse",
+    studies: Sequence[Path | str] = (),
+    tuning: Tuning | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The strongest pictures of every feature map beside their projections, as a static page; as
+    `convscope atlas` writes it.
+
+    out: a new folder. k: pictures of each map. other: see `BackwardRule`. studies: folders that
+    studies wrote, to be shown too. progress: of each of the steps, one after the other. Returns
+    the path of index.html; pictures that were left out or changed are listed beside it.
+
+    Raises what `features` and `evaluate` raise, OutputError O501 (something is there).
+    """
+    place, network = Path(out), whole(network)
+    require_free(place)
+    told = [read_study(Path(study)) for study in studies]
+
+    @contextmanager
+    def bars(_: str) -> Iterator[Progress]:
+        yield progress or (lambda *_: None)
+
+    with opened(pictures) as folder:
+        page = make_atlas(
+            network,
+            folder,
+            place,
+            layers=[layers] if isinstance(layers, str) else layers,
+            k=k,
+            other=other,
+            tuning=tuning,
+            bars=bars,
+            studies=told,
+        )
+        if folder.skipped:
+            folder.write_skipped(place / "skipped.csv")
+        if folder.changes:
+            folder.write_notes(place / "notes.csv")
+    return page

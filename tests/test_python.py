@@ -1,0 +1,370 @@
+"""Does every public function take what people have at hand, and refuse the rest in one line?"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import convscope
+from convscope.errors import ConvscopeError, UsageError
+from convscope.images.memory import picture_of
+from convscope.models.network import Network
+from convscope.models.preprocess import Preprocess
+from convscope.studies.explain_many import QUICK
+
+SIDE = 32
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(3, 4, 5, stride=2)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(4, 6, 3)
+        self.relu2 = nn.ReLU()
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.relu2(self.conv2(self.relu1(self.conv1(x))))
+        return self.fc(maps.mean((2, 3)))
+
+
+CLASSES = ["Daisy", "Rose", "Tulip"]
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    preprocess = Preprocess.imagenet(40, SIDE)
+    return convscope.load(Small().eval(), preprocess=preprocess, classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(1)
+    for name in ("a/0.png", "a/1.png", "b/2.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (50, 70, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+METHODS = [
+    *("ablationcam", "eigencam", "eigengradcam", "fullgrad", "gradcam", "gradcam_plus_plus"),
+    *("layercam", "scorecam", "xgradcam", "deconvnet_class", "gradient_x_input"),
+    *("guided_backprop", "guided_gradcam", "integrated_gradients", "saliency", "smoothgrad"),
+]
+CALLS: dict[str, Callable[..., Any]] = {
+    **{name: getattr(convscope, name) for name in METHODS},
+    "deconvnet": lambda n, p, **how: convscope.deconvnet(n, p, "conv2:1", **how),
+    "occlusion": lambda n, p, **how: convscope.occlusion(n, p, **{"patch": 16, "stride": 8} | how),
+    "predict": convscope.predict,
+    "explain": lambda n, p, **how: convscope.explain(n, p, "gradcam", **{"checks": QUICK} | how),
+    "check": lambda n, p, **how: convscope.check(n, p, **{"seconds": 0.0} | how),
+    "invert": lambda n, p, **how: convscope.invert(n, p, **{"layer": "conv2", "steps": 2} | how),
+    "deep_dream": lambda n, p, **how: convscope.deep_dream(
+        n, p, **{"layer": "conv1", "steps": 1, "octaves": 1} | how
+    ),
+    "topk": lambda n, p, **how: convscope.topk(n, p, ["conv2"], **{"k": 1} | how),
+    "embedding": lambda n, p, **how: convscope.embedding(n, p, ["conv2"], **how),
+    "features": lambda n, p, **how: convscope.features(n, p, ["conv2"], **{"k": 1} | how)[0],
+    "filters": convscope.filters,
+    "chosen_features": lambda n, p, **how: convscope.chosen_features(
+        n, p, ["conv2"], **{"k": 1, "count": 1} | how
+    ),
+    "occlusion_study": lambda n, p, **how: convscope.occlusion_study(
+        n, p, **{"layer": "conv2", "patch": 16, "stride": 16} | how
+    ),
+    "similar": lambda n, p, **how: convscope.similar(n, p, p, "conv2", **{"k": 1} | how),
+    "faithfulness": lambda n, p, **how: convscope.faithfulness(
+        n, p, convscope.gradcam(n, p), **{"steps": 2, "random": 1} | how
+    ),
+    "randomisation": lambda n, p, **how: convscope.randomisation(
+        n, p, {"gradcam": convscope.gradcam}, **{"steps": 1} | how
+    ),
+    "sensitivity": lambda n, p, **how: convscope.sensitivity(n, p, convscope.gradcam, **how),
+}
+FOLDERS = {
+    "topk",
+    "embedding",
+    "features",
+    "filters",
+    "chosen_features",
+    "occlusion_study",
+    "similar",
+}
+
+
+def numbers(found: Any) -> list[np.ndarray]:
+    """All that a result says, without where it came from."""
+    if isinstance(found, np.ndarray):
+        return [] if found.dtype == np.uint8 else [found]  # these may be hashes of files
+    if isinstance(found, float):
+        return [np.array(found)]
+    if isinstance(found, list | tuple):
+        return [array for one in found for array in numbers(one)]
+    if isinstance(found, dict):
+        return [array for one in found.values() for array in numbers(one)]
+    values = vars(found) if hasattr(found, "__dict__") else {}
+    plain = {k: v for k, v in values.items() if k not in ("origin", "content", "facts", "findings")}
+    return [array for one in plain.values() for array in numbers(one)]
+
+
+def loaded(path: Path) -> Image.Image:
+    image = Image.open(path)
+    image.load()
+    return image
+
+
+def forms(network: Network, path: Path) -> dict[str, Any]:
+    """The same picture as people have it."""
+    pixels = np.asarray(loaded(path))
+    framed = convscope.one_picture(path, network.preprocess.framing)
+    return {
+        "path": path,
+        "text": str(path),
+        "Pillow": loaded(path),
+        "array": pixels,
+        "share": pixels.astype(np.float64) / 255,
+        "Picture": convscope.one_picture(path),
+        "framed": framed,
+        "tensor": network.preprocess.tensor(framed.pixels),
+        "list": [loaded(path)],
+    }
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_picture_is_the_same_in_every_form(name: str, network: Network, place: Path) -> None:
+    told = {}
+    for form, given in forms(network, place / "a" / "0.png").items():
+        if name == "explain" and form == "list":
+            continue  # of a list it gives findings over pictures
+        told[form] = numbers(CALLS[name](network, given))
+    wanted = told.pop("path")
+    assert wanted or name == "check"
+    for form, found in told.items():
+        assert len(found) == len(wanted), form
+        for one, other in zip(found, wanted, strict=True):
+            if one.dtype.kind in "fiu" and one.shape == other.shape:
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=form)
+
+
+def test_of_several_there_are_several(network: Network, place: Path) -> None:
+    for given in (
+        place,
+        [place / "a" / "0.png", loaded(place / "a" / "1.png"), place / "b" / "2.png"],
+    ):
+        maps = convscope.gradcam(network, given)
+        assert len(maps) == 3
+        assert [one.names for one in convscope.predict(network, given)] == [
+            convscope.predict(network, path).names for path in sorted(place.glob("*/*"))
+        ]
+        assert convscope.topk(network, given, "conv1", k=3).seen == 3
+
+
+def test_a_layer_may_be_the_module_or_a_list(network: Network, place: Path) -> None:
+    path, conv = place / "a" / "0.png", network.model.conv2
+    for one in (conv, "conv2"):
+        (found,) = convscope.gradcam(network, path, one)
+        assert found.layer == "conv2"
+    both = convscope.gradcam(network, path, [network.model.conv1, "conv2"])[0]
+    assert both.layer == "conv1 + conv2"
+    assert convscope.topk(network, place, [conv]).layers == ("conv2",)
+    assert list(convscope.embedding(network, place, conv)) == ["conv2"]
+    with convscope.Lens(network, [conv]) as lens:
+        lens(torch.zeros(1, 3, SIDE, SIDE))
+        assert lens[conv].shape[1] == 6
+    for wrong in (Small().conv1, network.model):
+        with pytest.raises(ConvscopeError, match=r"no layer of this|the network itself"):
+            convscope.gradcam(network, path, wrong)
+
+
+def test_names_of_classes_are_targets_and_stand_in_results(network: Network, place: Path) -> None:
+    path = place / "a" / "0.png"
+    for name in ("gradcam", "saliency", "occlusion", "deconvnet", "faithfulness"):
+        one, other = (numbers(CALLS[name](network, path, target=t)) for t in ("Rose", 1))
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    (found,) = convscope.gradcam(network, path, target=1)
+    assert found.origin["target"] == "Rose"
+    assert "Rose" in convscope.class_image(network, "Rose", steps=1).subject
+    with pytest.raises(UsageError, match="did you mean Rose"):
+        convscope.occlusion(network, path, target="Ros")
+
+
+def tensors() -> dict[str, Any]:
+    image = torch.rand(3, SIDE, SIDE)
+    return {
+        "uint8": (image * 255).to(torch.uint8),
+        "one channel": image[:1],
+        "too small": image[:, :2, :2],
+        "flat": image[0],
+        "five dimensions": image[None, None],
+        "empty batch": torch.zeros(0, 3, SIDE, SIDE),
+        "NaN": image * float("nan"),
+        "infinite": image / 0,
+    }
+
+
+WRONG: dict[str, Any] = {
+    **tensors(),
+    "None": None,
+    "int": 3,
+    "float": 1.5,
+    "True": True,
+    "bytes": b"picture",
+    "dict": {},
+    "list of None": [None],
+    "list of int": [3, 4],
+    "empty list": [],
+    "no such file": "nowhere/at/all.png",
+    "empty text": "",
+    "colours first": np.zeros((3, 20, 20), np.uint8),
+    "float array": np.full((20, 20, 3), 7.0),
+    "complex": np.zeros((20, 20, 3), complex),
+    "flat array": np.zeros(20, np.uint8),
+    "object": object(),
+    "function": len,
+}
+MAY_BE_NONE = {"filters", "check"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_no_picture_is_refused_in_one_line(name: str, network: Network) -> None:
+    for kind, given in WRONG.items():
+        if (kind == "None" and name in MAY_BE_NONE) or (
+            kind in ("one channel", "too small") and name == "check"
+        ):
+            continue  # check finds out what a network takes
+        with pytest.raises(ConvscopeError) as caught:
+            CALLS[name](network, given)
+        assert "\n" not in str(caught.value), kind
+    found = (
+        numbers(CALLS[name](network, torch.rand(1, 3, SIDE, SIDE, dtype=torch.float64)))
+        if (name not in FOLDERS | {"explain"})
+        else [np.zeros(1)]
+    )
+    assert all(np.isfinite(one).all() for one in found if one.dtype.kind == "f" and one.ndim > 1)
+
+
+NOT_NETWORKS: dict[str, Any] = {"None": None, "text": "zfnet", "int": 3, "class": Small, "dict": {}}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_no_network_is_refused_in_one_line(name: str, place: Path) -> None:
+    for given in NOT_NETWORKS.values():
+        with pytest.raises(ConvscopeError):
+            CALLS[name](given, place / "a" / "0.png")
+    with pytest.raises(UsageError, match=r"give load\("):
+        CALLS[name](Small(), place / "a" / "0.png")
+
+
+OPTIONS: dict[str, list[Any]] = {
+    "target": [1.5, True, 99, -1, "Rsoe", [0, 1, 2, 0], [1.5], {}, b"Rose"],
+    "layer": [3, "nowhere", [], [None], 1.5],
+    "layers": [3, "nowhere", [None], 1.5],
+    "k": ["1", 1.5, None, 0, True],
+    "memory": ["1GB", None, True],
+    "fill": [None, "black", {}, [1.0, 2.0]],
+    "patch": ["8", 0, 1.5, None, (1, 2, 3)],
+    "stride": ["8", 0, 1.5, None],
+    "seed": ["0", 1.5, None],
+    "steps": ["2", 0, 1.5, None],
+    "samples": ["2", 0, 1.5, None],
+    "random": ["2", 0, None],
+    "noise": ["2", -1, None],
+    "variant": ["mine", 3, None],
+    "rule": ["mine", 3, None],
+    "overlap": ["mine", 3, None],
+    "other": ["mine", 3, None],
+    "vector": ["mine", 3, None],
+    "views": ["1", 3, None],
+    "top": ["1", None, 1.5],
+    "classes": [3, [1, 2], "Rose"],
+    "progress": [3, "bar"],
+    "every_class": ["yes", None, 3],
+    "whole_map": ["yes", None],
+    "road": ["yes", 3],
+    "seconds": ["1", None],
+    "checks": [3, "quick"],
+    "clip": ["1", None, -1.0],
+    "side": ["1", 1.5, None],
+    "quadrature": ["mine", 3],
+    "tuning": [3, "fast"],
+    "pair": [3, (1.5, 2), ("a", "b"), (0, 99)],
+}
+
+
+def options(function: Any) -> set[str]:
+    """What may be said by name, those of a TypedDict too."""
+    parameters = inspect.signature(function).parameters.values()
+    names = {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        names |= (
+            {"target", "variant", "classes", "progress"} if function.__name__ in METHODS else set()
+        )
+    return names
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_options_of_wrong_types_are_refused_in_one_line(
+    name: str, network: Network, place: Path
+) -> None:
+    known = options(getattr(convscope, name)) & OPTIONS.keys()
+    for option in known - {"layers"} if name not in METHODS else known:
+        if (
+            name in ("topk", "embedding", "features", "chosen_features", "similar")
+            and option == "layer"
+        ):
+            continue
+        for value in OPTIONS[option]:
+            with contextlib.suppress(ConvscopeError):
+                CALLS[name](network, place / "a" / "0.png", **{option: value})
+
+
+def test_floats_of_0_to_1_are_pixels_and_others_are_not() -> None:
+    values = np.array([[[0.0, 0.5, 1.0]]], np.float32).repeat(9, 0).repeat(9, 1)
+    assert picture_of(values).pixels[0, 0].tolist() == [0, 128, 255]
+    with pytest.raises(UsageError, match="in floating point from 0 to 1"):
+        picture_of(values * 2)
+
+
+def test_a_picture_framed_in_another_way_is_refused(network: Network, place: Path) -> None:
+    other = convscope.one_picture(place / "a" / "0.png", convscope.Framing(None, (20, 20)))
+    for name in ("predict", "gradcam", "explain", "topk"):
+        with pytest.raises(UsageError, match="was framed already") as caught:
+            CALLS[name](network, other)
+        assert caught.value.code == "U379"
+
+
+def test_a_network_is_told_in_at_most_ten_lines(network: Network) -> None:
+    lines = repr(network).splitlines()
+    assert len(lines) <= 10
+    for word in (
+        "Small",
+        "weights",
+        "preprocessing",
+        "classes: 3 (Daisy, Rose, Tulip)",
+        "2 Conv2d",
+    ):
+        assert word in repr(network)
+
+
+def test_one_call_makes_an_atlas(network: Network, place: Path, tmp_path: Path) -> None:
+    page = convscope.atlas(network, place, ["conv1"], out=tmp_path / "atlas", k=2)
+    assert page == tmp_path / "atlas" / "index.html"
+    assert page.is_file()
+    table = convscope.layers(network)
+    assert table.name[0] == "conv1"
+    assert table.input == (3, SIDE, SIDE)
+    assert convscope.layers(Small(), 48).input == (3, 48, 48)
+    with pytest.raises(ConvscopeError):
+        convscope.layers(Small())
