@@ -105,6 +105,9 @@ def test_a_stopped_study_goes_on_and_trains_no_variant_twice(
     ]  # fmt: skip
     errors = found.validation[0, :, 0]
     assert found.spread("validation")[0] == pytest.approx(abs(errors[0] - errors[1]) / np.sqrt(2))
+    fresh = [Folder(folder.root) for folder in folders]  # of which nothing is read any more
+    again = ablation(plan, *fresh, tmp_path / "out", [SEES, BLIND], seeds=2)
+    assert again.origin == found.origin
     with pytest.raises(ConvscopeError) as caught:
         ablation(replace(plan, batch=9), *folders, tmp_path / "out", [SEES])
     assert caught.value.code == "O511"

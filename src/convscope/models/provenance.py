@@ -227,11 +227,12 @@ def _made_by(given: Mapping[str, Any], read: int = 0) -> Facts:
     facts |= {"seed": given["seed"]} if isinstance(given.get("seed"), int) else {}
     for name, value in given.items():
         if isinstance(value, Folder):
-            # What is kept in a cache is not read again, and says so itself.
-            contents = "" if "cache" in given else value.contents(read)
+            # What is kept, in a cache or in the runs of a study that goes on, is not read again.
+            kept = not given.keys().isdisjoint(("cache", "out"))
+            contents = "" if kept else value.contents(read)
             facts |= {"pictures_sha256": value.sha256}
             facts |= {"contents_sha256": contents} if contents else {}
-            noted = {} if "cache" in given else dict(value.noted_since(read))
+            noted = {} if kept else dict(value.noted_since(read))
             facts |= {PICTURE_NOTES: noted} if noted else {}
             facts |= value.decoding.told()
             break
