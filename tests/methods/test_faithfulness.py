@@ -251,7 +251,7 @@ def test_a_function_of_the_scores_is_followed_as_it_is() -> None:
 
 
 def test_a_class_may_be_named_and_maps_name_their_own() -> None:
-    named = outcome(target="c", classes="abcde")
+    named = outcome(target="c", classes=list("abcde"))
     assert named.deletion == pytest.approx(outcome(target=None).deletion)
     net, image = Lookalike().eval(), pictures(1, 21, 16)[0]
     one, two = faithfulness(net, image, [a_map(noise(21, 16), 1), a_map(noise(21, 16), 4)])
@@ -328,7 +328,7 @@ WRONG: dict[str, tuple[str, str, dict[str, Any]]] = {
     "a map of another size": ("U390", "a map of 16×21 beside", {"maps": [a_map(noise(16, 21), 2)]}),
     "a map with NaN": ("U394", "NaN or infinite", {"maps": [a_map(np.full((21, 16), np.nan), 2)]}),
     "two pictures": ("U392", "2 pictures", {"image": pictures(2, 21, 16)}),
-    "an array for a picture": ("U355", "ndarray", {"image": IMAGE.numpy()}),
+    "an array for a picture": ("U376", "no ndarray", {"image": IMAGE.numpy()}),
     "whole numbers": ("U355", "in uint8", {"image": IMAGE.to(torch.uint8)}),
     "no steps": ("U391", "steps=0: must be 1 or more", {"steps": 0}),
     "no random maps": ("U391", "random=0: must be 1 or more", {"random": 0}),

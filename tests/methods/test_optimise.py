@@ -328,7 +328,7 @@ def test_faults_of_calls_have_their_codes() -> None:
         lambda: activation_maximisation(net, unit, preprocess=(1.0, 0.0)): "U366",
         lambda: activation_maximisation(net, unit, start=image[0]): "U367",
         lambda: activation_maximisation(net, unit, start=image * math.nan): "U367",
-        lambda: invert(net, image.long(), "conv1"): "U367",
+        lambda: invert(net, image.long(), "conv1"): "U355",
         lambda: deep_dream(net, image, "conv1", octaves=0): "U366",
         lambda: deep_dream(net, image, "conv1:1@2,2"): "U366",
         lambda: deep_dream(net, image, "conv1", start=image): "U366",

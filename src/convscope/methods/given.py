@@ -334,7 +334,8 @@ def _check(name: str, value: Any, written: str) -> None:
     if name == "progress":
         wanted = "" if value is None or callable(value) else "a function of (done, total)"
     elif written == "Sequence[str]":
-        listed = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+        several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+        listed = several and all(isinstance(one, str) for one in value)
         wanted = "" if listed else "a list of names"
     elif all(kind in PLAIN for kind in kinds) and not any(_fits(value, kind) for kind in kinds):
         wanted = " or ".join(WORDS[kind] for kind in kinds if kind in WORDS)
