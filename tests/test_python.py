@@ -368,3 +368,22 @@ def test_one_call_makes_an_atlas(network: Network, place: Path, tmp_path: Path) 
     assert convscope.layers(Small(), 48).input == (3, 48, 48)
     with pytest.raises(ConvscopeError):
         convscope.layers(Small())
+
+
+class FallsLate(Small):
+    """Its maps are fine; its scores of pictures are infinite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.relu2(self.conv2(self.relu1(self.conv1(x))))
+        scores = self.fc(maps.mean((2, 3)))
+        return scores / (x.abs().sum() == 0)  # finite of blank pictures alone
+
+
+def test_an_accuracy_that_cannot_be_measured_does_not_cost_the_atlas(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preprocess = Preprocess.imagenet(40, SIDE)
+    net = convscope.load(FallsLate().eval(), preprocess=preprocess, classes=["a", "b", "c"])
+    page = convscope.atlas(net, place, "conv1", out=tmp_path / "atlas", k=1)
+    assert page.is_file()
+    assert "accuracy left out: the network's scores" in capsys.readouterr().err

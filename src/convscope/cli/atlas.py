@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, Sending, expanded
-from convscope.cli.progress import progress, tell
+from convscope.cli.progress import progress, say, tell
 from convscope.cli.study_files import claim, new_study
 from convscope.cli.tune import Tune, chosen
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder
+    from convscope.images.folder import Folder, Picture
     from convscope.lens.backward import Other
     from convscope.methods.predict import Judge
     from convscope.methods.tuning import Tuning
@@ -119,7 +120,8 @@ def make_atlas(
             also=judge,
             progress=tick,
         )
-    judged = judge.evaluation() if judge is not None else judged
+    if judge is not None:
+        judged, network = judge.told(network)
     accuracy = (judged.top1, judged.top5) if judged is not None else ()
     card = model_card(network, table, *accuracy)
     with bars("projections and pages") as tick:
@@ -135,7 +137,31 @@ def make_atlas(
         )
 
 
-def _judge(network: Network, folder: Folder, tuning: Tuning | None) -> Judge | None:
+class _Spared:
+    """A judge whose failing costs the atlas nothing but the accuracy, and is noted."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._why = ""
+
+    def __call__(self, pictures: Sequence[Picture]) -> None:
+        from convscope.errors import ModelError
+
+        if not self._why:
+            try:
+                self._judge(pictures)
+            except ModelError as fault:
+                self._why = fault.what
+
+    def told(self, network: Network) -> tuple[Evaluation | None, Network]:
+        """The accuracy, and the network with a note where there is none."""
+        if not self._why:
+            return self._judge.evaluation(), network
+        say(f"accuracy left out: {self._why}")
+        return None, replace(network, notes=(*network.notes, f"no accuracy: {self._why}"))
+
+
+def _judge(network: Network, folder: Folder, tuning: Tuning | None) -> _Spared | None:
     """Who tells the accuracy, where the folder's classes are the network's, one a picture."""
     from convscope.errors import ModelError
     from convscope.methods.predict import Judge
@@ -143,7 +169,7 @@ def _judge(network: Network, folder: Folder, tuning: Tuning | None) -> Judge | N
     if not folder.classes or not set(folder.classes) <= set(network.classes):
         return None
     try:
-        return Judge(network, folder, tuning=tuning)
+        return _Spared(Judge(network, folder, tuning=tuning))
     except ModelError:  # independent labels, or no scores of classes: no accuracy
         return None
 
