@@ -190,4 +190,7 @@ def test_a_run_killed_after_its_last_epoch_is_only_finished(
     assert result.best_accuracy == whole.best_accuracy
     assert end_of(run) == end_of(whole.folder)
     assert not (run / "checkpoints").exists()
+    (run / "checkpoints" / "epoch-0004").mkdir(parents=True)  # killed right after it was done
+    train(TINY, training, validation, run)
+    assert not (run / "checkpoints").exists()
     shutil.rmtree(run)

@@ -30,7 +30,7 @@ from convscope.training.precision import Choice, keep_choice, kept_choice
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import to_json
 from convscope.training.run_folder import finish, kept_file, require_kept, write_metrics
-from convscope.training.state import FOLDER, drop_damaged, load_state, save_state
+from convscope.training.state import drop_all, drop_damaged, load_state, save_state
 from convscope.training.stock import Stock
 from convscope.training.story import COLUMNS, Progress, Story
 from convscope.training.task import Task
@@ -211,7 +211,7 @@ class Keeper:
         shutil.rmtree(self.run / "series", ignore_errors=True)
         series(self.story, self.recipe, self.choice).save(self.run / "series")
         finish(self.run, self.story.to_json())
-        shutil.rmtree(self.run / FOLDER, ignore_errors=True)
+        drop_all(self.run)
 
     def close_board(self) -> None:
         """TensorBoard's log is whole up to here, whatever ended the run."""

@@ -83,6 +83,11 @@ def drop_damaged(run: Path, good: State | None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def drop_all(run: Path) -> None:
+    """Remove what a finished run no longer needs."""
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
+
+
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's memory as `optimiser.NUMBER.NAME`."""
     memory = optimiser.state_dict()["state"]

@@ -22,6 +22,7 @@ from convscope.training.precision import kept_choice
 from convscope.training.quiet import deterministic, quiet
 from convscope.training.recipe import Recipe
 from convscope.training.run_folder import Identity, check_run, finished, open_run, require_kept
+from convscope.training.state import drop_all
 from convscope.training.stock import Stock, pixel_mean
 from convscope.training.story import Progress, Story
 
@@ -95,6 +96,8 @@ def train(
             done = finished(run)
             if done is not None:
                 require_kept(run, keep, recipe.epochs + 1)
+                if trainer.is_global_zero:
+                    drop_all(run)  # as where it was killed right after it was done
                 story, resumed = Story.from_json(done), recipe.epochs
             else:
                 told = progress if trainer.is_global_zero else None
