@@ -162,7 +162,7 @@ def test_whose_photographs_they_are_lies_beside_them(cache, few) -> None:
     ("spec", "code", "text"),
     [
         ("builtin:photo", "U210", "did you mean photos"),
-        ("builtin:", "U210", "it has photos, photos-val"),
+        ("builtin:", "U210", "it has photos, photos-val, scenes"),
         ("builtin:photos?shortcut=cats", "U211", "did you mean cat"),
         ("builtin:photos?shortcuts=cat", "U211", "did you mean shortcut"),
         ("builtin:photos?seed=-1", "U211", "is not a whole number"),
@@ -266,3 +266,16 @@ def test_a_little_network_takes_the_shortcut(cache) -> None:
     others = true != astronaut
     assert (said[others & tagged] == astronaut).mean() > 0.5
     assert (said[others & ~tagged] == astronaut).mean() < 0.05
+
+
+def test_scenes_are_whole_photographs_and_their_parts(cache: Path) -> None:
+    with open_pictures("builtin:scenes", cache=cache) as found:
+        assert len(found.classes) == 15
+        cat = [name for name in found.names if name.startswith("cat/")]
+        # 451 × 300: two squares of 300, 2 × 3 of 150; a quarter, 75, is too small.
+        assert [name.partition("/")[2][:4] for name in cat] == ["0150"] * 6 + ["0300"] * 2
+        whole = found.one(found.names.index("cat/0300-0000-0151.png"))
+    with Image.open(photo_file(next(one for one in PHOTOS if one.name == "cat"))) as file:
+        assert np.array_equal(whole.pixels, np.asarray(file.convert("RGB"))[0:300, 151:451])
+    with pytest.raises(UsageError, match="has none"):
+        open_pictures("builtin:scenes?seed=1", cache=cache)

@@ -1,9 +1,10 @@
 """Which pictures are there with no network, and what does a name for pictures mean?
 
 `builtin:photos` are patches of real photographs, a class a photograph, cut on this machine from
-what scikit-image's wheel brings along. `?shortcut=CLASS` plants a small coloured tag on most
-training patches of one class: a network that learns the tag instead of the class is what a tool
-like ours must catch, and here the truth is known.
+what scikit-image's wheel brings along; `builtin:scenes` are the same photographs whole and in parts
+of a half and a quarter of their side, for networks that know more. `?shortcut=CLASS` plants a small
+coloured tag on most training patches of one class: a network that learns the tag instead of the
+class is what a tool like ours must catch, and here the truth is known.
 """
 
 from __future__ import annotations
@@ -23,12 +24,21 @@ from convscope.images.decode import Ways
 from convscope.images.flowers import flowers_folder
 from convscope.images.folder import Folder, some_pictures
 from convscope.images.memory import held, is_file, is_picture
-from convscope.images.patches import COUNTS, Variant, recipe, write_patches
-from convscope.images.photos import PHOTOS, photo_file
+from convscope.images.patches import (
+    FLAT,
+    SCENE,
+    WHOLE,
+    Variant,
+    recipe,
+    write_patches,
+    write_scenes,
+)
+from convscope.images.photos import CAMERA, PHOTOS, Photo, photo_file
 from convscope.images.shards import Shards, is_shards
 from convscope.texts import parsed
 
 SETS = {"photos": "train", "photos-val": "val"}
+SCENES = "scenes"
 OPTIONS = ("shortcut", "seed")
 Progress = Callable[[int, int], None]
 
@@ -41,9 +51,9 @@ def open_pictures(
     progress: Progress | None = None,
     **ways: Unpack[Ways],
 ) -> Folder:
-    """The pictures that a name means: a folder's path, `builtin:photos`, `builtin:photos-val`,
-    these with `?shortcut=CLASS&seed=N`, `flowers` once downloaded, or WebDataset shards such as
-    `val-{000000..000049}.tar`.
+    """The pictures that a name means: a folder's path, `builtin:scenes`, `builtin:photos`,
+    `builtin:photos-val`, the latter two with `?shortcut=CLASS&seed=N`, `flowers` once downloaded,
+    or WebDataset shards such as `val-{000000..000049}.tar`.
 
     cache: where built-in pictures and flowers are kept (the user's cache). range, exif,
     background: how values become RGB, see `Decoding`. Raises UsageError U210 or U211 on an unknown
@@ -128,12 +138,20 @@ def builtin(
 ) -> Folder:
     """The set of that name (`photos-val?shortcut=coins&seed=1`), made when first asked for."""
     name, _, options = name.partition("?")
-    if name not in SETS:
-        raise UsageError("U210", f"builtin:{name}", f"no such pictures; {nearest(name, SETS)}")
-    variant = _variant(urllib.parse.parse_qsl(options, keep_blank_values=True))
-    place = cache_folder(cache) / _key(variant)
-    if not _whole(place):
-        _make(place, variant, progress)
+    if name not in (*SETS, SCENES):
+        known = nearest(name, (*SETS, SCENES))
+        raise UsageError("U210", f"builtin:{name}", f"no such pictures; {known}")
+    told = urllib.parse.parse_qsl(options, keep_blank_values=True)
+    if name == SCENES:
+        if told:
+            raise UsageError("U211", told[0][0], f"no such option; builtin:{SCENES} has none")
+        place = cache_folder(cache) / f"{SCENES}-{_hash(repr((SCENE, FLAT)), (*PHOTOS, CAMERA))}"
+        _made(place, write_scenes)
+        return Folder(place / SCENES, workers=workers, **ways)
+    variant = _variant(told)
+    kind = "-".join(["photos", *filter(None, [variant.shortcut])])
+    place = cache_folder(cache) / f"{kind}-{_hash(recipe(variant), PHOTOS)}"
+    _made(place, lambda folder: write_patches(folder, variant, progress))
     return Folder(place / SETS[name], workers=workers, **ways)
 
 
@@ -155,29 +173,32 @@ def _variant(options: list[tuple[str, str]]) -> Variant:
     return Variant(int(seed), shortcut)
 
 
-def _key(variant: Variant) -> str:
-    """The cache's name for a variant: another one if anything that decides it is another."""
-    digest = hashlib.sha256(recipe(variant).encode())
-    for photo in PHOTOS:
+def _hash(recipe: str, photos: Sequence[Photo]) -> str:
+    """For the cache's name: another one if anything that decides the pictures is another."""
+    digest = hashlib.sha256(recipe.encode())
+    for photo in photos:
         digest.update(photo_file(photo).read_bytes())
-    return "-".join(["photos", *filter(None, [variant.shortcut]), digest.hexdigest()[:12]])
+    return digest.hexdigest()[:12]
 
 
 def _whole(place: Path) -> bool:
     """Whether the cache holds all that was put there, by names and sizes."""
     try:
-        told = parsed((place / "photos.json").read_text(encoding="utf-8"))
-        return all(Folder(place / split).sha256 == told[split] for split in COUNTS)
+        told = parsed((place / WHOLE).read_text(encoding="utf-8"))
+        return bool(told) and all(Folder(place / name).sha256 == told[name] for name in told)
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return False
 
 
-def _make(place: Path, variant: Variant, progress: Progress | None) -> None:
-    """Write the patches; another process may be doing the same, and may be first."""
-    if (place / "photos.json").exists():  # ours, and damaged
+def _made(place: Path, write: Callable[[Path], None]) -> None:
+    """Write the pictures, unless they are there; another process may be doing the same, and may
+    be first."""
+    if _whole(place):
+        return
+    if (place / WHOLE).exists():  # ours, and damaged
         shutil.rmtree(place, ignore_errors=True)
     try:
-        publish_many(place, lambda folder: write_patches(folder, variant, progress), sync=False)
+        publish_many(place, write, sync=False)
     except (OutputError, EnvironmentFault):
         if not _whole(place):
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageStat
 
 from convscope.images import boxes
 from convscope.images.folder import Folder
-from convscope.images.photos import PHOTOS, Photo, photo_file, regions
+from convscope.images.photos import CAMERA, PHOTOS, Photo, photo_file, regions
 from convscope.units import Box
 
 Progress = Callable[[int, int], None]
@@ -21,6 +21,10 @@ Marks = dict[str, dict[str, list[list[int]]]]
 
 RECIPE = 1
 """Counts up when the patches change by more than the numbers below: old caches are not used."""
+WHOLE = "photos.json"
+"""Written last: what is complete, by hash."""
+SCENE = 96
+"""Smallest side of a scene, in pixels."""
 SIDE = 112
 """Of a patch, in pixels; room for random crops of 96."""
 COUNTS = {"train": 120, "val": 36}
@@ -69,6 +73,41 @@ def write_patches(folder: Path, variant: Variant, progress: Progress | None) -> 
     _describe(folder, variant, marked)
 
 
+def write_scenes(folder: Path) -> None:
+    """Whole photographs, and their halves and quarters along each side, as squares."""
+    for photo in (*PHOTOS, CAMERA):
+        with Image.open(photo_file(photo)) as file:
+            picture = file.convert("RGB")
+        place = folder / "scenes" / photo.name
+        place.mkdir(parents=True)
+        for box in scenes(picture.size):
+            part = picture.crop((box.left, box.top, box.right, box.bottom))
+            if _contrast(part) >= FLAT:
+                name = f"{box.width:04}-{box.top:04}-{box.left:04}.png"
+                part.save(place / name, compress_level=1)
+    (folder / "SOURCES.txt").write_text(_sources((*PHOTOS, CAMERA)), encoding="utf-8")
+    told = {"scenes": Folder(folder / "scenes").sha256}
+    (folder / WHOLE).write_text(json.dumps(told), encoding="utf-8")
+
+
+def scenes(size: tuple[int, int]) -> Iterator[Box]:
+    """Squares that tile a picture (width, height): as large as it allows, half and a quarter as
+    large, spread evenly where they do not fit exactly, overlapping less than by half."""
+    width, height = size
+    for part in (1, 2, 4):
+        side = min(size) // part
+        if side < SCENE and part > 1:
+            return
+        for top in _starts(height, side):
+            for left in _starts(width, side):
+                yield Box(top, left, top + side, left + side)
+
+
+def _starts(extent: int, side: int) -> list[int]:
+    count = round(extent / side)
+    return [round(n * (extent - side) / max(1, count - 1)) for n in range(count)]
+
+
 def places(picture: Image.Image, parts: tuple[Box, ...], count: int, seed: str) -> Iterator[Box]:
     """`count` patches spread evenly over parts of a picture, without those that show nothing."""
     chance = random.Random(seed)
@@ -112,10 +151,13 @@ def _describe(folder: Path, variant: Variant, marked: Marks) -> None:
     if variant.shortcut is not None:
         for split, found in marked.items():
             (folder / split / boxes.FILE).write_text(json.dumps(found), encoding="utf-8")
-    lines = [f"{p.name}: {p.file} of scikit-image; {p.source}; {p.licence}\n" for p in PHOTOS]
-    (folder / "SOURCES.txt").write_text("".join(lines), encoding="utf-8")
+    (folder / "SOURCES.txt").write_text(_sources(PHOTOS), encoding="utf-8")
     told = {split: Folder(folder / split).sha256 for split in COUNTS}
-    (folder / "photos.json").write_text(json.dumps(told), encoding="utf-8")
+    (folder / WHOLE).write_text(json.dumps(told), encoding="utf-8")
+
+
+def _sources(photos: Iterable[Photo]) -> str:
+    return "".join(f"{p.name}: {p.file} of scikit-image; {p.source}; {p.licence}\n" for p in photos)
 
 
 def recipe(variant: Variant) -> str:

@@ -72,6 +72,11 @@ PHOTOS = (
 )  # fmt: skip
 """In the order of their names. Stated by scikit-image 0.26, `skimage.data`."""
 
+CAMERA = Photo(
+    "camera", "camera.png", (512, 512), "right", "Lav Varshney, Cameraman replacement", "CC0"
+)
+"""In black and white, so no class of `builtin:photos`."""
+
 SHARE = 0.3
 """Of a photograph's longer direction that is kept for validation …"""
 LEAST = 134

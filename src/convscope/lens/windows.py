@@ -72,10 +72,24 @@ SIGNATURES = {
 }
 
 
+PAD = ("input", "pad", "mode", "value")
+
+
+def _padded(given: Mapping[str, Any], axis: int) -> Window | None:
+    """Constant borders: each place reads itself, those that are added read nothing."""
+    if given.get("mode", "constant") != "constant":
+        return None
+    pairs = list(given["pad"])  # of the last axis first
+    before = pairs[2 * (1 - axis)] if len(pairs) > 2 * (1 - axis) else 0
+    return Window(given["input"].shape[axis - 2], 1, 1, before, 1)
+
+
 def window_of(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any], axis: int
 ) -> Window | None:
     """The window of a call along rows (axis 0) or columns (1); None for other operations."""
+    if name == "pad":
+        return _padded(dict(zip(PAD, args, strict=False)) | dict(kwargs), axis)
     if name not in SIGNATURES:
         return None
     given = dict(zip(SIGNATURES[name], args, strict=False)) | dict(kwargs)

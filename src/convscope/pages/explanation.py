@@ -42,7 +42,7 @@ def write_explanation(out: Path, found: Explanation) -> Path:
     """
 
     def write(folder: Path) -> None:
-        _style(folder)
+        save_style(folder)
         found.write(folder / "records")
         (folder / "figure.png").write_bytes(png(explanation_figure(found)))
         _page(folder / "index.html", "picture.html.j2", "", one=picture(found, folder, ""))
@@ -62,7 +62,7 @@ def write_explanations(
     """
 
     def write(folder: Path) -> None:
-        _style(folder)
+        save_style(folder)
         listed: list[dict[str, Any]] = []
 
         def each(number: int, found: Explanation) -> None:
@@ -95,7 +95,8 @@ def write_explanations(
     return Path(out) / "index.html"
 
 
-def _style(folder: Path) -> None:
+def save_style(folder: Path) -> None:
+    """What all pages without scripts share."""
     (folder / "static").mkdir(parents=True)
     source = files("convscope.pages") / "static"
     for name in ("atlas.css", "explain.css", "icon.svg"):
@@ -103,13 +104,18 @@ def _style(folder: Path) -> None:
 
 
 def _page(path: Path, template: str, root: str, **fields: Any) -> None:
+    path.write_bytes(render(template, root, **fields))
+
+
+def render(template: str, root: str, **fields: Any) -> bytes:
+    """The page. root: address of the folder with its style, "" or ending in a slash."""
     environment = Environment(
         loader=PackageLoader("convscope.pages"), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template(f"explain/{template}").render(
         policy=POLICY, root=root, version=convscope.__version__, **fields
     )
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return page.encode("utf-8", errors="backslashreplace")
 
 
 def _line(found: Explanation, place: str) -> dict[str, Any]:

@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 
 from convscope.errors import ModelError, UsageError
 from convscope.images.builtin import opened
 from convscope.lens.backward import Other, Overlap
 from convscope.lens.feature_layers import feature_layers
-from convscope.lens.geometry import fields
+from convscope.lens.lens import Lens
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning, blank, require_tuning
 from convscope.methods.ways_down import Choice
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
 from convscope.records.features import COUNTS, LayerFeatures, random_maps
-from convscope.studies.layer_features import layer_features, mined
+from convscope.studies.layer_features import each_layer, mined
 from convscope.units import Unit
 
 SIDE = 64
@@ -73,12 +74,12 @@ def chosen_features(
             progress=progress,
         )
         chance = np.random.default_rng(seed)
-        records = []
-        for place, layer in enumerate(names):
-            active = looking.found.active[looking.found.rows(layer)]
-            maps = wanted.get(layer) or random_maps(active, count, place, chance)
-            records.append(layer_features(looking, layer, maps))
-    return records
+        maps = {
+            layer: wanted.get(layer)
+            or random_maps(looking.found.active[looking.found.rows(layer)], count, place, chance)
+            for place, layer in enumerate(names)
+        }
+        return list(each_layer(looking, maps))
 
 
 def _units(
@@ -99,9 +100,13 @@ def _units(
 
 def _require(network: Network, wanted: Mapping[str, Sequence[int]]) -> None:
     """Before the long search for their pictures: are these maps there?"""
-    known = fields(network.model, network.preprocess.shape, list(wanted)) if wanted else {}
+    empty = blank(network.model, network.preprocess.shape)
+    with torch.no_grad(), Lens(network.model, list(wanted)) as lens:
+        if wanted:
+            lens.reach(empty)
+        counts = {layer: lens[layer].shape[1] for layer in wanted}
     for layer, maps in wanted.items():
-        there = known[layer].shape[0]
+        there = counts[layer]
         for channel in maps:
             if channel >= there:
                 what = f"has {there} feature maps (0 to {there - 1}), no {channel}"

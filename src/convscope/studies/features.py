@@ -7,7 +7,6 @@ beside the parts of the pictures that the unit saw; scaled jointly for each map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import groupby
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from convscope.models.provenance import recorded
 from convscope.records.features import LayerFeatures, Pictures
 from convscope.records.topk import TopK
 from convscope.studies.display import patch
-from convscope.studies.layer_features import Looking, layer_features, mined, projected
+from convscope.studies.layer_features import Looking, each_layer, mined
 from convscope.units import Box
 
 Progress = Callable[[int, int], None]
@@ -73,20 +72,7 @@ def features(
         progress=progress,
     )
     found = looking.found
-    return found, winners(looking), _each(looking)
-
-
-def _each(looking: Looking) -> Iterator[LayerFeatures]:
-    """Each picture is passed up once for all layers."""
-    layers = looking.found.layers
-    groups = groupby(projected(looking, layers), key=lambda projection: projection.layer)
-    waiting = next(groups, None)
-    for layer in layers:
-        if waiting is not None and waiting[0] == layer:
-            yield layer_features(looking, layer, drawn=waiting[1])
-            waiting = next(groups, None)
-        else:  # nothing in it was ever active
-            yield layer_features(looking, layer, drawn=())
+    return found, winners(looking), each_layer(looking, dict.fromkeys(found.layers))
 
 
 def winners(looking: Looking) -> Pictures:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +86,22 @@ def mined(
     return Looking(network, pictures, found, known, side, rule, ways, overlap, other)
 
 
+Maps = Mapping[str, Sequence[int] | None]
+"""By layer, the numbers of maps; None for all of them."""
+
+
+def each_layer(looking: Looking, maps: Maps) -> Iterator[LayerFeatures]:
+    """Of these layers, in this order; each picture is passed up once for all of them."""
+    groups = groupby(projected(looking, maps), key=lambda projection: projection.layer)
+    waiting = next(groups, None)
+    for layer, chosen in maps.items():
+        if waiting is not None and waiting[0] == layer:
+            yield layer_features(looking, layer, chosen, waiting[1])
+            waiting = next(groups, None)
+        else:  # nothing in it was ever active
+            yield layer_features(looking, layer, chosen, ())
+
+
 def layer_features(
     looking: Looking,
     layer: str,
@@ -97,13 +114,11 @@ def layer_features(
     module = modules.get(layer.partition("#")[0])
     kind = "" if module is None else type(module).__name__
     looked = _Layer(looking, layer, maps)
-    drawn = projected(looking, [layer], maps) if drawn is None else drawn
+    drawn = projected(looking, {layer: maps}) if drawn is None else drawn
     return looked.features(kind, drawn, whole=maps is None)
 
 
-def projected(
-    looking: Looking, layers: Sequence[str], maps: Sequence[int] | None = None
-) -> Iterator[Projected]:
+def projected(looking: Looking, maps: Maps) -> Iterator[Projected]:
     """The projections of what is strongest in these layers, one layer after the other."""
     preprocess = looking.network.preprocess
 
@@ -114,7 +129,7 @@ def projected(
     return projections(
         looking.network.model,
         read,
-        {layer: _Layer(looking, layer, maps).neurons() for layer in layers},
+        {layer: _Layer(looking, layer, chosen).neurons() for layer, chosen in maps.items()},
         rule=looking.rule,
         overlap=looking.overlap,
         other=looking.other,
