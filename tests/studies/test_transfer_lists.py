@@ -164,14 +164,14 @@ def test_json_and_csv_say_the_same_as_vocs_lists(voc: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.json", "[1]", "no object of pictures"),
-        ("a.json", '{"a.png": 3}', "a.png has no list of classes"),
+        ("a.json", "[1]", "no table of pictures"),
+        ("a.json", '{"a.png": 3}', "a.png: 3 is no list of classes"),
         ("a.json", '{"a.png": {"dog": 2}}', "a.png is marked 2"),
         ("a.json", "{", "is no list of pictures"),
         ("a.json", "{}", "names no picture of any class"),
         ("a.csv", "picture,classes\na.png,dog,cat", "line 2 is not PICTURE"),
         ("a.csv", "a.png", "line 1 is not PICTURE"),
-        ("main/dog_train.txt", "2008_000001 maybe", "is marked maybe, not -1, 0 or 1"),
+        ("main/dog_train.txt", "2008_000001 maybe", "is marked 'maybe', not -1, 0 or 1"),
         ("main/dog_train.txt", "2008_000001", "line 1 is not NAME -1"),
         ("main/dog_test.txt", "2008_000001 1", "holds no CLASS_train.txt"),
     ],
