@@ -370,3 +370,19 @@ def test_check_speaks_of_the_scores_of_an_object() -> None:
     assert form.finding.startswith("a SimpleNamespace with logits; ")
     assert form.finding.endswith("(1, 5)")
     assert found.usable
+
+
+def test_a_network_that_soon_fails_whatever_is_tried_is_not_called_usable() -> None:
+    calls: list[int] = []
+
+    def spent(x: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) > 4:
+            raise IndexError("no more answers")
+        return x
+
+    found = convscope.check(Own(spent), torch.randn(3, 32, 32), seconds=0.01)
+    assert not found.usable
+    assert found.of("bad")[-1].code == "M574"
+    methods = [one for one in found.of("warn") if one.topic == "methods"]
+    assert all("mend the network's code" in one.advice for one in methods)

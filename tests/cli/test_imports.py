@@ -106,3 +106,10 @@ def test_a_network_gets_memory_without_what_torch_traces_with(norm: str) -> None
     x = torch.rand(1, 3, 224, 224)
     assert torch.equal(model.eval()(x), whole(x))
     assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_the_command_is_called_as_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "convscope", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("convscope ")

@@ -11,6 +11,7 @@ from convscope.images.builtin import opened
 from convscope.lens.backward import Other
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning
+from convscope.methods.ways_down import Choice
 from convscope.models.network import Network, whole
 from convscope.pages.studies import read_study
 from convscope.publish import require_free
@@ -26,7 +27,9 @@ def atlas(
     *,
     out: Path | str = "atlas",
     k: int = 9,
+    rule: Choice = "auto",
     other: Other = "refuse",
+    title: str = "",
     studies: Sequence[Path | str] = (),
     tuning: Tuning | None = None,
     progress: Progress | None = None,
@@ -34,9 +37,11 @@ def atlas(
     """The strongest pictures of every feature map beside their projections, as a static page; as
     `convscope atlas` writes it.
 
-    out: a new folder. k: pictures of each map. other: see `BackwardRule`. studies: folders that
-    studies wrote, to be shown too. progress: of each of the steps, one after the other. Returns
-    the path of index.html; pictures that were left out or changed are listed beside it.
+    out: a new folder. k: pictures of each map. rule: of the projections, see `ways_down`; "both"
+    shows them by two. other: see `BackwardRule`. title: of the page; without, made of the network's
+    and the pictures' names. studies: folders that studies wrote, to be shown too. progress: of each
+    of the steps, one after the other. Returns the path of index.html; pictures that were left out
+    or changed are listed beside it.
 
     Raises what `features` and `evaluate` raise, OutputError O501 (something is there).
     """
@@ -55,7 +60,9 @@ def atlas(
             place,
             layers=[layers] if isinstance(layers, str) else layers,
             k=k,
+            rule=rule,
             other=other,
+            title=title,
             tuning=tuning,
             bars=bars,
             studies=told,

@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 Marks = dict[str, dict[str, list[list[int]]]]
 """By split and name: the boxes of tags."""
 
-RECIPE = 1
+RECIPE = 2
 """Counts up when the patches change by more than the numbers below: old caches are not used."""
 WHOLE = "photos.json"
 """Written last: what is complete, by hash."""
@@ -66,6 +66,7 @@ def write_patches(folder: Path, variant: Variant, progress: Progress | None) -> 
                 name = f"{photo.name}/{number:03}.png"
                 if _is_tagged(split, photo, number, variant):
                     marked[split][name] = [_tag(patch, f"{variant.seed}/{split}/{name}")]
+                patch.info.pop("icc_profile", None)  # it is not applied, here as elsewhere
                 patch.save(folder / split / name, compress_level=1)
                 done += 1
                 if progress is not None:
@@ -84,6 +85,7 @@ def write_scenes(folder: Path) -> None:
             part = picture.crop((box.left, box.top, box.right, box.bottom))
             if _contrast(part) >= FLAT:
                 name = f"{box.width:04}-{box.top:04}-{box.left:04}.png"
+                part.info.pop("icc_profile", None)
                 part.save(place / name, compress_level=1)
     (folder / "SOURCES.txt").write_text(_sources((*PHOTOS, CAMERA)), encoding="utf-8")
     told = {"scenes": Folder(folder / "scenes").sha256}

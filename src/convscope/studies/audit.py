@@ -24,7 +24,7 @@ from convscope.studies.audit_calls import RECTIFIERS, check_calls
 from convscope.studies.audit_case import Case, Check, Heading, many, private
 from convscope.studies.audit_delivered import check_delivered
 from convscope.studies.audit_input import INPUT, check_input
-from convscope.studies.audit_methods import check_methods
+from convscope.studies.audit_methods import METHODS, THEIR_CODE, check_methods
 from convscope.studies.audit_output import OUTPUT, check_output
 from convscope.studies.audit_scale import check_scale
 from convscope.studies.audit_weights import check_weights
@@ -117,7 +117,13 @@ def _looked_at(
         (RECTIFIERS, check_calls),
     ):
         yield from _as_far_as_it_goes(case, heading, check)
-    yield from check_methods(case, progress)
+    methods = list(check_methods(case, progress))
+    yield from methods
+    failed = [found for found in methods if f"[{THEIR_CODE}]" in found.finding]
+    if failed and len(failed) == len(methods):
+        what = "the network's own code fails whatever is tried"
+        advice = "mend the network's code, at the line that is named above"
+        yield METHODS.bad(THEIR_CODE, "all methods", what, advice)
 
 
 def _as_far_as_it_goes(case: Case, heading: Heading, check: Check) -> Iterator[Finding]:
@@ -125,8 +131,9 @@ def _as_far_as_it_goes(case: Case, heading: Heading, check: Check) -> Iterator[F
     try:
         yield from check(case)
     except ModelError as fault:
+        what = f"{check.__name__.removeprefix('check_')}: [{fault.code}] {fault.what}"
         advice = "this was left out; what else was found stands"
-        yield heading.warn("could not be tried", f"[{fault.code}] {fault.what}", advice)
+        yield heading.warn("could not be tried", what, advice)
 
 
 def _introduced(case: Case) -> Finding:

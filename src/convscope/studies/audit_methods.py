@@ -31,6 +31,8 @@ from convscope.studies.audit_case import Case, Heading, many, said
 from convscope.studies.audit_clock import Clock, OutOfTime
 
 METHODS = Heading("methods")
+THEIR_CODE = "M574"
+"""Of a fault in the network's own code."""
 Told = tuple[str, str, Mapping[str, Any]]
 """What a try found, what to be careful about, and the same for programs."""
 Try = Callable[[Case, Clock], Told]
@@ -72,7 +74,9 @@ def _tried(case: Case, name: str, attempt: Try) -> Finding:
     except ConvscopeError as fault:
         facts = {"defined": False, "why": f"{fault.code} {fault}"}
         where = f"{fault.subject}: " if fault.subject else ""
-        advice = fault.next_step or "take a method that is defined"
+        theirs = "mend the network's code, at the line that is named"
+        other = theirs if fault.code == THEIR_CODE else "take a method that is defined"
+        advice = fault.next_step or other
         found = METHODS.warn(name, f"refused [{fault.code}]: {where}{fault.what}", advice)
     except Exception as fault:  # whatever a stranger's code raises
         what = f"{type(fault).__name__}: {said(fault)} ({_place(fault)})"
