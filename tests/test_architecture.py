@@ -15,6 +15,7 @@ STOREYS = [
     {"methods", "training", "scale", "figures"},
     {"studies", "pages"},
     {"cli", "viewer"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(STOREYS) for name in names}
 WITHOUT_TORCH = {
