@@ -102,6 +102,20 @@ ENDS: dict[str, tuple[Callable[[Body, Tensor], Any], Callable[[Any], Tensor], st
     "log of softmax": (lambda n, z: z.softmax(1).log(), lambda y: y.exp(), "log-probabilities"),
     "sigmoids": (lambda n, z: torch.sigmoid(z), lambda y: y, "sigmoid"),
     "sigmoids written out": (lambda n, z: 1 - (-z).sigmoid(), lambda y: y, "sigmoid"),
+    "expit": (lambda n, z: torch.special.expit(z), lambda y: y, "sigmoid"),
+    "sigmoids by exp": (lambda n, z: 1 / (1 + torch.exp(-z)), lambda y: y, "sigmoid"),
+    "sigmoids by a share": (lambda n, z: z.exp() / (1 + z.exp()), lambda y: y, "sigmoid"),
+    "half of two sigmoids": (lambda n, z: (z.sigmoid() + (2 * z).sigmoid()) / 2, lambda y: y,
+                             "sigmoid"),
+    "mean of stacked sigmoids": (
+        lambda n, z: torch.stack([(k * z).sigmoid() for k in range(20)]).mean(0),
+        lambda y: y,
+        "sigmoid",
+    ),
+    "sum of sigmoids": (lambda n, z: sum((k * z).sigmoid() for k in range(20)) / 20, lambda y: y,
+                        "sigmoid"),
+    "logsigmoid": (lambda n, z: F.logsigmoid(z), lambda y: y.exp(), "sigmoid-logits"),
+    "special softmax": (lambda n, z: torch.special.softmax(z, 1), lambda y: y, "probabilities"),
     "joined sigmoids": (
         lambda n, z: torch.cat([z[:, :1].sigmoid(), z[:, 1:].sigmoid()], 1),
         lambda y: y,
@@ -161,7 +175,8 @@ def test_the_score_that_maps_explain_is_that_before_the_last_softmax(end: str) -
         gradient = gradient * {"scaled logits": 1 / 3, "rectified": 1 / 100}[end]
         gradient = gradient if end == "scaled logits" or float(score.detach()) > 0 else 0 * gradient
     if end in ("written out", "mean of two", "cut off", "log of softmax", "sigmoids written out",
-               "joined sigmoids"):  # fmt: skip
+               "joined sigmoids", "sigmoids by exp", "sigmoids by a share", "half of two sigmoids",
+               "mean of stacked sigmoids", "sum of sigmoids"):  # fmt: skip
         assert found.space in ("probability", "log-probability")
         return
     assert found.space == "logit"
@@ -176,6 +191,8 @@ def test_the_score_that_maps_explain_is_that_before_the_last_softmax(end: str) -
         (lambda n, z: z.squeeze(1), lambda y: y.sigmoid()),
         (lambda n, z: z.squeeze(), lambda y: y.sigmoid()),
         (lambda n, z: z.squeeze(1).sigmoid(), lambda y: y),
+        (lambda n, z: F.logsigmoid(z), lambda y: y.exp()),
+        (lambda n, z: 1 / (1 + (-z).exp()), lambda y: y),
         (lambda n, z: {"e": n.embedding, "logits": z}, lambda y: y["logits"].sigmoid()),
         (lambda n, z: z.expand(-1, 2).softmax(1)[:, 1], lambda y: y),
     ],
@@ -204,8 +221,9 @@ def test_labels_without_a_sigmoid_have_one_where_the_user_says_so() -> None:
     want = dict(enumerate(own(module)[0].sigmoid().tolist()))
     for scores in ("sigmoid", "sigmoid-logits"):
         assert told(load(module, scores=scores)) == pytest.approx(want, abs=1e-5)
-    done = Body(3, lambda n, z: z.sigmoid())
-    assert told(load(done, scores="sigmoid")) == pytest.approx(want, abs=1e-5)
+    for done in (lambda n, z: z.sigmoid(), lambda n, z: F.logsigmoid(z)):
+        network = load(Body(3, done), scores="sigmoid")
+        assert told(network) == pytest.approx(want, abs=1e-5)
 
 
 def test_what_the_user_says_is_done() -> None:
@@ -245,6 +263,61 @@ def test_what_is_ambiguous_is_refused_with_its_choices(ask: Callable[[Network], 
     assert caught.value.code == "M521"
     assert "--output 0" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda n, z: 100 * z.softmax(1),
+        lambda n, z: z.softmax(1) + (2 * z).softmax(1),
+        lambda n, z: z.sigmoid().log(),
+        lambda n, z: -F.softplus(-z),
+        lambda n, z: (z.tanh() + 1) / 2,
+        lambda n, z: (z / 100).clamp(0, 1),
+    ],
+)
+def test_numbers_that_need_not_be_logits_get_no_softmax_in_silence(
+    end: Callable[[Body, Tensor], Any],
+) -> None:
+    module = Body(3, end)
+    with pytest.raises(ModelError, match=r"scores=.*--scores logits\|prob") as caught:
+        told(load(module))
+    assert caught.value.code == "M521"
+    assert "\n" not in str(caught.value)
+    want = own(module).softmax(1)[0].tolist()
+    assert told(load(module, scores="logits")) == pytest.approx(dict(enumerate(want)), abs=1e-5)
+    found = convscope.check(load(module), prepared())
+    assert "not clear" in str([one for one in found.findings if one.topic == "output"])
+
+
+LOGITS: dict[str, Callable[[Body, Tensor], Any]] = {
+    "linear": lambda n, z: z,
+    "by matmul": lambda n, z: z @ torch.eye(3),
+    "pooled": lambda n, z: F.adaptive_avg_pool2d(z[:, :, None, None], 1).flatten(1),
+    "mean": lambda n, z: z[:, :, None, None].mean((2, 3)),
+    "tempered": lambda n, z: z / 2 + 0,
+    "two": lambda n, z: (z + z) / 2,
+    "stacked": lambda n, z: torch.stack([z, z]).mean(0),
+    "gated": lambda n, z: z * n.other(n.embedding)[:, :3].sigmoid() * 0 + z,
+    "less its greatest": lambda n, z: z - z.amax(1, keepdim=True),
+    "rectified": lambda n, z: z.relu(),
+    "normed": lambda n, z: F.batch_norm(z, torch.zeros(3), torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("end", LOGITS)
+@pytest.mark.parametrize("bias", [(0.2, 0.4, 0.9), (-0.2, -3, -1), (20, 21, 22.5)])
+def test_what_a_layer_of_weights_gives_are_logits_whatever_their_values(
+    end: str, bias: tuple[float, ...]
+) -> None:
+    module = Body(3, LOGITS[end])
+    with torch.no_grad():
+        module.head.weight.mul_(1e-6)
+        module.head.bias.copy_(torch.tensor(bias))
+    want = own(module).softmax(1)[0].tolist()
+    network = load(module)
+    assert told(network) == pytest.approx(dict(enumerate(want)), abs=1e-5)
+    assert meaning(network).kind == "logits"
 
 
 def test_what_is_said_of_an_output_and_is_not_so_is_refused() -> None:

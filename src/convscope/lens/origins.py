@@ -21,6 +21,8 @@ from convscope.lens.survey import survey
 
 ACTIVATIONS = {"softmax", "log_softmax", "sigmoid", "hardsigmoid", "logsigmoid"}
 """Calls that make probabilities of scores."""
+SAME = {"expit": "sigmoid", "log_sigmoid": "logsigmoid", "true_divide": "div"}
+"""Other names of a call."""
 WEIGHED = {
     *("linear", "conv1d", "conv2d", "conv3d", "addmm", "matmul", "rmatmul", "mm", "bmm", "baddbmm"),
     *("einsum", "bilinear", "conv_transpose2d", "tensordot"),
@@ -68,8 +70,9 @@ class Origin:
 
 
 def called(func: Any) -> str:
-    """A function's bare name: `sigmoid` for `torch.sigmoid_`, `Tensor.sigmoid`, …"""
-    return str(getattr(func, "__name__", "")).split(".")[0].strip("_")
+    """A function's bare name: `sigmoid` for `torch.sigmoid_`, `Tensor.sigmoid`, `expit`, …"""
+    name = str(getattr(func, "__name__", "")).split(".")[0].strip("_").removeprefix("special_")
+    return SAME.get(name, name)
 
 
 class Origins(TorchFunctionMode):

@@ -7,7 +7,7 @@ are looked at; where these do not tell, the numbers for several pictures are.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -49,27 +49,39 @@ SCALED = {
     *("mul", "rmul", "imul", "multiply", "div", "truediv", "itruediv", "divide", "neg"),
     *("add", "radd", "iadd", "sub", "rsub", "isub"),
 }
-WITHIN_ONE = {
-    "clamp",
-    "clip",
-    "cat",
-    "concat",
-    "stack",
-    "mean",
-    "amax",
-    "max",
-    "mul",
-    "rsub",
-    "sub",
+JOINED = {"cat", "concat", "stack", "hstack", "vstack", "sum", "nansum", "lerp", "where"}
+POOLED = {
+    *("mean", "nanmean", "median", "max", "amax", "maximum", "min", "amin", "minimum", "logsumexp"),
+    *("avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"),
+    *("boolean_dispatch", "fn"),  # what functional max pools are called
 }
-"""Calls that leave numbers between 0 and 1 there, mostly."""
+WITHIN_ONE = HANDED_ON | CHOSEN | SCALED | JOINED | (POOLED - {"logsumexp"}) | {"clamp", "clip"}
+"""Calls that can leave numbers between 0 and 1 there."""
+MIXED = {"mul", "rmul", "imul", "multiply", "add", "radd", "iadd", "sub", "rsub", "isub", "sum"}
+"""Of logits and other numbers these make logits again."""
+LIKE_LOGITS = {
+    *HANDED_ON,
+    *CHOSEN,
+    *SCALED,
+    *JOINED,
+    *POOLED,
+    *("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish"),
+    *("hardswish", "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"),
+    *("masked_fill", "expand", "expand_as", "repeat", "gather", "index", "take", "pad", "flip"),
+    *("interpolate", "movedim", "roll", "sort", "adaptive_avg_pool1d", "avg_pool1d"),
+}
+"""Calls that logits may go through: networks end in them after their last layer of weights."""
+BOUNDED = {"tanh", "hardtanh", "clamp", "clip", "softsign", "atan", "asinh", "sin", "normalize"}
+"""Calls after which numbers below 0 are still no logarithms of probabilities."""
 NAMES = ("logits", "class_logits", "cls_logits", "out", "output", "scores", "prediction", "pred")
 """What scores are called, the surest name first."""
+DEEPEST = 100
 PROBES = 4
 """Pictures by whose numbers probabilities are known."""
 CLOSE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 ASK = "say which one: load(…, output={0}), or --output {1}"
 ASK_SCORES = "say it: load(…, scores=…), or --scores logits|probabilities|log-probabilities|sigmoid"
+OTHERWISE = "if they are others say so: load(…, scores=…), or --scores logits"
 
 
 class Told(NamedTuple):
@@ -326,6 +338,19 @@ class _Numbers:
         values = self.rows(many)
         return bool((values >= -self.close).all() & (values <= 1 + self.close).all())
 
+    def below_zero(self) -> bool:
+        """Whether none is above 0, and some are below."""
+        return all(bool((self.rows(n) <= 0).all() & (self.rows(n) < 0).any()) for n in (1, PROBES))
+
+    def constant_sum(self) -> float | None:
+        """To what all pictures' numbers add up, none of which is below 0; None: to none such."""
+        if self.columns == 1 or bool((self.rows(1) < 0).any()):
+            return None
+        values = self.rows(PROBES)
+        sums = values.sum(1)
+        same = (sums - sums[0]).abs().max() <= self.close * sums[0]
+        return float(sums[0]) if same and not bool((values < 0).any()) else None
+
 
 def _kind(numbers: _Numbers, source: Origin | None, told: Told) -> tuple[Kind, int, str]:
     """What the numbers are, the last activation over them, and how to tell that."""
@@ -336,42 +361,84 @@ def _kind(numbers: _Numbers, source: Origin | None, told: Told) -> tuple[Kind, i
         made = None
     if made == "log-probabilities" and not (whole and numbers.add_up(1, logarithms=True)):
         made = None
-    if told.scores:
+    if told.scores and (call.name, told.scores) != ("logsigmoid", "sigmoid"):
         return _as_told(numbers, told.scores, made, call)
     if call.name == "logsigmoid":
         return "sigmoid-logits", call.number, _words("sigmoid-logits", numbers.columns, "")
     if made is not None:
         return made, call.number, _words(made, numbers.columns, call.name)
     kind = _by_numbers(numbers, call)
-    return kind, 0, _words(kind, numbers.columns, "")
+    why = _words(kind, numbers.columns, "")
+    return kind, 0, f"{why} (found by their values; {OTHERWISE})" if kind == "sigmoid" else why
 
 
 def _by_numbers(numbers: _Numbers, call: Origin) -> Kind:
+    """Raises ModelError M521 where the calls say no logits, and the numbers may be others."""
     if call.name in WEIGHED:
         return "logits"
     if numbers.add_up(1) and numbers.add_up(PROBES):
         return "probabilities"
     if numbers.add_up(1, logarithms=True) and numbers.add_up(PROBES, logarithms=True):
         return "log-probabilities"
-    if _stays_within_one(call) and numbers.within_one(PROBES):
+    if _made_of(call, _is_share, WITHIN_ONE) and numbers.within_one(PROBES):
         return "sigmoid"
-    if call.name == HIDDEN and numbers.within_one(PROBES):
-        what = "gives numbers between 0 and 1 by code that cannot be looked into: probabilities?"
-        raise ModelError("M521", "the network", what, next_step=ASK_SCORES)
-    return "logits"
+    if _made_of(call, _is_weighed, LIKE_LOGITS, MIXED):
+        return "logits"
+    what = ""
+    if numbers.within_one(1) and numbers.within_one(PROBES):
+        what = "between 0 and 1: probabilities?"
+    elif (total := numbers.constant_sum()) is not None:
+        what = f"that add up to {total:.4g} for every picture: probabilities, but for a factor?"
+    elif _may_be_below(numbers, call) and numbers.below_zero():
+        what = "of which none is above 0: logarithms of probabilities?"
+    if not what:
+        return "logits"
+    how = "by code that cannot be looked into" if call.name == HIDDEN else "after its last layer"
+    raise ModelError("M521", "the network", f"gives numbers {how}, {what}", next_step=ASK_SCORES)
 
 
-def _stays_within_one(call: Origin, deep: int = 0) -> bool:
-    """Whether it is made of nothing but sigmoids and softmaxes."""
+def _may_be_below(numbers: _Numbers, call: Origin) -> bool:
+    """Whether numbers below 0 would be no chance."""
+    if call.name == HIDDEN:
+        return numbers.columns > 2
+    return not _made_of(call, _is_weighed, LIKE_LOGITS | BOUNDED, MIXED)
+
+
+def _is_share(call: Origin) -> bool:
+    """Whether it is a softmax or a sigmoid, also one written out, as 1 / (1 + exp(-z))."""
     if call.name in MADE_BY:
         return MADE_BY[call.name] != "log-probabilities"
-    known = call.name in HANDED_ON | CHOSEN | WITHIN_ONE
-    return (
-        known
-        and deep < 8
-        and bool(call.takes)
-        and all(_stays_within_one(one, deep + 1) for one in call.takes)
-    )
+    if call.name not in ("reciprocal", "rdiv", "div", "truediv", "divide", "pow"):
+        return False
+    *above, below = call.takes or (call,)
+    exponentials = {one.name for one in (*above, *below.takes)} == {"exp"}
+    return below.name in ("add", "radd", "iadd") and exponentials
+
+
+def _is_weighed(call: Origin) -> bool:
+    return call.name in WEIGHED or call.name == "cdist"
+
+
+def _made_of(
+    call: Origin,
+    ends: Callable[[Origin], bool],
+    through: Collection[str],
+    mixed: Collection[str] = (),
+) -> bool:
+    """Whether all that it is made of are such ends, and calls to go through; of mixed calls it is
+    enough where one argument is."""
+    known: dict[int, bool] = {}
+
+    def made(one: Origin, deep: int) -> bool:
+        if id(one) not in known:
+            enough = any if one.name in mixed else all
+            passes = one.name in through and bool(one.takes) and deep < DEEPEST
+            known[id(one)] = ends(one) or (
+                passes and enough(made(source, deep + 1) for source in one.takes)
+            )
+        return known[id(one)]
+
+    return made(call, 0)
 
 
 def _as_told(

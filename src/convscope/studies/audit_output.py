@@ -35,7 +35,8 @@ def check_output(case: Case) -> Iterator[Finding]:
         case.facts["classes"] = 0
         advice = "methods about a class are refused; units of layers can be looked at all the same"
         advice = f"{fault.next_step}. Otherwise {advice}" if fault.next_step else advice
-        yield OUTPUT.warn("form", f"no scores of classes: {fault.subject} {fault.what}", advice)
+        unclear = "its scores are not clear" if fault.code == "M521" else "no scores of classes"
+        yield OUTPUT.warn("form", f"{unclear}: {fault.subject} {fault.what}", advice)
         return
     where = f"scores are {'.'.join(read.where)}" if read.where else "its scores are taken"
     what = form if isinstance(output, Tensor) else f"{form}; {where}"
