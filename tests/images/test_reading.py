@@ -99,7 +99,7 @@ def test_a_decoder_that_works_on_is_not_called_hung_whatever_the_clock_says(herd
 
 def test_a_disk_that_is_slow_but_goes_on_costs_no_picture(herd, planted) -> None:
     spoil(herd, 4, "trickle")
-    with Folder(herd, limits=Limits(patience=1.2)) as folder:
+    with Folder(herd, limits=Limits(patience=3.0)) as folder:
         assert len(list(folder.read())) == COUNT
         assert folder.skipped == []
 
