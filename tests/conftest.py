@@ -12,8 +12,8 @@ import pytest
 # operation waits for the slowest, which on a busy machine takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell starts what it runs in the background with Ctrl-C ignored, which children inherit: tests of
-# Ctrl-C, here and in commands that they start, want it as a person at a terminal has it.
+# A shell starts what it runs in the background with Ctrl-C ignored, which children inherit: tests
+# of Ctrl-C, here and in commands that they start, want it as a person at a terminal has it.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -266,3 +266,13 @@ def test_a_judge_of_pictures_that_another_pass_reads_says_what_evaluate_says(
     assert (found.top1, found.labels.tolist()) == (known.top1, known.labels.tolist())
     np.testing.assert_allclose(found.probability, known.probability, rtol=1e-4)
     assert found.origin["weights_sha256"] == known.origin["weights_sha256"]
+
+
+def test_an_order_of_classes_that_nobody_told_is_called_assumed(colours: Path) -> None:
+    with Folder(colours) as folder:
+        nameless = evaluate(network(SHARP), folder)
+        named = evaluate(network(SHARP, ("0", "1", "2")), folder)
+        told = evaluate(network(SHARP), folder, labels={"0": 0, "1": 1, "2": 2})
+    assert nameless.origin["class order"].startswith("assumed: the class folders")
+    assert "class order" not in named.origin
+    assert "class order" not in told.origin

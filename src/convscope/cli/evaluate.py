@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.predict import Views, save_evaluation
-from convscope.cli.progress import progress, tell
+from convscope.cli.progress import progress, say, tell
 from convscope.cli.study_files import claim, new_study, save_table
 from convscope.cli.tune import Tune, chosen
 from convscope.errors import EnvironmentFault, UsageError, nearest
@@ -104,6 +104,8 @@ def _opened(model: str, opening: Opening, device: str) -> Network:
 
 
 def _tell(found: Evaluation) -> None:
+    if assumed := found.origin.get("class order"):
+        say(f"class order {assumed}: --classes FILE tells it")
     for name, top1, top5 in found.members:
         tell(f"alone  {top1:7.2%} and {top5:7.2%}  {name}")
     tell(*_told(found))

@@ -46,6 +46,15 @@ def true_classes(
     return np.array(found, dtype=np.int64)
 
 
+def order_assumed(network: Network, folder: Folder, labels: Mapping[str, int] | None) -> str:
+    """What was taken for the order of the classes where nobody told it; "" where it is known."""
+    if labels is not None or folder.numbered or network.classes or not folder.classes:
+        return ""
+    few = ", ".join(f"{name} {index}" for index, name in enumerate(folder.classes[:3]))
+    more = ", …" if len(folder.classes) > 3 else ""
+    return f"assumed: the class folders in their order ({few}{more}), as the network has no names"
+
+
 def class_names(network: Network, outputs: int) -> tuple[str, ...]:
     """The network's names for its classes, or their numbers."""
     known = both_ways(network.classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from convscope.methods.answers import (
     strongest,
 )
 from convscope.methods.given import FolderLike, Given, is_one, pictures_of, several, taking
-from convscope.methods.labels import class_names, true_classes
+from convscope.methods.labels import class_names, order_assumed, true_classes
 from convscope.methods.tuning import Tuning, Way, blank, require_tuning
 from convscope.methods.views import plan
 from convscope.models.network import Network, whole
@@ -186,7 +187,10 @@ def _evaluate(
         found.append(answers(network, folder, views, tuning=tuning, first=first, progress=tick))
     used = found[0].numbers[truth[0][found[0].numbers] >= 0]
     shares = [one.probability[np.isin(one.numbers, used)] for one in found]
-    return _evaluation(networks, folder, found[0].way, used, truth[0][used], shares, views)
+    result = _evaluation(networks, folder, found[0].way, used, truth[0][used], shares, views)
+    assumed = order_assumed(networks[0], folder, labels)
+    told = {"class order": assumed} if assumed else {}
+    return replace(result, origin={**result.origin, **told})
 
 
 def _shifted(
