@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import convscope
-from convscope.errors import ConvscopeError, UsageError
+from convscope.errors import ConvscopeError, UsageError, shown
 from convscope.images.memory import picture_of
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
 from convscope.studies.explain_many import QUICK
+from convscope.units import Unit
 
 SIDE = 32
 
@@ -186,6 +187,68 @@ def test_a_layer_may_be_the_module_or_a_list(network: Network, place: Path) -> N
     for wrong in (Small().conv1, network.model):
         with pytest.raises(ConvscopeError, match=r"no layer of this|the network itself"):
             convscope.gradcam(network, path, wrong)
+
+
+def test_where_one_layer_is_wanted_the_module_and_a_list_of_one_will_do(
+    network: Network, place: Path
+) -> None:
+    path, conv = place / "a" / "0.png", network.model.conv2
+    for one in (conv, [conv], ["conv2"], ("conv2",)):
+        assert CALLS["occlusion"](network, path, layer=one).layer == "conv2"
+        assert CALLS["invert"](network, path, layer=one).subject == "conv2"
+        assert CALLS["deep_dream"](network, path, layer=one).subject == "conv2"
+        assert convscope.similar(network, place, layer=one, k=1).layer == "conv2"
+        assert list(convscope.fields(network.model, (3, SIDE, SIDE), one)) == ["conv2"]
+    for name in ("occlusion", "invert", "deep_dream"):
+        with pytest.raises(UsageError, match="2 layers, where one is taken"):
+            CALLS[name](network, path, layer=["conv1", "conv2"])
+    for name in ("invert", "deep_dream"):
+        with pytest.raises(UsageError, match="None is no layer"):
+            CALLS[name](network, path, layer=None)
+    for layers, size in ((5, (3, 32, 32)), ([None], (3, 32, 32)), (None, 32), (None, None)):
+        with pytest.raises(UsageError):
+            convscope.fields(network.model, size, layers)  # type: ignore[arg-type]
+
+
+def test_a_unit_may_name_the_module(network: Network, place: Path, tmp_path: Path) -> None:
+    path, conv = place / "a" / "0.png", network.model.conv1
+    (found,) = convscope.deconvnet(network, path, Unit(conv, 1))
+    (named,) = convscope.deconvnet(network, path, "conv1:1")
+    assert found.unit == named.unit
+    assert np.array_equal(found.pixels, named.pixels)
+    found.save(tmp_path / "record")
+    made = convscope.activation_maximisation(network, Unit(conv, 1), steps=1)
+    assert made.subject == "conv1:1"
+    with pytest.raises(ConvscopeError, match="no layer of this network"):
+        convscope.deconvnet(network, path, Unit(Small().conv1, 1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(3, 1), (None, 1), ("c", "1"), ("c", None), ("c", True), ("c", 1, 5), ("c", 1, (1,))],
+)
+def test_what_is_no_unit_is_one_line(wrong: tuple[Any, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        Unit(*wrong)
+    assert caught.value.code == "U201"
+    assert "\n" not in str(caught.value)
+
+
+def test_in_the_place_of_a_unit(network: Network, place: Path) -> None:
+    conv = network.model.conv2
+    for wrong in (None, [None], 3, conv, [conv], torch.zeros(3, 50, 50), {"conv1": 1}, "conv1"):
+        with pytest.raises(UsageError, match=r"unit") as caught:
+            convscope.deconvnet(network, place / "a" / "0.png", wrong)
+        assert len(str(caught.value)) < 200
+        with pytest.raises(UsageError, match=r"unit"):
+            convscope.activation_maximisation(network, wrong)
+
+
+def test_messages_show_no_whole_tensor_and_no_long_text() -> None:
+    assert shown("conv5") == "'conv5'"
+    assert shown(torch.zeros(50, 50)) == "a Tensor"
+    assert len(shown("y" * 300)) < 60
+    assert len(str(UsageError("U201", "y" * 3000, "is no unit"))) < 200
 
 
 def test_names_of_classes_are_targets_and_stand_in_results(network: Network, place: Path) -> None:

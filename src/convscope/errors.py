@@ -38,7 +38,7 @@ class ConvscopeError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        parts = [f"{self.subject}: {self.what}" if self.subject else self.what]
+        parts = [f"{_cut(self.subject)}: {self.what}" if self.subject else self.what]
         if self.kept:
             parts.append(f"Kept: {self.kept}")
         if self.next_step:
@@ -102,6 +102,26 @@ class StopAsked(BaseException):
             return f"convscope: stopped by the keyboard. {rest}"
         name = signal.Signals(self.number).name
         return f"convscope: error[R575]: stopped as asked, by {name}. {rest}"
+
+
+LONGEST = 200
+"""Letters of a subject that a message shows whole."""
+
+
+def _cut(text: str) -> str:
+    """Both ends of a text that is too long for one line."""
+    return text if len(text) <= LONGEST else f"{text[:60]}…{text[-60:]}"
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value that was given, as a message shows it: its repr where that is short and one line,
+    else what it is."""
+    text = repr(value)
+    if len(text) <= most and text.isprintable():
+        return text
+    if isinstance(value, str):
+        return repr(f"{value[: most // 2]}…{value[-most // 4 :]}")
+    return f"a {type(value).__name__}"
 
 
 def is_out_of_memory(fault: BaseException) -> bool:

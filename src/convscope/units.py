@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from convscope.errors import UsageError
+from convscope.errors import UsageError, shown
 
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """A feature map of a layer, or (with `at`) one neuron of it; prints as `conv5:41@6,7`."""
+    """A feature map of a layer, or (with `at`) one neuron of it; prints as `conv5:41@6,7`.
 
-    layer: str
+    Raises UsageError U201 for what is neither a layer's name nor the module, and for numbers that
+    are none from 0.
+    """
+
+    layer: Any
+    """The layer's name; also the module itself, in the place of which functions put the name."""
     channel: int
     at: tuple[int, int] | None = None
     """Row and column in the layer's own output."""
 
     def __post_init__(self) -> None:
-        if self.channel < 0 or (self.at is not None and min(self.at) < 0):
-            raise UsageError("U201", str(self), "channel, row and column count from 0")
+        if not isinstance(self.layer, str) and not hasattr(self.layer, "named_modules"):
+            step = 'write Unit("conv5", 41), with the layer\'s name or the module'
+            raise UsageError("U201", "", f"{shown(self.layer)} is no layer", next_step=step)
+        at = () if self.at is None else self.at
+        if (
+            not isinstance(at, tuple | list)
+            or len(at) not in (0, 2)
+            or not _count((self.channel, *at))
+        ):
+            step = 'write Unit("conv5", 41) or Unit("conv5", 41, (6, 7))'
+            what = "channel, row and column count from 0, in whole numbers"
+            raise UsageError("U201", self._told(), what, next_step=step)
+
+    def _told(self) -> str:
+        return ", ".join(map(shown, (self.layer, self.channel, self.at)))
 
     def __str__(self) -> str:
         place = "" if self.at is None else f"@{self.at[0]},{self.at[1]}"
@@ -29,6 +47,9 @@ class Unit:
     @classmethod
     def parse(cls, text: str) -> Unit:
         """Read what `str` prints. Raises UsageError U201 on anything else."""
+        if not isinstance(text, str):
+            step = 'write "conv5:41", or Unit("conv5", 41)'
+            raise UsageError("U201", "", f"{shown(text)} is no unit", next_step=step)
         found = re.fullmatch(
             r"(?P<layer>[^:@]+):(?P<channel>\d+)(@(?P<row>\d+),(?P<col>\d+))?", text
         )
@@ -38,6 +59,12 @@ class Unit:
             )
         at = None if found["row"] is None else (int(found["row"]), int(found["col"]))
         return cls(found["layer"], int(found["channel"]), at)
+
+
+def _count(numbers: tuple[Any, ...]) -> bool:
+    """Whether all are whole numbers from 0."""
+    whole = all(hasattr(one, "__index__") and not isinstance(one, bool) for one in numbers)
+    return whole and all(getattr(one, "ndim", 0) == 0 and one >= 0 for one in numbers)
 
 
 class Box(NamedTuple):

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, nearest
-from convscope.lens.lens import HOOK
+from convscope.errors import ModelError, UsageError, nearest, shown
+from convscope.lens.lens import HOOK, layer_name
 from convscope.lens.spans import Span, SpanMode, tensors_in
 from convscope.lens.taps import call_of
 from convscope.lens.twin import Twin, is_scripted
@@ -54,19 +54,25 @@ class Field:
         return Box(top, left, bottom, right)
 
 
-def fields(
-    model: nn.Module, size: tuple[int, int, int], layers: Sequence[str] | str | None = None
-) -> dict[str, Field]:
+def fields(model: nn.Module, size: tuple[int, int, int], layers: Any = None) -> dict[str, Field]:
     """The receptive field of each layer, in the order in which they run.
 
-    size: channels, height, width of the input. layers: names as for a Lens (`relu#2` is the
-    second call of a module); by default every module that runs and puts out one tensor.
+    size: channels, height, width of the input. layers: one or several, names as for a
+    Lens (`relu#2` is the second call of a module) or the modules; by default every module that
+    runs and puts out one tensor.
 
     The model is not touched. Raises ModelError M500 (unknown layer), M502 (it does not run), M503
-    (it runs several times and no call is named), M522 (the network does not take such a picture).
+    (it runs several times and no call is named), M522 (the network does not take such a picture),
+    UsageError U380 (no such layers, or no size).
     """
+    numbers = isinstance(size, Sequence) and all(type(one) is int and one > 0 for one in size)
+    if not numbers or len(size) != 3:
+        step = "give (channels, height, width)"
+        raise UsageError("U380", "size", f"{shown(size)} is no size of an input", next_step=step)
     twin = Twin(model)
-    layers = (layers,) if isinstance(layers, str) else layers
+    if layers is not None:
+        several = list(layers) if isinstance(layers, list | tuple) else [layers]
+        layers = [layer_name(model, one) for one in several]
     for layer in layers or ():
         if call_of(layer)[0] not in twin.modules:
             known = nearest(layer, twin.names)

@@ -16,7 +16,7 @@ a maximum the paper does not say what happens; we add, as the transposed network
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from convscope.errors import ModelError
 from convscope.lens.ascent import Ascent, Neuron, ascent, require_pictures
 from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.twin import bare
-from convscope.methods.given import Given, Model, several, taking
+from convscope.methods.given import Given, Model, several, taking, units_of
 from convscope.methods.targets import Aims, Target
 from convscope.models.network import Network
 from convscope.models.outputs import scored
@@ -40,7 +40,7 @@ Place = tuple[int, int, int]
 """Channel, row, column."""
 
 
-@taking(images=several)
+@taking(images=several, units=units_of)
 @recorded
 def deconvnet(
     model: Model,
@@ -73,7 +73,7 @@ def deconvnet(
     or not made ready).
     """
     aims = None if target is None else Aims.of(target, len(images))
-    units = _units(units)
+    units = cast("list[Unit]", units)
     if aims is None:
         model = bare(model)
     else:
@@ -97,11 +97,6 @@ def deconvnet(
             _tell(progress, len(found), total)
     in_order = [found[number] for number in range(total)]
     return [projection for of_picture in zip(*in_order, strict=True) for projection in of_picture]
-
-
-def _units(given: Sequence[Unit | str] | Unit | str) -> list[Unit]:
-    several = [given] if isinstance(given, Unit | str) else given
-    return [Unit.parse(unit) if isinstance(unit, str) else unit for unit in several]
 
 
 def project(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import UsageError, nearest
+from convscope.errors import UsageError, nearest, shown
 from convscope.images.builtin import opened
 from convscope.images.folder import Picture
 from convscope.images.memory import held, is_file, is_picture, picture_of
@@ -26,6 +27,7 @@ from convscope.methods.cam_case import prepared
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
 from convscope.records.maps import Attribution
+from convscope.units import Unit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,6 +110,8 @@ FolderLike = Any
 """A Folder, its name, `builtin:photos`, or what stands in `Given`."""
 Layers = Any
 """A layer's name as in `model.named_modules()`, the module itself, or several of these."""
+Layer = Any
+"""One of these; a list of one is taken for it."""
 PREPROCESS = "give load(module, preprocess=…) in its place, or preprocessed tensors"
 
 
@@ -264,6 +268,9 @@ def taking(
         known = inspect.signature(function)
         first = next(iter(known.parameters))
         types, rest = _annotations(function)
+        required = {
+            name for name, one in known.parameters.items() if one.default is inspect.Parameter.empty
+        }
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -275,10 +282,12 @@ def taking(
             for values in (given, named):
                 for name in values.keys() - {rest, first}:
                     value, read = values[name], pictures.get(name)
+                    if name == "layer" and value is None and name in required:
+                        raise UsageError("U380", name, "None is no layer")
                     if read is None and name not in ("layer", "layers", "target"):
                         _check(name, value, types.get(name, ""))
                     if read is None:
-                        values[name] = _plain(name, value, given[first])
+                        values[name] = _plain(name, value, given[first], types.get(name, ""))
                     elif value is not None or known.parameters[name].default is not None:
                         values[name] = read(given[first], value)
             _tell_classes(given[first], known.parameters, types, given, rest)
@@ -340,22 +349,17 @@ def _check(name: str, value: Any, written: str) -> None:
     elif all(kind in PLAIN for kind in kinds) and not any(_fits(value, kind) for kind in kinds):
         wanted = " or ".join(WORDS[kind] for kind in kinds if kind in WORDS)
     if wanted:
-        raise UsageError("U380", name, f"{_shown(value)} is not {wanted}")
+        raise UsageError("U380", name, f"{shown(value)} is not {wanted}")
 
 
 def _fits(value: Any, kind: str) -> bool:
     return isinstance(value, PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"a {type(value).__name__}"
-
-
-def _plain(name: str, value: Any, network: Any) -> Any:
+def _plain(name: str, value: Any, network: Any, written: str) -> Any:
     """Layers by their names; a target that is one."""
     if name in ("layer", "layers"):
-        return layer_names(network, value)
+        return one_layer(network, value) if written == "Layer" else layer_names(network, value)
     return checked_target(value) if name == "target" else value
 
 
@@ -364,8 +368,44 @@ def layer_names(network: Any, given: Any) -> Any:
     if given is None or isinstance(given, str | nn.Module):
         return None if given is None else layer_name(network, given)
     if not isinstance(given, list | tuple) or not given:
-        raise UsageError("U380", "layers", f"{_shown(given)} is no layer, nor a list of some")
+        raise UsageError("U380", "layers", f"{shown(given)} is no layer, nor a list of some")
     return [layer_name(network, one) for one in given]
+
+
+def one_layer(network: Any, given: Any) -> Any:
+    """The layer's name, or a unit of it by the layer's name, also out of a list of one.
+
+    Raises as `layer_names`, UsageError U380 for several.
+    """
+    if isinstance(given, Unit):
+        return unit_of(network, given)
+    names = layer_names(network, given)
+    if not isinstance(names, list):
+        return names
+    if len(names) > 1:
+        what = f"{len(names)} layers, where one is taken"
+        raise UsageError("U380", "layer", what, next_step="give them one by one")
+    return names[0]
+
+
+def unit_of(network: Any, given: Any) -> Unit:
+    """A unit, or what its text says, by the layer's name.
+
+    Raises UsageError U201 for anything else, ModelError M500 for a module that is none of the
+    network's.
+    """
+    if isinstance(given, nn.Module):
+        what = f"a {type(given).__name__} is a whole layer, and no unit of it"
+        raise UsageError("U201", "", what, next_step="write Unit(layer, 0) for its first map")
+    unit = given if isinstance(given, Unit) else Unit.parse(given)
+    return replace(unit, layer=layer_name(network, unit.layer))
+
+
+def units_of(network: Any, given: Any) -> list[Unit]:
+    """One or several of these. Raises as `unit_of`."""
+    return [
+        unit_of(network, one) for one in (given if isinstance(given, list | tuple) else [given])
+    ]
 
 
 def checked_target(given: Any) -> Any:
@@ -377,7 +417,7 @@ def checked_target(given: Any) -> Any:
         if isinstance(one, bool | np.bool_) or not fine:
             if getattr(one, "ndim", 0) == 1:  # an array of indices
                 continue
-            what = f"{_shown(one)} is no class index, class name or function of the scores"
+            what = f"{shown(one)} is no class index, class name or function of the scores"
             raise UsageError("U380", "target", what)
     return given
 

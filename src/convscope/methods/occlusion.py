@@ -21,7 +21,7 @@ from convscope.lens.feature_layers import feature_layers
 from convscope.lens.incremental import MEMORY, Incremental
 from convscope.lens.origins import run_seen
 from convscope.methods.fills import Fill
-from convscope.methods.given import Given, Layers, Model, several, single, taking
+from convscope.methods.given import Given, Layer, Model, several, single, taking
 from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
 from convscope.models.outputs import Meaning, meaning, scored
 from convscope.models.provenance import recorded
@@ -33,7 +33,7 @@ from convscope.records.maps import Occlusion
 def occlusion(
     model: Model,
     image: Given,
-    layer: Layers = None,
+    layer: Layer = None,
     *,
     target: int | str | None = None,
     patch: Pair = 50,
@@ -86,7 +86,7 @@ def occlusion(
 def occlusions(
     model: Model,
     images: Given,
-    layer: Layers = None,
+    layer: Layer = None,
     *,
     target: int | Sequence[int] | None = None,
     patch: Pair = 50,

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError, nearest
-from convscope.methods.given import taking
+from convscope.errors import ModelError, UsageError, nearest, shown
+from convscope.methods.given import taking, unit_of
 from convscope.methods.optimise_plan import How
 from convscope.methods.optimise_record import Case, Size, finished
 from convscope.methods.optimise_sight import Look, canvas, maps, sight
@@ -86,7 +86,7 @@ class ClassGoal:
         return self.aims.settled(scores).scores(scores)[0]
 
 
-@taking()
+@taking(unit=unit_of)
 @recorded
 def activation_maximisation(
     model: nn.Module | Network,
@@ -109,9 +109,9 @@ def activation_maximisation(
     (size), M540, M548, M549 (no gradient, silent, NaN); UsageError U201 (unit), U365, U366
     (options), U367 (start).
     """
-    unit = Unit.parse(unit) if isinstance(unit, str) else unit
-    if over not in OVER:
-        raise UsageError("U365", over, f"no such part of a map; {nearest(over, OVER)}")
+    unit = cast("Unit", unit)
+    if not isinstance(over, str) or over not in OVER:
+        raise UsageError("U365", shown(over), f"no such part of a map; {nearest(str(over), OVER)}")
     case = Case.of(model, USUAL, how)
     with sight(case.model, unit.layer) as look:
         way = case.begin(UnitGoal(look, unit, over), size)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.methods.cam_case import wide
-from convscope.methods.given import Given, Layers, photograph, taking
+from convscope.methods.given import Given, Layer, photograph, taking
 from convscope.methods.optimise_plan import How, Plan, Range
 from convscope.methods.optimise_record import Case, as_tensor, finished
 from convscope.methods.optimise_run import Climb
@@ -68,7 +68,7 @@ class StrengthGoal:
 def deep_dream(
     model: nn.Module | Network,
     image: Given,
-    layer: Layers,
+    layer: Layer,
     *,
     octaves: int = 4,
     scale: float = 1.4,

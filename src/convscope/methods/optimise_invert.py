@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.methods.cam_case import wide
-from convscope.methods.given import Given, Layers, photograph, taking
+from convscope.methods.given import Given, Layer, photograph, taking
 from convscope.methods.optimise_plan import How
 from convscope.methods.optimise_record import Case, as_tensor, finished
 from convscope.methods.optimise_sight import Look, canvas, sight
@@ -63,7 +63,7 @@ class FeatureGoal:
 def invert(
     model: nn.Module | Network,
     image: Given,
-    layer: Layers,
+    layer: Layer,
     **how: Unpack[How],
 ) -> OptimisedPicture:
     """The picture that minimises ‖Φ(x) − Φ0‖² / ‖Φ0‖² + λ_α R_α(x) + λ_V R_V(x).

@@ -21,7 +21,7 @@ from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
 from convscope.lens.ends import ends
 from convscope.methods.fills import Fill
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
+from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.hiding import Hiding, part
 from convscope.methods.labels import class_names
 from convscope.methods.occlusion import occlusion
@@ -48,7 +48,7 @@ Progress = Callable[[int, int], None]
 def occlusion_study(
     network: Network,
     folder: FolderLike,
-    layer: Layers = None,
+    layer: Layer = None,
     *,
     target: Target | None = None,
     labels: Mapping[str, int] | None = None,

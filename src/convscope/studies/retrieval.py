@@ -20,7 +20,7 @@ from convscope.images.builtin import open_all, opened
 from convscope.images.folder import Folder
 from convscope.images.framing import Framing
 from convscope.methods.embedding import PIXELS, default_layer, embedding
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
+from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.neighbours import METRICS, Metric, nearest_vectors
 from convscope.methods.vectors import Way
 from convscope.models.network import Network, whole
@@ -43,7 +43,7 @@ def similar(
     network: Network,
     queries: FolderLike,
     folder: FolderLike | None = None,
-    layer: Layers = None,
+    layer: Layer = None,
     *,
     k: int = 6,
     metric: Metric = "euclidean",
@@ -88,7 +88,7 @@ def duplicates(
     network: Network,
     folder: FolderLike,
     other: FolderLike | None = None,
-    layer: Layers = None,
+    layer: Layer = None,
     *,
     pixels_from: float = PIXELS_FROM,
     features_from: float = FEATURES_FROM,

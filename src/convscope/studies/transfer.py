@@ -17,7 +17,7 @@ from convscope.images.builtin import opened
 from convscope.images.folder import Folder
 from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.folds import TEST, Division, divisions, enough, first_of_each, require_folds
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
+from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.linear import average_precision, per_class_accuracy, softmax, trained
 from convscope.methods.predict import evaluate
 from convscope.methods.vectors import Way
@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 def transfer(
     network: Network,
     folder: FolderLike,
-    layer: Layers = None,
+    layer: Layer = None,
     *,
     per_class: Sequence[int] = (1, 2, 3, 5, 7, 10, 15, 30),
     test: int = TEST,

@@ -16,7 +16,7 @@ from convscope.errors import DataError
 from convscope.images.builtin import opened
 from convscope.images.lists import ABSENT, HARD, SHOWN, Lists, numbers_of
 from convscope.methods.embedding import default_layer, embedding
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
+from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.linear import average_precision, softmax, trained
 from convscope.methods.vectors import Way
 from convscope.models.network import Network, whole
@@ -35,7 +35,7 @@ def transfer_lists(
     folder: FolderLike,
     teach: Lists,
     judge: Lists,
-    layer: Layers = None,
+    layer: Layer = None,
     *,
     vector: Way = "auto",
     cache: Path | str | None = None,
