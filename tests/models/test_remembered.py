@@ -245,3 +245,17 @@ def test_a_file_that_is_not_there_is_no_network(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load(tmp_path / "nowhere.toml")
     assert caught.value.code == "C417"
+
+
+def test_a_file_beside_other_code_is_said_to_work_from_here_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "from torch import nn\nnet = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())\n"
+    (tmp_path / "alone_here.py").write_text(text)
+    (tmp_path / "sub").mkdir()
+    line = ["layers", "alone_here:net", "--size", "16", "--remember"]
+    assert run([*line, "sub/x.toml"]) == 0
+    assert "it works from this folder" in capsys.readouterr().err
+    assert run([*line, "y.toml"]) == 0
+    assert "it works from this folder" not in capsys.readouterr().err

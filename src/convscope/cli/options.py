@@ -207,7 +207,11 @@ class Opening(Ready):
             raise UsageError("U233", f"--{parts[0]}", what, next_step="leave out --remember")
         if self.preprocess is not None:  # it says all
             told = dict.fromkeys(PARTS) | told
-        return remember(place, replace(kept, **told))
+        written = replace(kept, **told)
+        code = written.network.partition(":")[0].replace(".", "/") + ".py"
+        if place.resolve().parent != Path.cwd() and Path(code).is_file():
+            say(f"{place} names {written.network}, whose code lies here: it works from this folder")
+        return remember(place, written)
 
 
 @dataclass(frozen=True)
