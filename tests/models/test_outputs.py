@@ -551,3 +551,25 @@ def test_wrapped_and_patched_networks_are_read_too() -> None:
     patched.forward = lambda x: (first(x).softmax(1), x)  # type: ignore[method-assign]
     (found,) = convscope.saliency(patched, prepared(), target=1)
     assert np.allclose(found.pixels, want.pixels, rtol=1e-5, atol=1e-7)
+
+
+class Both(nn.Module):
+    """Gives its scores, and something made of them."""
+
+    def __init__(self, both: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.both = nn.Conv2d(3, 8, 3), nn.Linear(8, 5), both
+
+    def forward(self, x: Tensor) -> Any:
+        return self.both(self.fc(self.conv(x).relu().mean((2, 3))))
+
+
+def test_what_is_made_of_the_scores_without_a_layer_does_not_take_their_place() -> None:
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for both in (lambda o: (o, o.flip(1)), lambda o: (o.relu(), o), lambda o: (o.softmax(1), o)):
+        model = Both(both).eval()
+        with torch.no_grad():
+            plain = model.fc(model.conv(picture).relu().mean((2, 3)))
+            assert torch.equal(scored(model, picture)(picture), plain)
+    with pytest.raises(ModelError, match="several lists of scores"):
+        meaning(Both(lambda o: {"a": o, "b": 2 * o}), picture)

@@ -264,8 +264,8 @@ def _once(found: list[_Choice]) -> list[_Choice]:
     """Of tensors that are the same scores, as logits and their softmax, the one least changed."""
     best: dict[int, tuple[int, _Choice]] = {}
     for one in found:
-        source = _source(one[2])
-        steps = sum(1 for _ in _walk(one[2], scaled=True))
+        *_, source = _walk(one[2], told=True) if one[2] is not None else [_source(None)]
+        steps = sum(1 for _ in _walk(one[2], told=True))
         if id(source) not in best or steps < best[id(source)][0]:
             best[id(source)] = steps, one
     return [one for _, one in best.values()]
@@ -279,17 +279,24 @@ def _latest(found: list[_Choice]) -> list[_Choice]:
         for other in found
         if one is not other
         and one[2] is not None
-        and any(_source(other[2]) is origin for origin in _source(one[2]).before())
+        and _weighed_between(_source(other[2]), _source(one[2]))
     }
     return [one for one in found if id(_source(one[2])) not in inner] or found
 
 
-def _walk(origin: Origin | None, *, scaled: bool = False) -> Iterator[Origin]:
-    """The calls from the last one back, as long as the numbers stay the same; scaled: or only
-    their scale, zero or activation is another."""
+def _weighed_between(low: Origin, high: Origin) -> bool:
+    """Whether a layer with weights computes the one from the other."""
+    calls = (call for call in high.before() if call.name in WEIGHED and call is not low)
+    return any(low is origin for call in calls for origin in call.before())
+
+
+def _walk(origin: Origin | None, *, scaled: bool = False, told: bool = False) -> Iterator[Origin]:
+    """The calls from the last one back, as long as the numbers stay the same; told: or say the
+    same, as a softmax does; scaled: or only their scale, zero or activation is another."""
     while origin is not None:
         yield origin
-        passing = HANDED_ON | CHOSEN | SCALED | set(MADE_BY) if scaled else HANDED_ON
+        passing = HANDED_ON | (set(MADE_BY) if told or scaled else set())
+        passing |= CHOSEN | SCALED if scaled else set()
         if origin.name not in passing or len(origin.takes) != 1:
             return
         origin = origin.takes[0]
