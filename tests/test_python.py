@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,114 @@ def test_messages_show_no_whole_tensor_and_no_long_text() -> None:
     assert shown(torch.zeros(50, 50)) == "a Tensor"
     assert len(shown("y" * 300)) < 60
     assert len(str(UsageError("U201", "y" * 3000, "is no unit"))) < 200
+
+
+def test_methods_are_names_or_functions(network: Network, place: Path) -> None:
+    path = place / "a" / "0.png"
+
+    def mine(model: Any, images: Tensor, target: int | None = None) -> Tensor:
+        return images.sum(1)
+
+    cases: list[tuple[Any, tuple[str, ...]]] = [
+        ("guided_backprop", ("guided-backprop",)),
+        (["grad-cam", "GradCAM", convscope.gradcam], ("gradcam",)),
+        (["gradcam_plus_plus", "Grad-CAM++"], ("gradcam++",)),
+        (
+            [mine, convscope.saliency, lambda m, x: x.sum(1), lambda m, x: x.sum(1)],
+            ("mine", "saliency", "<lambda>", "<lambda>'"),
+        ),
+        (mine, ("mine",)),
+        ({"a": "saliency"}, ("a",)),
+    ]
+    for given, wanted in cases:
+        assert convscope.explain(network, path, given, checks=QUICK).methods == wanted
+    both: Any = ["saliency", convscope.gradcam]
+    assert list(convscope.randomisation(network, path, both, steps=1)) == ["saliency", "gradcam"]
+    named = convscope.sensitivity(network, path, "saliency")  # type: ignore[arg-type]
+    assert named.spearman == convscope.sensitivity(network, path, convscope.saliency).spearman
+
+
+def test_boxes_are_boxes_or_a_file_of_them(network: Network, place: Path, tmp_path: Path) -> None:
+    path, file, box = place / "a" / "0.png", tmp_path / "b.json", convscope.Box(9, 8, 30, 40)
+    file.write_text('{"0.png": [[8, 9, 40, 30]]}')
+    found = [
+        convscope.explain(network, path, "gradcam", boxes=given, checks=QUICK).boxes
+        for given in ([box], file, str(file), {"0.png": [box]}, box)
+    ]
+    assert len(found[0]) == 1
+    assert set(found) == {found[0]}
+
+
+def wrong_calls(n: Network, path: Path, place: Path, out: Path) -> dict[str, Any]:
+    """What a newcomer writes that cannot be meant."""
+    c: Any = convscope
+    a, map_, tensor = np.random.rand(32, 32), c.gradcam(n, path)[0], torch.rand(99, 99)
+    calls: dict[str, Any] = {
+        "array": lambda: c.one_picture(np.zeros((9, 9, 3), np.uint8)),
+        "Pillow": lambda: c.one_picture(loaded(path)),
+        "boxes of another": lambda: c.explain(n, path, "gradcam", boxes={"other.png": []}),
+        "boxes by no name": lambda: c.explain(n, place, "gradcam", boxes=[c.Box(1, 1, 5, 5)]),
+        "method": lambda: c.sensitivity(n, path, "nope"),
+        "function": lambda: CALLS["occlusion"](n, path, target=lambda s: s[:, 1]),
+        "list of maps": lambda: c.agreement([map_]),
+        "cells": lambda: c.agreement({"a": map_}, cells="3"),
+        "margin": lambda: c.pointing(a, [c.Box(0, 0, 9, 9)], margin="1"),
+        "neurons as numbers": lambda: list(c.projections(n, path, {"conv1": [5]})),
+        "studies": lambda: c.atlas(n, place, ["conv1"], out=out, studies=5),
+        "checkpoint": lambda: c.load("zfnet", checkpoint="\0bad"),
+        "network": lambda: c.load("x" * 300),
+        "classes": lambda: c.load("zfnet", classes="x" * 300),
+        "pair": lambda: c.sensitivity(n, path, c.saliency, pair=tensor),
+        "checks": lambda: c.explain(n, path, checks=tensor),
+        "patch": lambda: c.occlusion(n, path, patch=tensor),
+        "size": lambda: c.layers(n, tensor),
+        "names": lambda: c.load(Small(), classes=tensor),
+    }
+    of: dict[str, Any] = {
+        "folder": c.Folder,
+        "one picture": c.one_picture,
+        "methods": lambda w: c.explain(n, path, 5 if w is None else w),
+        "table of methods": lambda w: c.explain(n, path, {"mine": w}),
+        "sensitivity": lambda w: c.sensitivity(n, path, w),
+        "randomisation": lambda w: c.randomisation(n, path, w, steps=1),
+        "neurons": lambda w: list(c.projections(n, path, w)),
+        "maps": lambda w: c.faithfulness(n, path, w),
+        "parts": lambda w: c.correspondence(n, place, w),
+        "agreement": c.agreement,
+    }
+    boxed = {
+        "boxes": lambda w: c.explain(n, path, "gradcam", boxes=w),
+        "energy": lambda w: c.energy_inside(a, w),
+    }
+    paths: dict[str, Any] = {
+        "record": c.Attribution.load,
+        "save": map_.save,
+        "out": lambda w: c.atlas(n, place, ["conv1"], out=w),
+    }
+    named = {
+        **{f: partial(getattr(c, f), n) for f in ("gradcam", "predict", "explain", "topk")},
+        **{f: getattr(c, f) for f in ("Folder", "one_picture", "open_pictures")},
+        "list": lambda w: c.gradcam(n, [w]),
+    }
+    for kind, wrongs, table in (
+        ("type", (None, 5, [5], tensor), {**of, **paths}),
+        ("box", (5, [5], (1, 2, 3, 4), [(1, 2, 3, 4)]), boxed),
+        ("name", ("x" * 300, "a\0b"), {**named, **paths}),
+    ):
+        for number, wrong in enumerate(wrongs):
+            calls |= {f"{kind} {number} {f}": partial(one, wrong) for f, one in table.items()}
+    return calls
+
+
+def test_wrong_calls_are_refused_in_one_line(network: Network, place: Path, tmp_path: Path) -> None:
+    calls = wrong_calls(network, place / "a" / "0.png", place, tmp_path / "atlas")
+    assert len(calls) > 90
+    for name, call in calls.items():
+        with pytest.raises(ConvscopeError) as caught:
+            pytest.fail(f"{name} gave {type(call())}")
+        assert "\n" not in str(caught.value), name
+        assert len(str(caught.value)) < 450, name
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_of_classes_are_targets_and_stand_in_results(network: Network, place: Path) -> None:

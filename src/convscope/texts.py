@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from convscope.errors import UsageError, shown
+
 LARGEST = 1 << 30
 """Bytes of a file of text that are read; what is larger is no list of anything."""
 DEEPEST = 100
@@ -33,6 +35,24 @@ FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.ASCII)
 DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Invisible letters that turn what follows around."""
+
+
+def unusable(name: Path | str) -> str:
+    """Why no file can have this name; nothing where one can."""
+    data = str(name).encode("utf-8", "surrogatepass")
+    if b"\0" in data:
+        return "has a letter of zeros, which no name of a file has"
+    long = len(data) > 4095 or any(len(part) > 255 for part in data.split(b"/"))
+    return "is too long for the name of a file" if long else ""
+
+
+def as_path(name: str, given: object) -> Path:
+    """What was given as this argument, as a path. Raises UsageError U380."""
+    if not isinstance(given, str | Path):
+        raise UsageError("U380", name, f"{shown(given)} is no path")
+    if why := unusable(given):
+        raise UsageError("U380", name, f"{shown(str(given))} {why}")
+    return Path(given)
 
 
 def read_text(path: Path | str) -> str:

@@ -15,6 +15,7 @@ from convscope.methods.ways_down import Choice
 from convscope.models.network import Network, whole
 from convscope.pages.studies import read_study
 from convscope.publish import require_free
+from convscope.texts import as_path
 
 Progress = Callable[[int, int], None]
 
@@ -45,7 +46,7 @@ def atlas(
 
     Raises what `features` and `evaluate` raise, OutputError O501 (something is there).
     """
-    place, network = Path(out), whole(network)
+    place, network = as_path("out", out), whole(network)
     require_free(place)
     told = [read_study(Path(study)) for study in studies]
 

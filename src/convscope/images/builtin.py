@@ -23,6 +23,7 @@ from convscope.images.cache import cache_folder, publish_many
 from convscope.images.decode import Ways
 from convscope.images.flowers import flowers_folder
 from convscope.images.folder import Folder, some_pictures
+from convscope.images.listing import require_name
 from convscope.images.memory import held, is_file, is_picture
 from convscope.images.patches import (
     FLAT,
@@ -62,7 +63,7 @@ def open_pictures(
     if not isinstance(spec, str | Path):
         what = f"a {type(spec).__name__} is no name of pictures"
         raise UsageError("U377", "", what, next_step="give a folder's name, or builtin:photos")
-    spec = str(spec)
+    spec = str(require_name(spec))
     if spec.startswith("builtin:"):
         name = spec.removeprefix("builtin:")
         return builtin(name, cache, workers=workers, progress=progress, **ways)
@@ -84,7 +85,7 @@ def as_folder(given: Any) -> Folder:
     Raises as `open_pictures` and `held`, and UsageError U377.
     """
     if isinstance(given, str | Path):
-        name = str(given)
+        name = str(require_name(given))
         alone = is_file(name) and not is_shards(name)
         return some_pictures([name]) if alone else open_pictures(name)
     if is_picture(given) or isinstance(given, list | tuple):
@@ -125,7 +126,7 @@ def open_all(names: Sequence[str], **ways: Unpack[Ways]) -> list[Folder]:
 def _is_set(name: str) -> bool:
     if name.startswith("builtin:") or name == "flowers" or is_shards(name):
         return True
-    return bool(name and Path(name).is_dir())
+    return bool(name and Path(require_name(name)).is_dir())
 
 
 def builtin(

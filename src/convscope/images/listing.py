@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convscope.errors import DataError, EnvironmentFault, UsageError, printable
+from convscope.errors import shown as told
 from convscope.images.files import TRANSIENT
 from convscope.images.formats import DOCUMENTS, ENDINGS, HEAD, claimed, ending
 from convscope.images.skipped import Skipped
-from convscope.texts import one_line
+from convscope.texts import one_line, unusable
 
 IGNORED = frozenset(
     [b"__MACOSX", b"@eaDir", b"lost+found", b"Thumbs.db", b"desktop.ini", b"$RECYCLE.BIN"]
@@ -64,7 +65,13 @@ def manifest(
 
 
 def require_name(path: Path | str) -> Path | str:
-    """The path, unless it is empty: that would mean the working folder. Raises UsageError U375."""
+    """The path, unless it is empty: that would mean the working folder. Raises UsageError U375,
+    U377 for what is no name, DataError D121 where no file can be called so."""
+    if not isinstance(path, str | Path):
+        step = "give a name; functions take pictures in memory as they are"
+        raise UsageError("U377", "", f"{told(path)} is no name of pictures", next_step=step)
+    if why := unusable(path):
+        raise DataError("D121", told(str(path)), why)
     if not os.fspath(path):
         raise UsageError("U375", "''", "is an empty name, which names no pictures")
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import UsageError, nearest
+from convscope.errors import UsageError, nearest, shown
 from convscope.foreign import TheirCode
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
@@ -44,18 +45,66 @@ LAYERED = {
 """Those that can be told a layer."""
 
 
-def chosen(names: Sequence[str], layer: str | None = None) -> dict[str, Method]:
-    """Methods by name; "all" for every one, `package.module:function` for a user's own.
+def chosen(names: Sequence[Any], layer: str | None = None) -> dict[str, Method]:
+    """Methods by name; "all" for every one, `package.module:function` for a user's own, or the
+    function itself. Names are taken as Python, papers and commands write them.
 
     layer: for those methods that take one. Raises UsageError U395 (no such method, with near
     names), U398 (a user's that cannot be called), ModelError M570, M571 (a user's module that
     cannot be imported).
     """
-    wanted = [name for told in names for name in (METHODS if told == "all" else (told,))]
-    return {name: _one(name, layer) for name in dict.fromkeys(wanted)}
+    wanted = [name for one in names for name in (METHODS if one == "all" else (one,))]
+    told: dict[str, Any] = {}
+    for one in wanted:
+        name = _name(one)
+        given = name if isinstance(one, str) or name in METHODS else one
+        while told.get(name, given) != given:  # two functions of one name
+            name += "'"
+        told[name] = given
+    return {name: _one(given, layer, name) for name, given in told.items()}
 
 
-def _one(name: str, layer: str | None) -> Method:
+def methods_of(_: Any, given: Any) -> dict[str, Method]:
+    """Methods by name, out of names, functions, a list of these, or such a table.
+
+    Raises UsageError U395 and as `chosen`.
+    """
+    if isinstance(given, Mapping):
+        return {
+            str(name): one if callable(one) else _one(_name(one), None, str(name))
+            for name, one in given.items()
+        }
+    return chosen(given if isinstance(given, list | tuple) else [given])
+
+
+def method_of(network: Any, given: Any) -> Method:
+    """One of these. Raises as `methods_of`."""
+    return given if callable(given) else next(iter(methods_of(network, [given]).values()))
+
+
+def _plain(name: str) -> str:
+    """As it is compared: integrated_gradients, IntegratedGradients and Integrated-Gradients are
+    one, and so are gradcam++ and gradcam_plus_plus."""
+    return re.sub(r"[-_ ]", "", name.lower().replace("plus", "+"))
+
+
+def _name(given: Any) -> str:
+    """What a method is called. Raises UsageError U395 for what is none."""
+    known = {_plain(name): name for name in METHODS}
+    if callable(given):
+        name = str(getattr(given, "__name__", type(given).__name__))
+        ours = str(getattr(given, "__module__", "")).startswith("convscope.")
+        return known.get(_plain(name), name) if ours else name
+    if not isinstance(given, str):
+        step = "give names, as gradcam, or functions (model, images, target)"
+        raise UsageError("U395", "", f"{shown(given)} is no method", next_step=step)
+    return given if ":" in given else known.get(_plain(given), given)
+
+
+def _one(given: Any, layer: str | None, name: str) -> Method:
+    if callable(given):
+        return own(given, name, layer)
+    name = given
     if name in METHODS:
         method = METHODS[name]
         return partial(method, layer=layer) if layer and name in LAYERED else method

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.errors import UsageError
+from convscope.errors import UsageError, shown
 
 Fill = float | tuple[float, ...] | Literal["mean", "noise", "blur"] | Tensor
 NAMED = ("mean", "noise", "blur")
@@ -39,7 +39,7 @@ def filled(
         given = fill if isinstance(fill, Tensor) else torch.as_tensor(np.atleast_1d(fill))
         given = given.to(picture)
     except (TypeError, ValueError) as fault:
-        what = f"{fill!r} is no fill; numbers or {' or '.join(NAMED)}"
+        what = f"{shown(fill)} is no fill; numbers or {' or '.join(NAMED)}"
         raise UsageError("U531", "fill", what) from fault
     if given.dim() <= 1 and given.numel() in (1, channels):
         return given.expand(channels)[:, None, None].expand(channels, *size)

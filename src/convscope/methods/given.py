@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -50,7 +51,8 @@ def attributions(maps: Iterable[Any], size: tuple[int, ...] | None = None) -> li
 
     Raises UsageError U390 (another size), U393 (no attribution), U394 (NaN or infinite).
     """
-    if isinstance(maps, (Attribution, str, np.ndarray, Tensor)):
+    one = isinstance(maps, (Attribution, str, np.ndarray, Tensor))
+    if one or not isinstance(maps, Iterable):
         raise _stranger(f"one {type(maps).__name__} in the place of several maps")
     found = list(maps)
     for one in found:
@@ -96,6 +98,8 @@ def numbers(values: Any) -> Float[np.ndarray, "h w"]:
 def at_least(least: int, **counts: int) -> None:
     """Raises UsageError U391 on a count below the least."""
     for name, count in counts.items():
+        if not _fits(count, "int"):
+            raise UsageError("U380", name, f"{shown(count)} is not a whole number")
         if count < least:
             raise UsageError("U391", f"{name}={count}", f"must be {least} or more")
 
@@ -331,9 +335,16 @@ PLAIN: Mapping[str, tuple[type, ...]] = {
     "bool": (bool, np.bool_),
     "str": (str,),
     "None": (type(None),),
+    "Path": (Path,),
 }
 """What is written in a signature, and what may stand for it."""
-WORDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "str": "a text",
+    "Path": "a path",
+}
 
 
 def _check(name: str, value: Any, written: str) -> None:
@@ -346,6 +357,9 @@ def _check(name: str, value: Any, written: str) -> None:
         several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
         listed = several and all(isinstance(one, str) for one in value)
         wanted = "" if listed else "a list of names"
+    elif written == "Sequence[Path | str]":
+        listed = isinstance(value, list | tuple) and all(isinstance(x, str | Path) for x in value)
+        wanted = "" if listed else "a list of paths"
     elif all(kind in PLAIN for kind in kinds) and not any(_fits(value, kind) for kind in kinds):
         wanted = " or ".join(WORDS[kind] for kind in kinds if kind in WORDS)
     if wanted:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.errors import ModelError, UsageError
+from convscope.errors import ModelError, UsageError, shown
 from convscope.lens.incremental import Incremental
 from convscope.lens.incremental_patches import Patches
 from convscope.methods.fills import Fill, filled, named
@@ -91,7 +91,7 @@ def _pair(given: Pair) -> tuple[int, int]:
     pair = given if isinstance(given, Sequence) else (given, given)
     if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) for n in pair):
         what = "give one whole number of pixels, or two: rows and columns"
-        raise UsageError("U530", str(given), what)
+        raise UsageError("U530", shown(given), what)
     return int(pair[0]), int(pair[1])
 
 
@@ -105,10 +105,15 @@ def finite(scores: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
 def aims_of(
     target: int | Sequence[int] | None, images: Float[Tensor, "b c h w"]
 ) -> list[int] | None:
-    """A target for each picture; None where none was named. Raises UsageError U351."""
+    """A target for each picture; None where none was named. Raises UsageError U351,
+    U397 (a function)."""
     if target is None:
         return None
-    aims = list(target) if isinstance(target, Sequence) else [target] * len(images)
+    if any(map(callable, target if isinstance(target, Sequence) else [target])):
+        what = "what is hidden changes the probability of a class"
+        raise UsageError("U397", "a function as target", what, next_step="name a class")
+    several = list(target) if isinstance(target, Sequence) else [target] * len(images)
+    aims = [int(one) if hasattr(one, "__index__") else one for one in several]
     if len(aims) != len(images):
         raise UsageError("U351", f"{len(aims)} targets", f"for {len(images)} pictures")
     return aims

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import UsageError
+from convscope.errors import UsageError, shown
 from convscope.lens.geometry import Field, fields
 from convscope.lens.lens import HOOK
 from convscope.lens.taps import tensors_in
@@ -47,10 +47,12 @@ def layers(network: nn.Module | Network, size: int | tuple[int, ...] | None = No
         return layer_table(network, whole(network).preprocess.shape)
     sides = (size, size) if isinstance(size, int) else size
     if not isinstance(sides, tuple | list) or not all(type(n) is int and n > 0 for n in sides):
-        raise UsageError("U380", "size", f"{size!r} is no size in pixels")
+        raise UsageError("U380", "size", f"{shown(size)} is no size in pixels")
     first = next((m.in_channels for m in bare(network).modules() if isinstance(m, nn.Conv2d)), 3)
     if len(sides) not in (2, 3):
-        raise UsageError("U380", "size", f"{size!r} is neither (height, width) nor with channels")
+        raise UsageError(
+            "U380", "size", f"{shown(size)} is neither (height, width) nor with channels"
+        )
     return layer_table(network, (first, *sides) if len(sides) == 2 else tuple(sides))  # type: ignore[arg-type]
 
 

@@ -3,16 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from convscope.errors import UsageError, nearest, shown
+from convscope.images.boxes import read_boxes
 from convscope.methods.given import at_least, numbers
+from convscope.texts import as_path
 from convscope.units import Box
 
 MARGIN = 15
 """Pixels by which a peak may miss a box, along each side. Source: Zhang et al. 2018, §4.1."""
+
+
+def boxes_of(given: Any, name: str = "") -> tuple[Box, ...]:
+    """Boxes of one picture: one Box, several, or this picture's in a table by name or its file.
+
+    Raises UsageError U380 for anything else, and where the table has none of this name; DataError
+    D141 as `read_boxes`.
+    """
+    if given is None or isinstance(given, Box):
+        return () if given is None else (given,)
+    if isinstance(given, str | Path | Mapping):
+        marked = boxes_by_name(given) or {}
+        if name not in marked:
+            what = f"there are none for {name or 'this picture'}; {nearest(name, marked)}"
+            raise UsageError("U380", "boxes", what)
+        return tuple(marked[name])
+    if not isinstance(given, list | tuple) or not all(isinstance(one, Box) for one in given):
+        step = "give a list of Box(top, left, bottom, right), or a file of boxes"
+        raise UsageError("U380", "boxes", f"{shown(given)} is no list of boxes", next_step=step)
+    return tuple(given)
+
+
+def boxes_by_name(given: Any) -> dict[str, tuple[Box, ...]] | None:
+    """Boxes of several pictures: a table by name, or its file. Raises as `boxes_of`."""
+    if given is None:
+        return None
+    if isinstance(given, str | Path):
+        return read_boxes(as_path("boxes", given))
+    if not isinstance(given, Mapping):
+        step = 'give {"roses/1.jpg": [Box(top, left, bottom, right)]}, or a file of boxes'
+        what = f"{shown(given)} is no table of boxes by picture"
+        raise UsageError("U380", "boxes", what, next_step=step)
+    return {str(name): boxes_of(list(several)) for name, several in given.items()}
 
 
 def pointing(
@@ -26,6 +64,7 @@ def pointing(
     "Top-down Neural Attention by Excitation Backprop", the pointing game.
     """
     at_least(0, margin=margin)
+    boxes = boxes_of(boxes)
     peak = float(numbers(values).max())
     if not (peak > 0 and boxes):
         return math.nan
@@ -39,6 +78,7 @@ def energy_inside(values: Float[np.ndarray, "h w"], boxes: Sequence[Box]) -> flo
 
     Source: Wang et al. 2020, "Score-CAM", §5.2, the energy-based pointing game.
     """
+    boxes = boxes_of(boxes)
     positive = np.maximum(numbers(values), 0).astype(np.float64)
     total = float(positive.sum())
     if not (total > 0 and boxes):

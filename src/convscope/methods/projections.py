@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import UsageError
+from convscope.errors import UsageError, shown
 from convscope.lens.ascent import Neuron, ascent
 from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.descent import Descent, Neurons
+from convscope.lens.lens import layer_name
 from convscope.lens.twin import bare
 from convscope.methods.given import Given, Model, several_or_read, taking
 from convscope.methods.projected_pictures import Block, Kept
@@ -54,7 +55,23 @@ class Projected(NamedTuple):
     """By which it was sent down."""
 
 
-@taking(pictures=several_or_read)
+def neurons_of(network: Any, given: Any) -> dict[str, list[Neuron]]:
+    """Neurons by their layer's name. Raises UsageError U380 for anything else."""
+    step = 'give {"conv1": [Neuron(picture, channel, row, column), …]}'
+    if not isinstance(given, Mapping):
+        what = f"{shown(given)} is no table of neurons by layer"
+        raise UsageError("U380", "wanted", what, next_step=step)
+    found: dict[str, list[Neuron]] = {}
+    for layer, neurons in given.items():
+        for one in neurons if isinstance(neurons, Iterable) else [None]:
+            if not isinstance(one, tuple | list) or len(one) != 4:
+                what = f"{shown(one)} is no neuron"
+                raise UsageError("U380", str(layer), what, next_step=step)
+            found.setdefault(layer_name(network, layer), []).append(Neuron(*one))
+    return found
+
+
+@taking(pictures=several_or_read, wanted=neurons_of)
 def projections(
     model: Model,
     pictures: Given,

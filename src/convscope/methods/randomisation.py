@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, UsageError
+from convscope.errors import ConvscopeError, UsageError, shown
 from convscope.lens.twin import bare
 from convscope.methods.cam_case import finite
 from convscope.methods.erasing import surveyed
+from convscope.methods.explaining import method_of, methods_of
 from convscope.methods.given import (
     Given,
     Model,
@@ -42,7 +43,7 @@ CELLS = 14
 Method = Callable[..., list[Attribution]]
 
 
-@taking(image=several)
+@taking(image=several, methods=methods_of)
 @recorded
 def randomisation(
     model: Model,
@@ -58,7 +59,8 @@ def randomisation(
 ) -> dict[str, Randomisation]:
     """Compare each method's map with its maps of the same network with random weights.
 
-    methods: `(model, images, *, target) -> list[Attribution]`, by name. steps: how often a map is
+    methods: `(model, images, *, target) -> list[Attribution]`, by name; or names as of
+    `explain`. steps: how often a map is
     made again: after the topmost layer with weights became random, …, after all did, in about
     equal steps. before: maps of the trained network by these names and for this target, where
     they are there already. The class stays the one of the trained network, and so does the layer
@@ -142,7 +144,7 @@ def _record(
     )
 
 
-@taking(image=several)
+@taking(image=several, method=method_of)
 @recorded
 def sensitivity(
     model: Model,
@@ -158,7 +160,7 @@ def sensitivity(
     """
     images = alone(model, image)
     if pair is not None and not _is_pair(pair):
-        raise UsageError("U380", "pair", f"{pair!r} is not two class indices")
+        raise UsageError("U380", "pair", f"{shown(pair)} is not two class indices")
     first, second = pair or _likeliest_two(scored(model, images), images)
     size = tuple(images.shape[2:])
     one, other = (
@@ -206,7 +208,10 @@ def agreement(maps: Mapping[str, Attribution], *, cells: int = CELLS) -> Agreeme
     by name), U394 (NaN in a map).
     """
     at_least(1, cells=cells)
-    given = attributions(maps.values() if isinstance(maps, Mapping) else (maps,))
+    if not isinstance(maps, Mapping):
+        what, step = f"{shown(maps)} in the place of maps by name", 'give {"gradcam": map, …}'
+        raise UsageError("U393", "", what, next_step=step)
+    given = attributions(maps.values())
     coarse = [in_cells(found.values, cells) for found in given]
     table = [[spearman(one, other) for other in coarse] for one in coarse]
     return Agreement(

@@ -15,11 +15,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from convscope.errors import CheckpointError, nearest, printable
+from convscope.errors import CheckpointError, nearest, printable, shown
 from convscope.models.safetensors_file import is_safetensors, read_safetensors
 from convscope.models.sniff import refuse_others, size
 from convscope.models.torch_file import MAX_BYTES, limit, read_torch
 from convscope.publish import publish_file
+from convscope.texts import unusable
 
 OWN = "."
 """As a part: names as the network itself has them, without the copy that stands beside them."""
@@ -51,6 +52,8 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     several state dicts, C413 numbers that are not finite, C416 no such part.
     """
     name, part = str(path), ""
+    if why := unusable(name):
+        raise CheckpointError("C400", shown(name), why)
     if not Path(name).exists() and "#" in name:
         name, _, part = name.rpartition("#")
     data = _bytes(Path(name))

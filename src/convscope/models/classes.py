@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from convscope.errors import UsageError
-from convscope.texts import one_line, parsed, read_text
+from convscope.errors import UsageError, shown
+from convscope.texts import one_line, parsed, read_text, unusable
 
 MOST = 1_000_000
 """Classes that are taken; more are no names but a mistake."""
@@ -32,14 +32,16 @@ def classes_asked(classes: object) -> tuple[int | None, tuple[str, ...]]:
         classes = _ordered(classes, "classes")
     if not isinstance(classes, Sequence) or isinstance(classes, str):
         raise UsageError(
-            "U231", f"classes={classes!r}", "is neither a whole number from 1 nor a list of names"
+            "U231",
+            f"classes={shown(classes)}",
+            "is neither a whole number from 1 nor a list of names",
         )
     return len(classes) or None, tuple(one_line(str(name)) for name in classes)
 
 
 def _read(text: str | Path) -> object:
     """A number, names with commas between, or what a file holds."""
-    if not Path(text).is_file():
+    if unusable(text) or not Path(text).is_file():
         plain = str(text).strip()
         if plain.isascii() and plain.isdecimal():
             return int(plain) if len(plain) < len(str(MOST)) + 1 else plain

@@ -26,6 +26,7 @@ from convscope.models.preprocess import Preprocess
 from convscope.models.remembered import SUFFIX, Remembered, remembered
 from convscope.models.spec import split_classes
 from convscope.models.user_code import COUNTS, from_user_code, is_module, meant_as_code
+from convscope.texts import unusable
 
 __all__ = ["Card", "Network", "load"]
 
@@ -153,7 +154,7 @@ def _as_told(network: Network, names: tuple[str, ...], told: Sequence[Told]) -> 
 def _left_by_training(spec: str) -> Path | None:
     """The checkpoint meant, if the spec is a path. A folder called zfnet is meant by ./zfnet."""
     path = Path(spec)
-    if not spec or spec.partition(":")[0] in SOURCES or path.suffix == ".py":
+    if not spec or unusable(spec) or spec.partition(":")[0] in SOURCES or path.suffix == ".py":
         return None
     if path.is_dir():
         for name in IN_A_RUN:

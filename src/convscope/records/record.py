@@ -28,7 +28,7 @@ import numpy as np
 from convscope.errors import DataError, printable
 from convscope.publish import publish_folder
 from convscope.records.inside import digest, open_inside, read_array, read_inside, read_packed
-from convscope.texts import decoded, parsed
+from convscope.texts import as_path, decoded, parsed
 
 SCHEMA = 2
 """1: without checksums; `arrays` a list of names. 2: `arrays` has the SHA-256 of each file, and
@@ -67,8 +67,9 @@ class Record:
 
         Raises OutputError O501 if the folder holds anything, EnvironmentFault on a full disk.
         """
-        publish_folder(Path(folder), self.write)
-        return Path(folder)
+        place = as_path("folder", folder)
+        publish_folder(place, self.write)
+        return place
 
     def write(self, folder: Path) -> None:
         """Fill a folder that is there; an array that stands in it already is left as it is."""
@@ -92,7 +93,7 @@ class Record:
         The content of every file must have its checksum; of arrays that stay on disk that is
         looked at only if `whole`, their size always.
         """
-        place = Path(folder)
+        place = as_path("folder", folder)
         try:
             index = cls._index(place)
             told = {*index["arrays"], *index["plain"]}

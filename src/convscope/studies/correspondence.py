@@ -9,15 +9,16 @@ the masks, and how random ones are drawn, are not given there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int8
 from torch import Tensor
 
-from convscope.errors import ModelError, UsageError
+from convscope.errors import ModelError, UsageError, shown
 from convscope.images.builtin import opened
 from convscope.images.parts import Parts, read_parts
 from convscope.lens.ends import ends
@@ -44,7 +45,19 @@ BATCH = 16
 Progress = Callable[[int, int], None] | None
 
 
-@taking(folder=pictures_of)
+def parts_of(_: Any, given: Any) -> Any:
+    """Centres of parts by picture and part, or their file. Raises UsageError U380."""
+    tables = list(given.values()) if isinstance(given, Mapping) else []
+    points = [point for one in tables if isinstance(one, Mapping) for point in one.values()]
+    fine = isinstance(given, Mapping) and all(isinstance(one, Mapping) for one in tables)
+    pairs = all(isinstance(p, Sequence | np.ndarray) and len(p) == 2 for p in points)
+    if not isinstance(given, str | Path) and not (fine and pairs):
+        what, step = f"{shown(given)} is no table of parts", 'give {"1.jpg": {"eye": (x, y)}}'
+        raise UsageError("U380", "parts", what, next_step=f"{step}, or a file of it")
+    return given
+
+
+@taking(folder=pictures_of, parts=parts_of)
 @recorded
 def correspondence(
     network: Network,

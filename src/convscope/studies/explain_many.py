@@ -12,14 +12,29 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from convscope.errors import DataError, UsageError
+from convscope.errors import DataError, UsageError, shown
 from convscope.images.builtin import opened
 from convscope.images.folder import Folder, Picture
 from convscope.methods.cam_case import prepared
-from convscope.methods.explaining import DEFAULT, Method, chosen
-from convscope.methods.given import Given, Layers, is_one, layer_names, pictures_of, taking
+from convscope.methods.explaining import DEFAULT, Method, chosen, methods_of
+from convscope.methods.given import (
+    Given,
+    Layers,
+    is_one,
+    layer_names,
+    pictures_of,
+    taking,
+    whole_picture,
+)
 from convscope.methods.labels import class_names
-from convscope.methods.pointing import energy_inside, inside, pointing, share_inside
+from convscope.methods.pointing import (
+    boxes_by_name,
+    boxes_of,
+    energy_inside,
+    inside,
+    pointing,
+    share_inside,
+)
 from convscope.methods.targets import Target
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
@@ -63,15 +78,20 @@ def explain(
     """
     network = whole(network)
     if checks is not None and not isinstance(checks, Checks):
-        raise UsageError("U380", "checks", f"{checks!r} is no Checks")
-    if not isinstance(methods, Mapping):
-        names = DEFAULT if methods is None else [methods] if isinstance(methods, str) else methods
-        methods = chosen(names, layer_names(network, layer))
+        raise UsageError("U380", "checks", f"{shown(checks)} is no Checks")
+    if isinstance(methods, Mapping):
+        methods = methods_of(network, methods)
+    else:
+        names = DEFAULT if methods is None else methods
+        several = isinstance(names, list | tuple)
+        methods = chosen(names if several else [names], layer_names(network, layer))
     if is_one(pictures):
-        how: Any = {"boxes": boxes or (), "checks": checks, "progress": progress}
+        picture = whole_picture(network, pictures)
+        pictures, boxes = picture, boxes_of(boxes, picture.name)
+        how: Any = {"boxes": boxes, "checks": checks, "progress": progress}
         return explain_one(network, pictures, methods, target=target, **how)
     with opened(pictures_of(network, pictures)) as folder:
-        how = {"boxes": boxes, "checks": checks or QUICK, "progress": progress}
+        how = {"boxes": boxes_by_name(boxes), "checks": checks or QUICK, "progress": progress}
         return explain_folder(network, folder, methods, target=target, **how)
 
 
