@@ -360,6 +360,48 @@ def test_wrong_calls_are_refused_in_one_line(network: Network, place: Path, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+class Two(Small):
+    """Takes a picture and what is known of it."""
+
+    def forward(self, image: Tensor, meta: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(image) + meta
+
+
+class Dense(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)[:, :, ::2, ::2]
+
+
+def test_wrappers_refuse_in_one_line() -> None:
+    wrap: Any = convscope.wrap
+    two, dense, meta, image = Two(), Dense(), torch.ones(1, 3), torch.rand(1, 3, SIDE, SIDE)
+    wrong: dict[str, Any] = {
+        "did you mean meta": lambda: wrap.inputs(two, {"mta": meta}),
+        "did you mean image": lambda: wrap.inputs(two, {"meta": meta}, picture="imge"),
+        "needs this input": lambda: wrap.inputs(two, {}),
+        "first input": lambda: wrap.inputs(two, {"image": image}),
+        "no table of inputs": lambda: wrap.inputs(two, 5),
+        "is no network": lambda: wrap.inputs(5, {}),
+        "5: is no box": lambda: wrap.detection(dense, 5, 1),
+        "'cat' is not a whole": lambda: wrap.detection(dense, (1, 2, 3, 4), "cat"),
+        "no preprocessed picture": lambda: wrap.region(dense, 5, 1),
+        "is of 20 × 30": lambda: wrap.segmentation(dense, np.ones((20, 30), bool))(image),
+    }
+    for told, call in wrong.items():
+        with pytest.raises(UsageError, match=told) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert wrap.inputs(two, {"meta": meta})(image).shape == (1, 3)
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[:8] = True
+    found = wrap.segmentation(dense, mask)(image)
+    torch.testing.assert_close(found, dense(image)[:, :, :4].mean((2, 3)))
+
+
 def test_names_of_classes_are_targets_and_stand_in_results(network: Network, place: Path) -> None:
     path = place / "a" / "0.png"
     for name in ("gradcam", "saliency", "occlusion", "deconvnet", "faithfulness"):

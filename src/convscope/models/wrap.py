@@ -8,16 +8,18 @@ Each of these gives the network itself again, with the same layers and weights, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.errors import ModelError, UsageError, nearest, shown
 from convscope.lens.dressed import dressed
 from convscope.lens.lens import Lens
 from convscope.models.output_search import KINDS, Kind, at, leaves
@@ -35,18 +37,24 @@ def inputs(model: nn.Module, held: Mapping[str, Any], *, picture: str | None = N
     axis has one row is repeated for a batch of pictures, and goes where these are. picture: the
     parameter's name; without it the first.
 
-    Raises UsageError U240 where an input has both meanings.
+    Raises UsageError U240 where an input has both meanings, where forward has no input of a name,
+    and where one that it needs is not told; U376 for what is no module.
     """
+    _require_module(model)
+    if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
+        step = 'give {"NAME": value}, by the names of forward\'s parameters'
+        raise UsageError("U240", "", f"{shown(held)} is no table of inputs", next_step=step)
     if picture in held:
         what = "is the picture, and cannot be held fixed"
         raise UsageError("U240", str(picture), what, next_step="leave it out of the others")
+    _require_inputs(model, held, picture)
     kept = {name: _detached(value) for name, value in held.items()}
     tensors = [value for value in kept.values() if isinstance(value, Tensor)]
     return dressed(model, _Inputs(kept, picture), tensors)
 
 
 def segmentation(
-    model: nn.Module, mask: Tensor | None = None, *, output: str | int | None = None
+    model: nn.Module, mask: Tensor | np.ndarray | None = None, *, output: str | int | None = None
 ) -> nn.Module:
     """A network that gives maps of scores (b, classes, h, w): the mean of each class's in a mask.
 
@@ -57,6 +65,9 @@ def segmentation(
 
     Raises UsageError U240 for a mask that is none, or is empty.
     """
+    _require_module(model)
+    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf":
+        mask = torch.from_numpy(np.ascontiguousarray(mask))
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dim() != 2 or not bool((mask > 0).any()):
             got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
@@ -75,6 +86,11 @@ def region(
     image: preprocessed. Raises ModelError M520 (no maps of scores), UsageError U240 where the
     class is nowhere.
     """
+    _require_module(model)
+    if not isinstance(image, Tensor) or image.dim() not in (3, 4):
+        what = f"{shown(image)} is no preprocessed picture"
+        raise UsageError("U240", "image", what, next_step="give a tensor (c, h, w)")
+    label = _whole("label", label)
     with torch.no_grad(), Lens(model, ()) as lens:
         found = lens(image[None] if image.dim() == 3 else image[:1])
     mask = _maps(found, "" if output is None else str(output))[0].argmax(0) == label
@@ -103,14 +119,60 @@ def detection(
 
     Raises UsageError U240 for what is no box.
     """
+    _require_module(model)
+    label = None if label is None else _whole("label", label)
+    if not isinstance(overlap, float | int) or not 0 <= overlap <= 1:
+        raise UsageError("U240", "overlap", f"{shown(overlap)} is no share from 0 to 1")
     if isinstance(box, Box):
         box = (box.left, box.top, box.right, box.bottom)
-    sides = [float(one) for one in box]
+    try:
+        sides = [float(one) for one in box]
+    except (TypeError, ValueError):  # no numbers
+        sides = []
     if len(sides) != 4 or sides[0] >= sides[2] or sides[1] >= sides[3]:
         what = "is no box: left, top, right and bottom, the last two the larger"
-        raise UsageError("U240", str(tuple(box)), what)
+        raise UsageError("U240", shown(box), what)
     wanted = torch.tensor(sides)
     return dressed(model, _Detection(wanted, label, overlap), [wanted])
+
+
+def _require_module(model: object) -> None:
+    """Raises UsageError U376."""
+    if not isinstance(model, nn.Module):
+        what = f"a {type(model).__name__} is no network"
+        raise UsageError("U376", "", what, next_step="wrap a torch.nn.Module, then give it to load")
+
+
+def _whole(name: str, given: Any) -> int:
+    """Raises UsageError U240 for what is no whole number."""
+    if isinstance(given, bool) or not hasattr(given, "__index__") or getattr(given, "ndim", 0):
+        what = f"{shown(given)} is not a whole number"
+        raise UsageError("U240", name, what, next_step="give the number of the class")
+    return int(given)
+
+
+def _require_inputs(model: nn.Module, held: Mapping[str, Any], picture: str | None) -> None:
+    """Raises UsageError U240 where forward could not be called with these."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # some programs do not say
+        return
+    places = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    by_name = [one.name for one in parameters if one.kind in places]
+    free = {one.kind for one in parameters} & {inspect.Parameter.VAR_KEYWORD}
+    first = next((one.name for one in parameters), None)
+    named = [*held, *([] if picture is None else [picture])]
+    if strange := [name for name in named if name not in by_name and not free]:
+        what = f"forward has no such input; {nearest(str(strange[0]), by_name)}"
+        raise UsageError("U240", shown(strange[0]), what)
+    if picture is None and first in held and not free:
+        what = "is forward's first input, which without picture=… is the picture"
+        raise UsageError("U240", str(first), what, next_step="name the picture's: picture=…")
+    told = {*held, first if picture is None else picture}
+    for one in parameters:
+        if one.kind in places and one.default is one.empty and one.name not in told:
+            step = f'hold it fixed: {{"{one.name}": …}}'
+            raise UsageError("U240", one.name, "forward needs this input too", next_step=step)
 
 
 def _detached(value: Any) -> Any:
@@ -148,11 +210,20 @@ class _Segmentation:
             return maps.mean((2, 3))
         mask = self.mask.to(maps.device, maps.dtype)[None, None]
         if mask.shape[2:] != maps.shape[2:]:
+            _require_proportions(tuple(mask.shape[2:]), tuple(images.shape[2:]))
             mask = F.interpolate(mask, maps.shape[2:], mode="nearest")
             if not bool(mask.any()):
                 what = f"nothing of it is left on maps of {maps.shape[2]} × {maps.shape[3]}"
                 raise UsageError("U240", "mask", what, next_step="give a larger one")
         return (maps * mask).sum((2, 3)) / mask.sum()
+
+
+def _require_proportions(mask: tuple[int, ...], picture: tuple[int, ...]) -> None:
+    """Raises UsageError U240 where a mask lies over another part than the network sees."""
+    if abs(mask[0] * picture[1] - mask[1] * picture[0]) > max(*mask, *picture):
+        what = f"is of {mask[0]} × {mask[1]}, where the network sees {picture[0]} × {picture[1]}"
+        step = "make it of the picture as the network sees it, resized and cropped"
+        raise UsageError("U240", "mask", what, next_step=step)
 
 
 def _maps(output: Any, where: str) -> Float[Tensor, "b classes h w"]:
