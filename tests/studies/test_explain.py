@@ -195,7 +195,7 @@ def test_methods_are_found_by_name_and_typos_get_near_ones() -> None:
     assert list(chosen(["all"])) == list(METHODS)
     assert list(chosen(["layercam", "gradcam", "layercam"])) == ["layercam", "gradcam"]
     with pytest.raises(UsageError, match="gradcam") as fault:
-        chosen(["grad-cam"])
+        chosen(["gradcan"])
     assert fault.value.code == "U395"
 
 

@@ -145,7 +145,11 @@ def _require_module(model: object) -> None:
 
 def _whole(name: str, given: Any) -> int:
     """Raises UsageError U240 for what is no whole number."""
-    if isinstance(given, bool) or not hasattr(given, "__index__") or getattr(given, "ndim", 0):
+    if (
+        isinstance(given, bool)
+        or not hasattr(given, "__index__")
+        or bool(getattr(given, "ndim", False))
+    ):
         what = f"{shown(given)} is not a whole number"
         raise UsageError("U240", name, what, next_step="give the number of the class")
     return int(given)
