@@ -12,10 +12,13 @@ import pytest
 # operation waits for the slowest, which on a busy machine takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell starts what it runs in the background with Ctrl-C ignored, which children inherit: tests
-# of Ctrl-C, here and in commands that they start, want it as a person at a terminal has it.
-if threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A shell starts what it runs in the background with Ctrl-C ignored, which children inherit, and a
+# command that has ended ignores it too: tests of Ctrl-C want it as at a terminal.
+@pytest.fixture(autouse=True)
+def _interruptible() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

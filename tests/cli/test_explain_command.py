@@ -62,7 +62,7 @@ def test_of_a_folder_the_broken_picture_is_left_out(
 @pytest.mark.parametrize(
     ("more", "code", "status"),
     [
-        (["one.png", "--method", "grad-cam"], "U395", 2),
+        (["one.png", "--method", "gradcan"], "U395", 2),
         (["none.png"], "D100", 3),
         (["one.png", "--out", "many"], "O501", 5),
         (["one.png", "--method", "gradcam", "--layer", "conv55"], "M500", 4),

@@ -83,7 +83,7 @@ def test_activations_without_a_rule_are_refused_by_name_unless_allowed(
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_scripted_parts_are_refused_where_the_rule_could_not_see_inside() -> None:
     part = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
-    net = nn.Sequential(part, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = nn.Sequential(part, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     for name in RULED:
         with pytest.raises(ModelError, match="scripted") as caught:
             maps_of(name, net, noise(1), target=1)

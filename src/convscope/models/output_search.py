@@ -71,8 +71,6 @@ LIKE_LOGITS = {
     *("interpolate", "movedim", "roll", "sort", "adaptive_avg_pool1d", "avg_pool1d"),
 }
 """Calls that logits may go through: networks end in them after their last layer of weights."""
-BOUNDED = {"tanh", "hardtanh", "clamp", "clip", "softsign", "atan", "asinh", "sin", "normalize"}
-"""Calls after which numbers below 0 are still no logarithms of probabilities."""
 NAMES = ("logits", "class_logits", "cls_logits", "out", "output", "scores", "prediction", "pred")
 """What scores are called, the surest name first."""
 DEEPEST = 100
@@ -264,8 +262,8 @@ def _once(found: list[_Choice]) -> list[_Choice]:
     """Of tensors that are the same scores, as logits and their softmax, the one least changed."""
     best: dict[int, tuple[int, _Choice]] = {}
     for one in found:
-        *_, source = _walk(one[2], told=True) if one[2] is not None else [_source(None)]
-        steps = sum(1 for _ in _walk(one[2], told=True))
+        source = _source(one[2])
+        steps = sum(1 for _ in _walk(one[2], scaled=True))
         if id(source) not in best or steps < best[id(source)][0]:
             best[id(source)] = steps, one
     return [one for _, one in best.values()]
@@ -290,13 +288,12 @@ def _weighed_between(low: Origin, high: Origin) -> bool:
     return any(low is origin for call in calls for origin in call.before())
 
 
-def _walk(origin: Origin | None, *, scaled: bool = False, told: bool = False) -> Iterator[Origin]:
-    """The calls from the last one back, as long as the numbers stay the same; told: or say the
-    same, as a softmax does; scaled: or only their scale, zero or activation is another."""
+def _walk(origin: Origin | None, *, scaled: bool = False) -> Iterator[Origin]:
+    """The calls from the last one back, as long as the numbers stay the same; scaled: or only
+    their scale, zero or activation is another."""
     while origin is not None:
         yield origin
-        passing = HANDED_ON | (set(MADE_BY) if told or scaled else set())
-        passing |= CHOSEN | SCALED if scaled else set()
+        passing = HANDED_ON | CHOSEN | SCALED | set(MADE_BY) if scaled else HANDED_ON
         if origin.name not in passing or len(origin.takes) != 1:
             return
         origin = origin.takes[0]
@@ -345,10 +342,6 @@ class _Numbers:
         values = self.rows(many)
         return bool((values >= -self.close).all() & (values <= 1 + self.close).all())
 
-    def below_zero(self) -> bool:
-        """Whether none is above 0, and some are below."""
-        return all(bool((self.rows(n) <= 0).all() & (self.rows(n) < 0).any()) for n in (1, PROBES))
-
     def constant_sum(self) -> float | None:
         """To what all pictures' numbers add up, none of which is below 0; None: to none such."""
         if self.columns == 1 or bool((self.rows(1) < 0).any()):
@@ -396,19 +389,10 @@ def _by_numbers(numbers: _Numbers, call: Origin) -> Kind:
         what = "between 0 and 1: probabilities?"
     elif (total := numbers.constant_sum()) is not None:
         what = f"that add up to {total:.4g} for every picture: probabilities, but for a factor?"
-    elif _may_be_below(numbers, call) and numbers.below_zero():
-        what = "of which none is above 0: logarithms of probabilities?"
     if not what:
         return "logits"
     how = "by code that cannot be looked into" if call.name == HIDDEN else "after its last layer"
     raise ModelError("M521", "the network", f"gives numbers {how}, {what}", next_step=ASK_SCORES)
-
-
-def _may_be_below(numbers: _Numbers, call: Origin) -> bool:
-    """Whether numbers below 0 would be no chance."""
-    if call.name == HIDDEN:
-        return numbers.columns > 2
-    return not _made_of(call, _is_weighed, LIKE_LOGITS | BOUNDED, MIXED)
 
 
 def _is_share(call: Origin) -> bool:
