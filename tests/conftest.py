@@ -15,10 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, which children inherit, and a
 # command that has ended ignores it too: tests of Ctrl-C want it as at a terminal.
-@pytest.fixture(autouse=True)
-def _interruptible() -> None:
+def _as_at_a_terminal() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_as_at_a_terminal()
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> None:
+    _as_at_a_terminal()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

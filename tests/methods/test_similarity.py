@@ -147,7 +147,7 @@ def test_what_cannot_be_compared_is_refused_in_words() -> None:
         with pytest.raises(UsageError) as fault:
             agreement(maps)  # type: ignore[arg-type]
         assert fault.value.code == code
-    with pytest.raises(UsageError, match="list in the place of a map"):
+    with pytest.raises(UsageError, match="list in the place of maps"):
         agreement([good, good])  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="cells=0: must be 1 or more"):
         agreement({"a": good}, cells=0)
