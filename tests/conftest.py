@@ -13,11 +13,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# A shell starts what it runs in the background with Ctrl-C ignored, which children inherit, and a
-# command that has ended ignores it too: tests of Ctrl-C want it as at a terminal.
+# What starts the tests may ignore signals to stop, as a shell does Ctrl-C for what it runs in the
+# background, and children inherit that; a command that has ended ignores them too. Tests of
+# stopping want them as at a terminal.
 def _as_at_a_terminal() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 _as_at_a_terminal()
