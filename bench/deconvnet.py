@@ -35,12 +35,12 @@ from topk import photographs
 from torch import Tensor, nn
 from torchvision.models.squeezenet import Fire
 
-from convscope.images.folder import Folder
 from convscope.lens.ascent import Neuron
 from convscope.lens.lens import Lens
 from convscope.methods.projections import projections
 from convscope.models.alexnet import alexnet
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.pictures import Folder
 
 K = 9
 GOALS = {

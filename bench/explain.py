@@ -20,9 +20,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import convscope
-from convscope.images.folder import Picture
-from convscope.images.photos import PHOTOS, photo_file
 from convscope.models.network import Network
+from convscope.pictures.builtin import PHOTOS, photo_file
+from convscope.pictures.pictures import Picture
 from convscope.studies.explain import explain
 
 NETWORKS = ("efficientnet-lite0", "torchvision:squeezenet1_0", "torchvision:resnet18")

@@ -28,10 +28,10 @@ from topk import photographs
 from torch import Tensor
 from torchvision import transforms
 
-from convscope.images.decode import decode
-from convscope.images.folder import Folder
-from convscope.images.limits import Limits
 from convscope.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from convscope.pictures.decode.decode import decode
+from convscope.pictures.decode.limits import Limits
+from convscope.pictures.pictures import Folder
 
 GOAL = (1.25, 1.7)
 PEER = "PIL as usually written"

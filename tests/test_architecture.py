@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "convscope"
 STOREYS = [
     {"errors"},
     {"units", "publish", "texts", "foreign"},
-    {"images", "records"},
+    {"pictures", "records"},
     {"lens"},
     {"models"},
     {"methods", "training", "scale", "figures"},
@@ -20,7 +20,7 @@ STOREYS = [
 LEVEL = {name: level for level, names in enumerate(STOREYS) for name in names}
 WITHOUT_TORCH = {
     *("errors", "units", "publish", "texts", "foreign"),
-    *("images", "records", "figures", "pages"),
+    *("pictures", "records", "figures", "pages"),
 }
 COMPUTE = {"models", "lens", "methods", "training", "scale", "studies"}
 DRAW = {"figures", "pages"}

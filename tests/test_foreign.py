@@ -305,10 +305,10 @@ class Locked(Own):
 
 
 def explained(net: nn.Module, folder: Path) -> Explanation:
-    from convscope.images.folder import one_picture
     from convscope.methods.explaining import chosen
     from convscope.models.preprocess import Preprocess
     from convscope.pages.explanation import write_explanation
+    from convscope.pictures.pictures import one_picture
     from convscope.studies.explain import Checks, explain
 
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)

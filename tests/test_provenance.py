@@ -16,13 +16,13 @@ from torch import nn
 
 import convscope
 from convscope import Folder
-from convscope.images.framing import Framing
-from convscope.images.lists import read_lists
 from convscope.models.checkpoint import open_checkpoint
 from convscope.models.load import load
 from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import weights_sha256
 from convscope.models.snapshots import snapshots
+from convscope.pictures.annotations import read_lists
+from convscope.pictures.framing import Framing
 from convscope.records.record import Record
 from convscope.records.topk import TopK
 from convscope.studies.explain_many import QUICK

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import convscope
 from convscope.errors import ConvscopeError, UsageError, shown
-from convscope.images.memory import picture_of
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.opening import picture_of
 from convscope.studies.explain_many import QUICK
 from convscope.units import Unit
 

@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from convscope.errors import ConvscopeError, UsageError
-from convscope.images.boxes import read_boxes
-from convscope.images.lists import read_labels, read_lists
-from convscope.images.parts import read_parts
 from convscope.models.classes import classes_asked
 from convscope.models.conversion import converted
+from convscope.pictures.annotations import read_boxes, read_labels, read_lists, read_parts
 from convscope.texts import brief, csv_table, one_line, read_json
 
 READERS: tuple[Callable[[Path], object], ...] = (

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convscope.cli.python import atlas
     from convscope.errors import ConvscopeError
-    from convscope.images.builtin import open_pictures
-    from convscope.images.folder import Folder, one_picture
-    from convscope.images.framing import Framing
     from convscope.lens.ascent import Neuron
     from convscope.lens.backward import BackwardRule
     from convscope.lens.geometry import fields
@@ -58,6 +55,9 @@ if TYPE_CHECKING:
     from convscope.models.network import Network
     from convscope.models.preprocess import Preprocess
     from convscope.pages.atlas import write_atlas
+    from convscope.pictures.framing import Framing
+    from convscope.pictures.opening import open_pictures
+    from convscope.pictures.pictures import Folder, one_picture
     from convscope.records.maps import Attribution
     from convscope.studies.ablation import ablation
     from convscope.studies.audit import audit, check
@@ -83,7 +83,7 @@ _HOME = {
     "Preprocess": "models.preprocess",
     "Network": "models.network",
     "layers": "methods.layers",
-    "Framing": "images.framing",
+    "Framing": "pictures.framing",
     "explain": "studies.explain_many",
     "check": "studies.audit",
     "Attribution": "records.maps",
@@ -91,7 +91,7 @@ _HOME = {
     "BackwardRule": "lens.backward",
     "Box": "units",
     "ConvscopeError": "errors",
-    "Folder": "images.folder",
+    "Folder": "pictures.pictures",
     "Lens": "lens.lens",
     "Neuron": "lens.ascent",
     "Unit": "units",
@@ -131,8 +131,8 @@ _HOME = {
     "load": "models.load",
     "occlusion": "methods.occlusion",
     "occlusion_study": "studies.occlusion",
-    "one_picture": "images.folder",
-    "open_pictures": "images.builtin",
+    "one_picture": "pictures.pictures",
+    "open_pictures": "pictures.opening",
     "pointing": "methods.pointing",
     "predict": "methods.predict",
     "probes": "studies.probes",

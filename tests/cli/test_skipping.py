@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.images.builtin import open_pictures
-from convscope.images.decode import NOTES
 from convscope.methods.topk import topk
 from convscope.models.load import load
+from convscope.pictures.decode.decode import NOTES
+from convscope.pictures.opening import open_pictures
 from convscope.texts import one_line
-from tests.images import corpus
+from tests.pictures import corpus
 
 NET = "zfnet:width=0.05,head=compact"
 

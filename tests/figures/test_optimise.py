@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from convscope.figures.optimise import caption, optimised_figure, optimised_picture
-from convscope.images.framing import Framing
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 from convscope.records.optimise import OptimisedPicture
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
 from convscope.lens.stages import stages
 from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.vectors import ROOM, vectors
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
 from tests.nets import Residual, pictures, sequential, state_of
 
 SIZE = (33, 29)

@@ -14,15 +14,15 @@ from torch import nn
 from torchvision.transforms import functional as peer
 
 from convscope.errors import DataError, UsageError
-from convscope.images.folder import Folder, one_picture
-from convscope.images.framing import Framing
-from convscope.images.shards import Shards
 from convscope.methods.predict import Judge, evaluate
 from convscope.methods.topk import topk
 from convscope.methods.views import plan
 from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.archive.shards import Shards
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder, one_picture
 from convscope.records.imagenet import TABLE2, table2
 from convscope.records.predictions import Evaluation
 

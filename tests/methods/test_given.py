@@ -25,10 +25,10 @@ from convscope import (
     topk,
 )
 from convscope.errors import ConvscopeError
-from convscope.images.framing import Framing
 from convscope.methods.layers import layer_table
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 
 
 def noisy_net(channels: int) -> nn.Sequential:

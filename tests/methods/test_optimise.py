@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError
-from convscope.images.framing import Framing
 from convscope.methods.optimise import (
     activation_maximisation,
     class_image,
@@ -25,6 +24,7 @@ from convscope.methods.optimise_dream import deep_dream
 from convscope.methods.optimise_invert import invert
 from convscope.models.load import load
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 from convscope.records.optimise import OptimisedPicture
 from tests.nets import Fire, Stumbling, Telling, pictures, sequential, state_of
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
-from convscope.images.framing import Framing
 from convscope.methods import optimise, optimise_dream, optimise_invert
 from convscope.methods.optimise_basis import BASES, basis
 from convscope.methods.optimise_moves import moved, turned
@@ -26,6 +25,7 @@ from convscope.methods.optimise_penalties import (
 from convscope.methods.optimise_plan import How, Plan, Range
 from convscope.methods.optimise_waking import Waking
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 from tests.nets import RECTIFIERS
 from tests.oracles import optimise as slow
 

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import nn
 
 from convscope.errors import DataError, ModelError, UsageError
-from convscope.images.folder import Folder, one_picture
-from convscope.images.framing import Framing
 from convscope.methods.predict import evaluate, predict
 from convscope.methods.views import plan
 from convscope.models.load import Network, load
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder, one_picture
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 CLASSES = ("blue", "red", "green")
@@ -156,7 +156,7 @@ def test_ten_views_are_averaged_after_the_softmax(folder: Folder) -> None:
     left = np.zeros((24, 24, 3), np.uint8)
     left[:, :12, 0] = 255
     left[:, 12:, 1] = 255
-    from convscope.images.folder import Picture
+    from convscope.pictures.pictures import Picture
 
     half = Picture(0, "half", None, left)
     one = predict(network(Corner(), ("red", "green", "blue")), half)

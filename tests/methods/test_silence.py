@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from convscope.errors import ConvscopeError
 from convscope.figures.silence import silence_figure
 from convscope.figures.silence_table import silence_table
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
 from convscope.methods.silence import silence
 from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
 from convscope.records.silence import Silence
 from convscope.records.table import lines
 from tests.nets import Spelled

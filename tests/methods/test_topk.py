@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, DataError, ModelError
-from convscope.images.folder import Folder, Picture
-from convscope.images.framing import Framing
 from convscope.methods import ranking
 from convscope.methods.topk import topk
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder, Picture
 from convscope.records.topk import TopK
 from tests.nets import Residual, sequential, state_of
 from tests.oracles.topk import strongest

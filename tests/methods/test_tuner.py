@@ -13,12 +13,12 @@ from torch import nn
 
 import convscope
 from convscope.errors import UsageError
-from convscope.images.folder import Folder
 from convscope.methods import tuner
 from convscope.methods.topk import topk
 from convscope.methods.tuner import tune
 from convscope.methods.tuning import Trial, Tuning
 from convscope.models.network import Network
+from convscope.pictures.pictures import Folder
 from tests.nets import state_of
 
 Cost = Callable[[Trial], float]

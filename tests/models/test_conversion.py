@@ -22,9 +22,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from convscope import load, predict
 from convscope.errors import UsageError
-from convscope.images.framing import Framing
 from convscope.models.conversion import converted
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 HALF = ([0.5] * 3, [0.25] * 3)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from convscope.errors import EnvironmentFault, UsageError
-from convscope.images.photos import PHOTOS, photo_file
 from convscope.methods.predict import evaluate, predict
 from convscope.models import efficientnet_lite
 from convscope.models.efficientnet_lite import EfficientNetLite0, SamePad, packaged
 from convscope.models.load import load
+from convscope.pictures.builtin import PHOTOS, photo_file
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-samples"
 
@@ -47,7 +47,7 @@ def test_it_knows_a_cat_and_a_cup_of_espresso() -> None:
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ImageNet samples beside the project")
 def test_it_is_right_on_most_of_every_tenth_imagenet_sample() -> None:
-    from convscope.images.folder import Folder
+    from convscope.pictures.pictures import Folder
 
     network = load("efficientnet-lite0")
     labels = json.loads((SAMPLES / "class_index.json").read_text())

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from convscope.errors import CheckpointError, ModelError, UsageError
-from convscope.images.framing import Framing
 from convscope.models.checkpoint import save_weights
 from convscope.models.load import Card, load
 from convscope.models.preprocess import Preprocess
 from convscope.models.zfnet import zfnet
+from convscope.pictures.framing import Framing
 
 SMALL = "zfnet:width=0.1,head=compact,norm=batch"
 FLOWERS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 import convscope
 from convscope import ConvscopeError
 from convscope.errors import ModelError
-from convscope.images.folder import Picture
-from convscope.images.framing import Framing
 from convscope.models.network import Network
 from convscope.models.outputs import KINDS, both_ways, meaning, plain, scored
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Picture
 
 SIDE = 32
 SOURCE = Path(__file__).parents[2] / "src" / "convscope"

@@ -10,13 +10,13 @@ from torch import nn
 
 from convscope import load
 from convscope.errors import ConvscopeError, ModelError, UsageError
-from convscope.images.framing import Framing
 from convscope.models.preprocess import PARTS, Preprocess
+from convscope.pictures.framing import Framing
 
 CODE = """
 from torch import nn
 from convscope import load
-from convscope.images.framing import Framing
+from convscope.pictures.framing import Framing
 from convscope.models.preprocess import PARTS, Preprocess
 
 def net(depth, width=3):

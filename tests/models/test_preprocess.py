@@ -13,8 +13,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from convscope.errors import CheckpointError, UsageError
-from convscope.images.framing import Framing
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 
 RNG = np.random.default_rng(1)
 RAMP = np.stack([np.arange(256, dtype=np.uint8).reshape(16, 16)] * 3, axis=2)

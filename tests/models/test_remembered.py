@@ -12,10 +12,10 @@ from torch import nn
 from convscope import load
 from convscope.cli.app import run
 from convscope.errors import CheckpointError, ConvscopeError, ModelError
-from convscope.images.framing import Framing
 from convscope.models.checkpoint import save_weights
 from convscope.models.network import Card
 from convscope.models.remembered import Remembered, remember, remembered
+from convscope.pictures.framing import Framing
 
 CODE = """
 from torch import nn

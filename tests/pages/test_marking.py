@@ -14,10 +14,9 @@ from PIL import Image
 
 from convscope.cli.app import run
 from convscope.errors import DataError, UsageError
-from convscope.images.boxes import read_boxes
-from convscope.images.folder import Folder
-from convscope.images.parts import read_parts
 from convscope.pages.marking import write_marking
+from convscope.pictures.annotations import read_boxes, read_parts
+from convscope.pictures.pictures import Folder
 from convscope.texts import one_line
 from convscope.units import Box
 from tests.pages.conftest import Window

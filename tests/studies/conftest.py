@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from convscope.images.framing import Framing
 from convscope.models.load import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 
 SIZE = (20, 26)
 

@@ -13,7 +13,7 @@ from convscope.cli.ablation import split_names
 from convscope.errors import ConvscopeError, ModelError, Stopped, UsageError
 from convscope.figures.ablation import ablation_figure
 from convscope.figures.ablation_table import ablation_table
-from convscope.images.folder import Folder
+from convscope.pictures.pictures import Folder
 from convscope.records.ablation import PAPER, Ablation
 from convscope.records.table import lines
 from convscope.studies.ablation import ablation

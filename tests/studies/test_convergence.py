@@ -11,10 +11,10 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from convscope.errors import DataError
-from convscope.images.folder import Folder
 from convscope.lens.lens import Lens
 from convscope.methods.responses import ranked, responses
 from convscope.models.network import Network
+from convscope.pictures.pictures import Folder
 from convscope.records.series import Convergence
 from convscope.studies.convergence import arrived, centre, convergence, way
 from convscope.studies.evolution import EvolutionRecorder

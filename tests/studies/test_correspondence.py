@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from convscope.cli.app import run
 from convscope.errors import ConvscopeError
 from convscope.figures.correspondence import PAPER, correspondence_table, masked
-from convscope.images.framing import Framing
 from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 from convscope.records.correspondence import Correspondence
 from convscope.records.table import lines
 from convscope.studies.correspondence import correspondence

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from convscope.errors import DataError
-from convscope.images.folder import Folder
 from convscope.models.load import Network
+from convscope.pictures.pictures import Folder
 from convscope.studies.evolution import EvolutionRecorder
 from convscope.units import Unit
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from convscope.errors import CheckpointError, DataError
-from convscope.images.folder import Folder
 from convscope.models.checkpoint import save_weights
 from convscope.models.network import Network
+from convscope.pictures.pictures import Folder
 from convscope.studies.evolution import EvolutionRecorder
 from convscope.studies.evolution_checkpoints import evolution
 

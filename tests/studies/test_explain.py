@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from convscope.errors import ModelError, UsageError
 from convscope.figures.findings import findings
 from convscope.figures.verdicts import summary, verdict
-from convscope.images.folder import Folder, Picture, one_picture
-from convscope.images.framing import Framing
 from convscope.methods.explaining import METHODS, chosen
 from convscope.models.load import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder, Picture, one_picture
 from convscope.studies.explain import Checks, explain
 from convscope.studies.explain_many import explain_folder
 from convscope.units import Box

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
 from convscope.methods.deconvnet import deconvnet
 from convscope.models.load import Network, load
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
 from convscope.studies.display import GREY, limit, quantised
 from convscope.studies.features import features
 from convscope.units import Unit

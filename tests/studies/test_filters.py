@@ -14,12 +14,12 @@ from convscope.cli.app import run
 from convscope.errors import ConvscopeError
 from convscope.figures.filters import clipped_filters, filter_sheet, filters_figure
 from convscope.figures.filters_table import advice, filters_table
-from convscope.images.framing import Framing
 from convscope.methods.frequencies import apparent, bands, folds_on_pictures, transfer
 from convscope.methods.map_health import map_health
 from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 from convscope.records.filters import Filters
 from convscope.records.table import lines
 from convscope.studies.filters import filters

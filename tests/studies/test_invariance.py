@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from convscope.cli.app import run
 from convscope.errors import ConvscopeError
 from convscope.figures.invariance import invariance_figure, invariance_table
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
 from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
 from convscope.records.invariance import Invariance
 from convscope.records.table import lines
 from convscope.studies.invariance import invariance, paper_changes

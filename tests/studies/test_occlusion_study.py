@@ -33,13 +33,13 @@ from convscope.figures.occlusion_table import (
     occlusion_table,
     occlusion_words,
 )
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
 from convscope.methods.hidden_objects import deal_test, hidden_objects, shared, sign_test
 from convscope.models.load import load
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
 from convscope.pages.studies import read_study
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
 from convscope.records.occlusion import Occlusions
 from convscope.records.table import lines
 from convscope.studies.occlusion import occlusion_study

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import DataError
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
 from convscope.methods.explaining import own
 from convscope.models.load import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
 from convscope.studies.pointing_game import pointing_game
 from convscope.units import Box
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
 from convscope.lens.geometry import Field
 from convscope.lens.reductions import Stride
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.similarity import mean_correlation
 from convscope.models.load import Network, load
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
 from convscope.records.features import LayerFeatures, grid_words
 from convscope.studies.features import features
 from convscope.studies.grids import Energy

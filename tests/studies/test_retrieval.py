@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 from convscope.errors import UsageError
-from convscope.images.framing import Framing
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 from convscope.records.neighbours import Duplicates, Neighbours
 from convscope.studies.retrieval import duplicates, similar
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from convscope.cli.app import run
 from convscope.errors import DataError
 from convscope.figures.transfer import lists_figure
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
-from convscope.images.lists import HARD, SHOWN, Lists, numbers_of, read_lists
 from convscope.methods.linear import STRENGTH
 from convscope.models.network import Network
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.annotations import HARD, SHOWN, Lists, numbers_of, read_lists
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
 from convscope.records.transfer import PAPER_VOC, ListTransfer
 from convscope.studies.transfer_lists import transfer_lists
 

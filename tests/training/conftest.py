@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.images.folder import Folder
+from convscope.pictures.pictures import Folder
 from convscope.training.recipe import Recipe
 
 COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (200, 40, 50)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.images.framing import Framing
+from convscope.pictures.framing import Framing
 from convscope.training.augment import LUMA, Shrunk, _box, _hue, order, stream, view
 from convscope.training.recipe import Recipe
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from convscope.errors import DataError
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
 from convscope.training.augment import Shrunk
 from convscope.training.batches import Batches, Mixing, mixing, network_input, steps, targets
 from convscope.training.stock import Stock, pixel_mean

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from convscope.errors import DataError, Stopped
-from convscope.images.folder import Folder
 from convscope.lens import machine
 from convscope.lens.trial import ROUNDS, fastest_runs
 from convscope.models.checkpoint import read_weights
+from convscope.pictures.pictures import Folder
 from convscope.training import precision
 from convscope.training.precision import Choice, Times, choose, kept_choice
 from convscope.training.recipe import Recipe

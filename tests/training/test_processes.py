@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from convscope.images.folder import Folder
 from convscope.models.checkpoint import read_weights
+from convscope.pictures.pictures import Folder
 from convscope.training.recipe_text import to_toml
 from convscope.training.train import train
 from tests.training.conftest import TINY

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from convscope.errors import EnvironmentFault, Stopped
-from convscope.images.folder import Folder
+from convscope.pictures.pictures import Folder
 from convscope.training import state
 from convscope.training.train import TrainResult, train
 from tests.training.conftest import TINY
 
 KILLED = """
 import sys, time
-from convscope.images.folder import Folder
+from convscope.pictures.pictures import Folder
 from convscope.training.recipe_text import recipe
 from convscope.training.train import train
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from convscope.errors import ConvscopeError, ModelError, OutputError, UsageError
-from convscope.images.folder import Folder
 from convscope.methods.predict import evaluate
 from convscope.models.load import load
+from convscope.pictures.pictures import Folder
 from convscope.records.series import Series
 from convscope.training.recipe import Recipe
 from convscope.training.recipe_text import recipe

@@ -16,12 +16,12 @@ from convscope.cli.study_files import claim, new_study
 from convscope.cli.tune import Tune, chosen
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder, Picture
     from convscope.lens.backward import Other
     from convscope.methods.predict import Judge
     from convscope.methods.tuning import Tuning
     from convscope.methods.ways_down import Choice
     from convscope.models.load import Network
+    from convscope.pictures.pictures import Folder, Picture
     from convscope.records.predictions import Evaluation
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]

@@ -14,9 +14,9 @@ from convscope.cli.stop import stop_on_signals
 from convscope.cli.training_bar import training_bar
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder, Picture
     from convscope.models.load import Network
     from convscope.pages.demo import LearningNetwork, RealNetwork
+    from convscope.pictures.pictures import Folder, Picture
     from convscope.records.maps import OcclusionExample
     from convscope.records.predictions import Evaluation
     from convscope.records.series import Evolution
@@ -85,12 +85,12 @@ def _real(out: Path) -> RealNetwork:
     """What a network with published weights sees; what a first try has left is taken again."""
     import shutil
 
-    from convscope.images.folder import one_picture
-    from convscope.images.photos import CAMERA, PHOTOS, photo_file
     from convscope.methods.predict import predicted
     from convscope.models.load import load
     from convscope.pages.demo import RealNetwork
     from convscope.pages.explanation import write_explanation
+    from convscope.pictures.builtin import CAMERA, PHOTOS, photo_file
+    from convscope.pictures.pictures import one_picture
     from convscope.studies.chosen_features import chosen_features
     from convscope.studies.explain import explain
 
@@ -135,7 +135,7 @@ def _first(out: Path, example: OcclusionExample) -> None:
 
 def _scenes() -> Folder:
     """The photographs whole and in halves: large enough for 224 pixels."""
-    from convscope.images.builtin import open_pictures
+    from convscope.pictures.opening import open_pictures
 
     folder = open_pictures("builtin:scenes")
     sides: dict[str, set[str]] = {}
@@ -147,10 +147,10 @@ def _scenes() -> Folder:
 
 
 def _learning(out: Path) -> LearningNetwork:
-    from convscope.images.builtin import open_pictures
     from convscope.methods.predict import evaluate
     from convscope.models.load import load
     from convscope.pages.demo import LearningNetwork
+    from convscope.pictures.opening import open_pictures
 
     with (
         open_pictures("builtin:photos") as teaching,
@@ -182,8 +182,8 @@ def _learning(out: Path) -> LearningNetwork:
 
 def _trained(run: Path, teaching: Folder, judging: Folder) -> tuple[TrainResult, Evolution | None]:
     """The network, and how its features formed; a run that was stopped goes on."""
-    from convscope.images.framing import Framing
     from convscope.models.preprocess import Preprocess
+    from convscope.pictures.framing import Framing
     from convscope.studies.evolution import EvolutionRecorder
     from convscope.training.recipe_text import recipe
     from convscope.training.train import train

@@ -51,8 +51,8 @@ def evaluate(
 
     Example: convscope evaluate run builtin:photos-val --views 10
     """
-    from convscope.images.lists import read_labels
     from convscope.methods.predict import evaluate as measure
+    from convscope.pictures.annotations import read_labels
     from convscope.records.imagenet import table2
 
     claim(out)

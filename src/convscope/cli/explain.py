@@ -14,9 +14,9 @@ from convscope.cli.study_files import claim, new_study
 from convscope.errors import printable
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder
     from convscope.methods.explaining import Method
     from convscope.models.load import Network
+    from convscope.pictures.pictures import Folder
     from convscope.records.explanation import Explanation, Explanations
     from convscope.records.maps import Attribution
     from convscope.records.predictions import Prediction
@@ -87,8 +87,8 @@ def _one(
     reading: Reading,
     out: Path,
 ) -> Path:
-    from convscope.images.boxes import read_boxes
     from convscope.pages.explanation import write_explanation
+    from convscope.pictures.annotations import read_boxes
     from convscope.studies.explain import Checks
     from convscope.studies.explain import explain as study
 
@@ -165,9 +165,9 @@ def read_target(told: str | None) -> int | str | None:
 
 
 def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
-    from convscope.images.boxes import FILE, read_boxes
+    from convscope.pictures.annotations import BOXES_FILE, read_boxes
 
-    path = told or folder.root / FILE
+    path = told or folder.root / BOXES_FILE
     if told is None and not path.is_file():
         return None
     found = read_boxes(path)

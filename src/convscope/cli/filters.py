@@ -12,7 +12,7 @@ from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, new_study, save_figure, save_table
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder
+    from convscope.pictures.pictures import Folder
     from convscope.records.filters import Filters
 
 

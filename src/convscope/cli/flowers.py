@@ -22,7 +22,7 @@ def flowers(
 
     Example: convscope flowers
     """
-    from convscope.images.flowers import download
+    from convscope.pictures.flowers import download
 
     with progress("flower photographs (bytes)") as tick:
         place = download(out, progress=tick)

@@ -41,7 +41,7 @@ def invariance(
     Example: convscope invariance torchvision:squeezenet1_0 dog.jpg car.jpg
     """
     from convscope.figures.invariance import invariance_figure, invariance_table
-    from convscope.images.lists import read_labels
+    from convscope.pictures.annotations import read_labels
     from convscope.studies.invariance import invariance as study
 
     claim(out)

@@ -35,9 +35,8 @@ def mark(
 
     Example: convscope mark dogs --parts left_eye,right_eye,nose --open
     """
-    from convscope.images.boxes import read_boxes
-    from convscope.images.parts import read_parts
     from convscope.pages.marking import write_marking
+    from convscope.pictures.annotations import read_boxes, read_parts
 
     claim(out)
     names = [name.strip() for name in parts.split(",")] if parts else []

@@ -17,7 +17,7 @@ from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import StopAsked, UsageError, nearest, printable
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder
+    from convscope.pictures.pictures import Folder
     from convscope.records.occlusion import HiddenObjects, Occlusions
     from convscope.units import Box
 
@@ -77,8 +77,8 @@ def occlusion(
 
     Example: convscope occlusion torchvision:squeezenet1_0 dog.jpg wheel.jpg
     """
-    from convscope.images.lists import read_labels
     from convscope.methods.fills import NAMED
+    from convscope.pictures.annotations import read_labels
     from convscope.studies.occlusion import occlusion_study
 
     claim(out)

@@ -15,8 +15,8 @@ from convscope.errors import UsageError
 
 if TYPE_CHECKING:
     from convscope.cli.options import Reading
-    from convscope.images.folder import Folder
     from convscope.models.network import Network
+    from convscope.pictures.pictures import Folder
     from convscope.records.optimise import OptimisedPicture
 
 

@@ -23,8 +23,8 @@ from convscope.errors import UsageError
 from convscope.publish import require_free
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder, Frame, Picture
     from convscope.models.network import Network
+    from convscope.pictures.pictures import Folder, Frame, Picture
 
 PARTS = ("size", "resize", "interpolation", "mean", "std")
 """Options of the preprocessing, as `Preprocess.changed` takes them."""
@@ -261,13 +261,13 @@ class Reading:
 
     def open(self, name: str, *, workers: int = 1) -> Folder:
         """What `open_pictures` makes of the name."""
-        from convscope.images.builtin import open_pictures
+        from convscope.pictures.opening import open_pictures
 
         return self._told(open_pictures(name, workers=workers, **self.ways))
 
     def open_all(self, names: Sequence[str]) -> list[Folder]:
         """What `open_all` makes of several names: single pictures become one folder."""
-        from convscope.images.builtin import open_all
+        from convscope.pictures.opening import open_all
 
         return [self._told(folder) for folder in open_all(names, **self.ways)]
 
@@ -281,7 +281,7 @@ class Reading:
 
     def one(self, path: Path | str, framing: Frame | None = None) -> Picture:
         """A single file, as `one_picture` reads it; what was changed in it is told."""
-        from convscope.images.folder import one_picture
+        from convscope.pictures.pictures import one_picture
 
         found = one_picture(path, framing, **self.ways)
         for note in found.notes:

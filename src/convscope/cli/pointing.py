@@ -42,15 +42,15 @@ def pointing(
 
     Example: convscope pointing torchvision:squeezenet1_0 kangaroo --target wallaby
     """
-    from convscope.images.boxes import FILE, read_boxes
     from convscope.methods.explaining import chosen
+    from convscope.pictures.annotations import BOXES_FILE, read_boxes
     from convscope.studies.pointing_game import pointing_game
 
     claim(out)
     names = [name.strip() for name in method.split(",") if name.strip()]
     methods = chosen(names or ["all"], layer)
     with reading.open(pictures) as folder, progress("pointing") as tick:
-        marked = read_boxes(boxes or folder.root / FILE)
+        marked = read_boxes(boxes or folder.root / BOXES_FILE)
         network = opening.scoring(model)
         found = pointing_game(
             network,

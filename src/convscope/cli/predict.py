@@ -14,8 +14,8 @@ from convscope.cli.study_files import add_file
 from convscope.errors import printable
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder
     from convscope.models.load import Network
+    from convscope.pictures.pictures import Folder
     from convscope.records.predictions import Evaluation
 
 Views = Annotated[

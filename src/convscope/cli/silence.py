@@ -39,8 +39,8 @@ def silence(
     """
     from convscope.figures.silence import silence_figure
     from convscope.figures.silence_table import silence_table
-    from convscope.images.lists import read_labels
     from convscope.methods.silence import silence as measure
+    from convscope.pictures.annotations import read_labels
 
     claim(out)
     if fill not in ("zero", "mean"):

@@ -13,7 +13,7 @@ from convscope.cli.study_files import claim, new_study, save_figure
 from convscope.errors import printable
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder
+    from convscope.pictures.pictures import Folder
     from convscope.records.neighbours import Duplicates, Neighbours
 
 Layer = Annotated[

@@ -15,7 +15,7 @@ from convscope.cli.study_files import add_file, in_every_study
 from convscope.errors import ConvscopeError, Stopped
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder
+    from convscope.pictures.pictures import Folder
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def reporting(folders: Sequence[Folder], out: Path | None) -> Iterator[None]:
 
 
 def _tell_notes(folders: Sequence[Folder], place: Path | None) -> None:
-    from convscope.images.skipped import counted_notes
+    from convscope.pictures.notes import counted_notes
 
     reports = {id(folder.report): folder.report for folder in folders}.values()
     if line := counted_notes(entry for report in reports for entry in report.noted):
@@ -75,6 +75,6 @@ def _written(folders: Sequence[Folder], out: Path | None) -> dict[str, Path]:
 
 
 def _tables(folders: Sequence[Folder]) -> dict[str, bytes]:
-    from convscope.images.skipped import tables
+    from convscope.pictures.notes import tables
 
     return tables(folder.report for folder in folders)

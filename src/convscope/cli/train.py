@@ -15,7 +15,7 @@ from convscope.cli.study_files import epochs_listed
 from convscope.cli.training_bar import training_bar
 
 if TYPE_CHECKING:
-    from convscope.images.folder import Folder
+    from convscope.pictures.pictures import Folder
     from convscope.training.recipe import Recipe
     from convscope.training.train import TrainResult
 
@@ -87,7 +87,7 @@ def train(
 
 def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Folder, Folder]:
     """Pictures to train on and to judge by, as the arguments of `convscope train` mean them."""
-    from convscope.images.split import split
+    from convscope.pictures.split import split
 
     if validation is not None:
         return reading.open(pictures), reading.open(validation)

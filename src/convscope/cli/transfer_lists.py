@@ -40,7 +40,7 @@ def transfer_lists(
     Example: convscope transfer-lists run JPEGImages ImageSets/Main:train ImageSets/Main:val
     """
     from convscope.figures.transfer import lists_figure
-    from convscope.images.lists import read_lists
+    from convscope.pictures.annotations import read_lists
     from convscope.studies.transfer_lists import transfer_lists as measure
 
     claim(out)

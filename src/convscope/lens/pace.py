@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convscope import __version__
-from convscope.images.cache import cache_folder
 from convscope.lens.machine import machine
 from convscope.lens.trial import fastest_runs
+from convscope.publish import cache_folder
 from convscope.texts import parsed
 
 LEAST, MOST = 1 / 8, 2.0

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 
 from convscope.errors import DataError, ModelError
-from convscope.images.folder import Folder, Picture
 from convscope.lens.lens import Lens
 from convscope.methods.tuning import Tuning, Way, blank
 from convscope.methods.views import plan
 from convscope.models.network import Network
 from convscope.models.outputs import meaning
+from convscope.pictures.pictures import Folder, Picture
 
 View = UInt8[np.ndarray, "h w 3"] | Float32[torch.Tensor, "c h w"]
 """Framed pixels, or what the network takes of them."""

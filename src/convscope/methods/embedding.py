@@ -19,8 +19,6 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from convscope.errors import DataError, ModelError
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder, Picture, contents
 from convscope.lens.lens import Lens
 from convscope.lens.stages import stages
 from convscope.lens.twin import bare
@@ -29,6 +27,8 @@ from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.vectors import THUMB, Way, require_way, small_grey, told, vectors
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder, Picture, contents
 from convscope.records.embedding import Embedding
 
 BATCH = 16

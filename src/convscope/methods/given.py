@@ -19,14 +19,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import UsageError, nearest, shown
-from convscope.images.builtin import opened
-from convscope.images.folder import Picture
-from convscope.images.memory import held, is_file, is_picture, picture_of
-from convscope.images.shards import is_shards
 from convscope.lens.lens import layer_name
 from convscope.methods.cam_case import prepared
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.archive.shards import is_shards
+from convscope.pictures.opening import held, is_file, is_picture, opened, picture_of
+from convscope.pictures.pictures import Picture
 from convscope.records.maps import Attribution
 from convscope.units import Unit
 

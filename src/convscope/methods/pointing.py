@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from convscope.errors import UsageError, nearest, shown
-from convscope.images.boxes import read_boxes
 from convscope.methods.given import at_least, numbers
+from convscope.pictures.annotations import read_boxes
 from convscope.texts import as_path
 from convscope.units import Box
 

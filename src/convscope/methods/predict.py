@@ -11,9 +11,6 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from convscope.errors import UsageError
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder
-from convscope.images.memory import picture_of
 from convscope.methods.answers import (
     Answers,
     Asking,
@@ -29,6 +26,8 @@ from convscope.methods.views import plan
 from convscope.models.network import Network, whole
 from convscope.models.outputs import meaning, understood
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened, picture_of
+from convscope.pictures.pictures import Folder
 from convscope.records.predictions import Evaluation, Prediction
 
 TOP = 5

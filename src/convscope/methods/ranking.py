@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from convscope.images.folder import Folder, Picture
 from convscope.lens.taps import Reached
+from convscope.pictures.pictures import Folder, Picture
 from convscope.records.topk import LAST, NOBODY
 
 WAITING = 64

@@ -14,12 +14,12 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
 from convscope.errors import DataError, ModelError
-from convscope.images.folder import Folder, Picture
 from convscope.lens.lens import Lens
 from convscope.lens.sizes import usual_batch
 from convscope.methods.similarity import ranks
 from convscope.methods.tuning import blank
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.pictures import Folder, Picture
 
 
 def responses(

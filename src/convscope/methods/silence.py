@@ -17,8 +17,6 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from convscope.errors import DataError, ModelError, UsageError
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder
 from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
 from convscope.lens.mixing import Mixing
@@ -32,6 +30,8 @@ from convscope.methods.targets import Aims
 from convscope.models.network import Network, whole
 from convscope.models.outputs import meaning, understood
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder
 from convscope.records.silence import Silence
 
 Fill = Literal["zero", "mean"]

@@ -19,8 +19,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import DataError, ModelError, UsageError
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder, Picture
 from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
@@ -30,6 +28,8 @@ from convscope.methods.tuning import Tuning, Way, blank, require_tuning
 from convscope.models.network import whole
 from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder, Picture
 from convscope.records.topk import LAST, NOBODY, TopK
 
 

@@ -25,17 +25,16 @@ from torch import nn
 from convscope import __version__
 from convscope.errors import EnvironmentFault, UsageError
 from convscope.foreign import TheirCode
-from convscope.images.cache import cache_folder
-from convscope.images.decode import decode
-from convscope.images.framing import Framing
-from convscope.images.limits import Limits
 from convscope.lens.machine import cores, free_memory, has_bfloat16, machine
 from convscope.lens.sizes import Sizes, fitting, sizes
 from convscope.lens.twin import bare
 from convscope.methods.given import taking
 from convscope.methods.tuning import KINDS, Trial, Tuning, Way, blank
 from convscope.models.network import Network, whole
-from convscope.publish import publish_file
+from convscope.pictures.decode.decode import decode
+from convscope.pictures.decode.limits import Limits
+from convscope.pictures.framing import Framing
+from convscope.publish import cache_folder, publish_file
 from convscope.texts import parsed
 
 SECONDS = 4.0

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from convscope.errors import UsageError
-from convscope.images.framing import Framing
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
 
 Cuts = Callable[[UInt8[np.ndarray, "H W 3"]], list[UInt8[np.ndarray, "h w 3"]]]
 SQUARE = 256 / 224

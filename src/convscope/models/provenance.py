@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from convscope import __version__
 from convscope.errors import ConvscopeError
-from convscope.images.builtin import as_folder
-from convscope.images.folder import Folder, Picture
-from convscope.images.skipped import PICTURE_NOTES, codes_of
+from convscope.pictures.notes import PICTURE_NOTES, codes_of
+from convscope.pictures.opening import as_folder
+from convscope.pictures.pictures import Folder, Picture
 from convscope.records.record import Record
 
 P = ParamSpec("P")

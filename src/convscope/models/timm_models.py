@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from convscope.errors import CheckpointError, EnvironmentFault, ModelError, UsageError, nearest
-from convscope.images.framing import Framing
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
 from convscope.models.fetch import fetch
 from convscope.models.network import Draft, Request
 from convscope.models.preprocess import Preprocess
 from convscope.models.spec import WEIGHTS_OPTIONS, options
+from convscope.pictures.framing import Framing
 
 HUB, HUB_FILE = "https://huggingface.co", "model.safetensors"
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")

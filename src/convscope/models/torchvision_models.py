@@ -15,12 +15,12 @@ from torchvision.models import (  # type: ignore[attr-defined]
 )
 
 from convscope.errors import EnvironmentFault, ModelError, UsageError, nearest
-from convscope.images.framing import Framing
 from convscope.models.checkpoint import Checkpoint, open_checkpoint
 from convscope.models.fetch import fetch
 from convscope.models.network import Draft, Request
 from convscope.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from convscope.models.spec import WEIGHTS_OPTIONS, options
+from convscope.pictures.framing import Framing
 
 CLASSES = 1000
 HELPERS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}

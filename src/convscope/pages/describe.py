@@ -13,9 +13,9 @@ from jaxtyping import Int64
 
 from convscope.errors import printable
 from convscope.figures.pictures import grid, stored_side
-from convscope.images.skipped import PICTURE_NOTES, words
 from convscope.pages.script import number, numbers, shown
 from convscope.pages.store import SHEET
+from convscope.pictures.notes import PICTURE_NOTES, words
 from convscope.records.features import (
     LayerFeatures,
     LayerTable,

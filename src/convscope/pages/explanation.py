@@ -15,10 +15,10 @@ from convscope.figures.explanation import explanation_figure
 from convscope.figures.findings import findings, leading
 from convscope.figures.plots import png
 from convscope.figures.verdicts import TITLES, verdict
-from convscope.images.skipped import PICTURE_NOTES
 from convscope.pages.describe import assumption, notes
 from convscope.pages.explained_folder import classes, table
 from convscope.pages.explained_picture import picture
+from convscope.pictures.notes import PICTURE_NOTES
 from convscope.publish import publish_folder
 from convscope.records.explanation import Explanation, Explanations
 

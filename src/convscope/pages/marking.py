@@ -1,7 +1,7 @@
 """How does somebody who looks at pictures mark their parts, and boxes, without a server?
 
 One page that shows the pictures one by one. A click marks a part, a drag a box; the page saves
-the two files that `images/parts.py` and `images/boxes.py` read.
+the two files that `pictures/annotations.py` reads.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from PIL import Image
 import convscope
 from convscope.errors import DataError, UsageError, printable
 from convscope.figures.heat import DISTINCT
-from convscope.images.folder import Folder
-from convscope.images.parts import Parts
 from convscope.pages.script import policy, safe_json, script
 from convscope.pages.store import save
+from convscope.pictures.annotations import Parts
+from convscope.pictures.pictures import Folder
 from convscope.publish import publish_folder
 from convscope.units import Box
 

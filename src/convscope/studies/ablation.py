@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from convscope.errors import ModelError, UsageError
-from convscope.images.folder import Folder
 from convscope.methods.paired import sign_test
 from convscope.methods.predict import evaluate
 from convscope.models.load import load
 from convscope.models.provenance import recorded
+from convscope.pictures.pictures import Folder
 from convscope.records.ablation import Ablation
 from convscope.records.predictions import Evaluation
 from convscope.studies.ablation_variants import VARIANTS, Variant, base_of, chosen, counted

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.images.folder import one_picture
-from convscope.images.photos import PHOTOS, photo_file
 from convscope.models.own import assumed
+from convscope.pictures.builtin import PHOTOS, photo_file
+from convscope.pictures.pictures import one_picture
 from convscope.records.audit import Finding
 from convscope.studies.audit_case import Case, Heading, many
 

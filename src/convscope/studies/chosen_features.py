@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from convscope.errors import ModelError, UsageError
-from convscope.images.builtin import opened
 from convscope.lens.backward import Other, Overlap
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.lens import Lens
@@ -20,6 +19,7 @@ from convscope.methods.tuning import Tuning, blank, require_tuning
 from convscope.methods.ways_down import Choice
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened
 from convscope.records.features import COUNTS, LayerFeatures, random_maps
 from convscope.studies.layer_features import each_layer, mined
 from convscope.units import Unit

@@ -19,8 +19,6 @@ from jaxtyping import Float, Float64, Int8
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError, shown
-from convscope.images.builtin import opened
-from convscope.images.parts import Parts, read_parts
 from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
 from convscope.methods.fills import Fill, filled, named
@@ -36,6 +34,8 @@ from convscope.methods.signs import (
 from convscope.models.network import Network, whole
 from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import recorded
+from convscope.pictures.annotations import Parts, read_parts
+from convscope.pictures.opening import opened
 from convscope.records.correspondence import Correspondence
 from convscope.studies.correspondence_masks import Marked, marked_pictures
 

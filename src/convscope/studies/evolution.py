@@ -18,8 +18,6 @@ from jaxtyping import Float32, Int64
 from torch import nn
 
 from convscope.errors import DataError
-from convscope.images.builtin import as_folder
-from convscope.images.folder import Folder
 from convscope.lens.backward import Rule
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.geometry import Field, fields
@@ -30,6 +28,8 @@ from convscope.methods.tuning import blank
 from convscope.methods.ways_down import ways_down
 from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import of_module
+from convscope.pictures.opening import as_folder
+from convscope.pictures.pictures import Folder
 from convscope.records.series import Convergence, Evolution
 from convscope.records.topk import TopK
 from convscope.studies.convergence import convergence

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from convscope.errors import CheckpointError
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder
 from convscope.methods.redraw import copied
 from convscope.models.checkpoint import open_checkpoint
 from convscope.models.fit import fit
@@ -15,6 +13,8 @@ from convscope.models.load import load
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
 from convscope.models.snapshots import chosen, snapshots
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder
 from convscope.records.series import Convergence, Evolution
 from convscope.studies.evolution import EPOCHS, PER_LAYER, SIDE, EvolutionRecorder
 from convscope.units import Unit

@@ -14,7 +14,6 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from convscope.errors import ConvscopeError, ModelError, UsageError
-from convscope.images.folder import Picture
 from convscope.lens.lens import Lens
 from convscope.methods.cam_case import finite, forward, prepared
 from convscope.methods.explaining import DEFAULT, Method, chosen
@@ -27,6 +26,7 @@ from convscope.methods.targets import Aims, Target
 from convscope.models.network import Network
 from convscope.models.outputs import meaning, understood
 from convscope.models.provenance import recorded
+from convscope.pictures.pictures import Picture
 from convscope.records.explanation import Explanation
 from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution

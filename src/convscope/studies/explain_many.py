@@ -13,8 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from convscope.errors import DataError, UsageError, shown
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder, Picture
 from convscope.methods.cam_case import prepared
 from convscope.methods.explaining import DEFAULT, Method, chosen, methods_of
 from convscope.methods.given import (
@@ -38,6 +36,8 @@ from convscope.methods.pointing import (
 from convscope.methods.targets import Target
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder, Picture
 from convscope.records.explanation import METRICS, Explanation, Explanations
 from convscope.studies.explain import Checks, made_by, probabilities
 from convscope.studies.explain import explain as explain_one

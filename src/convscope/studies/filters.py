@@ -17,8 +17,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import DataError, ModelError, UsageError
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.lens import conv_layers
 from convscope.lens.twin import bare
@@ -27,6 +25,8 @@ from convscope.methods.given import FolderLike, pictures_of, taking
 from convscope.methods.map_health import first_alike, map_health
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder
 from convscope.records.filters import Filters
 
 WEAK = 0.1

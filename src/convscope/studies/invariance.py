@@ -18,9 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from convscope.errors import DataError, ModelError, UsageError
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder, Picture
-from convscope.images.warp import CHANGES, Border, canvas, middle, warp
 from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
@@ -29,6 +26,9 @@ from convscope.models.network import Network, whole
 from convscope.models.outputs import meaning, understood
 from convscope.models.preprocess import Preprocess
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.warp import CHANGES, Border, canvas, middle, warp
 from convscope.records.invariance import Invariance
 
 BATCH = 32

@@ -11,8 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float16, Float32
 from torch import Tensor
 
-from convscope.images.folder import Folder, Picture
-from convscope.images.framed import Framed
 from convscope.lens.ascent import Neuron
 from convscope.lens.backward import Other, Overlap, Rule
 from convscope.lens.feature_layers import chosen_layers
@@ -24,6 +22,8 @@ from convscope.methods.topk import topk
 from convscope.methods.tuning import Tuning, blank
 from convscope.methods.ways_down import Choice, Way, ways_down
 from convscope.models.network import Network
+from convscope.pictures.framed import Framed
+from convscope.pictures.pictures import Folder, Picture
 from convscope.records.features import LayerFeatures, Shown
 from convscope.records.topk import TopK
 from convscope.studies.display import (

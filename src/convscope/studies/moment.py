@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import nn
 
-from convscope.images.folder import Folder
 from convscope.lens.backward import Rule
 from convscope.lens.geometry import Field
 from convscope.methods.deconvnet import deconvnet
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.pictures import Folder
 from convscope.studies.display import around, cut, patch, side_of
 from convscope.units import Unit
 

@@ -17,8 +17,6 @@ import numpy as np
 import torch
 
 from convscope.errors import DataError, ModelError
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder, Picture
 from convscope.lens.ends import ends
 from convscope.methods.fills import Fill
 from convscope.methods.given import FolderLike, Layer, pictures_of, taking
@@ -29,6 +27,8 @@ from convscope.methods.targets import Target
 from convscope.models.network import Network, whole
 from convscope.models.outputs import understood
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder, Picture
 from convscope.records.occlusion import Occlusions
 from convscope.studies.explain import probabilities, seen, seen_boxes
 from convscope.studies.occlusion_areas import drawn_square, without

@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from convscope.errors import DataError
-from convscope.images.folder import Folder
 from convscope.methods.fills import Fill, named
 from convscope.methods.labels import true_classes
 from convscope.methods.targets import Target
 from convscope.methods.tuning import blank
 from convscope.models.network import Network
+from convscope.pictures.pictures import Folder
 from convscope.records.occlusion import ASKED, LIKELIEST, TRUE
 from convscope.studies.explain import probabilities, target_index
 from convscope.units import Box

@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.errors import ModelError
-from convscope.images.folder import Folder
 from convscope.lens.backward import Rule
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.topk import topk
 from convscope.methods.tuning import blank
 from convscope.methods.ways_down import ways_down
 from convscope.models.network import Network
+from convscope.pictures.pictures import Folder
 from convscope.records.topk import TopK
 from convscope.studies.display import GREY, cut, limit, quantised
 from convscope.units import Box, Unit

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from convscope.errors import ConvscopeError, DataError
-from convscope.images.folder import Folder, Picture
 from convscope.methods.cam_case import prepared
 from convscope.methods.controls import blob
 from convscope.methods.explaining import Method, chosen
@@ -20,6 +19,7 @@ from convscope.methods.targets import Target
 from convscope.models.network import Network
 from convscope.models.outputs import understood
 from convscope.models.provenance import recorded
+from convscope.pictures.pictures import Folder, Picture
 from convscope.records.pointing import PointingGame
 from convscope.studies.explain import probabilities, target_index
 from convscope.units import Box

@@ -16,15 +16,15 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from convscope.errors import UsageError
-from convscope.images.builtin import open_all, opened
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
 from convscope.methods.embedding import PIXELS, default_layer, embedding
 from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.neighbours import METRICS, Metric, nearest_vectors
 from convscope.methods.vectors import Way
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
+from convscope.pictures.framing import Framing
+from convscope.pictures.opening import open_all, opened
+from convscope.pictures.pictures import Folder
 from convscope.records.embedding import Embedding
 from convscope.records.neighbours import Duplicates, Neighbours
 

@@ -13,8 +13,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from convscope.errors import UsageError
-from convscope.images.builtin import opened
-from convscope.images.folder import Folder
 from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.folds import TEST, Division, divisions, enough, first_of_each, require_folds
 from convscope.methods.given import FolderLike, Layer, pictures_of, taking
@@ -24,6 +22,8 @@ from convscope.methods.vectors import Way
 from convscope.models.load import load
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder
 from convscope.records.embedding import Embedding
 from convscope.records.neighbours import Duplicates
 from convscope.records.transfer import Transfer

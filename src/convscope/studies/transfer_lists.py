@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
 from convscope.errors import DataError
-from convscope.images.builtin import opened
-from convscope.images.lists import ABSENT, HARD, SHOWN, Lists, numbers_of
 from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.linear import average_precision, softmax, trained
 from convscope.methods.vectors import Way
 from convscope.models.network import Network, whole
 from convscope.models.provenance import recorded
+from convscope.pictures.annotations import ABSENT, HARD, SHOWN, Lists, numbers_of
+from convscope.pictures.opening import opened
 from convscope.records.embedding import Embedding
 from convscope.records.transfer import ListTransfer
 from convscope.studies.probes import protocol

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
-from convscope.images.framing import resized
+from convscope.pictures.framing import resized
 from convscope.training.recipe import Recipe
 
 CROP, ORDER, MIX, NOISE = range(4)

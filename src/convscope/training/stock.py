@@ -9,7 +9,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from convscope.errors import DataError
-from convscope.images.folder import Folder
+from convscope.pictures.pictures import Folder
 
 Framer = Callable[[Image.Image], UInt8[np.ndarray, "h w 3"]]
 Progress = Callable[[int, int], None]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convscope.errors import DataError, EnvironmentFault, UsageError
-from convscope.images.folder import Folder
-from convscope.images.framing import Framing
-from convscope.images.skipped import table, tables
 from convscope.models.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.notes import table, tables
+from convscope.pictures.pictures import Folder
 from convscope.publish import publish_file
 from convscope.records.series import Series
 from convscope.training.augment import Shrunk

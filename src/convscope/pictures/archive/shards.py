@@ -1,0 +1,382 @@
+"""WebDataset shards: which pictures lie in tar archives, and of which classes are they?
+
+A shard is a tar archive; the files of one sample lie in it under one name but for their endings:
+`0001.jpg` with `0001.cls`, a whole number, or `0001.json` with the number as its "label". Pictures
+are read where they lie, by the same decoding processes and limits as files are.
+
+Of an archive only headers are read; nothing is unpacked, and no name becomes a path on disk.
+Python's tarfile takes a damaged header for the archive's end and a missing end for none: here both
+are told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+import stat
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Self, Unpack
+
+from convscope.errors import DataError, EnvironmentFault, UsageError, printable
+from convscope.pictures.decode.decode import Decoding, Ways
+from convscope.pictures.decode.formats import ENDINGS, ending
+from convscope.pictures.decode.limits import TRANSIENT, Limits, kind
+from convscope.pictures.decode.pool import Crew
+from convscope.pictures.decode.process import Member, Source
+from convscope.pictures.listing import many, require_name, shown
+from convscope.pictures.notes import Report, Skipped
+from convscope.pictures.pictures import Folder
+from convscope.texts import decoded, parsed
+
+LABEL_KEYS = ("label", "cls", "class_id", "class_index")
+"""Of a sample's .json; the first that is there counts."""
+MOST_LABEL = 1 << 20
+"""Bytes of a .cls or .json that are looked at."""
+MOST_CLASSES = 1_000_000
+MOST_SHARDS = 100_000
+ARCHIVE = re.compile(r"\.(tar(\.\w+)?|tgz)$", re.I)
+RANGE = re.compile(r"\{(\d{1,12})\.\.(\d{1,12})\}")
+
+
+def is_shards(name: str) -> bool:
+    """Whether a name means tar archives and no folder."""
+    return bool(ARCHIVE.search(name)) and not Path(name).is_dir()
+
+
+def expanded(spec: str) -> list[str]:
+    """`val-{000..002}.tar` as three names, digits as wide as in the range.
+
+    Raises UsageError U405 on what is no such name, or one of a place elsewhere.
+    """
+    if "://" in spec or spec.startswith("pipe:"):
+        what = "shards are files of this machine"
+        raise UsageError("U405", spec, what, next_step="download them, and name the files")
+    parts = RANGE.split(spec)  # text, first, last, text, …
+    plain = "".join(parts[0::3])
+    ranges = list(zip(parts[1::3], parts[2::3], strict=True))
+    count = 1
+    for first, last in ranges:
+        count *= max(0, int(last) - int(first) + 1)
+    if "{" in plain or "}" in plain or not 0 < count <= MOST_SHARDS:
+        what = f"is no range of 1 to {MOST_SHARDS:,} shards"
+        raise UsageError("U405", spec, what, next_step="write it as val-{000000..000049}.tar")
+    return list(map("".join, product(*_choices(parts))))
+
+
+def _choices(parts: list[str]) -> Iterator[list[str]]:
+    for place in range(0, len(parts), 3):
+        yield [parts[place]]
+        if place + 1 < len(parts):
+            first, last = parts[place + 1 : place + 3]
+            yield [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+
+
+class _Sample(NamedTuple):
+    picture: Entry
+    label: int | None
+    why: str
+    """Why there is no label."""
+
+
+class Shards(Folder):
+    """The pictures in tar archives, in the order in which they lie there.
+
+    Labels are class indices as the network counts them, and the classes' names are these numbers.
+    Names are `SHARD/MEMBER`; a picture's limits, faults and records are those of a folder.
+    """
+
+    numbered = True
+
+    def __init__(
+        self,
+        spec: Path | str,
+        *,
+        limits: Limits | None = None,
+        workers: int = 1,
+        max_bad: float = 0.01,
+        **ways: Unpack[Ways],
+    ) -> None:
+        """spec: `val.tar`, or `val-{000000..000049}.tar` for several. Others: as `Folder`.
+
+        Raises UsageError U375, U405 (no such name), DataError D100 (no pictures), D205 (a shard is
+        not there, or is no plain tar archive), EnvironmentFault R605.
+        """
+        require_name(spec)
+        self.root, self.decoding = Path(spec), Decoding.of(ways)
+        self.limits, self.workers, self.max_bad = limits or Limits(), workers, max_bad
+        self._findings: list[Skipped] = []
+        self._crew = Crew()
+        self._shards = [Path(name) for name in expanded(os.fspath(spec))]
+        self._place: dict[bytes, tuple[int, int]] = {}
+        labels: list[int | None] = []
+        files: list[tuple[bytes, int]] = []
+        unlabelled, others = [], 0
+        for number, shard in enumerate(self._shards):
+            found = contents(shard)
+            self._tell(shard, found)
+            samples, rest = _samples(shard, found.entries)
+            others += rest
+            for sample in samples:
+                name = os.fsencode(shard.name) + b"/" + sample.picture.name
+                self._place[name] = (number, sample.picture.start)
+                files.append((name, sample.picture.size))
+                labels.append(sample.label)
+                unlabelled += [f"{shown(name)} ({sample.why})"] if sample.why else []
+        if not files:
+            raise DataError("D100", str(self.root), "holds no pictures")
+        self.remarks = tuple(_remarks(unlabelled, others))
+        self.report = Report(self._findings)
+        known = [label for label in labels if label is not None]
+        self.classes = tuple(str(n) for n in range(max(known) + 1)) if known else ()
+        self._contain(files, labels)
+
+    def _contain(
+        self,
+        files: Sequence[tuple[bytes, int]],
+        labels: Sequence[int | None],
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        super()._contain(files, labels, numbers)
+        told = f"{self.sha256} {' '.join(map(str, self.labels))}"
+        self.sha256 = hashlib.sha256(told.encode()).hexdigest()
+        here = os.fsencode(self.root.parent)
+        self.paths = tuple(posixpath.join(here, name) for name, _ in self._files)
+
+    def _source(self, name: bytes, size: int) -> Source:
+        number, start = self._place[name]
+        return Member(os.fsencode(self._shards[number]), start, size, name)
+
+    def _tell(self, shard: Path, found: Contents) -> None:
+        where = os.fsencode(shard.name)
+        for name, why in found.left_out:
+            path = where + b"/" + name
+            self._findings.append(Skipped(-1, shown(path), path, 0, "", "D207", why))
+        if found.damage:
+            size = shard.stat().st_size
+            self._findings.append(Skipped(-1, shown(where), where, size, "", "D206", found.damage))
+
+
+def _samples(shard: Path, entries: list[Entry]) -> tuple[list[_Sample], int]:
+    """The pictures with their labels, and how many other files there are."""
+    pictures: dict[bytes, Entry] = {}
+    sides: dict[bytes, dict[bytes, Entry]] = {b".cls": {}, b".json": {}}
+    for entry in entries:
+        key, end = _key(entry.name), ending(entry.name)
+        if end in ENDINGS and key not in pictures:
+            pictures[key] = entry
+        elif end in sides:
+            sides[end].setdefault(key, entry)
+    label = {key: _read_json(data) for key, data in _contents(shard, sides[b".json"])}
+    label |= {key: _read_cls(data) for key, data in _contents(shard, sides[b".cls"])}
+    found = [
+        _Sample(entry, *label.get(key, (None, "no .cls or .json")))
+        for key, entry in pictures.items()
+    ]
+    used = sum(key in pictures for side in sides.values() for key in side)
+    return found, len(entries) - len(found) - used
+
+
+def _contents(shard: Path, side: dict[bytes, Entry]) -> Iterator[tuple[bytes, bytes]]:
+    read = read_member(shard, list(side.values()), MOST_LABEL)
+    for key, (_, data) in zip(side, read, strict=True):
+        yield key, data
+
+
+def _key(name: bytes) -> bytes:
+    """A sample's name: up to the first dot after the last slash, as WebDataset has it."""
+    folder, slash, file = name.rpartition(b"/")
+    return folder + slash + file.partition(b".")[0]
+
+
+def _read_cls(data: bytes) -> tuple[int | None, str]:
+    text = data.decode("ascii", "replace").strip()
+    return _checked(int(text) if re.fullmatch(r"\d{1,9}", text) else None, ".cls")
+
+
+def _read_json(data: bytes) -> tuple[int | None, str]:
+    try:
+        told = parsed(decoded(data))
+        given = next((told[key] for key in LABEL_KEYS if key in told), None)
+    except (ValueError, TypeError, RecursionError):
+        given = None
+    return _checked(given if type(given) is int else None, ".json")
+
+
+def _checked(label: int | None, source: str) -> tuple[int | None, str]:
+    if label is None or not 0 <= label < MOST_CLASSES:
+        return None, f"no class index in its {source}"
+    return label, ""
+
+
+def _remarks(unlabelled: list[str], others: int) -> list[str]:
+    said = []
+    if unlabelled:
+        more = ", …" if len(unlabelled) > 3 else ""
+        few = ", ".join(map(printable, unlabelled[:3]))
+        said.append(f"{many(len(unlabelled), 'picture')} without a class: {few}{more}")
+    if others:
+        said.append(f"{many(others, 'file')} ignored: of no picture, or a second of a sample")
+    return said
+
+
+BLOCK = 512
+MOST_HEADER = 1 << 20
+"""Bytes of a long name or of a member's own records; real ones have hundreds."""
+MOST_MEMBERS = 2_000_000
+LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"x", b"g", tarfile.SOLARIS_XHDTYPE)
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
+
+
+class Entry(NamedTuple):
+    """A regular file in the archive."""
+
+    name: bytes
+    start: int
+    """First byte of its content."""
+    size: int
+
+
+@dataclass
+class Contents:
+    """What a tar archive holds, in its own order."""
+
+    entries: list[Entry] = field(default_factory=list)
+    left_out: list[tuple[bytes, str]] = field(default_factory=list)
+    """Names of members that are not used, and why."""
+    damage: str = ""
+    """Why members may be missing; empty for a whole archive."""
+
+
+class _Damaged(Exception):
+    """The rest of the archive cannot be read."""
+
+
+class _Header(tarfile.TarInfo):
+    """Refuses sizes that would fill the memory before anyone can look at them."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or (found.type in LONG and found.size > MOST_HEADER):
+            raise _Damaged(f"a header claims {found.size:,} bytes")
+        return found
+
+
+def contents(path: Path) -> Contents:
+    """The archive's regular files.
+
+    Raises DataError D205 if it is no plain tar archive, EnvironmentFault R605 if the disk fails.
+    """
+    found = Contents()
+    try:
+        status = path.stat()  # before it is opened: opening a FIFO waits for ever
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("D205", str(path), f"is a {kind(status.st_mode)}, no tar archive")
+        with path.open("rb") as file:
+            _require_plain(path, file.read(BLOCK))
+            file.seek(0)
+            try:
+                _list(file, status.st_size, found)
+            except (_Damaged, tarfile.TarError, RecursionError, ValueError) as fault:
+                if not found.entries:
+                    raise DataError("D205", str(path), f"is no tar archive ({fault})") from fault
+                found.damage = found.damage or str(fault)
+    except OSError as fault:
+        raise _unreadable(path, fault) from fault
+    return found
+
+
+def _require_plain(path: Path, head: bytes) -> None:
+    for start, name in COMPRESSED.items():
+        if head.startswith(start):
+            what = f"is compressed ({name}), so its pictures cannot be found without unpacking all"
+            raise DataError("D205", str(path), what, next_step="give a plain .tar")
+    if not head:
+        raise DataError("D205", str(path), "is empty")
+
+
+def _list(file: BinaryIO, size: int, found: Contents) -> None:
+    names: set[bytes] = set()
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
+        for member in _members(archive):
+            name = member.name.encode("utf-8", "surrogateescape")
+            why = _refused(member, name, names)
+            if why:
+                found.left_out.append((name, why))
+            elif member.isreg():
+                names.add(name)
+                found.entries.append(Entry(name, member.offset_data, member.size))
+            if member.offset_data + member.size > size and member.isreg():
+                raise _Damaged(f"it ends within {shown(name)}")
+        found.damage = _end(file, archive.offset)
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    last = -1
+    for _ in range(MOST_MEMBERS):
+        member = archive.next()
+        archive.members = []  # type: ignore[attr-defined]  # else they stay in memory
+        if member is None:
+            return
+        if member.offset <= last or member.size < 0:  # a size in records may be negative
+            raise _Damaged("its headers lead in a circle")
+        last = member.offset
+        yield member
+    raise _Damaged(f"it holds more than {MOST_MEMBERS:,} members")
+
+
+def _refused(member: tarfile.TarInfo, name: bytes, names: set[bytes]) -> str:
+    if member.isdir():
+        return ""
+    if not member.isreg() or member.issparse():
+        return "a link, a device or a sparse file"
+    if name.startswith(b"/") or b".." in name.split(b"/") or b"\\" in name or b"\0" in name:
+        return "its path leads out of the archive"
+    if posixpath.normpath(name) != name.removeprefix(b"./"):
+        return "its path is not in its shortest form"
+    return "a second member of this name" if name in names else ""
+
+
+def _end(file: BinaryIO, place: int) -> str:
+    """What is wrong with the end of an archive whose last header is followed by `place`."""
+    file.seek(place)
+    block = file.read(BLOCK)
+    if len(block) < BLOCK:
+        return "it ends without an end mark, so it may be truncated"
+    if any(block):
+        return f"a damaged header at byte {place:,}; what follows is lost"
+    if any(file.read(MOST_HEADER)):
+        return "more data follows its end mark"
+    return ""
+
+
+def _unreadable(path: Path, fault: OSError) -> DataError | EnvironmentFault:
+    reason = (fault.strerror or str(fault)).lower()
+    if fault.errno in TRANSIENT:
+        return EnvironmentFault("R605", str(path), f"could not be read ({reason})")
+    return DataError("D205", str(path), f"cannot be read ({reason})")
+
+
+def read_member(path: Path, entries: list[Entry], most: int) -> Iterator[tuple[Entry, bytes]]:
+    """The content of small members; empty for those of more than `most` bytes."""
+    try:
+        with path.open("rb") as file:
+            for entry in entries:
+                found = b""
+                if entry.size <= most:
+                    found = os.pread(file.fileno(), entry.size, entry.start)
+                yield entry, found
+    except OSError as fault:
+        raise _unreadable(path, fault) from fault

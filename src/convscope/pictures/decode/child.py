@@ -1,0 +1,165 @@
+"""The decoding process itself: paths in on fd 0, pixels or faults out on fd 1.
+
+Started as `python -m convscope.pictures.decode.child` by process.py, with neither torch nor NumPy,
+so that it is ready in well under a tenth of a second. It ends when its input ends.
+
+Request: kind, length, payload: a path, or a place in an archive (PLACE). Answer: kind, height,
+width, SHA-256 of the file, its size, length of the text; then the text (of a fault its code and
+words; of pixels a line of code and words for each note), then height × width × 3 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import BinaryIO
+
+from PIL import Image, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+
+from convscope.pictures.decode.decode import NOTES, NOTHING_SEEN, Decoding, decode, is_flat
+from convscope.pictures.decode.formats import claimed, ending
+from convscope.pictures.decode.limits import Fault, Limits, Part, read_file
+from convscope.pictures.framing import Framing
+
+REQUEST = struct.Struct("<cI")
+ANSWER = struct.Struct("<cII32sQI")
+SETUP, PATH, MEMBER = b"S", b"P", b"T"
+PLACE = struct.Struct("<QQI")
+"""Of a member: first byte, size, length of the archive's path; path and own name follow."""
+READY, PIXELS, FAULT, UNREAD, MEMORY = b"H", b"P", b"F", b"U", b"M"
+
+OWN_ENDINGS = {
+    "JPEG": (b".jpg", b".jpeg", b".jpe", b".jfif"),
+    "PNG": (b".png", b".apng"),
+    "WEBP": (b".webp",),
+    "BMP": (b".bmp", b".dib"),
+    "GIF": (b".gif",),
+    "TIFF": (b".tif", b".tiff"),
+}
+
+
+class Worker:
+    """One decoding process, from its pipes on."""
+
+    def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
+        self.requests = requests
+        self.answers = answers
+        self.limits, self.decoding = Limits(), Decoding()
+        self.framing: Framing | None = None
+
+    def run(self) -> None:
+        self.answer(READY)
+        while len(header := self.requests.read(REQUEST.size)) == REQUEST.size:
+            kind, length = REQUEST.unpack(header)
+            payload = self.requests.read(length)
+            if kind == SETUP:
+                self.set_up(payload)
+            elif kind == MEMBER:
+                start, size, long = PLACE.unpack_from(payload)
+                rest = payload[PLACE.size :]
+                self.picture(rest[:long], ending(rest[long:]), (start, size))
+            else:
+                self.picture(payload, ending(payload))
+
+    def set_up(self, payload: bytes) -> None:
+        told = json.loads(payload)
+        self.limits = Limits(**told["limits"])
+        self.decoding = Decoding.of(told["decoding"])
+        framing = told["framing"]
+        self.framing = framing and Framing(**framing)
+        hold_back(self.limits)
+
+    def picture(self, path: bytes, name_ends: bytes, part: Part | None = None) -> None:
+        """Answer for one file, or a part of it.
+
+        SIGPROF ends the process when its processor time is over.
+        """
+        signal.setitimer(signal.ITIMER_PROF, self.limits.seconds)
+        try:
+            data = read_file(path, self.limits, time.sleep, part)
+        except Fault as fault:
+            self.answer(FAULT, f"{fault.code} {fault.text}")
+        except OSError as fault:
+            self.answer(UNREAD, fault.strerror or str(fault))
+        except MemoryError:
+            self.answer(MEMORY)
+        else:
+            self.content(data, name_ends)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def content(self, data: bytes, name_ends: bytes) -> None:
+        notes: dict[str, str] = {}
+        try:
+            whole = decode(data, self.limits, notes.__setitem__, self.decoding)
+            picture = self.framed(whole)
+            pixels = picture.tobytes()
+        except Fault as fault:
+            self.answer(FAULT, f"{fault.code} {fault.text}", data)
+        except MemoryError:
+            self.answer(MEMORY)
+        except Exception as fault:  # whatever it is, it is this picture's
+            self.answer(FAULT, f"D105 cannot be decoded ({type(fault).__name__}: {fault})", data)
+        else:
+            if picture is not whole and not notes.keys() & NOTHING_SEEN and is_flat(picture):
+                notes["N119"] = "all of one value in the part that is read, nothing can be seen"
+            if name_ends and name_ends not in OWN_ENDINGS[str(claimed(data))]:
+                notes["N102"] = ""
+            told = "\n".join(f"{code} {notes[code]}" for code in NOTES if code in notes)
+            self.answer(PIXELS, told, data, picture.size, pixels)
+
+    def framed(self, picture: Image.Image) -> Image.Image:
+        return picture if self.framing is None else self.framing.image(picture)
+
+    def answer(
+        self,
+        kind: bytes,
+        text: str = "",
+        data: bytes = b"",
+        size: tuple[int, int] = (0, 0),
+        pixels: bytes = b"",
+    ) -> None:
+        told = text.encode("utf-8", "backslashreplace")
+        digest = hashlib.sha256(data).digest()
+        width, height = size
+        self.answers.write(ANSWER.pack(kind, height, width, digest, len(data), len(told)) + told)
+        self.answers.write(pixels)
+        self.answers.flush()
+
+
+def hold_back(limits: Limits) -> None:
+    """Bound what this process may take; where the system has no such bounds, do without."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        wanted = limits.memory if most == resource.RLIM_INFINITY else min(limits.memory, most)
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
+
+
+def main(prepare: Callable[[], None] | None = None) -> None:
+    """Serve until the input ends. `prepare` runs before, in tests that plant a fault."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    Image.MAX_IMAGE_PIXELS = None  # Limits.max_pixels is checked instead, with its own message
+    answers = os.fdopen(os.dup(1), "wb")
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)  # whatever a decoder prints must not get between the pixels
+    os.dup2(silence, 2)  # and what it warns of is told by code
+    if prepare is not None:
+        prepare()
+    try:
+        Worker(sys.stdin.buffer, answers).run()
+    except BrokenPipeError:  # nobody listens any more
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

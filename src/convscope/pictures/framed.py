@@ -1,0 +1,54 @@
+"""A cache of framed pictures on disk, for what looks at each several times."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from convscope.pictures.pictures import Folder, Frame
+from convscope.publish import environment_fault
+
+
+class Framed:
+    """Pictures of a folder, read when they are first asked for and kept in a temporary file, which
+    is gone with this."""
+
+    def __init__(self, folder: Folder, framing: Frame) -> None:
+        self.folder = folder
+        self._framing = framing
+        self._kept: dict[int, tuple[int, tuple[int, ...]]] = {}
+        """Of each picture where its pixels begin, and their shape."""
+        self._asked: set[int] = set()
+        self._file = tempfile.TemporaryFile(prefix="convscope-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+
+    def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+        """Number and pixels of the usable ones of these pictures, in this order.
+
+        Raises as `Folder.read`, and EnvironmentFault R602 or R603 if the temporary folder is full
+        or cannot be written.
+        """
+        self._fill([number for number in numbers if number not in self._asked])
+        for number in numbers:
+            if number in self._kept:
+                begin, shape = self._kept[number]
+                data = os.pread(self._file.fileno(), int(np.prod(shape)), begin)
+                yield number, np.frombuffer(bytearray(data), np.uint8).reshape(shape)
+
+    def _fill(self, numbers: Sequence[int]) -> None:
+        self._asked.update(numbers)
+        for picture in self.folder.read(self._framing, sorted(numbers)) if numbers else ():
+            pixels = np.ascontiguousarray(picture.pixels)
+            begin = self._file.seek(0, os.SEEK_END)
+            try:
+                self._file.write(pixels.data)
+                self._file.flush()
+            except OSError as fault:
+                raise environment_fault(fault, Path(tempfile.gettempdir())) from fault
+            self._kept[picture.number] = (begin, pixels.shape)

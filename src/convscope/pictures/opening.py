@@ -1,0 +1,246 @@
+"""Open pictures: folders, built-in sets, shards and files by name, and pictures in memory.
+
+Pictures in memory go through the decoder as a lossless file of them would, so that the same rules
+hold for transparency, 16 bits and grey, and the same notes are taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Unpack, cast
+
+import numpy as np
+from PIL import Image
+
+from convscope.errors import DataError, UsageError
+from convscope.pictures.archive.shards import Shards, is_shards
+from convscope.pictures.builtin import builtin
+from convscope.pictures.decode.decode import NOTES, Ways, decode
+from convscope.pictures.decode.limits import Fault, Limits
+from convscope.pictures.flowers import flowers_folder
+from convscope.pictures.listing import require_name
+from convscope.pictures.notes import Noted
+from convscope.pictures.pictures import Folder, Frame, Picture, one_picture, some_pictures
+
+Progress = Callable[[int, int], None]
+
+
+def open_pictures(
+    spec: Path | str,
+    *,
+    cache: Path | str | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+    **ways: Unpack[Ways],
+) -> Folder:
+    """The pictures that a name means: a folder's path, `builtin:scenes`, `builtin:photos`,
+    `builtin:photos-val`, the latter two with `?shortcut=CLASS&seed=N`, `flowers` once downloaded,
+    or WebDataset shards such as `val-{000000..000049}.tar`.
+
+    cache: where built-in pictures and flowers are kept (the user's cache). range, exif,
+    background: how values become RGB, see `Decoding`. Raises UsageError U210 or U211 on an unknown
+    name or option, U480, DataError D100 if there are no pictures, and as `Shards`.
+    """
+    if not isinstance(spec, str | Path):
+        what = f"a {type(spec).__name__} is no name of pictures"
+        raise UsageError("U377", "", what, next_step="give a folder's name, or builtin:photos")
+    spec = str(require_name(spec))
+    if spec.startswith("builtin:"):
+        name = spec.removeprefix("builtin:")
+        return builtin(name, cache, workers=workers, progress=progress, **ways)
+    if spec == "flowers" and not Path(spec).exists():
+        return Folder(flowers_folder(cache), workers=workers, **ways)
+    if is_shards(spec):
+        return Shards(spec, workers=workers, **ways)
+    try:
+        return Folder(spec, workers=workers, **ways)
+    except DataError as fault:
+        if fault.what == "does not exist":
+            fault.next_step = "name a folder, builtin:photos or flowers"
+        raise
+
+
+def as_folder(given: Any) -> Folder:
+    """The folder, what the name means, a file alone, or pictures in memory and lists of these.
+
+    Raises as `open_pictures` and `held`, and UsageError U377.
+    """
+    if isinstance(given, str | Path):
+        name = str(require_name(given))
+        alone = is_file(name) and not is_shards(name)
+        return some_pictures([name]) if alone else open_pictures(name)
+    if is_picture(given) or isinstance(given, list | tuple):
+        return held(given if isinstance(given, list | tuple) else [given])
+    if hasattr(given, "read") and hasattr(given, "check_bad"):  # whatever acts as a folder
+        return cast("Folder", given)
+    what = f"a {type(given).__name__} is no folder of pictures"
+    raise UsageError("U377", "", what, next_step="give open_pictures(…), or a folder's name")
+
+
+@contextmanager
+def opened(given: Any) -> Iterator[Folder]:
+    """`as_folder`; what is opened here is closed at the end."""
+    folder = as_folder(given)
+    try:
+        yield folder
+    finally:
+        if folder is not given:
+            folder.close()
+
+
+def open_all(names: Sequence[str], **ways: Unpack[Ways]) -> list[Folder]:
+    """What several names mean, in their order: folders and sets as `open_pictures` has them,
+    single files that follow each other as one folder. ways: as of `open_pictures`.
+
+    Raises as `open_pictures`, and DataError D121 if there is no such file.
+    """
+    found: list[Folder] = []
+    for are_sets, group in groupby(names, _is_set):
+        together = list(group)
+        if are_sets:
+            found += [open_pictures(name, **ways) for name in together]
+        else:
+            found.append(some_pictures(together, **ways))
+    return found
+
+
+def _is_set(name: str) -> bool:
+    if name.startswith("builtin:") or name == "flowers" or is_shards(name):
+        return True
+    return bool(name and Path(require_name(name)).is_dir())
+
+
+PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "F")
+"""Modes that a PNG holds, and those that the decoder refuses by itself."""
+KINDS = "a file's name, a Pillow image, an array (rows, columns, colours) of uint8, a Picture"
+Open = Picture | Path | str | Image.Image | np.ndarray
+
+
+def is_picture(given: object) -> bool:
+    """Whether this is one picture in memory, as far as its type says."""
+    return isinstance(given, Picture | Image.Image | np.ndarray)
+
+
+def is_file(given: object) -> bool:
+    """Whether this is the name of a file."""
+    try:
+        return isinstance(given, str | Path) and Path(given).is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def picture_of(given: Any, name: str = "picture") -> Picture:
+    """One picture out of a file's name, a Pillow image or an array; a Picture as it is.
+
+    Arrays are (rows, columns) or (rows, columns, 1, 3 or 4) of uint8, or of uint16 in grey; of
+    floating point where all numbers lie between 0 and 1, which are taken for 0 to 255. name: of
+    what has none. Raises UsageError U377 for anything else, DataError as `decode` does.
+    """
+    if isinstance(given, Picture):
+        return given
+    if isinstance(given, str | Path):
+        return one_picture(given)
+    if isinstance(given, np.ndarray):
+        return _decoded(Image.fromarray(_plain(given)), name)
+    if isinstance(given, Image.Image):
+        return _decoded(given, Path(str(getattr(given, "filename", "") or name)).name)
+    raise stranger(given)
+
+
+def stranger(given: object) -> UsageError:
+    what = f"a {type(given).__name__} is no picture"
+    return UsageError("U377", "", what, next_step=f"give {KINDS}, or a list of these")
+
+
+def _plain(given: np.ndarray) -> np.ndarray:
+    """The array as Pillow takes it. Raises UsageError U377."""
+    values = given[..., 0] if given.ndim == 3 and given.shape[2] == 1 else given
+    colours = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))
+    kind = values.dtype
+    if colours and values.size and kind.kind == "f" and _is_share(values):
+        return np.ascontiguousarray((values * 255).round().astype(np.uint8))
+    if values.size and ((colours and kind == np.uint8) or (values.ndim == 2 and kind == np.uint16)):
+        return np.ascontiguousarray(values)
+    shape = " × ".join(map(str, given.shape))
+    what = f"an array of {shape} in {given.dtype} is no picture"
+    step = "give rows × columns × colours in uint8, or in floating point from 0 to 1"
+    raise UsageError("U377", "", what, next_step=step)
+
+
+def _is_share(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1)
+
+
+def _decoded(image: Image.Image, name: str) -> Picture:
+    """With the notes that were taken."""
+    try:
+        kept = image if image.mode in PNG else image.convert("RGB")
+        file = io.BytesIO()
+        kept.save(file, "PNG", compress_level=0)
+    except (OSError, ValueError, SyntaxError) as fault:
+        raise DataError("D104", name, f"the picture cannot be loaded ({fault})") from fault
+    told: list[str] = []
+
+    def note(code: str, text: str = "") -> None:
+        told.append(f"{text or NOTES[code]} ({code})")
+
+    try:
+        rgb = decode(file.getvalue(), Limits(), note)
+    except Fault as fault:
+        raise DataError(fault.code, name, fault.text) from None
+    return Picture(0, name, None, np.asarray(rgb), tuple(told))
+
+
+class Held(Folder):
+    """Pictures in memory, that are read as those of a folder are."""
+
+    _held: dict[bytes, Picture]
+    _digests: dict[bytes, bytes]
+
+    def read(
+        self,
+        framing: Frame | None = None,
+        numbers: Sequence[int] | None = None,
+        *,
+        workers: int | None = None,  # noqa: ARG002 - a folder's; nothing is decoded here
+    ) -> Iterator[Picture]:
+        self.readings += 1
+        for number in range(len(self)) if numbers is None else numbers:
+            file, name = self._files[number][0], self.names[number]
+            picture = self._held[file].within(framing)
+            self._hashes[number], self._last[number] = self._digests[file], self.readings
+            told = (note.removesuffix(")").rpartition(" (") for note in picture.notes)
+            self._notes[number] = tuple(
+                Noted(number, name, file, code, text) for text, _, code in told
+            )
+            self.report.use(self._numbers[number], self._notes[number])
+            yield replace(picture, number=number, name=name)
+
+
+def held(several: Sequence[Any]) -> Folder:
+    """These pictures as one folder, without classes, in their order; files alone are read as they
+    are asked for. Raises as `picture_of` and `some_pictures`, DataError D100 for none."""
+    if not several:
+        raise DataError("D100", "", "an empty list holds no pictures")
+    if all(isinstance(one, str | Path) for one in several):
+        return some_pictures(several)
+    folder = Held.loose()
+    folder._held, folder._digests = {}, {}
+    for number, one in enumerate(several):
+        picture = picture_of(one, f"picture {number}")
+        name = os.fsencode(picture.name)
+        name = name if name not in folder._held else b"%d/%s" % (number, name)
+        shape = repr(picture.pixels.shape).encode()
+        folder._held[name] = picture
+        folder._digests[name] = hashlib.sha256(shape + picture.pixels.tobytes()).digest()
+    folder._contain([(name, 0) for name in folder._held], [None] * len(several))
+    content = b"".join(folder._digests.values())
+    folder.sha256 = hashlib.sha256(folder.sha256.encode() + content).hexdigest()
+    return folder

@@ -1,0 +1,401 @@
+"""A folder of pictures: their order, labels, pixels, and what had to be left out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from convscope.errors import DataError, UsageError, printable
+from convscope.pictures.decode.child import FAULT
+from convscope.pictures.decode.decode import NOTES, Decoding, Ways
+from convscope.pictures.decode.limits import Limits
+from convscope.pictures.decode.pool import Crew, Reading
+from convscope.pictures.decode.process import Answer, Source
+from convscope.pictures.framing import Framing
+from convscope.pictures.listing import listed, manifest, remarks, require_name, shown
+from convscope.pictures.notes import (
+    Noted,
+    Report,
+    Skipped,
+    counted,
+    counted_notes,
+    first_few,
+    notes_table,
+    table,
+)
+from convscope.publish import publish_file
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+Frame = Callable[[Image.Image], UInt8[np.ndarray, "_ _ 3"]]
+"""From an RGB picture to the pixels wanted; a Framing is applied where the picture is decoded,
+any other function in this process."""
+UNKNOWN_LOSS = ("D122", "D206")
+"""A folder without permission, a damaged archive: nobody knows how many pictures are missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One decoded picture of a folder."""
+
+    number: int
+    name: str
+    label: int | None
+    pixels: UInt8[np.ndarray, "h w 3"]
+    notes: tuple[str, ...] = ()
+    """What was changed when it was read, and not asked for: `EXIF orientation 6 not applied …`."""
+    framing: Frame | None = None
+    """By what these pixels were framed; None for the whole picture."""
+
+    def within(self, framing: Frame | None) -> Picture:
+        """The same picture in this framing; as it is without one.
+
+        Framed once only: raises UsageError U379 where it was framed already, in another way.
+        """
+        pixels = self.pixels
+        if framing is None or framing == self.framing:
+            framing = self.framing
+        elif self.framing is None:
+            pixels = np.asarray(framing(Image.fromarray(np.ascontiguousarray(pixels))))
+        else:
+            what = f"was framed already, by {self.framing}; what is wanted is {framing}"
+            raise UsageError("U379", self.name, what, next_step="give the whole picture")
+        return replace(self, pixels=pixels, framing=framing)
+
+
+class Folder:
+    """The pictures below a folder, in byte order of their paths: number i is always the same.
+
+    Folders in the root are classes (folders inside these belong to them); without any, the
+    pictures have no class. Pictures are decoded in processes of their own, and one that cannot
+    be used is left out and recorded in `skipped`, never passed over in silence. Safe in
+    threads; a copy in another process starts its own decoders.
+    """
+
+    numbered = False
+    """Whether labels are class indices as the network counts them, and no class folders."""
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        limits: Limits | None = None,
+        workers: int = 1,
+        max_bad: float = 0.01,
+        **ways: Unpack[Ways],
+    ) -> None:
+        """workers: decoding processes of one reading. max_bad: see `check_bad`. range, exif,
+        background: how values become RGB, see `Decoding`.
+
+        Raises DataError D100 if there is no such folder or no picture in it, UsageError U480, and
+        as `require_name`.
+        """
+        require_name(root)
+        self.root, self.decoding = Path(root), Decoding.of(ways)
+        self.limits, self.workers, self.max_bad = limits or Limits(), workers, max_bad
+        found = listed(os.fsencode(self.root))
+        self.classes = tuple(shown(name) for name in found.classes)
+        self.remarks = tuple(remarks(found))
+        """What a reader of the results should know: empty classes, ignored files and the like."""
+        if not found.files:
+            unseen = "".join(f"; {remark}" for remark in self.remarks)
+            raise DataError("D100", str(self.root), f"holds no pictures{unseen}")
+        self._findings, self._crew = found.findings, Crew()
+        self.report = Report(found.findings)
+        """What became of the pictures in all readings, those of its parts too."""
+        self._contain(found.files, found.labels())
+
+    @classmethod
+    def loose(
+        cls, limits: Limits | None = None, max_bad: float = 0.01, decoding: Decoding | None = None
+    ) -> Self:
+        """One without a place or classes, that is still to be given its pictures."""
+        folder = object.__new__(cls)
+        folder.root, folder.classes, folder.decoding = Path(), (), decoding or Decoding()
+        folder.limits, folder.workers, folder.max_bad = limits or Limits(), 1, max_bad
+        folder.remarks, folder._findings, folder._crew = (), [], Crew()
+        folder.report = Report()
+        return folder
+
+    def _contain(
+        self,
+        files: Sequence[tuple[bytes, int]],
+        labels: Sequence[int | None],
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        """files: (path below the root, bytes), of which nothing has been read yet. numbers: those
+        of the pictures in the folder that this is a part of."""
+        self._numbers = range(len(files)) if numbers is None else numbers
+        root = os.fsencode(self.root)
+        self._files, self.labels = tuple(files), tuple(labels)
+        self.names = tuple(shown(path) for path, _ in files)
+        """Paths below the root as valid text, undecodable bytes escaped."""
+        self.paths = tuple(posixpath.join(root, path) for path, _ in files)
+        """Paths as the file system has them, with the root."""
+        self.sources = tuple(self._source(path, size) for path, size in files)
+        """Where the pictures' bytes lie."""
+        self.sha256 = manifest(self.classes, self._files, self.decoding.told())
+        """Hash of the classes, of all paths and sizes, and of an unusual way of reading them;
+        content does not enter."""
+        self._skipped: dict[int, Skipped] = {}
+        self._hashes: dict[int, bytes] = {}
+        self.readings = 0
+        """How often `read` was called."""
+        self._last: dict[int, int] = {}
+        self._notes: dict[int, tuple[Noted, ...]] = {}
+
+    def _source(self, name: bytes, size: int) -> Source:  # noqa: ARG002 - an archive's needs it
+        return posixpath.join(os.fsencode(self.root), name)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"Folder({str(self.root)!r}: {len(self):,} pictures{classes})"
+
+    def read(
+        self,
+        framing: Frame | None = None,
+        numbers: Sequence[int] | None = None,
+        *,
+        workers: int | None = None,
+    ) -> Iterator[Picture]:
+        """The usable ones of the pictures with these numbers (all), in this order.
+
+        framing: from the decoded picture to the pixels wanted (the whole picture). workers:
+        decoding processes of this reading (those of the folder). Raises EnvironmentFault R604 to
+        R606 if decoding is impossible or the disk fails.
+        """
+        wanted = range(len(self)) if numbers is None else numbers
+        self.readings += 1
+        inside = framing if isinstance(framing, Framing) else None
+        sources = [self.sources[number] for number in wanted]
+        way, many = (self.limits, inside, self.decoding), workers or self.workers
+        reading = Reading(self._crew, sources, *way, many)
+        try:
+            for number, answer in zip(wanted, reading, strict=True):
+                self._remember(number, answer)
+                if answer.kind != FAULT:
+                    yield self._picture(number, answer.pixels, framing)
+        finally:
+            reading.stop()
+
+    def _picture(self, number: int, pixels: Pixels, framing: Frame | None) -> Picture:
+        if framing is not None and not isinstance(framing, Framing):  # that is applied already
+            pixels = np.asarray(framing(Image.fromarray(pixels)))
+        notes = tuple(f"{one.text} ({one.code})" for one in self._notes[number])
+        told = self.names[number], self.labels[number]
+        return Picture(number, *told, pixels, notes, framing)
+
+    def _remember(self, number: int, answer: Answer) -> None:
+        if answer.size:
+            self._hashes[number] = answer.sha256
+            self._last[number] = self.readings
+        if answer.kind == FAULT:
+            code, _, text = printable(answer.text).partition(" ")
+            path, size = self._files[number]
+            digest = answer.sha256.hex() if answer.size else ""
+            entry = Skipped(
+                number, self.names[number], path, answer.size or size, digest, code, text
+            )
+            self._skipped[number] = entry
+            self.report.skip(self._numbers[number], entry)
+        else:
+            told = (line.partition(" ") for line in answer.text.splitlines())
+            who = (number, self.names[number], self._files[number][0])
+            self._notes[number] = tuple(
+                Noted(*who, code, text or NOTES[code]) for code, _, text in told
+            )
+            self.report.use(self._numbers[number], self._notes[number])
+
+    def one(self, number: int, framing: Frame | None = None) -> Picture:
+        """One picture. Raises DataError with the fault's code if it cannot be used."""
+        for picture in self.read(framing, [number]):
+            return picture
+        raise self._fault(number)
+
+    def _fault(self, number: int) -> DataError:
+        entry = self._skipped[number]
+        return DataError(entry.code, str(self.root / entry.name), entry.text)
+
+    def subset(self, chosen: Callable[[str], bool] | Sequence[int]) -> Self:
+        """Some of the pictures, numbered anew from 0; the classes stay as they are.
+
+        chosen: their numbers here, or whether a name is wanted.
+        """
+        if callable(chosen):
+            chosen = [number for number, name in enumerate(self.names) if chosen(name)]
+        part = object.__new__(type(self))
+        part.__dict__.update(self.__dict__)
+        part._contain(
+            [self._files[i] for i in chosen],
+            [self.labels[i] for i in chosen],
+            [self._numbers[i] for i in chosen],
+        )
+        return part
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What could not be used of what was read so far; folders that could not come first."""
+        return [*self._findings, *(self._skipped[number] for number in sorted(self._skipped))]
+
+    @property
+    def notes(self) -> Counter[str]:
+        """How many of the pictures read were changed, by code (decode.NOTES)."""
+        return self.noted_since(0)
+
+    def noted_since(self, reading: int) -> Counter[str]:
+        """The same, of the pictures read after so many readings."""
+        late = (number for number, last in self._last.items() if last > reading)
+        return Counter(entry.code for number in late for entry in self._notes.get(number, ()))
+
+    @property
+    def changes(self) -> list[Noted]:
+        """What was changed in the pictures read so far, in their order."""
+        return [entry for _, noted in sorted(self._notes.items()) for entry in noted]
+
+    def noted(self, code: str) -> list[str]:
+        """The names of the pictures that were changed in this way."""
+        return [entry.name for entry in self.changes if entry.code == code]
+
+    def notes_line(self) -> str:
+        """What was changed in how many of the pictures read so far, the worst first; empty if
+        nothing was."""
+        return counted_notes(self.changes)
+
+    def digest(self, number: int) -> bytes:
+        """SHA-256 of a picture's file, once it has been read. Raises KeyError before."""
+        return self._hashes[number]
+
+    def contents(self, since: int = 0) -> str:
+        """Hash of the contents of all files read after so many readings; empty if none was."""
+        return contents({n: self._hashes[n] for n, last in self._last.items() if last > since})
+
+    def duplicates(self) -> dict[int, int]:
+        """Of the pictures read: number → lowest number with the same content, where not itself."""
+        first: dict[bytes, int] = {}
+        same = {n: first.setdefault(self._hashes[n], n) for n in sorted(self._hashes)}
+        return {number: lowest for number, lowest in same.items() if number != lowest}
+
+    def summary(self) -> str:
+        """`12 of 13 pictures used; 1 skipped (1 D104 truncated)`, of what was read so far."""
+        bad, used = len(self._skipped), len(self._notes)
+        line = f"{used:,} of {used + bad:,} pictures used"
+        if self.skipped:
+            line += f"; {len(self.skipped):,} skipped ({counted(self.skipped)})"
+        return line
+
+    def write_skipped(self, path: Path | str) -> None:
+        """Write skipped.csv. Raises EnvironmentFault R602 or R603."""
+        publish_file(Path(path), table(self.skipped))
+
+    def write_notes(self, path: Path | str) -> None:
+        """Write notes.csv. Raises EnvironmentFault R602 or R603."""
+        publish_file(Path(path), notes_table(self.changes))
+
+    def check_bad(self) -> None:
+        """Raise DataError D118 if more than `max_bad` of what was read could not be used,
+
+        if nothing could, or if a folder or archive could not be read: who knows what is missing?
+        A single picture's own fault is raised.
+        """
+        if len(self) == 1 and self._skipped and self.max_bad < 1:
+            raise self._fault(0)
+        self._check(self.skipped, len(self._notes), self.summary)
+
+    def check_all(self) -> None:
+        """As `check_bad`, of all readings of this folder and of its parts."""
+        if len(self) == 1:
+            self.check_bad()
+        self._check(self.report.skipped, self.report.used, self.report.summary)
+
+    def _check(self, skipped: Sequence[Skipped], used: int, summary: Callable[[], str]) -> None:
+        bad = sum(entry.number >= 0 for entry in skipped)
+        unread = any(entry.code in UNKNOWN_LOSS for entry in self._findings)
+        many = bad > self.max_bad * (bad + used)
+        if (bad and not used) or (self.max_bad < 1 and (unread or many)):
+            which, most = first_few(skipped), 100 * self.max_bad
+            raise DataError(
+                "D118",
+                "" if self.root == Path() else str(self.root),
+                f"{summary()}: {which}; allowed are {most:g} %",
+                next_step="mend or remove them, or allow more with --max-bad (max_bad)",
+            )
+
+    def close(self) -> None:
+        """End the decoders at rest; reading again starts new ones. Also the end of a `with`."""
+        self._crew.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_crew": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._crew = Crew()
+
+
+def contents(digests: Mapping[int, bytes]) -> str:
+    """Hash of files' numbers and contents, these by their hashes; empty if there is none."""
+    digest = hashlib.sha256()
+    for number in sorted(digests):
+        digest.update(b"%d\0%s\n" % (number, digests[number]))
+    return digest.hexdigest() if digests else ""
+
+
+def some_pictures(
+    paths: Sequence[Path | str],
+    *,
+    limits: Limits | None = None,
+    max_bad: float = 0.01,
+    **ways: Unpack[Ways],
+) -> Folder:
+    """Single files as one folder, in the order given; their names are the paths.
+
+    Raises DataError D121 if there is no such file, UsageError U480, and as `require_name`.
+    """
+    places = [os.fsencode(require_name(path)) for path in paths]
+    for place in places:
+        if not os.path.lexists(place):
+            raise DataError("D121", shown(place), "there is no such file")
+    loose = Folder.loose(limits or Limits(), max_bad, Decoding.of(ways))
+    loose._contain([(place, 0) for place in places], [None] * len(places))
+    return loose
+
+
+def one_picture(
+    path: Path | str,
+    framing: Frame | None = None,
+    *,
+    limits: Limits | None = None,
+    **ways: Unpack[Ways],
+) -> Picture:
+    """A single file, decoded as a folder's pictures are; its name is the file's own.
+
+    range, exif, background: see `Decoding`. Raises DataError with the fault's code if it cannot
+    be used, and as `some_pictures`.
+    """
+    with some_pictures([path], limits=limits, **ways) as alone:
+        found = alone.one(0, framing)
+    return replace(found, name=found.name.rpartition("/")[2])

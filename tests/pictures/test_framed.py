@@ -1,0 +1,55 @@
+"""Is each picture decoded once, whatever is asked for and how often?"""
+
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convscope.errors import EnvironmentFault
+from convscope.pictures.framed import Framed
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Folder
+
+FRAMING = Framing(None, (6, 9))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    draw = np.random.default_rng(0)
+    for number in range(5):
+        pixels = draw.integers(0, 256, (18, 17, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    return tmp_path
+
+
+def test_pictures_come_as_asked_and_are_decoded_once(root: Path) -> None:
+    with Folder(root, max_bad=1.0) as folder:
+        expected = {picture.number: picture.pixels for picture in folder.read(FRAMING)}
+        before = folder.readings
+        framed = Framed(folder, FRAMING)
+        found = [*framed.read([4, 0, 3]), *framed.read([0, 1, 3]), *framed.read([4])]
+        assert [number for number, _ in found] == [4, 0, 0, 1, 4]  # 3 cannot be used
+        for number, pixels in found:
+            assert np.array_equal(pixels, expected[number])
+            assert pixels.flags.writeable
+        assert folder.readings == before + 2
+
+
+def test_a_full_disk_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Folder(root, max_bad=1.0) as folder:
+        framed = Framed(folder, FRAMING)
+
+        class Full(io.BytesIO):
+            def flush(self) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(framed, "_file", Full())
+        with pytest.raises(EnvironmentFault) as fault:
+            list(framed.read([0]))
+    assert fault.value.code == "R602"
