@@ -59,6 +59,8 @@ class Held:
         for number in range(len(self)) if numbers is None else numbers:
             yield Picture(number, str(number), None, self.pixels[number])
 
+    batches, require_usable = Folder.batches, Folder.require_usable
+
     def check_bad(self) -> None:
         pass
 

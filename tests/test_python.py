@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -582,6 +583,25 @@ def test_one_call_makes_an_atlas(network: Network, place: Path, tmp_path: Path) 
     assert convscope.layers(Small(), 48).input == (3, 48, 48)
     with pytest.raises(ConvscopeError):
         convscope.layers(Small())
+
+
+def test_an_atlas_decodes_each_picture_once(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: Counter[int] = Counter()
+    remember = convscope.Folder._remember
+
+    def counted(folder: convscope.Folder, number: int, answer: Any) -> None:
+        decoded[number] += 1
+        remember(folder, number, answer)
+
+    monkeypatch.setattr(convscope.Folder, "_remember", counted)
+    preprocess = Preprocess.imagenet(40, SIDE)
+    net = convscope.load(Small().eval(), preprocess=preprocess, classes=["a", "b", "c"])
+    with convscope.Folder(place) as folder:
+        page = convscope.atlas(net, folder, out=tmp_path / "atlas", k=2, rule="both")
+        assert decoded == dict.fromkeys(range(len(folder)), 1)
+    assert '"top1": -1' not in (page.parent / "data" / "atlas.js").read_text()  # judged, too
 
 
 class FallsLate(Small):

@@ -54,6 +54,8 @@ class Held:
     def check_bad(self) -> None:
         pass
 
+    batches, require_usable = Folder.batches, Folder.require_usable
+
 
 class Exact(nn.Module):
     """Maps in small whole numbers: red − 100, minus blue's positive part (so that −0 appears),
@@ -275,7 +277,7 @@ def test_a_layer_that_does_not_run_on_every_picture_is_an_error() -> None:
 
 
 def test_a_folder_without_one_usable_picture_is_an_error() -> None:
-    with pytest.raises(DataError, match="no picture here could be used"):
+    with pytest.raises(DataError, match="holds no usable picture"):
         topk(Exact(), Held([None, None]), ["maps"], preprocess=AS_THEY_ARE)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.errors import EnvironmentFault
+from convscope.errors import DataError, EnvironmentFault
 from convscope.pictures.framed import Framed
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
@@ -53,3 +54,32 @@ def test_a_full_disk_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(EnvironmentFault) as fault:
             list(framed.read([0]))
     assert fault.value.code == "R602"
+
+
+def test_pictures_of_another_pass_are_kept_while_there_is_room(root: Path) -> None:
+    with Folder(root, max_bad=1.0) as folder:
+        framed = Framed(folder, FRAMING)
+        framed._room = 3 * 6 * 9 * 3
+        for batch in folder.batches(2, FRAMING):
+            framed.keep(batch)
+        before = folder.readings
+        assert [number for number, _ in framed.read([1, 0])] == [1, 0]
+        assert folder.readings == before
+        assert [number for number, _ in framed.read([1, 4])] == [1, 4]  # 4 had no room
+        assert folder.readings == before + 1
+
+
+def test_batches_are_aligned_to_numbers_or_filled_up(root: Path) -> None:
+    def told(**how: Any) -> list[list[int]]:
+        return [[p.number for p in batch] for batch in folder.batches(2, **how)]
+
+    ticks: list[tuple[int, int]] = []
+    with Folder(root, max_bad=1.0) as folder:
+        assert told() == [[0, 1], [2, 4]]
+        assert told(aligned=True, progress=lambda *at: ticks.append(at)) == [[0, 1], [2], [4]]
+        assert told(numbers=[4, 3, 1, 0]) == [[4, 1], [0]]
+        assert told(numbers=[3], may_be_empty=True) == []
+        with pytest.raises(DataError) as fault:
+            told(numbers=[])
+        assert fault.value.code == "D161"
+    assert ticks == [(2, 5), (4, 5), (5, 5)]

@@ -80,12 +80,11 @@ def best_natural(network: Network, jobs: Sequence[Job], pictures: Folder | None)
     if pictures is None:
         return best
     with pictures as folder, progress("photographs") as tick:
-        for done, picture in enumerate(folder.read(network.preprocess.framing), start=1):
+        for (picture,) in folder.batches(1, network.preprocess.framing, progress=tick):
             images = network.preprocess.tensor(picture.pixels)[None]
             for place, job in enumerate(jobs):
                 if job.strength is not None:
                     best[place] = max(job.strength(images)[0], best[place])  # NaN stays last
-            tick(done, len(folder))
     return best
 
 

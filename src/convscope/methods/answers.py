@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 
-from convscope.errors import DataError, ModelError
+from convscope.errors import ModelError
 from convscope.lens.lens import Lens
 from convscope.methods.tuning import Tuning, Way, blank
 from convscope.methods.views import plan
@@ -47,10 +46,8 @@ def answers(
     asking = Asking(network, folder, views, tuning=tuning, first=first)
     way = asking.way
     size = max(1, way.batch // views)
-    for chunk in _chunks(folder.read(asking.framing, workers=way.workers), size):
-        asking(chunk)
-        if progress is not None:
-            progress(chunk[-1].number + 1, len(folder))
+    for some in folder.batches(size, asking.framing, workers=way.workers, progress=progress):
+        asking(some)
     return asking.answers()
 
 
@@ -83,9 +80,7 @@ class Asking:
 
     def answers(self) -> Answers:
         """All so far. Raises DataError D118 or D161 if there are none."""
-        if not self._shares:
-            self._folder.check_bad()  # which says why
-            raise DataError("D161", str(self._folder.root), "holds no usable picture")
+        self._folder.require_usable(len(self._shares))
         numbers = np.array(self._numbers, dtype=np.int64)
         return Answers(numbers, np.concatenate(self._shares), self.way)
 
@@ -127,9 +122,3 @@ def require_finite(share: Float32[np.ndarray, "n classes"], names: Sequence[str]
     if wrong.any():
         name = names[int(wrong.argmax())]
         raise ModelError("M560", name, "the network's scores for it are not finite")
-
-
-def _chunks(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    iterator = iter(pictures)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

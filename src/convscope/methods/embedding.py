@@ -7,10 +7,9 @@ passes of other batch sizes round differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from convscope.errors import DataError, ModelError
+from convscope.errors import ModelError
 from convscope.lens.lens import Lens
 from convscope.lens.stages import stages
 from convscope.lens.twin import bare
@@ -171,22 +170,19 @@ def _run(
     seen: dict[str, Tensor] = {}
     edits = {plan.layer: _look(plan, seen) for plan in plans if plan.layer != PIXELS}
     used: list[int] = []
-    like = _blank(network)
+    like, preprocess = _blank(network), network.preprocess
+    batches = folder.batches(BATCH, preprocess.framing, aligned=True, progress=progress)
     with Lens(network.model, (), edits) as lens, torch.inference_mode():
-        for start, pictures in _batches(folder, network):
-            images = _filled(network, pictures, start).to(like)
+        for pictures in batches:
+            images = preprocess.aligned(pictures, BATCH).to(like)
             if edits:
                 lens(images)
-            here = [picture.number - start for picture in pictures]
+            here = [picture.number % BATCH for picture in pictures]
             for plan, sink in zip(plans, rows, strict=True):
                 values = plan.of(images) if plan.layer == PIXELS else seen[plan.layer]
                 sink.add(_finite(values[here].cpu().numpy(), plan.layer, pictures))
             used += [picture.number for picture in pictures]
-            if progress is not None:
-                progress(min(start + BATCH, len(folder)), len(folder))
     folder.check_bad()
-    if not used:
-        raise DataError("D161", str(folder.root), "no picture here could be used")
     return used
 
 
@@ -199,20 +195,6 @@ def _look(plan: _Plan, seen: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
         return output
 
     return look
-
-
-def _batches(folder: Folder, network: Network) -> Iterator[tuple[int, list[Picture]]]:
-    """(first number, usable pictures) of each canonical batch that has any."""
-    pictures = folder.read(network.preprocess.framing)
-    for number, members in groupby(pictures, lambda picture: picture.number // BATCH):
-        yield number * BATCH, list(members)
-
-
-def _filled(network: Network, pictures: list[Picture], start: int) -> Float[Tensor, "b c h w"]:
-    tensors = network.preprocess.batch([picture.pixels for picture in pictures])
-    images = torch.zeros(BATCH, *tensors.shape[1:], dtype=tensors.dtype)
-    images[[picture.number - start for picture in pictures]] = tensors
-    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _finite(

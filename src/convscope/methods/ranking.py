@@ -37,13 +37,12 @@ class Slots:
         cls,
         pictures: Sequence[Picture],
         folder: Folder,
-        start: int,
         size: int,
         device: torch.device,
     ) -> Slots:
         number, content = np.full(size, -1), np.zeros(size, np.int64)
         for picture in pictures:
-            place = picture.number - start
+            place = picture.number % size
             number[place] = picture.number
             digest = folder.digest(picture.number)
             content[place] = int.from_bytes(digest[:8], "big", signed=True)

@@ -5,21 +5,20 @@ So that two states of one network can be compared map by map, whatever its stron
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
-from convscope.errors import DataError, ModelError
+from convscope.errors import ModelError
 from convscope.lens.lens import Lens
 from convscope.lens.sizes import usual_batch
 from convscope.methods.similarity import ranks
 from convscope.methods.tuning import blank
 from convscope.models.preprocess import Preprocess
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Folder
 
 
 def responses(
@@ -38,21 +37,19 @@ def responses(
     part of a picture; it depends on seed and on the picture's number alone. A unit of a fully
     connected layer has one place. Unusable pictures are left out.
 
-    Raises DataError D161 (no usable picture), ModelError M500, M502, M506 (no feature maps), M514
-    (not finite), M522.
+    Raises DataError D118 or D161 (no usable picture), ModelError M500, M502, M506 (no feature
+    maps), M514 (not finite), M522.
     """
     found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
-    home = blank(model, preprocess.shape).device
+    black = blank(model, preprocess.shape)
+    batches = folder.batches(usual_batch(model, black), preprocess.framing, numbers)
     with Lens(model, layers) as lens, torch.inference_mode():
-        for pictures in _batches(model, folder, preprocess, numbers):
+        for pictures in batches:
             images = preprocess.batch([p.pixels for p in pictures], channels_last=True)
-            images = images.to(home)
-            lens.reach(images)
+            lens.reach(images.to(black.device))
             where = [_places(picture.number, places, seed) for picture in pictures]
             for layer in layers:
                 found[layer].append(_at(lens[layer], layer, np.stack(where)))
-    if not all(found.values()):
-        raise DataError("D161", str(folder.root), "no picture here could be used")
     return {layer: np.concatenate(parts, axis=1) for layer, parts in found.items()}
 
 
@@ -63,15 +60,6 @@ def ranked(values: Float[np.ndarray, "maps samples"]) -> Float32[np.ndarray, "ma
     found -= found.mean(axis=1, keepdims=True)
     size = np.linalg.norm(found, axis=1, keepdims=True)
     return (found / np.where(size > 0, size, np.nan)).astype(np.float32)
-
-
-def _batches(
-    model: nn.Module, folder: Folder, preprocess: Preprocess, numbers: Sequence[int]
-) -> Iterator[tuple[Picture, ...]]:
-    size = usual_batch(model, blank(model, preprocess.shape))
-    pictures = folder.read(preprocess.framing, numbers)
-    while some := tuple(islice(pictures, size)):
-        yield some
 
 
 def _places(number: int, places: int, seed: int) -> Float64[np.ndarray, "places 2"]:

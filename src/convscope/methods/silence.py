@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from convscope.errors import DataError, ModelError, UsageError
+from convscope.errors import ModelError, UsageError
 from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
 from convscope.lens.mixing import Mixing
@@ -80,9 +80,7 @@ def silence(
             for layer in layers if truth[number] >= 0 else ():
                 _require_finite(pictures.names[number], found[layer])
                 tallies[layer].add(int(truth[number]), found[layer])
-        if truth is None or not tallies[layers[0]].pictures:
-            pictures.check_bad()
-            raise DataError("D161", str(pictures.root), "holds no usable picture")
+        pictures.require_usable(tallies[layers[0]].pictures)
         names = class_names(network, outputs)
         return _record(pictures, fill, levels, tallies, names)
 
@@ -124,10 +122,8 @@ def _images(
     network: Network, folder: Folder, progress: Progress
 ) -> Iterator[tuple[int, Float[Tensor, "1 c h w"]]]:
     """The usable pictures with their numbers."""
-    for picture in folder.read(network.preprocess.framing):
+    for (picture,) in folder.batches(1, network.preprocess.framing, progress=progress):
         yield picture.number, prepared(network.model, network.preprocess.batch([picture.pixels]))
-        if progress is not None:
-            progress(picture.number + 1, len(folder))
 
 
 def _levels(

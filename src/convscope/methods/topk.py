@@ -10,15 +10,14 @@ Source: Zeiler and Fergus 2014, figure 2 (the nine strongest activations of a ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import DataError, ModelError, UsageError
+from convscope.errors import ModelError, UsageError
 from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
@@ -94,23 +93,28 @@ def _topk(
     way.lay_out(size)
     ranks = Ranks([shape[0] for shape in shapes], k, picture.device)
     edits = {name: ranks.look(layer) for layer, name in enumerate(names)}
-    seen = 0
+    seen, mine = 0, [n for n in range(len(folder)) if n // size % part[1] == part[0]]
+    batches = folder.batches(
+        size,
+        preprocess.framing,
+        mine,
+        aligned=True,
+        may_be_empty=part[1] > 1,
+        workers=way.workers,
+        progress=progress,
+    )
     with Lens(way.model, (), edits) as lens, torch.inference_mode(), way.running():
-        for start, pictures in _batches(folder, preprocess, size, part, way):
-            ranks.begin(Slots.of(pictures, folder, start, size, picture.device))
-            lens.reach(way.laid(_pixels(pictures, preprocess, start, size)))
+        for pictures in batches:
+            ranks.begin(Slots.of(pictures, folder, size, picture.device))
+            lens.reach(way.laid(preprocess.aligned(pictures, size)))
             if ranks.unseen:
                 what = "did not run on every picture"
                 raise ModelError("M502", names[ranks.unseen[0]], what)
             seen += len(pictures)
             if also is not None:
                 also(pictures)
-            if progress is not None:
-                progress(min(start + size, len(folder)), len(folder))
     ranks.settle()
     folder.check_bad()
-    if not seen and part[1] == 1:  # a part may be empty
-        raise DataError("D161", str(folder.root), "no picture here could be used")
     origin = {"method": "topk", "batch": size, "parts": [list(part)], **way.origin}
     return _record(names, shapes, ranks, seen, origin)
 
@@ -152,28 +156,6 @@ def _shapes(
                 raise ModelError("M506", name, f"puts out {shape}, which are no feature maps")
             found.append((shape[0], *(shape[1:] or (1, 1))))
     return found  # type: ignore[return-value]
-
-
-def _batches(
-    folder: Folder, preprocess: Preprocess, size: int, part: tuple[int, int], way: Way
-) -> Iterator[tuple[int, list[Picture]]]:
-    """(first number, usable pictures) of each canonical batch that has any."""
-    index, of = part
-    numbers = [n for n in range(len(folder)) if n // size % of == index]
-    pictures = folder.read(preprocess.framing, numbers, workers=way.workers)
-    for number, members in groupby(pictures, lambda picture: picture.number // size):
-        yield number * size, list(members)
-
-
-def _pixels(
-    pictures: Sequence[Picture], preprocess: Preprocess, start: int, size: int
-) -> Float[Tensor, "b c h w"]:
-    tensors = preprocess.batch([picture.pixels for picture in pictures], channels_last=True)
-    if len(pictures) == size:
-        return tensors
-    pixels = torch.zeros(size, *tensors.shape[1:]).contiguous(memory_format=torch.channels_last)
-    pixels[[picture.number - start for picture in pictures]] = tensors
-    return pixels
 
 
 def _require(fine: bool, given: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convscope.errors import CheckpointError, UsageError, nearest
 from convscope.pictures.framing import FILTERS, Framing, Interpolation
+from convscope.pictures.pictures import Picture
 
 MAX_SIDE = 8192
 """Pixels; 64 million of them are the most that a picture may have."""
@@ -105,6 +106,16 @@ class Preprocess:
         stack = np.ascontiguousarray(stack.transpose(0, 3, 1, 2))
         values = torch.from_numpy(stack).to(torch.float32)
         return values.mul_(self.scale).sub_(_column(self.mean)).div_(_column(self.std))
+
+    def aligned(self, pictures: Sequence[Picture], size: int) -> Float[Tensor, "b c h w"]:
+        """A batch in which each picture has the place number % size, and the other places are
+        zero: networks round differently in batches of another size."""
+        tensors = self.batch([picture.pixels for picture in pictures], channels_last=True)
+        if len(pictures) == size:
+            return tensors
+        batch = torch.zeros(size, *tensors.shape[1:]).contiguous(memory_format=torch.channels_last)
+        batch[[picture.number % size for picture in pictures]] = tensors
+        return batch
 
     def _by_rows(self, stack: UInt8[np.ndarray, "b h w c"]) -> Float[Tensor, "b c h w"]:
         """A pixel's few colours lie side by side: whole rows at a time are several times as fast

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 import convscope
-from convscope.errors import DataError, UsageError, printable
+from convscope.errors import UsageError, printable
 from convscope.figures.heat import DISTINCT
 from convscope.pages.script import policy, safe_json, script
 from convscope.pages.store import save
@@ -54,7 +54,7 @@ def write_marking(
 
     def write(place: Path) -> None:
         pictures: list[dict[str, Any]] = []
-        for picture in folder.read(None):
+        for (picture,) in folder.batches(progress=progress):
             height, width = picture.pixels.shape[:2]
             file = f"pictures/{len(pictures)}.webp"
             save(_shown(picture.pixels), place / file, exact=False)
@@ -68,11 +68,7 @@ def write_marking(
                     **known,
                 }
             )
-            if progress is not None:
-                progress(picture.number + 1, len(folder))
         folder.check_bad()
-        if not pictures:
-            raise DataError("D161", str(folder.root), "holds no usable picture")
         _page(place, folder, parts, pictures)
 
     publish_folder(Path(out), write)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -40,6 +42,8 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 Frame = Callable[[Image.Image], UInt8[np.ndarray, "_ _ 3"]]
 """From an RGB picture to the pixels wanted; a Framing is applied where the picture is decoded,
 any other function in this process."""
+Progress = Callable[[int, int], object]
+"""Told how many are done, and of how many."""
 UNKNOWN_LOSS = ("D122", "D206")
 """A folder without permission, a damaged archive: nobody knows how many pictures are missing."""
 
@@ -190,6 +194,49 @@ class Folder:
                     yield self._picture(number, answer.pixels, framing)
         finally:
             reading.stop()
+
+    def batches(
+        self,
+        size: int = 1,
+        framing: Frame | None = None,
+        numbers: Sequence[int] | None = None,
+        *,
+        aligned: bool = False,
+        may_be_empty: bool = False,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[list[Picture]]:
+        """The same, `size` at a time: the one pass under all that looks at many pictures.
+
+        aligned: the batch of a picture is its number // size, whatever was left out; batches of
+        which nothing is usable do not come, and numbers are given in their order. progress:
+        pictures done, and all that are wanted; of a batch when the next one is asked for. Raises
+        DataError D118 or D161 at the end if nothing was usable, unless it `may_be_empty`.
+        """
+        wanted = range(len(self)) if numbers is None else numbers
+        place = {number: done for done, number in enumerate(wanted, start=1)}
+        pictures, done = self.read(framing, wanted, workers=workers), 0
+        if aligned:
+            groups = groupby(pictures, lambda picture: picture.number // size)
+            cut: Iterator[list[Picture]] = (list(members) for _, members in groups)
+        else:
+            cut = iter(lambda: list(islice(pictures, size)), [])
+        for batch in cut:
+            yield batch
+            last = batch[-1].number
+            done = bisect_left(wanted, last - last % size + size) if aligned else place[last]
+            if progress is not None:
+                progress(done, len(wanted))
+        if not done and not may_be_empty:
+            self.require_usable()
+        if progress is not None and done < len(wanted):
+            progress(len(wanted), len(wanted))
+
+    def require_usable(self, used: int = 0) -> None:
+        """Raise DataError D118, or else D161, unless something could be used."""
+        if not used:
+            self.check_bad()  # which says why
+            raise DataError("D161", str(self.root), "holds no usable picture")
 
     def _picture(self, number: int, pixels: Pixels, framing: Frame | None) -> Picture:
         if framing is not None and not isinstance(framing, Framing):  # that is applied already

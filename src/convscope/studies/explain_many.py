@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from convscope.errors import DataError, UsageError, shown
+from convscope.errors import UsageError, shown
 from convscope.methods.cam_case import prepared
 from convscope.methods.explaining import DEFAULT, Method, chosen, methods_of
 from convscope.methods.given import (
@@ -122,7 +122,7 @@ def explain_folder(
     marked = boxes or {}
     rows: list[_Row] = []
     wanted = list(range(len(folder))) if numbers is None else list(numbers)
-    for picture in folder.read(None, wanted):
+    for (picture,) in folder.batches(1, None, wanted, progress=progress):
         found = explain_one(
             network,
             picture,
@@ -136,11 +136,6 @@ def explain_folder(
         if each is not None:
             each(picture.number, found)
         rows.append(_row(network, picture, found, tuple(methods), checks.seed))
-        if progress is not None:
-            progress(wanted.index(picture.number) + 1, len(wanted))
-    if not rows:
-        folder.check_bad()  # which says why
-        raise DataError("D161", str(folder.root), "holds no usable picture")
     return _gathered(network, folder, rows, tuple(methods), checks)
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import DataError, ModelError, UsageError
+from convscope.errors import ModelError, UsageError
 from convscope.lens.feature_layers import feature_layers
 from convscope.lens.lens import conv_layers
 from convscope.lens.twin import bare
@@ -136,18 +136,12 @@ def _on_pictures(
         }
     with opened(folder) as pictures:
         spread = np.linspace(0, len(pictures) - 1, min(FOLDED, len(pictures))).astype(int)
-        found = folds_on_pictures(network.model, _batches(network, pictures, spread.tolist(), None))
-        if not found and not pictures.report.used and pictures.skipped:
-            pictures.check_bad()
+        found = folds_on_pictures(network.model, _batches(network, pictures, spread.tolist()))
         like = next(network.model.parameters(), torch.empty(0))
         layers = feature_layers(network.model, torch.zeros(1, *network.preprocess.shape).to(like))
-        everything = list(range(len(pictures)))
-        tallies = map_health(
-            network.model, layers, _batches(network, pictures, everything, progress)
-        )
-        if not tallies[0].places:
-            pictures.check_bad()
-            raise DataError("D161", str(pictures.root), "holds no usable picture")
+        every = _batches(network, pictures, None, progress)
+        tallies = map_health(network.model, layers, every)
+        pictures.require_usable(tallies[0].places)
         used = len(pictures) - len(pictures.skipped)
     counts = [len(tally.highest) for tally in tallies]
     joined = {
@@ -168,16 +162,9 @@ def _on_pictures(
 
 
 def _batches(
-    network: Network, folder: Folder, numbers: list[int], progress: Progress
+    network: Network, folder: Folder, numbers: list[int] | None, progress: Progress = None
 ) -> Iterator[Float[Tensor, "n c h w"]]:
-    like = next(network.model.parameters(), torch.empty(0))
-    waiting: list[Any] = []
-    for picture in folder.read(network.preprocess.framing, numbers):
-        waiting.append(picture.pixels)
-        if len(waiting) == BATCH:
-            yield network.preprocess.batch(waiting).to(like)
-            waiting = []
-        if progress is not None:
-            progress(picture.number + 1, len(folder))
-    if waiting:
-        yield network.preprocess.batch(waiting).to(like)
+    like, preprocess = next(network.model.parameters(), torch.empty(0)), network.preprocess
+    framing = preprocess.framing
+    for some in folder.batches(BATCH, framing, numbers, may_be_empty=True, progress=progress):
+        yield preprocess.batch([picture.pixels for picture in some]).to(like)

@@ -9,6 +9,7 @@ rotation of five pictures, layers 1 and 7. Steps, borders and normalisation are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,13 +92,9 @@ def invariance(
         wanted = list(dict.fromkeys((found.low, found.high)))
     rows: list[dict[str, Any]] = []
     with opened(folder) as pictures:
-        for picture in pictures.read(lambda image: _canvas(image, preprocess, beyond)):
+        framing = partial(_canvas, preprocess=preprocess, beyond=beyond)
+        for (picture,) in pictures.batches(1, framing, progress=progress):
             rows.append(_row(network, picture, steps, border, wanted, len(rows) < SHOWN))
-            if progress is not None:
-                progress(picture.number + 1, len(pictures))
-        if not rows:
-            pictures.check_bad()
-            raise DataError("D161", str(pictures.root), "holds no usable picture")
         numbers = [row.pop("number") for row in rows]
         examples = [row.pop("examples") for row in rows]
         shares = np.stack([row.pop("shares") for row in rows])

@@ -80,9 +80,15 @@ def mined(
     for up in {rule for way in ways.values() for rule in way.rules}:
         last = [Unit(layer, 0) for layer in names[-1:]]
         deconvnet(model, empty, last, rule=up, overlap=overlap, other=other)
-    found = topk(network, folder, names, k=k, tuning=tuning, also=also, progress=progress)
-    known = fields(model, preprocess.shape, names)
     pictures = Framed(folder, preprocess.framing)
+
+    def look(some: Sequence[Picture]) -> None:
+        pictures.keep(some)  # so that none is decoded again for its patches
+        if also is not None:
+            also(some)
+
+    found = topk(network, folder, names, k=k, tuning=tuning, also=look, progress=progress)
+    known = fields(model, preprocess.shape, names)
     return Looking(network, pictures, found, known, side, rule, ways, overlap, other)
 
 

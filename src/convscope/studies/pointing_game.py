@@ -50,12 +50,11 @@ def pointing_game(
     network, methods = understood(network), dict(methods or chosen(["all"]))
     numbers = [n for n, name in enumerate(folder.names) if boxes.get(name)]
     rows, refused = [], dict[str, str]()
-    for place, picture in enumerate(folder.read(None, numbers), start=1):
+    batches = folder.batches(1, None, numbers, may_be_empty=True, progress=progress)
+    for (picture,) in batches:
         row = _row(network, picture, boxes[picture.name], methods, target, margin, refused)
         if row is not None:
             rows.append(row)
-        if progress is not None:
-            progress(place, len(numbers))
     if not rows:
         step = "name pictures in the file of boxes as they are named in the folder"
         raise DataError("D196", str(folder.root), "no usable picture has boxes", next_step=step)
