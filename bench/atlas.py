@@ -27,7 +27,7 @@ from topk import photographs
 from convscope import load
 from convscope.cli.atlas import make_atlas
 from convscope.methods.tuning import Way, blank
-from convscope.models.network import Network
+from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

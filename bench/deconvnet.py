@@ -38,8 +38,8 @@ from torchvision.models.squeezenet import Fire
 from convscope.lens.ascent import Neuron
 from convscope.lens.lens import Lens
 from convscope.methods.projections import projections
-from convscope.models.alexnet import alexnet
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
+from convscope.network.sources.ours import alexnet
 from convscope.pictures.pictures import Folder
 
 K = 9

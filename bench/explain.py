@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import convscope
-from convscope.models.network import Network
+from convscope.network.network import Network
 from convscope.pictures.builtin import PHOTOS, photo_file
 from convscope.pictures.pictures import Picture
 from convscope.studies.explain import explain

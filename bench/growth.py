@@ -32,7 +32,7 @@ from topk import Held, convolutions
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.occlusion import occlusion
 from convscope.methods.topk import topk
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.units import Unit
 
 SMALL = 64

@@ -303,7 +303,7 @@ def main() -> None:
     import torch
 
     import convscope.cli.app
-    import convscope.models.load
+    import convscope.network.load
     import convscope.studies.ablation  # noqa: F401
 
     torch.set_num_threads(1)

@@ -28,7 +28,7 @@ from topk import photographs
 from torch import Tensor
 from torchvision import transforms
 
-from convscope.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from convscope.network.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from convscope.pictures.decode.decode import decode
 from convscope.pictures.decode.limits import Limits
 from convscope.pictures.pictures import Folder

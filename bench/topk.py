@@ -30,7 +30,7 @@ from rows import Report, Row, options, peak, report
 from torch import Tensor, nn
 
 from convscope.methods.topk import topk
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.pictures import Folder, Picture
 
 GOALS = {"bare forward": (0.90, 0.95), "hooks": (2.0, 2.7), "zennit-crp": (12.0, 17.0)}

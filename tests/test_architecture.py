@@ -11,7 +11,7 @@ STOREYS = [
     {"units", "publish", "texts", "foreign"},
     {"pictures", "records"},
     {"lens"},
-    {"models"},
+    {"network"},
     {"methods", "training", "scale", "figures"},
     {"studies", "pages"},
     {"cli", "viewer"},
@@ -22,7 +22,7 @@ WITHOUT_TORCH = {
     *("errors", "units", "publish", "texts", "foreign"),
     *("pictures", "records", "figures", "pages"),
 }
-COMPUTE = {"models", "lens", "methods", "training", "scale", "studies"}
+COMPUTE = {"network", "lens", "methods", "training", "scale", "studies"}
 DRAW = {"figures", "pages"}
 TORCH = {"torch", "torchvision", "lightning", "timm"}
 

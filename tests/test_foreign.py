@@ -306,7 +306,7 @@ class Locked(Own):
 
 def explained(net: nn.Module, folder: Path) -> Explanation:
     from convscope.methods.explaining import chosen
-    from convscope.models.preprocess import Preprocess
+    from convscope.network.preprocess import Preprocess
     from convscope.pages.explanation import write_explanation
     from convscope.pictures.pictures import one_picture
     from convscope.studies.explain import Checks, explain

@@ -16,11 +16,11 @@ from torch import nn
 
 import convscope
 from convscope import Folder
-from convscope.models.checkpoint import open_checkpoint
-from convscope.models.load import load
-from convscope.models.preprocess import Preprocess
-from convscope.models.provenance import weights_sha256
-from convscope.models.snapshots import snapshots
+from convscope.network.load import load
+from convscope.network.preprocess import Preprocess
+from convscope.network.provenance import weights_sha256
+from convscope.network.weights.checkpoint import open_checkpoint
+from convscope.network.weights.snapshots import snapshots
 from convscope.pictures.annotations import read_lists
 from convscope.pictures.framing import Framing
 from convscope.records.record import Record

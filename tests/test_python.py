@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import convscope
 from convscope.errors import ConvscopeError, UsageError, shown
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.opening import picture_of
 from convscope.studies.explain_many import QUICK
 from convscope.units import Unit

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from convscope.errors import ConvscopeError, UsageError
-from convscope.models.classes import classes_asked
-from convscope.models.conversion import converted
+from convscope.network.conversion import converted
+from convscope.network.load import classes_asked
 from convscope.pictures.annotations import read_boxes, read_labels, read_lists, read_parts
 from convscope.texts import brief, csv_table, one_line, read_json
 

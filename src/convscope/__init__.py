@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from convscope.methods.silence import silence
     from convscope.methods.topk import topk
     from convscope.methods.tuner import tune
-    from convscope.models import wrap
-    from convscope.models.load import load
-    from convscope.models.network import Network
-    from convscope.models.preprocess import Preprocess
+    from convscope.network import wrap
+    from convscope.network.load import load
+    from convscope.network.network import Network
+    from convscope.network.preprocess import Preprocess
     from convscope.pages.atlas import write_atlas
     from convscope.pictures.framing import Framing
     from convscope.pictures.opening import open_pictures
@@ -80,8 +80,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Preprocess": "models.preprocess",
-    "Network": "models.network",
+    "Preprocess": "network.preprocess",
+    "Network": "network.network",
     "layers": "methods.layers",
     "Framing": "pictures.framing",
     "explain": "studies.explain_many",
@@ -128,7 +128,7 @@ _HOME = {
     "invariance": "studies.invariance",
     "invert": "methods.optimise_invert",
     "layercam": "methods.cam",
-    "load": "models.load",
+    "load": "network.load",
     "occlusion": "methods.occlusion",
     "occlusion_study": "studies.occlusion",
     "one_picture": "pictures.pictures",
@@ -153,7 +153,7 @@ _HOME = {
     "xgradcam": "methods.cam",
 }
 
-_MODULES = {"wrap": "models.wrap"}
+_MODULES = {"wrap": "network.wrap"}
 """Names that stand for a whole module."""
 
 __all__ = [

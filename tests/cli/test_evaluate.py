@@ -65,7 +65,7 @@ def test_a_member_may_bring_its_weights(
 ) -> None:
     from safetensors.torch import save_file
 
-    from convscope.models.load import load
+    from convscope.network.load import load
 
     state = load(NET).model.state_dict()
     for value in state.values():

@@ -97,7 +97,7 @@ def test_other_checkpoints_need_the_networks_name(
 ) -> None:
     import torch
 
-    from convscope.models.load import load
+    from convscope.network.load import load
 
     place, pictures = root / "plain", str(root / "pictures" / "val")
     place.mkdir()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.models.load import load
+from convscope.network.load import load
 
 CODE = """
 import torch

@@ -13,7 +13,7 @@ from PIL import Image
 
 from convscope.cli.app import run
 from convscope.methods.topk import topk
-from convscope.models.load import load
+from convscope.network.load import load
 from convscope.pictures.decode.decode import NOTES
 from convscope.pictures.opening import open_pictures
 from convscope.texts import one_line

@@ -67,7 +67,7 @@ def test_memory_that_runs_out_is_no_bug_of_ours(
     def fail(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr("convscope.models.load.load", fail)
+    monkeypatch.setattr("convscope.network.load.load", fail)
     assert run(["layers", "zfnet"]) == 6
     told = capsys.readouterr().err
     assert told.startswith("convscope: error[R640]: memory ran out")

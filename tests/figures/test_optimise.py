@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from convscope.figures.optimise import caption, optimised_figure, optimised_picture
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.optimise import OptimisedPicture
 

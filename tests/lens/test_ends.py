@@ -8,7 +8,7 @@ from torch import nn
 
 from convscope.errors import ModelError
 from convscope.lens.ends import Ends, ends
-from convscope.models.load import load
+from convscope.network.load import load
 from tests import nets
 
 KNOWN = {

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.lens.geometry import fields
-from convscope.models.alexnet import alexnet
-from convscope.models.zfnet import zfnet
+from convscope.network.sources.ours import alexnet, zfnet
 from convscope.units import Box
 from tests.nets import Fire, Residual, sequential, state_of
 from tests.oracles.geometry import reads

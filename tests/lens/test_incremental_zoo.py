@@ -12,8 +12,7 @@ from torch import nn
 
 from convscope.lens.incremental import Incremental
 from convscope.lens.incremental_patches import Patches
-from convscope.models.alexnet import alexnet
-from convscope.models.zfnet import zfnet
+from convscope.network.sources.ours import alexnet, zfnet
 from tests.oracles.incremental import settled
 
 ZOO = torchvision.models.list_models(module=torchvision.models)

@@ -18,7 +18,7 @@ from convscope.errors import ConvscopeError, ModelError
 from convscope.methods.cam import METHODS
 from convscope.methods.cam_choice import default_layer
 from convscope.methods.cam_layer import as_maps
-from convscope.models.zfnet import zfnet
+from convscope.network.sources.ours import zfnet
 from tests.nets import Fire, Residual, sequential
 from tests.nets import pictures as noise
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.methods.cam import METHODS
-from convscope.models.load import load
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import load
+from convscope.network.preprocess import Preprocess
 from convscope.records.maps import Attribution
 from tests.methods.cam_nets import net_of, pictures
 from tests.nets import Fire, Telling

@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from convscope.errors import ConvscopeError, ModelError
 from convscope.methods.deconvnet import deconvnet, project
-from convscope.models.alexnet import alexnet
-from convscope.models.zfnet import zfnet
+from convscope.network.sources.ours import alexnet, zfnet
 from convscope.units import Unit
 from tests.nets import (
     RECTIFIERS,

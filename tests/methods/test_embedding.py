@@ -15,8 +15,8 @@ from convscope.errors import ModelError, UsageError
 from convscope.lens.stages import stages
 from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.vectors import ROOM, vectors
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
 from tests.nets import Residual, pictures, sequential, state_of

@@ -17,9 +17,9 @@ from convscope.errors import DataError, UsageError
 from convscope.methods.predict import Judge, evaluate
 from convscope.methods.topk import topk
 from convscope.methods.views import plan
-from convscope.models.load import load
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import load
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.archive.shards import Shards
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder, one_picture

@@ -26,8 +26,8 @@ from convscope import (
 )
 from convscope.errors import ConvscopeError
 from convscope.methods.layers import layer_table
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convscope.cli.layers import lines
 from convscope.errors import ModelError
 from convscope.methods.layers import layer_table
-from convscope.models.zfnet import zfnet
+from convscope.network.sources.ours import zfnet
 from tests.nets import Residual, state_of
 
 

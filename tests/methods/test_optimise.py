@@ -22,8 +22,8 @@ from convscope.methods.optimise import (
 )
 from convscope.methods.optimise_dream import deep_dream
 from convscope.methods.optimise_invert import invert
-from convscope.models.load import load
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import load
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.optimise import OptimisedPicture
 from tests.nets import Fire, Stumbling, Telling, pictures, sequential, state_of

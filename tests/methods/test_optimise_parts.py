@@ -24,7 +24,7 @@ from convscope.methods.optimise_penalties import (
 )
 from convscope.methods.optimise_plan import How, Plan, Range
 from convscope.methods.optimise_waking import Waking
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from tests.nets import RECTIFIERS
 from tests.oracles import optimise as slow

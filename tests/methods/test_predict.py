@@ -15,8 +15,8 @@ from torch import nn
 from convscope.errors import DataError, ModelError, UsageError
 from convscope.methods.predict import evaluate, predict
 from convscope.methods.views import plan
-from convscope.models.load import Network, load
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import Network, load
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder, one_picture
 

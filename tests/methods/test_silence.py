@@ -17,9 +17,9 @@ from convscope.errors import ConvscopeError
 from convscope.figures.silence import silence_figure
 from convscope.figures.silence_table import silence_table
 from convscope.methods.silence import silence
-from convscope.models.load import load
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import load
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
 from convscope.records.silence import Silence

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from convscope.errors import ConvscopeError, DataError, ModelError
 from convscope.methods import ranking
 from convscope.methods.topk import topk
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder, Picture
 from convscope.records.topk import TopK

@@ -17,7 +17,7 @@ from convscope.methods import tuner
 from convscope.methods.topk import topk
 from convscope.methods.tuner import tune
 from convscope.methods.tuning import Trial, Tuning
-from convscope.models.network import Network
+from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
 from tests.nets import state_of
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from convscope.models.load import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 
 SIZE = (20, 26)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.models.load import load
+from convscope.network.load import load
 from convscope.records.audit import Audit, Finding
 from convscope.studies.audit import audit
 from tests.nets import state_of

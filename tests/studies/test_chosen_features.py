@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.models.network import Network
+from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
 from convscope.records.features import random_maps
 from convscope.studies.chosen_features import chosen_features

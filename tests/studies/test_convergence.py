@@ -13,7 +13,7 @@ from torch import Tensor
 from convscope.errors import DataError
 from convscope.lens.lens import Lens
 from convscope.methods.responses import ranked, responses
-from convscope.models.network import Network
+from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
 from convscope.records.series import Convergence
 from convscope.studies.convergence import arrived, centre, convergence, way

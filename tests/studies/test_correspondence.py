@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from convscope.cli.app import run
 from convscope.errors import ConvscopeError
 from convscope.figures.correspondence import PAPER, correspondence_table, masked
-from convscope.models.load import load
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import load
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.correspondence import Correspondence
 from convscope.records.table import lines

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from convscope.errors import DataError
-from convscope.models.load import Network
+from convscope.network.load import Network
 from convscope.pictures.pictures import Folder
 from convscope.studies.evolution import EvolutionRecorder
 from convscope.units import Unit

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convscope.models.network import Network
+from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
 from convscope.studies.evolution import EvolutionRecorder
 from convscope.studies.evolution_callbacks import hugging_face_callback, lightning_callback

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from convscope.errors import CheckpointError, DataError
-from convscope.models.checkpoint import save_weights
-from convscope.models.network import Network
+from convscope.network.network import Network
+from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.pictures import Folder
 from convscope.studies.evolution import EvolutionRecorder
 from convscope.studies.evolution_checkpoints import evolution

@@ -15,8 +15,8 @@ from convscope.errors import ModelError, UsageError
 from convscope.figures.findings import findings
 from convscope.figures.verdicts import summary, verdict
 from convscope.methods.explaining import METHODS, chosen
-from convscope.models.load import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder, Picture, one_picture
 from convscope.studies.explain import Checks, explain

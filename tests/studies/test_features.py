@@ -11,8 +11,8 @@ from torch import nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.methods.deconvnet import deconvnet
-from convscope.models.load import Network, load
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import Network, load
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
 from convscope.studies.display import GREY, limit, quantised

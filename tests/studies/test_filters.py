@@ -16,9 +16,9 @@ from convscope.figures.filters import clipped_filters, filter_sheet, filters_fig
 from convscope.figures.filters_table import advice, filters_table
 from convscope.methods.frequencies import apparent, bands, folds_on_pictures, transfer
 from convscope.methods.map_health import map_health
-from convscope.models.load import load
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import load
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.filters import Filters
 from convscope.records.table import lines

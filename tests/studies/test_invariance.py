@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from convscope.cli.app import run
 from convscope.errors import ConvscopeError
 from convscope.figures.invariance import invariance_figure, invariance_table
-from convscope.models.load import load
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import load
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
 from convscope.records.invariance import Invariance

@@ -34,9 +34,9 @@ from convscope.figures.occlusion_table import (
     occlusion_words,
 )
 from convscope.methods.hidden_objects import deal_test, hidden_objects, shared, sign_test
-from convscope.models.load import load
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import load
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pages.studies import read_study
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder

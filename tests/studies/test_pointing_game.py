@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from convscope.errors import DataError
 from convscope.methods.explaining import own
-from convscope.models.load import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
 from convscope.studies.pointing_game import pointing_game

@@ -13,8 +13,8 @@ from convscope.lens.geometry import Field
 from convscope.lens.reductions import Stride
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.similarity import mean_correlation
-from convscope.models.load import Network, load
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import Network, load
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
 from convscope.records.features import LayerFeatures, grid_words

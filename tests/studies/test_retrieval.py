@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from convscope.errors import UsageError
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.neighbours import Duplicates, Neighbours
 from convscope.studies.retrieval import duplicates, similar

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from convscope.errors import UsageError
 from convscope.figures.transfer import probes_figure, transfer_figure
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.transfer import Probes, Transfer
 from convscope.studies.probes import probes

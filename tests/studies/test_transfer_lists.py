@@ -16,8 +16,8 @@ from convscope.cli.app import run
 from convscope.errors import DataError
 from convscope.figures.transfer import lists_figure
 from convscope.methods.linear import STRENGTH
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.annotations import HARD, SHOWN, Lists, numbers_of, read_lists
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from convscope.errors import DataError
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
 from convscope.training.augment import Shrunk

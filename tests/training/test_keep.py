@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import Stopped, UsageError
-from convscope.models.load import load
+from convscope.network.load import load
 from convscope.pictures.pictures import Folder
 from convscope.training.train import train
 from tests.training.conftest import TINY

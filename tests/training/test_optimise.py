@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.models.zfnet import zfnet
+from convscope.network.sources.ours import zfnet
 from convscope.training.optimise import (
     Average,
     Plateau,

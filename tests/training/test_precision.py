@@ -16,7 +16,7 @@ from torch import nn
 from convscope.errors import DataError, Stopped
 from convscope.lens import machine
 from convscope.lens.trial import ROUNDS, fastest_runs
-from convscope.models.checkpoint import read_weights
+from convscope.network.weights.checkpoint import read_weights
 from convscope.pictures.pictures import Folder
 from convscope.training import precision
 from convscope.training.precision import Choice, Times, choose, kept_choice

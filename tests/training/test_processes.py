@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convscope.models.checkpoint import read_weights
+from convscope.network.weights.checkpoint import read_weights
 from convscope.pictures.pictures import Folder
 from convscope.training.recipe_text import to_toml
 from convscope.training.train import train

@@ -15,7 +15,7 @@ from torch import nn
 
 from convscope.errors import ConvscopeError, ModelError, OutputError, UsageError
 from convscope.methods.predict import evaluate
-from convscope.models.load import load
+from convscope.network.load import load
 from convscope.pictures.pictures import Folder
 from convscope.records.series import Series
 from convscope.training.recipe import Recipe

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convscope.methods.predict import Judge
     from convscope.methods.tuning import Tuning
     from convscope.methods.ways_down import Choice
-    from convscope.models.load import Network
+    from convscope.network.load import Network
     from convscope.pictures.pictures import Folder, Picture
     from convscope.records.predictions import Evaluation
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from convscope.models.network import Network
+    from convscope.network.network import Network
     from convscope.records.audit import Audit, Finding
 
 MARKS = {"ok": "ok", "warn": "WARN", "bad": "BAD"}

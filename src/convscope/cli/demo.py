@@ -14,7 +14,7 @@ from convscope.cli.stop import stop_on_signals
 from convscope.cli.training_bar import training_bar
 
 if TYPE_CHECKING:
-    from convscope.models.load import Network
+    from convscope.network.load import Network
     from convscope.pages.demo import LearningNetwork, RealNetwork
     from convscope.pictures.pictures import Folder, Picture
     from convscope.records.maps import OcclusionExample
@@ -86,7 +86,7 @@ def _real(out: Path) -> RealNetwork:
     import shutil
 
     from convscope.methods.predict import predicted
-    from convscope.models.load import load
+    from convscope.network.load import load
     from convscope.pages.demo import RealNetwork
     from convscope.pages.explanation import write_explanation
     from convscope.pictures.builtin import CAMERA, PHOTOS, photo_file
@@ -148,7 +148,7 @@ def _scenes() -> Folder:
 
 def _learning(out: Path) -> LearningNetwork:
     from convscope.methods.predict import evaluate
-    from convscope.models.load import load
+    from convscope.network.load import load
     from convscope.pages.demo import LearningNetwork
     from convscope.pictures.opening import open_pictures
 
@@ -182,7 +182,7 @@ def _learning(out: Path) -> LearningNetwork:
 
 def _trained(run: Path, teaching: Folder, judging: Folder) -> tuple[TrainResult, Evolution | None]:
     """The network, and how its features formed; a run that was stopped goes on."""
-    from convscope.models.preprocess import Preprocess
+    from convscope.network.preprocess import Preprocess
     from convscope.pictures.framing import Framing
     from convscope.studies.evolution import EvolutionRecorder
     from convscope.training.recipe_text import recipe

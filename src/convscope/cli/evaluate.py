@@ -15,7 +15,7 @@ from convscope.cli.tune import Tune, chosen
 from convscope.errors import EnvironmentFault, UsageError, nearest
 
 if TYPE_CHECKING:
-    from convscope.models.network import Network
+    from convscope.network.network import Network
     from convscope.records.predictions import Evaluation, Share
 
 TABLES = ("table2",)

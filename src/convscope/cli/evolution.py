@@ -20,7 +20,7 @@ from convscope.cli.study_files import (
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from convscope.models.network import Network
+    from convscope.network.network import Network
     from convscope.records.series import Convergence, Evolution
 
 
@@ -80,7 +80,7 @@ def evolution(
 
 
 def _told(model: str | None, ready: Ready) -> Network | None:
-    from convscope.models.load import load
+    from convscope.network.load import load
 
     if model is None:
         if ready != Ready():

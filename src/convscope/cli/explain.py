@@ -15,7 +15,7 @@ from convscope.errors import printable
 
 if TYPE_CHECKING:
     from convscope.methods.explaining import Method
-    from convscope.models.load import Network
+    from convscope.network.load import Network
     from convscope.pictures.pictures import Folder
     from convscope.records.explanation import Explanation, Explanations
     from convscope.records.maps import Attribution

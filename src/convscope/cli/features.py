@@ -15,7 +15,7 @@ from convscope.errors import UsageError
 
 if TYPE_CHECKING:
     from convscope.figures.features import Scale
-    from convscope.models.network import Network
+    from convscope.network.network import Network
     from convscope.records.features import LayerFeatures
 
 KEPT = "layer-"

@@ -15,7 +15,7 @@ from convscope.errors import UsageError
 
 if TYPE_CHECKING:
     from convscope.cli.options import Reading
-    from convscope.models.network import Network
+    from convscope.network.network import Network
     from convscope.pictures.pictures import Folder
     from convscope.records.optimise import OptimisedPicture
 

@@ -23,7 +23,7 @@ from convscope.errors import UsageError
 from convscope.publish import require_free
 
 if TYPE_CHECKING:
-    from convscope.models.network import Network
+    from convscope.network.network import Network
     from convscope.pictures.pictures import Folder, Frame, Picture
 
 PARTS = ("size", "resize", "interpolation", "mean", "std")
@@ -157,7 +157,7 @@ class Opening(Ready):
     def scoring(self, model: str) -> Network:
         """The network, for a command that needs its scores: what its output was taken for is
         told too."""
-        from convscope.models.outputs import meaning
+        from convscope.network.outputs import meaning
 
         network = self.network(model)
         for note in meaning(network).notes:
@@ -173,7 +173,7 @@ class Opening(Ready):
 
     def load(self, model: str) -> Network:
         """The network, for a command that tells the notes in its own way."""
-        from convscope.models.load import load
+        from convscope.network.load import load
 
         if self.remember is not None:
             require_free(self.remember)
@@ -190,8 +190,8 @@ class Opening(Ready):
 
     def _remembered(self, model: str, place: Path) -> Path:
         """What was told here, and else in the file that named the network."""
-        from convscope.models.classes import classes_asked
-        from convscope.models.remembered import KEYS, SUFFIX, Remembered, remember, remembered
+        from convscope.network.load import classes_asked
+        from convscope.network.toml_file import KEYS, SUFFIX, Remembered, remember, remembered
 
         kept = remembered(model) if model.endswith(SUFFIX) else Remembered(model)
         told: dict[str, Any] = {key: getattr(self, key, None) for key in KEYS if key != "network"}

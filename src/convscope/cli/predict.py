@@ -14,7 +14,7 @@ from convscope.cli.study_files import add_file
 from convscope.errors import printable
 
 if TYPE_CHECKING:
-    from convscope.models.load import Network
+    from convscope.network.load import Network
     from convscope.pictures.pictures import Folder
     from convscope.records.predictions import Evaluation
 

@@ -11,7 +11,7 @@ from convscope.lens.backward import Other
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning
 from convscope.methods.ways_down import Choice
-from convscope.models.network import Network, whole
+from convscope.network.network import Network, whole
 from convscope.pages.studies import read_study
 from convscope.pictures.opening import opened
 from convscope.publish import require_free

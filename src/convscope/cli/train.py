@@ -99,7 +99,7 @@ def _finish(result: TrainResult, recipe: Recipe, judging: Folder) -> None:
     """Curves, and the evaluation of the best epoch with the recipe's views."""
     from convscope.figures.plots import png, training_curves
     from convscope.methods.predict import evaluate as measure
-    from convscope.models.load import load
+    from convscope.network.load import load
     from convscope.publish import publish_file, publishing
 
     run = result.folder

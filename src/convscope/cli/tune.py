@@ -13,7 +13,7 @@ from convscope.errors import UsageError
 
 if TYPE_CHECKING:
     from convscope.methods.tuning import Tuning
-    from convscope.models.network import Network
+    from convscope.network.network import Network
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 Tune = Annotated[

@@ -188,7 +188,7 @@ def conv_layers(model: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
 
 
 def only_scores(output: Any) -> Float[Tensor, "b classes"]:
-    """The scores that a network puts out which is `scored` (`models/outputs.py` knows where they
+    """The scores that a network puts out which is `scored` (`network/outputs.py` knows where they
     are in any other). Raises ModelError M520 for anything else."""
     if isinstance(output, Tensor) and output.dim() == 2:
         return output

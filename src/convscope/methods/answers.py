@@ -13,8 +13,8 @@ from convscope.errors import ModelError
 from convscope.lens.lens import Lens
 from convscope.methods.tuning import Tuning, Way, blank
 from convscope.methods.views import plan
-from convscope.models.network import Network
-from convscope.models.outputs import meaning
+from convscope.network.network import Network
+from convscope.network.outputs import meaning
 from convscope.pictures.pictures import Folder, Picture
 
 View = UInt8[np.ndarray, "h w 3"] | Float32[torch.Tensor, "c h w"]

@@ -27,7 +27,7 @@ from convscope.methods.cam_run import (
     seen,
 )
 from convscope.methods.given import Given, Layers, Model, several, taking
-from convscope.models.provenance import recorded
+from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
 
 Method = Callable[..., list[Attribution]]

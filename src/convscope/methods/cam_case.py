@@ -16,8 +16,8 @@ from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.twin import bare
 from convscope.methods.cam_layer import Reshape, as_maps
 from convscope.methods.targets import Aims
-from convscope.models.network import Network
-from convscope.models.outputs import Meaning, meaning, scored
+from convscope.network.network import Network
+from convscope.network.outputs import Meaning, meaning, scored
 
 MADE = "network.preprocess.tensor(network.preprocess.framing(picture))"
 NOT_IN_THIS_ORDER = "view size is not compatible"

@@ -12,8 +12,8 @@ from convscope.errors import ModelError
 from convscope.methods.cam_case import Case, Sight, prepared
 from convscope.methods.cam_layer import WHY, WHY_REACHING, WHY_TOKENS, candidates, stops
 from convscope.methods.targets import Aims
-from convscope.models.network import Network
-from convscope.models.outputs import meaning, scored
+from convscope.network.network import Network
+from convscope.network.outputs import meaning, scored
 
 LOOKED_AT = 6
 """Normalisations at the end of a transformer among which the choice is first made."""

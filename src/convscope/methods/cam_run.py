@@ -23,8 +23,8 @@ from convscope.methods.cam_case import Case, Sight, prepared
 from convscope.methods.cam_choice import Choice, choice
 from convscope.methods.cam_layer import Reshape
 from convscope.methods.targets import Aims, Target
-from convscope.models.network import Network
-from convscope.models.outputs import scored
+from convscope.network.network import Network
+from convscope.network.outputs import scored
 from convscope.records.maps import Attribution
 
 AUTHORS, PGC = "authors", "pytorch-grad-cam"

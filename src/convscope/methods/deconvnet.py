@@ -29,9 +29,9 @@ from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.twin import bare
 from convscope.methods.given import Given, Model, several, taking, units_of
 from convscope.methods.targets import Aims, Target
-from convscope.models.network import Network
-from convscope.models.outputs import scored
-from convscope.models.provenance import recorded
+from convscope.network.network import Network
+from convscope.network.outputs import scored
+from convscope.network.provenance import recorded
 from convscope.records.maps import Projection
 from convscope.units import Unit
 

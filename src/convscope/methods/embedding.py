@@ -24,8 +24,8 @@ from convscope.lens.twin import bare
 from convscope.methods.embedding_store import Rows, keeping, kept, key_of
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.vectors import THUMB, Way, require_way, small_grey, told, vectors
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder, Picture, contents
 from convscope.records.embedding import Embedding

@@ -19,8 +19,8 @@ from jaxtyping import Float32
 from convscope import __version__
 from convscope.errors import DataError, OutputError
 from convscope.lens.twin import bare
-from convscope.models.network import Network
-from convscope.models.provenance import weights_sha256
+from convscope.network.network import Network
+from convscope.network.provenance import weights_sha256
 from convscope.pictures.pictures import Folder
 from convscope.publish import publish_folder
 from convscope.records.embedding import Embedding

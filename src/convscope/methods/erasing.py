@@ -18,8 +18,8 @@ from convscope.lens.survey import survey
 from convscope.methods.cam_case import forward, wide
 from convscope.methods.imputation import imputed
 from convscope.methods.targets import Aims
-from convscope.models.network import Network
-from convscope.models.outputs import meaning, scored
+from convscope.network.network import Network
+from convscope.network.outputs import meaning, scored
 
 BYTES = 24e6
 """What the largest activation of one batch may take: more and the system pages (measured)."""

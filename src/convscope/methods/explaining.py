@@ -19,9 +19,9 @@ from convscope.lens.twin import bare
 from convscope.methods import cam, gradients
 from convscope.methods.cam_case import prepared
 from convscope.methods.occlusion_map import occlusion_map
-from convscope.models.network import Network
-from convscope.models.outputs import plain
-from convscope.models.user_code import from_module
+from convscope.network.network import Network
+from convscope.network.outputs import plain
+from convscope.network.sources.user_code import from_module
 from convscope.records.maps import Attribution
 
 Method = Callable[..., list[Attribution]]

@@ -22,7 +22,7 @@ from convscope.methods.controls import blob, grain_of, random_map
 from convscope.methods.erasing import Asked, Order, blurred, order
 from convscope.methods.given import Given, Model, alone, at_least, attributions, several, taking
 from convscope.methods.targets import Aims, Target
-from convscope.models.provenance import recorded
+from convscope.network.provenance import recorded
 from convscope.records.faithfulness import Faithfulness
 from convscope.records.maps import Attribution
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from convscope.errors import UsageError, nearest, shown
 from convscope.lens.lens import layer_name
 from convscope.methods.cam_case import prepared
-from convscope.models.network import Network, whole
-from convscope.models.preprocess import Preprocess
+from convscope.network.network import Network, whole
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.archive.shards import is_shards
 from convscope.pictures.opening import held, is_file, is_picture, opened, picture_of
 from convscope.pictures.pictures import Picture

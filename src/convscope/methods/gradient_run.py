@@ -19,8 +19,8 @@ from convscope.errors import ModelError, UsageError, nearest
 from convscope.lens.lens import Lens, gradients_of
 from convscope.methods.cam_case import Case, finite, forward, prepared, wide
 from convscope.methods.targets import Aims, Target
-from convscope.models.network import Network
-from convscope.models.outputs import scored
+from convscope.network.network import Network
+from convscope.network.outputs import scored
 from convscope.records.maps import Attribution
 
 AUTHORS = "authors"

@@ -33,7 +33,7 @@ from convscope.methods.gradient_run import (
     down,
     explain,
 )
-from convscope.models.provenance import recorded
+from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
 
 Pictures = Float[Tensor, "b c h w"]

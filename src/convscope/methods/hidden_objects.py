@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from convscope.methods.pointing import inside
-from convscope.models.provenance import recorded
+from convscope.network.provenance import recorded
 from convscope.records.occlusion import HiddenObjects, Occlusions
 from convscope.units import Box
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from convscope.errors import DataError, UsageError, nearest
-from convscope.models.network import Network
-from convscope.models.outputs import both_ways
+from convscope.network.network import Network
+from convscope.network.outputs import both_ways
 from convscope.pictures.pictures import Folder
 
 WORDNET = re.compile(r"n\d{8}")

@@ -16,8 +16,8 @@ from convscope.lens.lens import HOOK
 from convscope.lens.taps import tensors_in
 from convscope.lens.twin import Twin, bare, is_scripted
 from convscope.methods.given import taking
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
 from convscope.records.features import LayerTable, ModelCard
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -23,8 +23,8 @@ from convscope.lens.origins import run_seen
 from convscope.methods.fills import Fill
 from convscope.methods.given import Given, Layer, Model, several, single, taking
 from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
-from convscope.models.outputs import Meaning, meaning, scored
-from convscope.models.provenance import recorded
+from convscope.network.outputs import Meaning, meaning, scored
+from convscope.network.provenance import recorded
 from convscope.records.maps import Occlusion
 
 

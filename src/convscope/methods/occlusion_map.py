@@ -20,8 +20,8 @@ from convscope.lens.lens import Lens
 from convscope.methods.fills import Fill
 from convscope.methods.given import Given, Model, several, taking
 from convscope.methods.hiding import Hiding, Pair, aims_of, covering, finite, part
-from convscope.models.outputs import scored
-from convscope.models.provenance import recorded
+from convscope.network.outputs import scored
+from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
 
 

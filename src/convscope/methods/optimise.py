@@ -24,8 +24,8 @@ from convscope.methods.optimise_plan import How
 from convscope.methods.optimise_record import Case, Size, finished
 from convscope.methods.optimise_sight import Look, canvas, maps, sight
 from convscope.methods.targets import Aims, Target
-from convscope.models.network import Network
-from convscope.models.provenance import recorded
+from convscope.network.network import Network
+from convscope.network.provenance import recorded
 from convscope.records.optimise import OptimisedPicture
 from convscope.units import Unit
 

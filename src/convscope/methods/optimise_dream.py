@@ -22,8 +22,8 @@ from convscope.methods.optimise_plan import How, Plan, Range
 from convscope.methods.optimise_record import Case, as_tensor, finished
 from convscope.methods.optimise_run import Climb
 from convscope.methods.optimise_sight import Look, canvas, maps, sight
-from convscope.models.network import Network
-from convscope.models.provenance import recorded
+from convscope.network.network import Network
+from convscope.network.provenance import recorded
 from convscope.records.optimise import OptimisedPicture
 from convscope.units import Unit
 

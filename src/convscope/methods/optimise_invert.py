@@ -20,8 +20,8 @@ from convscope.methods.given import Given, Layer, photograph, taking
 from convscope.methods.optimise_plan import How
 from convscope.methods.optimise_record import Case, as_tensor, finished
 from convscope.methods.optimise_sight import Look, canvas, sight
-from convscope.models.network import Network
-from convscope.models.provenance import recorded
+from convscope.network.network import Network
+from convscope.network.provenance import recorded
 from convscope.records.optimise import OptimisedPicture
 
 USUAL: How = {

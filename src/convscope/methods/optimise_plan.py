@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.errors import UsageError, nearest
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 
 Observe = Callable[[int, float, Tensor], None]
 BOUNDS = ("soft", "clip")

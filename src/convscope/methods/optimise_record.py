@@ -15,9 +15,9 @@ from convscope.errors import UsageError
 from convscope.methods.optimise_plan import How, Plan, Range
 from convscope.methods.optimise_run import Climb, Goal
 from convscope.methods.optimise_sight import canvas
-from convscope.models.network import Network
-from convscope.models.outputs import scored
-from convscope.models.preprocess import Preprocess
+from convscope.network.network import Network
+from convscope.network.outputs import scored
+from convscope.network.preprocess import Preprocess
 from convscope.records.optimise import Kind, OptimisedPicture
 
 Size = tuple[int, int] | tuple[int, int, int]

@@ -23,9 +23,9 @@ from convscope.methods.given import FolderLike, Given, is_one, pictures_of, seve
 from convscope.methods.labels import class_names, order_assumed, true_classes
 from convscope.methods.tuning import Tuning, Way, blank, require_tuning
 from convscope.methods.views import plan
-from convscope.models.network import Network, whole
-from convscope.models.outputs import meaning, understood
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.outputs import meaning, understood
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened, picture_of
 from convscope.pictures.pictures import Folder
 from convscope.records.predictions import Evaluation, Prediction

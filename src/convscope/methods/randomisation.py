@@ -33,8 +33,8 @@ from convscope.methods.given import (
 from convscope.methods.redraw import layers_down, randomised
 from convscope.methods.similarity import in_cells, overlap, spearman, ssim
 from convscope.methods.targets import Aims, Target
-from convscope.models.outputs import meaning, remember, scored
-from convscope.models.provenance import recorded
+from convscope.network.outputs import meaning, remember, scored
+from convscope.network.provenance import recorded
 from convscope.records.faithfulness import Agreement, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 

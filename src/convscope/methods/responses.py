@@ -17,7 +17,7 @@ from convscope.lens.lens import Lens
 from convscope.lens.sizes import usual_batch
 from convscope.methods.similarity import ranks
 from convscope.methods.tuning import blank
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.pictures import Folder
 
 

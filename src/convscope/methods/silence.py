@@ -27,9 +27,9 @@ from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.labels import class_names, true_classes
 from convscope.methods.silence_tally import Answers, Tally
 from convscope.methods.targets import Aims
-from convscope.models.network import Network, whole
-from convscope.models.outputs import meaning, understood
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.outputs import meaning, understood
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder
 from convscope.records.silence import Silence

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convscope.errors import UsageError, nearest
 from convscope.foreign import TheirCode
-from convscope.models.outputs import both_ways, no_scores
+from convscope.network.outputs import both_ways, no_scores
 
 Function = Callable[[Tensor], Tensor]
 """From scores (b, classes) to one number a picture (b,)."""

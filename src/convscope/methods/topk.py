@@ -24,9 +24,9 @@ from convscope.lens.twin import bare
 from convscope.methods.given import FolderLike, Layers, Model, pictures_of, taking
 from convscope.methods.ranking import Ranks, Slots, values
 from convscope.methods.tuning import Tuning, Way, blank, require_tuning
-from convscope.models.network import whole
-from convscope.models.preprocess import Preprocess
-from convscope.models.provenance import recorded
+from convscope.network.network import whole
+from convscope.network.preprocess import Preprocess
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder, Picture
 from convscope.records.topk import LAST, NOBODY, TopK

@@ -30,7 +30,7 @@ from convscope.lens.sizes import Sizes, fitting, sizes
 from convscope.lens.twin import bare
 from convscope.methods.given import taking
 from convscope.methods.tuning import KINDS, Trial, Tuning, Way, blank
-from convscope.models.network import Network, whole
+from convscope.network.network import Network, whole
 from convscope.pictures.decode.decode import decode
 from convscope.pictures.decode.limits import Limits
 from convscope.pictures.framing import Framing

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from convscope.errors import UsageError
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 
 Cuts = Callable[[UInt8[np.ndarray, "H W 3"]], list[UInt8[np.ndarray, "h w 3"]]]

@@ -20,7 +20,7 @@ from convscope.lens.ascent import ascent
 from convscope.lens.backward import BackwardRule, Other, Rule
 from convscope.lens.reductions import Stride, reductions
 from convscope.lens.twin import bare
-from convscope.models.network import Network
+from convscope.network.network import Network
 
 Choice = Literal["auto", "deconvnet", "guided", "both", "gradient"]
 

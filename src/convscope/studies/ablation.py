@@ -18,8 +18,8 @@ from jaxtyping import Bool
 from convscope.errors import ModelError, UsageError
 from convscope.methods.paired import sign_test
 from convscope.methods.predict import evaluate
-from convscope.models.load import load
-from convscope.models.provenance import recorded
+from convscope.network.load import load
+from convscope.network.provenance import recorded
 from convscope.pictures.pictures import Folder
 from convscope.records.ablation import Ablation
 from convscope.records.predictions import Evaluation

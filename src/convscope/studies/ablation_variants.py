@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from convscope.errors import UsageError, nearest
 from convscope.methods.layers import layer_table
-from convscope.models.load import load
-from convscope.models.ours import OURS
-from convscope.models.spec import TOWER_OPTIONS, options, split_classes
+from convscope.network.load import load
+from convscope.network.sources.ours import OURS
+from convscope.network.sources.spec import TOWER_OPTIONS, options, split_classes
 
 MAPS = "maps=96-256-512-1024-512"
 VARIANTS: dict[str, str] = {

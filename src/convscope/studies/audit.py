@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.methods.given import Given, single, taking
-from convscope.models.delivered import Delivered
-from convscope.models.network import Network
-from convscope.models.provenance import recorded
+from convscope.network.network import Delivered, Network
+from convscope.network.provenance import recorded
 from convscope.records.audit import Audit, Finding
 from convscope.studies.audit_answers import ANSWERS, check_answers
 from convscope.studies.audit_calls import RECTIFIERS, check_calls

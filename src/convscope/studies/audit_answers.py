@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.errors import ModelError
-from convscope.models.outputs import leaves
+from convscope.network.outputs import leaves
 from convscope.records.audit import Finding
 from convscope.studies.audit_case import ROUNDING, Case, Heading, some
 from convscope.studies.audit_input import neighbour

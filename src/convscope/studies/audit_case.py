@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from convscope.foreign import TheirCode
 from convscope.lens.twin import Twin, is_scripted
-from convscope.models.delivered import Delivered
-from convscope.models.network import Network
+from convscope.network.network import Delivered, Network
 from convscope.records.audit import Finding, Verdict
 
 ROUNDING = 1e-4

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.models.own import assumed
+from convscope.network.sources.user_code import assumed
 from convscope.pictures.builtin import PHOTOS, photo_file
 from convscope.pictures.pictures import one_picture
 from convscope.records.audit import Finding

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convscope.errors import ConvscopeError
 from convscope.lens.lens import Lens
-from convscope.models.outputs import Meaning, both_ways, leaves, meaning, scored
+from convscope.network.outputs import Meaning, both_ways, leaves, meaning, scored
 from convscope.records.audit import Finding
 from convscope.studies.audit_case import Case, Heading, many, some
 

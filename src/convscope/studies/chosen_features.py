@@ -17,8 +17,8 @@ from convscope.lens.lens import Lens
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning, blank, require_tuning
 from convscope.methods.ways_down import Choice
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.records.features import COUNTS, LayerFeatures, random_maps
 from convscope.studies.layer_features import each_layer, mined

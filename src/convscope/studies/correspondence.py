@@ -31,9 +31,9 @@ from convscope.methods.signs import (
     relative,
     sign_changes,
 )
-from convscope.models.network import Network, whole
-from convscope.models.preprocess import Preprocess
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.preprocess import Preprocess
+from convscope.network.provenance import recorded
 from convscope.pictures.annotations import Parts, read_parts
 from convscope.pictures.opening import opened
 from convscope.records.correspondence import Correspondence

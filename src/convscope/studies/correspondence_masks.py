@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, UInt8
 
 from convscope.errors import DataError
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.annotations import Parts
 from convscope.pictures.pictures import Folder
 from convscope.units import Box

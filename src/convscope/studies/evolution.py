@@ -26,8 +26,8 @@ from convscope.methods.responses import ranked, responses
 from convscope.methods.topk import topk
 from convscope.methods.tuning import blank
 from convscope.methods.ways_down import ways_down
-from convscope.models.preprocess import Preprocess
-from convscope.models.provenance import of_module
+from convscope.network.preprocess import Preprocess
+from convscope.network.provenance import of_module
 from convscope.pictures.opening import as_folder
 from convscope.pictures.pictures import Folder
 from convscope.records.series import Convergence, Evolution

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from convscope.errors import CheckpointError
 from convscope.methods.redraw import copied
-from convscope.models.checkpoint import open_checkpoint
-from convscope.models.fit import fit
-from convscope.models.load import load
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
-from convscope.models.snapshots import chosen, snapshots
+from convscope.network.load import load
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
+from convscope.network.weights.checkpoint import open_checkpoint
+from convscope.network.weights.load_state import fit
+from convscope.network.weights.snapshots import chosen, snapshots
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder
 from convscope.records.series import Convergence, Evolution

@@ -23,9 +23,9 @@ from convscope.methods.labels import class_names
 from convscope.methods.pointing import coverage, inside
 from convscope.methods.randomisation import agreement, difference, randomisation
 from convscope.methods.targets import Aims, Target
-from convscope.models.network import Network
-from convscope.models.outputs import meaning, understood
-from convscope.models.provenance import recorded
+from convscope.network.network import Network
+from convscope.network.outputs import meaning, understood
+from convscope.network.provenance import recorded
 from convscope.pictures.pictures import Picture
 from convscope.records.explanation import Explanation
 from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity

@@ -34,8 +34,8 @@ from convscope.methods.pointing import (
     share_inside,
 )
 from convscope.methods.targets import Target
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder, Picture
 from convscope.records.explanation import METRICS, Explanation, Explanations

@@ -14,8 +14,8 @@ from convscope.lens.backward import Other, Overlap
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning, require_tuning
 from convscope.methods.ways_down import Choice
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import as_folder
 from convscope.pictures.pictures import Picture
 from convscope.records.features import LayerFeatures, Pictures

@@ -23,8 +23,8 @@ from convscope.lens.twin import bare
 from convscope.methods.frequencies import bands, folds_on_pictures, transfer
 from convscope.methods.given import FolderLike, pictures_of, taking
 from convscope.methods.map_health import first_alike, map_health
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder
 from convscope.records.filters import Filters

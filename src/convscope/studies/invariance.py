@@ -23,10 +23,10 @@ from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.labels import class_names, true_classes
-from convscope.models.network import Network, whole
-from convscope.models.outputs import meaning, understood
-from convscope.models.preprocess import Preprocess
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.outputs import meaning, understood
+from convscope.network.preprocess import Preprocess
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder, Picture
 from convscope.pictures.warp import CHANGES, Border, canvas, middle, warp

@@ -21,7 +21,7 @@ from convscope.methods.similarity import mean_correlation
 from convscope.methods.topk import topk
 from convscope.methods.tuning import Tuning, blank
 from convscope.methods.ways_down import Choice, Way, ways_down
-from convscope.models.network import Network
+from convscope.network.network import Network
 from convscope.pictures.framed import Framed
 from convscope.pictures.pictures import Folder, Picture
 from convscope.records.features import LayerFeatures, Shown

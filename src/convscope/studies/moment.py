@@ -12,7 +12,7 @@ from torch import nn
 from convscope.lens.backward import Rule
 from convscope.lens.geometry import Field
 from convscope.methods.deconvnet import deconvnet
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.pictures import Folder
 from convscope.studies.display import around, cut, patch, side_of
 from convscope.units import Unit

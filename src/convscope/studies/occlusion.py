@@ -24,9 +24,9 @@ from convscope.methods.hiding import Hiding, part
 from convscope.methods.labels import class_names
 from convscope.methods.occlusion import occlusion
 from convscope.methods.targets import Target
-from convscope.models.network import Network, whole
-from convscope.models.outputs import understood
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.outputs import understood
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder, Picture
 from convscope.records.occlusion import Occlusions

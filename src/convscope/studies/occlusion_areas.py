@@ -11,8 +11,8 @@ from torch import Tensor
 
 from convscope.methods.fills import Fill, filled
 from convscope.methods.pointing import inside
-from convscope.models.network import Network
-from convscope.models.preprocess import Preprocess
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
 from convscope.records.maps import Occlusion
 from convscope.records.occlusion import ROOMS, lowest
 from convscope.studies.explain import probabilities

@@ -16,7 +16,7 @@ from convscope.methods.fills import Fill, named
 from convscope.methods.labels import true_classes
 from convscope.methods.targets import Target
 from convscope.methods.tuning import blank
-from convscope.models.network import Network
+from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
 from convscope.records.occlusion import ASKED, LIKELIEST, TRUE
 from convscope.studies.explain import probabilities, target_index

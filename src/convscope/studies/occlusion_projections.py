@@ -17,7 +17,7 @@ from convscope.methods.deconvnet import deconvnet
 from convscope.methods.topk import topk
 from convscope.methods.tuning import blank
 from convscope.methods.ways_down import ways_down
-from convscope.models.network import Network
+from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
 from convscope.records.topk import TopK
 from convscope.studies.display import GREY, cut, limit, quantised

@@ -16,9 +16,9 @@ from convscope.methods.controls import blob
 from convscope.methods.explaining import Method, chosen
 from convscope.methods.pointing import MARGIN, energy_inside, pointing, share_inside
 from convscope.methods.targets import Target
-from convscope.models.network import Network
-from convscope.models.outputs import understood
-from convscope.models.provenance import recorded
+from convscope.network.network import Network
+from convscope.network.outputs import understood
+from convscope.network.provenance import recorded
 from convscope.pictures.pictures import Folder, Picture
 from convscope.records.pointing import PointingGame
 from convscope.studies.explain import probabilities, target_index

@@ -16,8 +16,8 @@ from convscope.methods.folds import TEST, divisions, enough, require_folds
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.linear import KINDS, STRENGTH, per_class_accuracy, trained
 from convscope.methods.vectors import Way
-from convscope.models.network import Network
-from convscope.models.provenance import recorded
+from convscope.network.network import Network
+from convscope.network.provenance import recorded
 from convscope.records.embedding import Embedding
 from convscope.records.transfer import Probes
 

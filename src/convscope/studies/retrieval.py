@@ -20,8 +20,8 @@ from convscope.methods.embedding import PIXELS, default_layer, embedding
 from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.neighbours import METRICS, Metric, nearest_vectors
 from convscope.methods.vectors import Way
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_all, opened
 from convscope.pictures.pictures import Folder

@@ -19,9 +19,9 @@ from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.linear import average_precision, per_class_accuracy, softmax, trained
 from convscope.methods.predict import evaluate
 from convscope.methods.vectors import Way
-from convscope.models.load import load
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
+from convscope.network.load import load
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder
 from convscope.records.embedding import Embedding

@@ -17,8 +17,8 @@ from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.linear import average_precision, softmax, trained
 from convscope.methods.vectors import Way
-from convscope.models.network import Network, whole
-from convscope.models.provenance import recorded
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
 from convscope.pictures.annotations import ABSENT, HARD, SHOWN, Lists, numbers_of
 from convscope.pictures.opening import opened
 from convscope.records.embedding import Embedding

@@ -15,7 +15,7 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional as F
 
-from convscope.models.preprocess import Numbers, Preprocess
+from convscope.network.preprocess import Numbers, Preprocess
 from convscope.training.augment import CROP, MIX, order, stream, view
 from convscope.training.recipe import Recipe
 from convscope.training.stock import Stock

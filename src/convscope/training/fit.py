@@ -19,9 +19,9 @@ from torch import nn
 
 from convscope import __version__
 from convscope.errors import EnvironmentFault, UsageError, nearest
-from convscope.models.checkpoint import save_weights
-from convscope.models.load import Card, load
-from convscope.models.preprocess import Preprocess
+from convscope.network.load import Card, load
+from convscope.network.preprocess import Preprocess
+from convscope.network.weights.checkpoint import save_weights
 from convscope.records.series import Series
 from convscope.training.board import Board
 from convscope.training.loop import Around, Observer

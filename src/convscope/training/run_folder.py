@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from convscope.errors import DataError, OutputError, UsageError
-from convscope.models.snapshots import KEPT
+from convscope.network.weights.snapshots import KEPT
 from convscope.publish import environment_fault, publish_file, require_folder, require_free
 from convscope.texts import csv_table, parsed
 from convscope.training.recipe import Recipe

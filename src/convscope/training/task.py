@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from convscope.errors import ModelError, Stopped
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.training.augment import NOISE, stream
 from convscope.training.batches import Batch, Batches, network_input, steps, targets
 from convscope.training.judge import Tally

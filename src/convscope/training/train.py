@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convscope.errors import DataError, EnvironmentFault, UsageError
-from convscope.models.preprocess import Preprocess
+from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.notes import table, tables
 from convscope.pictures.pictures import Folder

@@ -1,0 +1,398 @@
+"""Load a network by its name: architecture, weights, preprocessing and class names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from convscope.errors import CheckpointError, ConvscopeError, ModelError, UsageError, nearest, shown
+from convscope.foreign import TheirCode
+from convscope.network.conversion import Told, converted
+from convscope.network.network import Card, Delivered, Draft, Network, Request
+from convscope.network.outputs import meaning, require_told
+from convscope.network.preprocess import Preprocess
+from convscope.network.sources.ours import OURS, from_ours
+from convscope.network.sources.spec import split_classes
+from convscope.network.sources.user_code import (
+    COUNTS,
+    from_own,
+    from_user_code,
+    is_module,
+    meant_as_code,
+)
+from convscope.network.toml_file import SUFFIX, Remembered, remembered
+from convscope.network.weights.checkpoint import Checkpoint, open_checkpoint
+from convscope.network.weights.load_state import fit
+from convscope.texts import one_line, parsed, read_text, unusable
+
+__all__ = ["Card", "Network", "load"]
+
+IN_A_RUN = ("best.safetensors", "last.safetensors")
+
+
+def load(
+    spec: str | Path | nn.Module,
+    checkpoint: Path | str | None = None,
+    *,
+    classes: int | Sequence[str] | Mapping[str, Any] | Path | None = None,
+    preprocess: object = None,
+    output: int | str | None = None,
+    scores: str | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Network:
+    """The network that `spec` names, in evaluation mode, on the CPU.
+
+    spec: `efficientnet-lite0`, whose ImageNet weights are installed; `zfnet` or `alexnet` with
+    options (`zfnet:width=0.5,head=compact`); `torchvision:NAME`, `timm:NAME` (both with their own
+    weights, or `…:weights=none`); `package.module:factory`; what training left: its folder, or a
+    `.safetensors` in it; or a module of your own, which keeps its mode and device. checkpoint: a
+    file of weights that belong to the spec. classes: their number or names, or a file of names,
+    as `classes_asked`. preprocess: instead of what is known or assumed: a Preprocess, what the
+    user's own pipeline has (as `converted`), or some parts of it, as {"size": 128, "mean": 0.5,
+    "std": 0.5}. output: where in what the network gives its scores are, as 1, "logits" or
+    "out.logits". scores: what they are: "logits", "probabilities", "log-probabilities",
+    "sigmoid" (labels that stand each for itself) or "sigmoid-logits" (the same before the
+    sigmoid). Both are found, see `outputs.meaning`, where nothing is said. seed: for weights that
+    come from no file. progress: bytes of a download.
+
+    Raises UsageError U230 to U239, U376; ModelError M501 nothing to look at,
+    M570 unknown name, M571, M572, M583 the user's own code, M573 code named by a file, M522, M526,
+    M530 a program; CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621,
+    R622.
+    """
+    told = _Said(checkpoint, classes, output, scores, [] if preprocess is None else [preprocess])
+    beside: Path | None = None
+    if isinstance(spec, str | Path) and str(spec).endswith(SUFFIX):
+        kept, beside = remembered(spec), Path(spec).resolve().parent
+        spec, told = kept.network, told.over(kept)
+    count, names = classes_asked(told.classes)
+    ready = [converted(one, None if one is preprocess else beside) for one in told.preprocess]
+    output, scores = require_told(told.output, told.scores)
+    module, text = (spec, type(spec).__name__) if isinstance(spec, nn.Module) else (None, str(spec))
+    if module is None and not isinstance(spec, str | Path):
+        what = f"a {type(spec).__name__} is no network"
+        raise UsageError("U376", "", what, next_step="give a network's name or a torch.nn.Module")
+    found = None if told.checkpoint is None else open_checkpoint(told.checkpoint)
+    if found is None and module is None and (place := _left_by_training(text)) is not None:
+        found = open_checkpoint(place)
+        text = _spec_of(found)
+    card = None if found is None else Card.of(found)
+    if count is None and card is not None and card.classes:
+        count = len(card.classes)
+    if module is None and ":" not in text:
+        text = meant_as_code(text)
+    head, _, rest = text.partition(":")
+    if module is None and rest:
+        rest, named = split_classes(rest)
+        count = _agreed(named, count, text)
+    request = Request(text, rest, found, count, seed, progress, module, beside)
+    draft = (from_own if module is not None else _source(head, request))(request)
+    network = _as_told(_finished(draft, request, card), names, ready)
+    network = replace(network, output=output or network.output, scores=scores or network.scores)
+    if told.classes is not None and count is not None:
+        _require_as_many(network, count)
+    return network
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a caller of `load` says of a network."""
+
+    checkpoint: Path | str | None
+    classes: Any
+    output: int | str | None
+    scores: str | None
+    preprocess: list[Any]
+    """What changes it, one after the other."""
+
+    def over(self, kept: Remembered) -> _Said:
+        """This, and what a file says where this says nothing."""
+        ready = [] if kept.ready() is None else [kept.ready()]
+        return _Said(
+            self.checkpoint or kept.checkpoint,
+            kept.classes if self.classes is None else self.classes,
+            kept.output if self.output is None else self.output,
+            self.scores or kept.scores,
+            [*ready, *self.preprocess],
+        )
+
+
+def _require_as_many(network: Network, count: int) -> None:
+    """Raises UsageError U236 where the network has another number of outputs than classes told."""
+    try:
+        known = meaning(network)
+    except ConvscopeError:
+        return  # whoever needs its scores will hear of that
+    if known.where is not None and count not in (known.columns, known.classes):
+        what = f"has {known.columns} outputs, where {count} classes are told"
+        step = "tell as many as it has, in the order of its outputs"
+        raise UsageError("U236", network.spec, what, next_step=step)
+
+
+def _agreed(told: int | None, count: int | None, spec: str) -> int | None:
+    """The number of classes, if the spec and the caller do not contradict each other."""
+    if told is not None and count not in (None, told):
+        raise UsageError("U231", spec, f"has classes={told}, where there are {count} classes")
+    return told or count
+
+
+def _as_told(network: Network, names: tuple[str, ...], told: Sequence[Told]) -> Network:
+    """With the names and the preprocessing that the caller knows better."""
+    if names:
+        network = replace(network, classes=names)
+    ready = network.preprocess
+    for change in told:
+        ready = change(ready)
+    note = ready.assumption() or ("preprocessing as it was given" if told else "")
+    return replace(network, preprocess=ready, notes=(*network.notes, *([note] if note else [])))
+
+
+def _left_by_training(spec: str) -> Path | None:
+    """The checkpoint meant, if the spec is a path. A folder called zfnet is meant by ./zfnet."""
+    path = Path(spec)
+    if not spec or unusable(spec) or spec.partition(":")[0] in SOURCES or path.suffix == ".py":
+        return None
+    if path.is_dir():
+        for name in IN_A_RUN:
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(
+            "C400", spec, f"this folder holds neither {IN_A_RUN[0]} nor {IN_A_RUN[1]}"
+        )
+    is_path = path.is_file() or path.suffix in (".safetensors", ".pt", ".pth", ".ckpt")
+    return path if is_path else None
+
+
+def _spec_of(checkpoint: Checkpoint) -> str:
+    card = Card.of(checkpoint)
+    if card is None:
+        raise CheckpointError(
+            "C415",
+            checkpoint.name,
+            "does not say which network it belongs to",
+            next_step=f"name the network instead, and add --checkpoint {checkpoint.name} "
+            "or load(…, checkpoint=…)",
+        )
+    head = card.spec.partition(":")[0]
+    if head not in SOURCES:
+        raise ModelError(
+            "M573",
+            checkpoint.name,
+            f"was made with code of its own ({card.spec}), and a file may not choose what is run",
+            next_step=f"name {card.spec} yourself, and add --checkpoint {checkpoint.name} "
+            "or load(…, checkpoint=…)",
+        )
+    return card.spec
+
+
+def _source(head: str, request: Request) -> Callable[[Request], Draft]:
+    if head in SOURCES:
+        return SOURCES[head]
+    if ":" in request.spec:
+        return from_user_code
+    from convscope.network.sources.torchvision import names
+
+    if is_module(head):
+        what = "is code; which network in it is meant is not told"
+        step = f"write {head}:NAME, with the network's, class's or function's name in it"
+        raise ModelError("M570", request.spec, what, next_step=step)
+    known = [*OURS, "efficientnet-lite0", *(f"torchvision:{name}" for name in names())]
+    given = f"torchvision:{head}" if f"torchvision:{head}" in known else head
+    raise ModelError(
+        "M570",
+        request.spec,
+        f"no such network; {nearest(given, known, most=4)}",
+        next_step="write efficientnet-lite0, zfnet, alexnet, torchvision:NAME, timm:NAME, "
+        "package.module:factory, or the folder of a training run",
+    )
+
+
+def _torchvision(request: Request) -> Draft:
+    from convscope.network.sources.torchvision import from_torchvision  # takes seconds to import
+
+    return from_torchvision(request)
+
+
+def _lite(request: Request) -> Draft:
+    from convscope.network.sources.efficientnet_lite import from_lite
+
+    return from_lite(request)
+
+
+def _timm(request: Request) -> Draft:
+    from convscope.network.sources.timm import from_timm
+
+    return from_timm(request)
+
+
+def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
+    model = _python_module(draft.model, request.spec)
+    delivered = Delivered.of(draft.model) if isinstance(draft.model, nn.Module) else None
+    if request.module is None:
+        model.eval()
+    preprocess, classes, notes = draft.preprocess, draft.classes, draft.notes
+    if card is not None:
+        preprocess, classes, notes = card.preprocess, card.classes, ()
+    _give_shapes(model, preprocess, request.spec)
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        raise ModelError("M501", request.spec, "has no convolution (nn.Conv2d) to look into")
+    if draft.checkpoint is not None:
+        repairs = fit(
+            model,
+            draft.checkpoint.weights,
+            name=draft.checkpoint.name,
+            network=request.spec,
+            advice=_for_other_classes(draft, request),
+        )
+        notes = (*draft.checkpoint.notes, *repairs, *notes)
+    if draft.finish is not None:
+        draft.finish(model)
+    if not draft.weights:
+        notes = (f"the weights are random (seed {request.seed}): nothing was learned", *notes)
+    return Network(
+        model,
+        preprocess,
+        classes,
+        request.spec,
+        draft.weights or f"random, seed {request.seed}",
+        draft.checkpoint.sha256 if draft.checkpoint is not None else draft.sha256,
+        notes,
+        delivered,
+        draft.output,
+        draft.scores,
+    )
+
+
+def _for_other_classes(draft: Draft, request: Request) -> str:
+    """How the same network is made with {0} classes."""
+    if request.module is not None:
+        return "make the module with {0} classes"
+    if not draft.counted:
+        made = f"{request.spec} has no parameter {' or '.join(COUNTS[:2])}"
+        return f"name a function that makes the network with {{0}} classes: {made}"
+    told = split_classes(request.spec)[1]
+    step = "give --classes {0}, or load(…, classes={0})"
+    return f"{step}, without :classes={told} in the name" if told else step
+
+
+def _python_module(model: object, spec: str) -> nn.Module:
+    """The module itself, out of what DataParallel, DDP and torch.compile put around it."""
+    if not isinstance(model, nn.Module):
+        raise ModelError("M572", spec, f"gave a {type(model).__name__}, not an nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "M530",
+            spec,
+            "is scripted or traced; its layers cannot be looked into",
+            next_step="give the Python module it was made from",
+        )
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
+    return model if inner is None else _python_module(inner, spec)
+
+
+def _give_shapes(model: nn.Module, preprocess: Preprocess, spec: str) -> None:
+    """Lazy layers learn their shapes from a first picture."""
+    if not any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+        return
+    blank = torch.zeros(1, *preprocess.shape)
+    with torch.no_grad(), TheirCode("M574", spec, [blank]):
+        model(blank)
+
+
+SOURCES: dict[str, Callable[[Request], Draft]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "efficientnet-lite0": _lite,
+    **dict.fromkeys(OURS, from_ours),
+}
+
+
+MOST = 1_000_000
+"""Classes that are taken; more are no names but a mistake."""
+FORMS = 'a name a line, ["daisy", …], {"0": "daisy", …} or {"daisy": 0, …}'
+
+
+def classes_asked(classes: object) -> tuple[int | None, tuple[str, ...]]:
+    """Number and names of the classes, from what was given as `classes`.
+
+    classes: their number, their names in the order of the outputs, or in a text "5",
+    "cat,dog" or the name of a file: a name a line, or JSON as ["daisy"], {"0": "daisy"}
+    (tutorials), {"daisy": 0} (Keras, torchvision's class_to_idx) or {"0": ["n01440764",
+    "tench"]} (ImageNet). Raises UsageError U231, and U235 for a file that cannot be read so.
+    """
+    if classes is None:
+        return None, ()
+    if isinstance(classes, str | Path):
+        classes = _read(classes)
+    if isinstance(classes, int) and not isinstance(classes, bool) and 0 < classes <= MOST:
+        return classes, ()
+    if isinstance(classes, Mapping):
+        classes = _ordered(classes, "classes")
+    if not isinstance(classes, Sequence) or isinstance(classes, str):
+        raise UsageError(
+            "U231",
+            f"classes={shown(classes)}",
+            "is neither a whole number from 1 nor a list of names",
+        )
+    return len(classes) or None, tuple(one_line(str(name)) for name in classes)
+
+
+def _read(text: str | Path) -> object:
+    """A number, names with commas between, or what a file holds."""
+    if unusable(text) or not Path(text).is_file():
+        plain = str(text).strip()
+        if plain.isascii() and plain.isdecimal():
+            return int(plain) if len(plain) < len(str(MOST)) + 1 else plain
+        if "," in plain:
+            return [name.strip() for name in plain.split(",")]
+        what = "is no number of classes, no names with commas between, and no file"
+        raise UsageError("U231", f"classes={plain}", what)
+    try:
+        whole = read_text(text)
+        if not whole.lstrip().startswith(("{", "[")):
+            return [line.strip() for line in whole.splitlines() if line.strip()]
+        return _ordered(parsed(whole), text)
+    except ValueError as fault:
+        _refuse(text, f"cannot be read ({fault})")
+
+
+def _ordered(plain: Any, name: str | Path) -> list[Any]:
+    """The names in the order of the outputs, out of what JSON may hold."""
+    if isinstance(plain, list):
+        if plain and all(isinstance(one, str) for one in plain):
+            return plain
+        _refuse(name, "holds no list of names")
+    if not isinstance(plain, dict) or not plain:
+        _refuse(name, "holds no names of classes")
+    pairs = list(plain.items())
+    if all(type(number) is int for number in plain.values()):
+        pairs = [(number, word) for word, number in pairs]
+    found = {int(key) if _whole(key) else key: _word(word) for key, word in pairs}
+    if found.keys() != set(range(len(pairs))):
+        _refuse(name, f"does not number {len(pairs)} classes from 0 to {len(pairs) - 1}")
+    names = [found[place] for place in range(len(pairs))]
+    if not all(isinstance(one, str) for one in names):
+        _refuse(name, "has a class without a name")
+    return names
+
+
+def _whole(key: object) -> bool:
+    text = str(key)
+    return not isinstance(key, bool) and len(text) < 8 and text.isascii() and text.isdecimal()
+
+
+def _word(word: object) -> object:
+    """The name itself, or the last of ["n01440764", "tench"]."""
+    return word[-1] if isinstance(word, list) and word else word
+
+
+def _refuse(name: str | Path, what: str) -> NoReturn:
+    raise UsageError("U235", str(name), what, next_step=f"write {FORMS}")

@@ -1,0 +1,119 @@
+"""A .toml file that says how a network is loaded.
+
+network = "mynet:net"              # as the commands take it
+checkpoint = "weights.pt"          # beside this file
+size = 128                         # and whatever else --resize, --mean, --std,
+mean = [0.5, 0.5, 0.5]             # --interpolation say; or preprocess = "mynet:validation"
+classes = ["daisy", "tulip"]       # or a file of names, or their number
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from convscope.errors import CheckpointError, nearest
+from convscope.network.preprocess import PARTS
+from convscope.network.sources.user_code import NAMES
+from convscope.publish import publish_file, require_free
+from convscope.texts import read_text
+
+SUFFIX = ".toml"
+KEYS = ("network", "checkpoint", "preprocess", "classes", *PARTS, "output", "scores")
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What such a file says, as `load` takes it; names of files are from where one stands."""
+
+    network: str
+    checkpoint: str | None = None
+    preprocess: str | None = None
+    classes: Any = None
+    size: Any = None
+    resize: Any = None
+    interpolation: Any = None
+    mean: Any = None
+    std: Any = None
+    output: str | int | None = None
+    scores: str | None = None
+
+    def ready(self) -> Any:
+        """The preprocessing, as `load` takes it; None where nothing is said."""
+        parts = {key: getattr(self, key) for key in PARTS if getattr(self, key) is not None}
+        return self.preprocess or parts or None
+
+
+def remembered(path: Path | str) -> Remembered:
+    """Read the file. Raises CheckpointError C417 if it cannot be read so."""
+    place = Path(path)
+    try:
+        plain = tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as fault:
+        _refuse(path, f"cannot be read as TOML ({fault})")
+    for key, value in plain.items():
+        if key not in KEYS:
+            _refuse(path, f"has the unknown key {key!r}; {nearest(key, KEYS)}")
+        text = key in ("network", "checkpoint", "preprocess")
+        if not isinstance(value, str) and (text or not _plain(value)):
+            _refuse(path, f"{key} is a {type(value).__name__}")
+    if not plain.get("network") or plain["network"].endswith(SUFFIX):
+        _refuse(path, "names no network", 'write network = "package.module:factory"')
+    if "preprocess" in plain and any(key in plain for key in PARTS):
+        _refuse(path, "has preprocess, which says all, and parts of it besides")
+    return Remembered(**_moved(plain, lambda name: str(place.parent / name), place.parent))
+
+
+def remember(path: Path, told: Remembered) -> Path:
+    """Write such a file. Raises OutputError O501 if there is one, EnvironmentFault R602, R603."""
+    require_free(path)
+    kept = _moved(asdict(told), lambda name: os.path.relpath(name, path.parent), Path())
+    lines = [f"{key} = {_toml(value)}\n" for key, value in kept.items() if value is not None]
+    publish_file(path, "".join(lines).encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _refuse(path: Path | str, what: str, next_step: str = "") -> NoReturn:
+    step = next_step or "mend it; docs/networks.md has an example"
+    raise CheckpointError("C417", str(path), what, next_step=step)
+
+
+def _plain(value: object) -> bool:
+    """Numbers, or a list or table of what is told by texts and numbers."""
+    if isinstance(value, dict):
+        value = [*value.values()]
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(one, str | int | float) for one in items)
+
+
+def _moved(plain: Mapping[str, Any], moved: Callable[[str], str], folder: Path) -> dict[str, Any]:
+    """The same with every name of a file as `moved` has it. Names of networks and code stay."""
+    found = dict(plain)
+    for key in ("network", "checkpoint", "preprocess", "classes"):
+        value = plain.get(key)
+        if not isinstance(value, str):
+            continue
+        is_file = key in ("checkpoint", "classes") or value.endswith(".json")
+        found[key] = moved(value) if is_file else _network(value, moved, folder)
+    return found
+
+
+def _network(text: str, moved: Callable[[str], str], folder: Path) -> str:
+    """A run's folder, a file of weights, or FILE.py:name, moved; anything else stays."""
+    file, mark, name = text.partition(".py:")
+    if mark:
+        return moved(f"{file}.py") + f":{name}"
+    known = text in NAMES or ":" in text
+    return moved(text) if not known and (folder / text).exists() else text
+
+
+def _toml(value: Any) -> str:
+    """Text, number, or a list of them, one a line where they are many."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
