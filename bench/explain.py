@@ -23,7 +23,7 @@ import convscope
 from convscope.network.network import Network
 from convscope.pictures.builtin import PHOTOS, photo_file
 from convscope.pictures.pictures import Picture
-from convscope.studies.explain import explain
+from convscope.studies.explain.study import explain_picture as explain
 
 NETWORKS = ("efficientnet-lite0", "torchvision:squeezenet1_0", "torchvision:resnet18")
 

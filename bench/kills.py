@@ -304,7 +304,7 @@ def main() -> None:
 
     import convscope.cli.app
     import convscope.network.load
-    import convscope.studies.ablation  # noqa: F401
+    import convscope.studies.ablation.study  # noqa: F401
 
     torch.set_num_threads(1)
     names, began, found = told.studies.split(","), time.monotonic(), []

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from skimage import data
 
 import convscope
-from convscope.figures.attribution import over
+from convscope.drawing.maps import over
 from convscope.methods.cam import METHODS
 from convscope.methods.views import framed
 

@@ -23,7 +23,7 @@ from convscope.errors import ModelError
 from convscope.foreign import TheirCode
 from convscope.lens.lens import Lens
 from convscope.lens.survey import survey
-from convscope.records.explanation import Explanation
+from convscope.studies.explain.record import Explanation
 
 PICTURE = torch.zeros(1, 3, 16, 16)
 
@@ -307,9 +307,10 @@ class Locked(Own):
 def explained(net: nn.Module, folder: Path) -> Explanation:
     from convscope.methods.explaining import chosen
     from convscope.network.preprocess import Preprocess
-    from convscope.pages.explanation import write_explanation
+    from convscope.pages.explain import write_explanation
     from convscope.pictures.pictures import one_picture
-    from convscope.studies.explain import Checks, explain
+    from convscope.studies.explain.study import Checks
+    from convscope.studies.explain.study import explain_picture as explain
 
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(picture).save(folder / "a.png")

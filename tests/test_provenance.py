@@ -25,7 +25,7 @@ from convscope.pictures.annotations import read_lists
 from convscope.pictures.framing import Framing
 from convscope.records.record import Record
 from convscope.records.topk import TopK
-from convscope.studies.explain_many import QUICK
+from convscope.studies.explain.study import QUICK
 
 SIDE = 24
 
@@ -269,7 +269,7 @@ def test_each_picture_of_a_batch_has_its_own_hash(tmp_path: Path) -> None:
 
 
 def test_records_that_a_callback_gets_say_it_too(tmp_path: Path) -> None:
-    from convscope.studies.explain_many import explain_folder
+    from convscope.studies.explain.study import explain_folder
 
     given, seen = Given(tmp_path), list[Any]()
     explain_folder(

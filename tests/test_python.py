@@ -21,7 +21,7 @@ from convscope.errors import ConvscopeError, UsageError, shown
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.opening import picture_of
-from convscope.studies.explain_many import QUICK
+from convscope.studies.explain.study import QUICK
 from convscope.units import Unit
 
 SIDE = 32

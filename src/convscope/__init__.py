@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from convscope.methods.predict import evaluate, predict
     from convscope.methods.projections import projections
     from convscope.methods.randomisation import agreement, randomisation, sensitivity
-    from convscope.methods.silence import silence
     from convscope.methods.topk import topk
     from convscope.methods.tuner import tune
     from convscope.network import wrap
@@ -59,21 +58,20 @@ if TYPE_CHECKING:
     from convscope.pictures.opening import open_pictures
     from convscope.pictures.pictures import Folder, one_picture
     from convscope.records.maps import Attribution
-    from convscope.studies.ablation import ablation
-    from convscope.studies.audit import audit, check
-    from convscope.studies.chosen_features import chosen_features
-    from convscope.studies.correspondence import correspondence
-    from convscope.studies.evolution import EvolutionRecorder
-    from convscope.studies.evolution_checkpoints import evolution
-    from convscope.studies.explain_many import explain
-    from convscope.studies.features import features
-    from convscope.studies.filters import filters
-    from convscope.studies.invariance import invariance
-    from convscope.studies.occlusion import occlusion_study
-    from convscope.studies.probes import probes
-    from convscope.studies.retrieval import duplicates, similar
-    from convscope.studies.transfer import transfer
-    from convscope.studies.transfer_lists import transfer_lists
+    from convscope.studies.ablation.study import ablation
+    from convscope.studies.audit.study import audit, check
+    from convscope.studies.correspondence.study import correspondence
+    from convscope.studies.evolution.checkpoints import evolution
+    from convscope.studies.evolution.study import EvolutionRecorder
+    from convscope.studies.explain.study import explain
+    from convscope.studies.features.study import chosen_features, features
+    from convscope.studies.filters.study import filters
+    from convscope.studies.invariance.study import invariance
+    from convscope.studies.occlusion.study import occlusion_study
+    from convscope.studies.probes.study import probes
+    from convscope.studies.retrieval.study import duplicates, similar
+    from convscope.studies.transfer.study import transfer, transfer_lists
+    from convscope.studies.unit_ablation.study import silence
     from convscope.training.train import train
     from convscope.units import Box, Unit
 
@@ -84,8 +82,8 @@ _HOME = {
     "Network": "network.network",
     "layers": "methods.layers",
     "Framing": "pictures.framing",
-    "explain": "studies.explain_many",
-    "check": "studies.audit",
+    "explain": "studies.explain.study",
+    "check": "studies.audit.study",
     "Attribution": "records.maps",
     "atlas": "cli.python",
     "BackwardRule": "lens.backward",
@@ -95,29 +93,29 @@ _HOME = {
     "Lens": "lens.lens",
     "Neuron": "lens.ascent",
     "Unit": "units",
-    "ablation": "studies.ablation",
+    "ablation": "studies.ablation.study",
     "activation_maximisation": "methods.optimise",
     "agreement": "methods.randomisation",
-    "audit": "studies.audit",
+    "audit": "studies.audit.study",
     "ablationcam": "methods.cam",
-    "chosen_features": "studies.chosen_features",
+    "chosen_features": "studies.features.study",
     "class_image": "methods.optimise",
-    "correspondence": "studies.correspondence",
+    "correspondence": "studies.correspondence.study",
     "deconvnet": "methods.deconvnet",
     "deconvnet_class": "methods.gradients",
     "deep_dream": "methods.optimise_dream",
     "eigencam": "methods.cam",
     "eigengradcam": "methods.cam",
-    "duplicates": "studies.retrieval",
+    "duplicates": "studies.retrieval.study",
     "embedding": "methods.embedding",
     "energy_inside": "methods.pointing",
-    "EvolutionRecorder": "studies.evolution",
+    "EvolutionRecorder": "studies.evolution.study",
     "evaluate": "methods.predict",
-    "evolution": "studies.evolution_checkpoints",
+    "evolution": "studies.evolution.checkpoints",
     "faithfulness": "methods.faithfulness",
-    "features": "studies.features",
+    "features": "studies.features.study",
     "fields": "lens.geometry",
-    "filters": "studies.filters",
+    "filters": "studies.filters.study",
     "fullgrad": "methods.cam",
     "gradcam": "methods.cam",
     "gradcam_plus_plus": "methods.cam",
@@ -125,30 +123,30 @@ _HOME = {
     "guided_backprop": "methods.gradients",
     "guided_gradcam": "methods.gradients",
     "integrated_gradients": "methods.gradients",
-    "invariance": "studies.invariance",
+    "invariance": "studies.invariance.study",
     "invert": "methods.optimise_invert",
     "layercam": "methods.cam",
     "load": "network.load",
     "occlusion": "methods.occlusion",
-    "occlusion_study": "studies.occlusion",
+    "occlusion_study": "studies.occlusion.study",
     "one_picture": "pictures.pictures",
     "open_pictures": "pictures.opening",
     "pointing": "methods.pointing",
     "predict": "methods.predict",
-    "probes": "studies.probes",
+    "probes": "studies.probes.study",
     "projections": "methods.projections",
     "randomisation": "methods.randomisation",
     "saliency": "methods.gradients",
     "scorecam": "methods.cam",
     "sensitivity": "methods.randomisation",
-    "silence": "methods.silence",
-    "similar": "studies.retrieval",
+    "silence": "studies.unit_ablation.study",
+    "similar": "studies.retrieval.study",
     "smoothgrad": "methods.gradients",
     "topk": "methods.topk",
     "train": "training.train",
     "tune": "methods.tuner",
-    "transfer": "studies.transfer",
-    "transfer_lists": "studies.transfer_lists",
+    "transfer": "studies.transfer.study",
+    "transfer_lists": "studies.transfer.study",
     "write_atlas": "pages.atlas",
     "xgradcam": "methods.cam",
 }

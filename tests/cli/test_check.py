@@ -11,7 +11,7 @@ from PIL import Image
 
 from convscope.cli.app import run
 from convscope.cli.check import _joined
-from convscope.records.audit import Audit, Finding
+from convscope.studies.audit.record import Audit, Finding
 
 NETS = """
 import torch

@@ -10,11 +10,14 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.figures.convergence import convergence_figure, convergence_table
-from convscope.figures.evolution import evolution_figure
 from convscope.records.features import LayerFeatures
 from convscope.records.series import Convergence, Evolution
 from convscope.records.table import lines
+from convscope.studies.evolution.figure import (
+    convergence_figure,
+    convergence_table,
+    evolution_figure,
+)
 from convscope.training.recipe_text import to_toml
 from tests.training.conftest import TINY, paint
 

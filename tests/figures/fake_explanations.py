@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from convscope.records.explanation import METRICS, Explanation, Explanations
 from convscope.records.faithfulness import Agreement, Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 from convscope.records.predictions import Prediction
+from convscope.studies.explain.record import METRICS, Explanation, Explanations
 
 SIZE = (60, 90)
 """Height and width: not square."""

@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from convscope.figures.attribution import OPAQUE, drawn, legend
-from convscope.figures.explanation import explanation_figure
+from convscope.drawing.maps import OPAQUE, drawn, legend
 from convscope.methods.explaining import METHODS
-from convscope.records.explanation import Explanation
+from convscope.studies.explain.figure import explanation_figure
+from convscope.studies.explain.record import Explanation
 from convscope.units import Box
 from tests.figures.fake_explanations import (
     SIZE,

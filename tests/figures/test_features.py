@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from convscope.figures.features import PAGE, _scaled, features_figure, features_table
 from convscope.records.features import LayerFeatures
+from convscope.studies.features.figure import PAGE, _scaled, features_figure, features_table
 from tests.figures.test_pictures import layer
 
 PAPER = (9, 16, 12, 10, 10)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convscope.figures.optimise import caption, optimised_figure, optimised_picture
+from convscope.drawing.tiles import caption, optimised_figure, optimised_picture
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.optimise import OptimisedPicture

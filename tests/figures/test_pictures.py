@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.errors import UsageError
-from convscope.figures.heat import DISTINCT, heat, signed, stretch
-from convscope.figures.occlusion import (
+from convscope.drawing.maps import (
     hidden,
     kind_map,
     kinds,
@@ -20,7 +18,8 @@ from convscope.figures.occlusion import (
     seen_through,
     worst,
 )
-from convscope.figures.pictures import (
+from convscope.drawing.style import DISTINCT, heat, signed, stretch
+from convscope.drawing.tiles import (
     block,
     enlarged,
     feature_figure,
@@ -29,6 +28,7 @@ from convscope.figures.pictures import (
     sprite,
     stored_side,
 )
+from convscope.errors import UsageError
 from convscope.records.features import LayerFeatures
 from convscope.records.maps import Occlusion, OcclusionExample, Projection
 

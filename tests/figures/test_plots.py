@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from convscope.cli.study_files import drawn
+from convscope.drawing.maps import prediction_figure, prediction_png
+from convscope.drawing.plots import confusion, png, training_curves
+from convscope.drawing.style import shortened
 from convscope.errors import UsageError
-from convscope.figures.plots import confusion, png, training_curves
-from convscope.figures.prediction import prediction_figure, prediction_png
-from convscope.figures.style import shortened
 from convscope.records.predictions import Evaluation, Prediction
 from convscope.records.series import Series
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convscope.figures.verdicts import LIMITS, TITLES, summary, verdict
 from convscope.methods.explaining import METHODS
+from convscope.studies.explain.table import LIMITS, TITLES, summary, verdict
 from tests.figures.fake_explanations import (
     SIZE,
     a_map,

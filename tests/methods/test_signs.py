@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convscope.methods.signs import (
+from convscope.studies.correspondence.study import (
     distances,
     over_pairs,
     permutation_test,

@@ -14,16 +14,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError
-from convscope.figures.silence import silence_figure
-from convscope.figures.silence_table import silence_table
-from convscope.methods.silence import silence
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
-from convscope.records.silence import Silence
 from convscope.records.table import lines
+from convscope.studies.unit_ablation.figure import silence_figure
+from convscope.studies.unit_ablation.record import Silence
+from convscope.studies.unit_ablation.study import silence
+from convscope.studies.unit_ablation.table import silence_table
 from tests.nets import Spelled
 
 SIZE = (66, 58)

@@ -456,7 +456,7 @@ def test_random_weights_are_read_as_the_learned_ones() -> None:
     """The copies whose weights are drawn anew keep what has been said of the network."""
     network = load(Body(4, lambda n, z: (z, n.other(n.embedding))), output=0)
     found = convscope.explain if hasattr(convscope, "explain") else None
-    from convscope.studies.explain import explain
+    from convscope.studies.explain.study import explain_picture as explain
 
     made = (found or explain)(network, picture())
     assert made.randomised

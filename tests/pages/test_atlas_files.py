@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from convscope.errors import OutputError
-from convscope.pages import describe, marking
+from convscope.pages import describe
+from convscope.pages import mark as marking
 from convscope.pages.atlas import SCRIPTS, write_atlas
-from convscope.pages.script import number, safe_json, script
-from convscope.pages.store import thumb_side
+from convscope.pages.store import number, safe_json, script, thumb_side
 from convscope.records.features import LayerFeatures
 from tests.pages.fake_records import (
     CLASSES,

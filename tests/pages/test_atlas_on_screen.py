@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.figures.pictures import block
+from convscope.drawing.tiles import block
 from tests.pages.conftest import Window, pixels
 from tests.pages.fake_records import SIZE, Atlas
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convscope.drawing.maps import GREY
 from convscope.errors import OutputError
-from convscope.figures.attribution import GREY
-from convscope.pages.explanation import write_explanation, write_explanations
-from convscope.records.explanation import Explanation, Explanations
+from convscope.pages.explain import write_explanation, write_explanations
+from convscope.studies.explain.record import Explanation, Explanations
 from convscope.units import Box
 from tests.figures.fake_explanations import (
     SIZE,

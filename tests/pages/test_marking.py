@@ -14,7 +14,7 @@ from PIL import Image
 
 from convscope.cli.app import run
 from convscope.errors import DataError, UsageError
-from convscope.pages.marking import write_marking
+from convscope.pages.mark import write_marking
 from convscope.pictures.annotations import read_boxes, read_parts
 from convscope.pictures.pictures import Folder
 from convscope.texts import one_line

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from convscope.errors import DataError, UsageError
-from convscope.pages.atlas import write_atlas
-from convscope.pages.read import atlas_features, atlas_layers
+from convscope.pages.atlas import atlas_features, atlas_layers, write_atlas
 from tests.pages.fake_records import Atlas
 
 

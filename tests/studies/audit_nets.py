@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.records.audit import Audit, Finding
-from convscope.studies.audit import audit
+from convscope.studies.audit.record import Audit, Finding
+from convscope.studies.audit.study import audit
 from tests.nets import pictures
 
 IMAGE = pictures(1, 47, 39)[0]

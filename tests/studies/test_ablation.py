@@ -11,13 +11,12 @@ import pytest
 
 from convscope.cli.ablation import split_names
 from convscope.errors import ConvscopeError, ModelError, Stopped, UsageError
-from convscope.figures.ablation import ablation_figure
-from convscope.figures.ablation_table import ablation_table
 from convscope.pictures.pictures import Folder
-from convscope.records.ablation import PAPER, Ablation
 from convscope.records.table import lines
-from convscope.studies.ablation import ablation
-from convscope.studies.ablation_variants import VARIANTS, Variant, base_of, chosen, counted
+from convscope.studies.ablation.figure import ablation_figure
+from convscope.studies.ablation.record import PAPER, Ablation
+from convscope.studies.ablation.study import VARIANTS, Variant, ablation, base_of, chosen, counted
+from convscope.studies.ablation.table import ablation_table
 from convscope.training.recipe import Recipe
 from tests.training.conftest import paint
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from convscope.network.load import load
-from convscope.records.audit import Audit, Finding
-from convscope.studies.audit import audit
+from convscope.studies.audit.record import Audit, Finding
+from convscope.studies.audit.study import audit
 from tests.nets import state_of
 from tests.studies.audit_nets import (
     IMAGE,

@@ -13,8 +13,7 @@ from convscope.errors import ModelError, UsageError
 from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
 from convscope.records.features import random_maps
-from convscope.studies.chosen_features import chosen_features
-from convscope.studies.features import features
+from convscope.studies.features.study import chosen_features, features
 
 FIELDS = ("value", "image", "row", "column", "box", "active", "patches", "projections", "high")
 

@@ -16,8 +16,7 @@ from convscope.methods.responses import ranked, responses
 from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
 from convscope.records.series import Convergence
-from convscope.studies.convergence import arrived, centre, convergence, way
-from convscope.studies.evolution import EvolutionRecorder
+from convscope.studies.evolution.study import EvolutionRecorder, arrived, centre, convergence, way
 
 EPOCHS = np.array([0, 1, 2, 3, 4, 5, 6])
 TRAINED = {"conv1": (0.0, 0.4, 1, 1, 1, 1, 1), "conv2": (0.0, 0.1, 0.2, 0.3, 0.4, 1, 1)}

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from convscope.cli.app import run
 from convscope.errors import ConvscopeError
-from convscope.figures.correspondence import PAPER, correspondence_table, masked
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.records.correspondence import Correspondence
 from convscope.records.table import lines
-from convscope.studies.correspondence import correspondence
+from convscope.studies.correspondence.figure import PAPER, correspondence_table, masked
+from convscope.studies.correspondence.record import Correspondence
+from convscope.studies.correspondence.study import correspondence
 from tests import nets
 
 HEIGHT, WIDTH = 40, 56

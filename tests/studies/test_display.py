@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convscope.studies.display import cut, limit, patch, quantised
+from convscope.studies.features.display import cut, limit, patch, quantised
 from convscope.units import Box
 
 IMAGE = torch.arange(3 * 6 * 8, dtype=torch.float32).reshape(3, 6, 8)

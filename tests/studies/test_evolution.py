@@ -11,7 +11,7 @@ import torch
 from convscope.errors import DataError
 from convscope.network.load import Network
 from convscope.pictures.pictures import Folder
-from convscope.studies.evolution import EvolutionRecorder
+from convscope.studies.evolution.study import EvolutionRecorder
 from convscope.units import Unit
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from convscope.network.network import Network
 from convscope.pictures.pictures import Folder
-from convscope.studies.evolution import EvolutionRecorder
-from convscope.studies.evolution_callbacks import hugging_face_callback, lightning_callback
+from convscope.studies.evolution.callbacks import hugging_face_callback, lightning_callback
+from convscope.studies.evolution.study import EvolutionRecorder
 
 EVENTS = ("init_end", "train_begin", "epoch_begin", "step_begin", "pre_optimizer_step")
 EVENTS_LATER = ("optimizer_step", "step_end", "log", "save", "evaluate", "an_event_of_next_year")

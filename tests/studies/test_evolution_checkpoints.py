@@ -12,8 +12,8 @@ from convscope.errors import CheckpointError, DataError
 from convscope.network.network import Network
 from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.pictures import Folder
-from convscope.studies.evolution import EvolutionRecorder
-from convscope.studies.evolution_checkpoints import evolution
+from convscope.studies.evolution.checkpoints import evolution
+from convscope.studies.evolution.study import EvolutionRecorder
 
 
 def keep(network: Network, place: Path) -> None:

@@ -12,15 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.figures.findings import findings
-from convscope.figures.verdicts import summary, verdict
 from convscope.methods.explaining import METHODS, chosen
 from convscope.network.load import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder, Picture, one_picture
-from convscope.studies.explain import Checks, explain
-from convscope.studies.explain_many import explain_folder
+from convscope.studies.explain.study import Checks, explain_folder
+from convscope.studies.explain.study import explain_picture as explain
+from convscope.studies.explain.table import findings, summary, verdict
 from convscope.units import Box
 
 SIZE = (36, 48)

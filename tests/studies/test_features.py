@@ -15,8 +15,8 @@ from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
-from convscope.studies.display import GREY, limit, quantised
-from convscope.studies.features import features
+from convscope.studies.features.display import GREY, limit, quantised
+from convscope.studies.features.study import features
 from convscope.units import Unit
 from tests.studies.conftest import SIZE
 

@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from convscope.cli.app import run
 from convscope.errors import ConvscopeError
-from convscope.figures.filters import clipped_filters, filter_sheet, filters_figure
-from convscope.figures.filters_table import advice, filters_table
 from convscope.methods.frequencies import apparent, bands, folds_on_pictures, transfer
-from convscope.methods.map_health import map_health
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.records.filters import Filters
 from convscope.records.table import lines
-from convscope.studies.filters import filters
+from convscope.studies.filters.figure import clipped_filters, filter_sheet, filters_figure
+from convscope.studies.filters.record import Filters
+from convscope.studies.filters.study import filters, map_health
+from convscope.studies.filters.table import advice, filters_table
 from tests import nets
 
 SIZE = (3, 64, 80)

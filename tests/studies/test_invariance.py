@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from convscope.cli.app import run
 from convscope.errors import ConvscopeError
-from convscope.figures.invariance import invariance_figure, invariance_table
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
-from convscope.records.invariance import Invariance
 from convscope.records.table import lines
-from convscope.studies.invariance import invariance, paper_changes
+from convscope.studies.invariance.figure import invariance_figure, invariance_table
+from convscope.studies.invariance.record import Invariance
+from convscope.studies.invariance.study import invariance, paper_changes
 from tests import nets
 
 SIZE = (36, 44)
@@ -186,7 +186,7 @@ def test_the_command_keeps_record_table_and_figures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     few = {"vertical": [-2.0, 2.0], "rotation": [0.0, 90.0]}
-    monkeypatch.setattr("convscope.studies.invariance.paper_changes", lambda size: few)
+    monkeypatch.setattr("convscope.studies.invariance.study.paper_changes", lambda size: few)
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps({"0.png": 3}))
     out = tmp_path / "out"

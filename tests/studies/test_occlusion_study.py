@@ -18,32 +18,33 @@ from torch import Tensor, nn
 from convscope.cli.app import run
 from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.errors import ConvscopeError, OutputError, StopAsked
-from convscope.figures.hidden_objects import hidden_objects_figure, hidden_objects_words
-from convscope.figures.occlusion_study import (
-    _three_figures,
-    _ticks,
-    hidden,
-    occlusion_pages,
-    picture_names,
-)
-from convscope.figures.occlusion_table import (
-    PAPER,
-    occlusion_csv,
-    occlusion_summary,
-    occlusion_table,
-    occlusion_words,
-)
-from convscope.methods.hidden_objects import deal_test, hidden_objects, shared, sign_test
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pages.studies import read_study
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
-from convscope.records.occlusion import Occlusions
 from convscope.records.table import lines
-from convscope.studies.occlusion import occlusion_study
-from convscope.studies.occlusion_areas import rooms
+from convscope.studies.occlusion.areas import rooms
+from convscope.studies.occlusion.figure import (
+    _three_figures,
+    _ticks,
+    hidden,
+    hidden_objects_figure,
+    hidden_objects_words,
+    occlusion_pages,
+    picture_names,
+)
+from convscope.studies.occlusion.hidden_objects import deal_test, hidden_objects, shared, sign_test
+from convscope.studies.occlusion.record import Occlusions
+from convscope.studies.occlusion.study import occlusion_study
+from convscope.studies.occlusion.table import (
+    PAPER,
+    occlusion_csv,
+    occlusion_summary,
+    occlusion_table,
+    occlusion_words,
+)
 from convscope.units import Box
 from tests import nets
 
@@ -537,7 +538,7 @@ def test_a_command_that_is_stopped_says_where_it_goes_on(
         kept.mkdir()
         raise StopAsked(signal.SIGINT)
 
-    monkeypatch.setattr("convscope.studies.occlusion.occlusion_study", stopped)
+    monkeypatch.setattr("convscope.studies.occlusion.study.occlusion_study", stopped)
     spec, out = "zfnet:width=0.0625,head=compact", tmp_path / "out"
     assert run(["occlusion", spec, str(bright), "--out", str(out)]) == 130
     assert (

@@ -16,7 +16,7 @@ from convscope.network.load import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
-from convscope.studies.pointing_game import pointing_game
+from convscope.studies.pointing.study import pointing_game
 from convscope.units import Box
 
 SIZE = (40, 60)

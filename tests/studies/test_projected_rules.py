@@ -18,8 +18,8 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
 from convscope.records.features import LayerFeatures, grid_words
-from convscope.studies.features import features
-from convscope.studies.grids import Energy
+from convscope.studies.features.display import Energy
+from convscope.studies.features.study import features
 from convscope.units import Box, Unit
 from tests.studies.conftest import SIZE
 

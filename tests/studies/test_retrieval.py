@@ -14,8 +14,8 @@ from convscope.errors import UsageError
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.records.neighbours import Duplicates, Neighbours
-from convscope.studies.retrieval import duplicates, similar
+from convscope.studies.retrieval.record import Duplicates, Neighbours
+from convscope.studies.retrieval.study import duplicates, similar
 
 SIZE = (40, 60)
 COLOURS = {

@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
-from convscope.figures.transfer import probes_figure, transfer_figure
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.records.transfer import Probes, Transfer
-from convscope.studies.probes import probes
-from convscope.studies.retrieval import duplicates
-from convscope.studies.transfer import transfer
+from convscope.studies.probes.study import probes
+from convscope.studies.retrieval.study import duplicates
+from convscope.studies.transfer.figure import probes_figure, transfer_figure
+from convscope.studies.transfer.record import Probes, Transfer
+from convscope.studies.transfer.study import transfer
 from convscope.training.recipe import Recipe
 
 SIZE = (12, 20)

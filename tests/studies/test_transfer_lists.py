@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from convscope.cli.app import run
 from convscope.errors import DataError
-from convscope.figures.transfer import lists_figure
 from convscope.methods.linear import STRENGTH
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.annotations import HARD, SHOWN, Lists, numbers_of, read_lists
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
-from convscope.records.transfer import PAPER_VOC, ListTransfer
-from convscope.studies.transfer_lists import transfer_lists
+from convscope.studies.transfer.figure import lists_figure
+from convscope.studies.transfer.record import PAPER_VOC, ListTransfer
+from convscope.studies.transfer.study import transfer_lists
 
 CLASSES = ("cat", "dog", "person")
 SIZE = (12, 20)

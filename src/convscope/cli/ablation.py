@@ -52,10 +52,10 @@ def ablation(
 
     Example: convscope ablation flower_photos --recipe best --with width=0.25,norm=batch
     """
-    from convscope.figures.ablation import ablation_figure
-    from convscope.figures.ablation_table import ablation_table
-    from convscope.studies.ablation import ablation as study
-    from convscope.studies.ablation_variants import VARIANTS
+    from convscope.studies.ablation.figure import ablation_figure
+    from convscope.studies.ablation.study import VARIANTS
+    from convscope.studies.ablation.study import ablation as study
+    from convscope.studies.ablation.table import ablation_table
     from convscope.training.recipe_text import recipe as read_recipe
 
     plan = read_recipe(recipe, changes or ())

@@ -21,15 +21,12 @@ from convscope.cli.ablation import ablation
 from convscope.cli.atlas import atlas
 from convscope.cli.attach import attach
 from convscope.cli.check import check
-from convscope.cli.correspondence import correspondence
 from convscope.cli.demo import demo
 from convscope.cli.evaluate import evaluate
 from convscope.cli.evolution import evolution
 from convscope.cli.explain import explain
 from convscope.cli.features import features
-from convscope.cli.filters import filters
 from convscope.cli.flowers import flowers
-from convscope.cli.invariance import invariance
 from convscope.cli.layers import layers
 from convscope.cli.mark import mark
 from convscope.cli.occlusion import occlusion
@@ -38,7 +35,7 @@ from convscope.cli.pointing import pointing
 from convscope.cli.predict import predict
 from convscope.cli.probes import probes
 from convscope.cli.progress import tell
-from convscope.cli.silence import silence
+from convscope.cli.run_study import command_of
 from convscope.cli.similar import similar
 from convscope.cli.stop import past_stopping, stoppable
 from convscope.cli.study_files import command_running
@@ -57,6 +54,7 @@ from convscope.errors import (
 )
 from convscope.foreign import blamed
 from convscope.publish import environment_fault, is_full
+from convscope.studies.registry import studies
 
 CommandFault: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -85,21 +83,20 @@ for command in (
     pointing,
     optimise,
     tune,
-    correspondence,
-    invariance,
     occlusion,
     mark,
     features,
-    filters,
     evolution,
     similar,
     probes,
     transfer,
     transfer_lists,
     ablation,
-    silence,
 ):
     app.command()(command)
+for study in studies():
+    for name in (study.name, *study.aliases):
+        app.command(name, hidden=name != study.name)(command_of(study))
 
 
 @app.callback(invoke_without_command=True)

@@ -104,7 +104,7 @@ def make_atlas(
     """
     from convscope.methods.layers import layer_table, model_card
     from convscope.pages.atlas import write_atlas
-    from convscope.studies.features import features
+    from convscope.studies.features.study import features
 
     table = layer_table(network.model, network.preprocess.shape)
     judge = None if judged is not None else _judge(network, folder, tuning)

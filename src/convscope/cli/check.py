@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from convscope.network.network import Network
-    from convscope.records.audit import Audit, Finding
+    from convscope.studies.audit.record import Audit, Finding
 
 MARKS = {"ok": "ok", "warn": "WARN", "bad": "BAD"}
 COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
@@ -50,7 +50,7 @@ def check(
     Example: convscope check torchvision:resnet18
     """
     from convscope.publish import publish_file
-    from convscope.studies.audit import audit
+    from convscope.studies.audit.study import audit
 
     for place in (save_json, out):
         if place is not None:

@@ -88,11 +88,11 @@ def _real(out: Path) -> RealNetwork:
     from convscope.methods.predict import predicted
     from convscope.network.load import load
     from convscope.pages.demo import RealNetwork
-    from convscope.pages.explanation import write_explanation
+    from convscope.pages.explain import write_explanation
     from convscope.pictures.builtin import CAMERA, PHOTOS, photo_file
     from convscope.pictures.pictures import one_picture
-    from convscope.studies.chosen_features import chosen_features
-    from convscope.studies.explain import explain
+    from convscope.studies.explain.study import explain_picture as explain
+    from convscope.studies.features.study import chosen_features
 
     network = load(REAL)
     files = {photo.name: photo_file(photo) for photo in (*PHOTOS, CAMERA)}
@@ -124,7 +124,7 @@ def _first(out: Path, example: OcclusionExample) -> None:
     """Something to look at while the rest is made."""
     import io
 
-    from convscope.figures.occlusion import occlusion_figure
+    from convscope.drawing.maps import occlusion_figure
     from convscope.publish import publish_file
 
     content = io.BytesIO()
@@ -184,7 +184,7 @@ def _trained(run: Path, teaching: Folder, judging: Folder) -> tuple[TrainResult,
     """The network, and how its features formed; a run that was stopped goes on."""
     from convscope.network.preprocess import Preprocess
     from convscope.pictures.framing import Framing
-    from convscope.studies.evolution import EvolutionRecorder
+    from convscope.studies.evolution.study import EvolutionRecorder
     from convscope.training.recipe_text import recipe
     from convscope.training.train import train
 

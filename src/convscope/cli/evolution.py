@@ -57,7 +57,7 @@ def evolution(
 
     Example: convscope evolution run flower_photos
     """
-    from convscope.studies.evolution_checkpoints import evolution as study
+    from convscope.studies.evolution.checkpoints import evolution as study
 
     claim(out)
     wanted = epochs_listed(epochs)
@@ -95,8 +95,11 @@ def _told(model: str | None, ready: Ready) -> Network | None:
 
 
 def _save(features: Evolution, layers: Convergence, out: Path, beside: bool) -> None:
-    from convscope.figures.convergence import convergence_figure, convergence_table
-    from convscope.figures.evolution import evolution_figure
+    from convscope.studies.evolution.figure import (
+        convergence_figure,
+        convergence_table,
+        evolution_figure,
+    )
 
     with new_study(out) as place:
         features.save(place / "features")

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from convscope.methods.explaining import Method
     from convscope.network.load import Network
     from convscope.pictures.pictures import Folder
-    from convscope.records.explanation import Explanation, Explanations
     from convscope.records.maps import Attribution
     from convscope.records.predictions import Prediction
+    from convscope.studies.explain.record import Explanation, Explanations
     from convscope.units import Box
 
 
@@ -87,10 +87,10 @@ def _one(
     reading: Reading,
     out: Path,
 ) -> Path:
-    from convscope.pages.explanation import write_explanation
+    from convscope.pages.explain import write_explanation
     from convscope.pictures.annotations import read_boxes
-    from convscope.studies.explain import Checks
-    from convscope.studies.explain import explain as study
+    from convscope.studies.explain.study import Checks
+    from convscope.studies.explain.study import explain_picture as study
 
     picture = reading.one(path)
     marked = read_boxes(boxes).get(path.name, ()) if boxes else ()
@@ -128,9 +128,9 @@ def _many(
 ) -> Path:
     from dataclasses import replace
 
-    from convscope.figures.findings import findings
-    from convscope.pages.explanation import write_explanations
-    from convscope.studies.explain_many import QUICK, explain_folder
+    from convscope.pages.explain import write_explanations
+    from convscope.studies.explain.study import QUICK, explain_folder
+    from convscope.studies.explain.table import findings
 
     kept: list[Explanations] = []
     with reading.open(pictures) as folder, progress("explaining") as tick:
@@ -210,7 +210,7 @@ def _third(at: int, extent: int, words: Sequence[str]) -> str:
 
 def _told(found: Explanation) -> list[str]:
     """The classes, and a line for each map."""
-    from convscope.figures.verdicts import TITLES, summary, verdict
+    from convscope.studies.explain.table import TITLES, summary, verdict
 
     wide = max(len(name) for name in found.methods)
     lines = [

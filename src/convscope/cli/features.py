@@ -14,9 +14,9 @@ from convscope.cli.study_files import claim, keep_table, listed, new_study, save
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from convscope.figures.features import Scale
     from convscope.network.network import Network
     from convscope.records.features import LayerFeatures
+    from convscope.studies.features.figure import Scale
 
 KEPT = "layer-"
 """Records in what the command writes: layer-0, layer-1, …"""
@@ -51,7 +51,7 @@ def features(
 
     Example: convscope features torchvision:squeezenet1_0 pictures --maps random:12
     """
-    from convscope.figures.features import features_figure, features_table
+    from convscope.studies.features.figure import features_figure, features_table
 
     claim(out)
     if scale not in ("map", "layer"):
@@ -99,7 +99,7 @@ def _made(
     asked: _Asked,
     way: dict[str, Any],
 ) -> list[LayerFeatures]:
-    from convscope.studies.chosen_features import chosen_features
+    from convscope.studies.features.study import chosen_features
 
     with reading.open(pictures) as folder, progress("strongest pictures") as tick:
         return chosen_features(
@@ -140,7 +140,7 @@ def _from_atlas(folder: Path, asked: _Asked) -> list[LayerFeatures]:
     import numpy as np
 
     from convscope.errors import ModelError, nearest
-    from convscope.pages.read import atlas_features, atlas_layers
+    from convscope.pages.atlas import atlas_features, atlas_layers
     from convscope.records.features import COUNTS, random_maps
     from convscope.units import Unit
 

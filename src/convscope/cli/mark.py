@@ -35,7 +35,7 @@ def mark(
 
     Example: convscope mark dogs --parts left_eye,right_eye,nose --open
     """
-    from convscope.pages.marking import write_marking
+    from convscope.pages.mark import write_marking
     from convscope.pictures.annotations import read_boxes, read_parts
 
     claim(out)

@@ -18,7 +18,7 @@ from convscope.errors import StopAsked, UsageError, nearest, printable
 
 if TYPE_CHECKING:
     from convscope.pictures.pictures import Folder
-    from convscope.records.occlusion import HiddenObjects, Occlusions
+    from convscope.studies.occlusion.record import HiddenObjects, Occlusions
     from convscope.units import Box
 
 
@@ -79,7 +79,7 @@ def occlusion(
     """
     from convscope.methods.fills import NAMED
     from convscope.pictures.annotations import read_labels
-    from convscope.studies.occlusion import occlusion_study
+    from convscope.studies.occlusion.study import occlusion_study
 
     claim(out)
     if fill not in (GREY, *NAMED):
@@ -140,8 +140,8 @@ def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | N
 
 def _save(found: Occlusions, place: Path, draw: int, seed: int, beside: bool) -> list[str]:
     """Write and tell it; the names of the figures."""
-    from convscope.figures.occlusion_study import occlusion_pages
-    from convscope.figures.occlusion_table import (
+    from convscope.studies.occlusion.figure import occlusion_pages
+    from convscope.studies.occlusion.table import (
         occlusion_csv,
         occlusion_summary,
         occlusion_table,
@@ -170,8 +170,8 @@ def _save(found: Occlusions, place: Path, draw: int, seed: int, beside: bool) ->
 
 
 def _objects(found: Occlusions, place: Path, seed: int) -> list[str]:
-    from convscope.figures.hidden_objects import hidden_objects_figure, hidden_objects_words
-    from convscope.methods.hidden_objects import hidden_objects
+    from convscope.studies.occlusion.figure import hidden_objects_figure, hidden_objects_words
+    from convscope.studies.occlusion.hidden_objects import hidden_objects
 
     compared: HiddenObjects = hidden_objects(found, seed=seed)
     compared.save(place / "objects")

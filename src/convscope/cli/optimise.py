@@ -110,7 +110,7 @@ def _save(record: OptimisedPicture, place: Path) -> None:
     """The record as a folder, and the picture alone beside it."""
     from PIL import Image
 
-    from convscope.figures.optimise import optimised_picture
+    from convscope.drawing.tiles import optimised_picture
 
     record.save(place)
     picture = Image.fromarray(optimised_picture(record))
@@ -118,7 +118,7 @@ def _save(record: OptimisedPicture, place: Path) -> None:
 
 
 def _sheet(made: list[OptimisedPicture], place: Path) -> None:
-    from convscope.figures.optimise import optimised_figure
+    from convscope.drawing.tiles import optimised_figure
 
     (place / "sheet.png").write_bytes(_png(optimised_figure(made)))
 

@@ -13,7 +13,7 @@ from convscope.cli.progress import progress, tell
 from convscope.cli.study_files import claim, new_study
 
 if TYPE_CHECKING:
-    from convscope.records.pointing import PointingGame
+    from convscope.studies.pointing.record import PointingGame
 
 
 @expanded
@@ -44,7 +44,7 @@ def pointing(
     """
     from convscope.methods.explaining import chosen
     from convscope.pictures.annotations import BOXES_FILE, read_boxes
-    from convscope.studies.pointing_game import pointing_game
+    from convscope.studies.pointing.study import pointing_game
 
     claim(out)
     names = [name.strip() for name in method.split(",") if name.strip()]

@@ -50,7 +50,7 @@ def predict(
 
 
 def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: int) -> None:
-    from convscope.figures.prediction import prediction_png
+    from convscope.drawing.maps import prediction_png
     from convscope.methods.predict import predicted as ask
 
     for picture in folder.read():
@@ -63,7 +63,7 @@ def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: i
 
 def save_evaluation(found: Evaluation, place: Path) -> None:
     """Record and confusion matrix, into a folder that is there."""
-    from convscope.figures.plots import confusion, png
+    from convscope.drawing.plots import confusion, png
 
     found.write(place)
     (place / "confusion.png").write_bytes(png(confusion(found)))

@@ -17,7 +17,7 @@ from convscope.records.table import Part, Table
 if TYPE_CHECKING:
     import numpy as np
 
-    from convscope.records.transfer import Probes
+    from convscope.studies.transfer.record import Probes
 
 Test = Annotated[int, typer.Option(help="Most test pictures of each class.")]
 Folds = Annotated[int, typer.Option(help="Random divisions into training and test pictures.")]
@@ -46,8 +46,8 @@ def probes(
 
     Example: convscope probes run flower_photos --folds 3
     """
-    from convscope.figures.transfer import probes_figure
-    from convscope.studies.probes import probes as measure
+    from convscope.studies.probes.study import probes as measure
+    from convscope.studies.transfer.figure import probes_figure
 
     claim(out)
     way = read_vector(vector)

@@ -14,7 +14,7 @@ from convscope.errors import printable
 
 if TYPE_CHECKING:
     from convscope.pictures.pictures import Folder
-    from convscope.records.neighbours import Duplicates, Neighbours
+    from convscope.studies.retrieval.record import Duplicates, Neighbours
 
 Layer = Annotated[
     str | None,
@@ -62,8 +62,8 @@ def similar(
 
     Example: convscope similar run photograph.jpg --in flower_photos
     """
-    from convscope.studies.retrieval import duplicates, require_search
-    from convscope.studies.retrieval import similar as look
+    from convscope.studies.retrieval.study import duplicates, require_search
+    from convscope.studies.retrieval.study import similar as look
 
     claim(out)
     require_search(k, metric)
@@ -105,8 +105,8 @@ def read_vector(text: str) -> str | int:
 def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) -> None:
     import numpy as np
 
-    from convscope.figures.neighbours import neighbour_figure
-    from convscope.studies.retrieval import thumbnails
+    from convscope.studies.retrieval.figure import neighbour_figure
+    from convscope.studies.retrieval.study import thumbnails
 
     many = len(found.queries)
     rows = np.unique(np.linspace(0, many - 1, min(DRAWN, many)).round().astype(int)).tolist()
@@ -128,8 +128,8 @@ def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) 
 
 
 def _tell_duplicates(found: Duplicates, asked: Folder, base: Folder, out: Path) -> None:
-    from convscope.figures.neighbours import duplicate_figure
-    from convscope.studies.retrieval import thumbnails
+    from convscope.studies.retrieval.figure import duplicate_figure
+    from convscope.studies.retrieval.study import thumbnails
 
     rows = list(range(min(LISTED, len(found.first))))
     with new_study(out) as place:

@@ -149,7 +149,7 @@ def drawn(figure: Figure, kind: str) -> bytes:
     same record gives the same file."""
     import matplotlib
 
-    from convscope.figures.plots import letters_as_letters
+    from convscope.drawing.plots import letters_as_letters
 
     dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
     letters: dict[Any, Any] = {

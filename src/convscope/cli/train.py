@@ -97,7 +97,7 @@ def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Folde
 
 def _finish(result: TrainResult, recipe: Recipe, judging: Folder) -> None:
     """Curves, and the evaluation of the best epoch with the recipe's views."""
-    from convscope.figures.plots import png, training_curves
+    from convscope.drawing.plots import png, training_curves
     from convscope.methods.predict import evaluate as measure
     from convscope.network.load import load
     from convscope.publish import publish_file, publishing

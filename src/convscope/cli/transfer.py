@@ -16,7 +16,7 @@ from convscope.errors import UsageError, nearest
 from convscope.records.table import Part, Table
 
 if TYPE_CHECKING:
-    from convscope.records.transfer import Transfer
+    from convscope.studies.transfer.record import Transfer
 
 
 @expanded
@@ -53,10 +53,10 @@ def transfer(
 
     Example: convscope transfer run caltech101 --per-class 15,30 --beside caltech-101
     """
-    from convscope.figures.transfer import transfer_figure
-    from convscope.records.transfer import PAPER
-    from convscope.studies.retrieval import duplicates
-    from convscope.studies.transfer import transfer as measure
+    from convscope.studies.retrieval.study import duplicates
+    from convscope.studies.transfer.figure import transfer_figure
+    from convscope.studies.transfer.record import PAPER
+    from convscope.studies.transfer.study import transfer as measure
     from convscope.training.recipe_text import recipe
 
     claim(out)
@@ -108,7 +108,7 @@ def _counts(text: str) -> list[int]:
 
 
 def _table(found: Transfer, beside: str) -> list[Part]:
-    from convscope.records.transfer import PAPER, PAPER_SCRATCH
+    from convscope.studies.transfer.record import PAPER, PAPER_SCRATCH
 
     columns = {"accuracy": found.accuracy, "mean AP": found.precision}
     if (found.scratch == found.scratch).any():

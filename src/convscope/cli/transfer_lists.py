@@ -14,7 +14,7 @@ from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.records.table import Part, Table
 
 if TYPE_CHECKING:
-    from convscope.records.transfer import ListTransfer
+    from convscope.studies.transfer.record import ListTransfer
 
 FORM = "FILE.json, FILE.csv, or VOC's ImageSets/Main:PART."
 
@@ -39,9 +39,9 @@ def transfer_lists(
 
     Example: convscope transfer-lists run JPEGImages ImageSets/Main:train ImageSets/Main:val
     """
-    from convscope.figures.transfer import lists_figure
     from convscope.pictures.annotations import read_lists
-    from convscope.studies.transfer_lists import transfer_lists as measure
+    from convscope.studies.transfer.figure import lists_figure
+    from convscope.studies.transfer.study import transfer_lists as measure
 
     claim(out)
     way, lists = read_vector(vector), (read_lists(teach), read_lists(judge))
@@ -62,7 +62,7 @@ def transfer_lists(
 
 def _table(found: ListTransfer, *, beside: bool) -> list[Part]:
     """A row a class. beside: the paper's numbers too, where the classes are VOC's."""
-    from convscope.records.transfer import PAPER_VOC
+    from convscope.studies.transfer.record import PAPER_VOC
 
     known = beside and set(found.classes) == set(PAPER_VOC)
     head = ["class", "taught by", "judged by", "average precision", *["paper"] * known]

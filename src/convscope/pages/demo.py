@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from convscope.drawing.maps import class_name, occlusion_figure, worst
+from convscope.drawing.plots import png
+from convscope.drawing.tiles import block
 from convscope.errors import printable
-from convscope.figures.evolution import evolution_figure
-from convscope.figures.occlusion import class_name, occlusion_figure, worst
-from convscope.figures.pictures import block
-from convscope.figures.plots import png
-from convscope.figures.verdicts import summary, verdict
-from convscope.pages.explanation import render, save_style
+from convscope.pages.explain import render, save_style
 from convscope.pages.store import save
 from convscope.publish import publish_file, publish_folder
-from convscope.records.explanation import Explanation
 from convscope.records.features import LayerFeatures
 from convscope.records.maps import OcclusionExample
 from convscope.records.predictions import Prediction
 from convscope.records.series import Evolution
+from convscope.studies.evolution.figure import evolution_figure
+from convscope.studies.explain.record import Explanation
+from convscope.studies.explain.table import summary, verdict
 
 ASSETS = "page"
 """Folder of the page's pictures, beside index.html."""

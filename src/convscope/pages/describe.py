@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from convscope.drawing.tiles import grid, stored_side
 from convscope.errors import printable
-from convscope.figures.pictures import grid, stored_side
-from convscope.pages.script import number, numbers, shown
-from convscope.pages.store import SHEET
+from convscope.pages.store import SHEET, number, numbers, shown
 from convscope.pictures.notes import PICTURE_NOTES, words
 from convscope.records.features import (
     LayerFeatures,

@@ -16,11 +16,12 @@ from typing import Any
 
 from convscope.errors import DataError, UsageError, printable
 from convscope.pages.describe import told
-from convscope.pages.script import safe_json, script, shown
+from convscope.pages.store import safe_json, script, shown
 from convscope.publish import claimed, publish_file, publish_folder
 from convscope.records.inside import read_inside
 from convscope.records.record import INDEX, read_index
 from convscope.records.table import Table, read_tables
+from convscope.studies.registry import by_record
 from convscope.texts import parsed
 
 TARGET = "window.CONVSCOPE_STUDIES"
@@ -32,21 +33,6 @@ TEXT = 10_000_000
 MOST = 500
 """Figures of one study."""
 ABOUT = {
-    "Invariance": (
-        "Invariance",
-        "How far features and answer change while a picture is moved, enlarged or turned.",
-        "Only changes of place, size and angle are tried; what comes in at the borders is filled.",
-    ),
-    "Correspondence": (
-        "Correspondence",
-        "Whether hiding the same part in different pictures changes the features alike.",
-        "A low distance says that features change alike, not that the network knows the part.",
-    ),
-    "Filters": (
-        "Filters",
-        "What the first layer learned, which maps are wasted, and what strides fold back.",
-        "A filter that looks like noise may still serve; a smooth one may be of no use.",
-    ),
     "Convergence": (
         "Evolution",
         "How feature maps formed while the network was trained, and which layers settled first.",
@@ -61,11 +47,6 @@ ABOUT = {
         "Ablation",
         "What is lost when layers are removed or resized and the network is trained again.",
         "One recipe for all variants favours those that it suits.",
-    ),
-    "Silence": (
-        "Silenced maps",
-        "What accuracy is lost when one feature map is switched off.",
-        "Maps that stand in for each other look unimportant one by one.",
     ),
     "Occlusions": (
         "Occlusion",
@@ -136,7 +117,10 @@ def read_study(folder: Path | str) -> Study:
         step = "name a folder that a study wrote, such as that of convscope filters"
         raise UsageError("U440", str(place), "holds no figure of a study", next_step=step)
     kind, origin = _record(place)
-    title, shows, limits = ABOUT.get(kind, (printable(place.resolve().name), "", ""))
+    if study := by_record(kind):
+        title, shows, limits = study.title, study.shows, study.limits
+    else:
+        title, shows, limits = ABOUT.get(kind, (printable(place.resolve().name), "", ""))
     kept = sorted(path for path in place.glob("*.json") if path.name != INDEX)
     tables = tuple(table for path in kept for table in _tables(path))
     return Study(place.resolve().name, title, shows, limits, figures, tables, origin)

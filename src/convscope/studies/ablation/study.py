@@ -1,0 +1,282 @@
+"""What does each layer bring: what if it is left out, or larger, and all is trained again?
+
+Source: Zeiler and Fergus 2014, §5.1 and table 3: layers of AlexNet and of their own network are
+left out or resized, each variant is trained from scratch, training and validation error compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from convscope.errors import ModelError, UsageError, nearest
+from convscope.methods.layers import layer_table
+from convscope.methods.paired import sign_test
+from convscope.methods.predict import evaluate
+from convscope.network.load import load
+from convscope.network.provenance import recorded
+from convscope.network.sources.ours import OURS
+from convscope.network.sources.spec import TOWER_OPTIONS, options, split_classes
+from convscope.pictures.pictures import Folder
+from convscope.records.predictions import Evaluation
+from convscope.studies.ablation.record import Ablation
+from convscope.training.recipe import Recipe
+from convscope.training.recipe_text import to_json
+from convscope.training.story import Progress
+from convscope.training.train import require_extra, train
+
+MAPS = "maps=96-256-512-1024-512"
+VARIANTS: dict[str, str] = {
+    "alexnet": "alexnet",
+    "alexnet-without-3-4": "alexnet:without=3-4",
+    "alexnet-without-7": "alexnet:without=7",
+    "alexnet-without-6-7": "alexnet:without=6-7",
+    "alexnet-without-3-4-6-7": "alexnet:without=3-4-6-7",
+    "alexnet-fc-2048": "alexnet:fc=2048",
+    "alexnet-fc-8192": "alexnet:fc=8192",
+    "zfnet": "zfnet",
+    "zfnet-fc-2048": "zfnet:fc=2048",
+    "zfnet-fc-8192": "zfnet:fc=8192",
+    "zfnet-maps": f"zfnet:{MAPS}",
+    "zfnet-maps-fc-8192": f"zfnet:{MAPS},fc=8192",
+}
+"""Zeiler and Fergus 2014, table 3, in its order."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TAKEN = re.compile(r"result(-\d+)?|.*-seed\d+")
+"""Folders that the study makes itself."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network under the name that it has in the table."""
+
+    name: str
+    spec: str
+
+
+def chosen(wanted: Iterable[str], common: str = "") -> tuple[Variant, ...]:
+    """The variants of these names (see VARIANTS), or of your own as `name=spec`.
+
+    common: options for all of ours that do not say otherwise, e.g. `width=0.25,norm=batch`.
+    Raises UsageError U403 for a variant there is not, or named twice; U230, U231 for options.
+    """
+    found: dict[str, Variant] = {}
+    for asked in wanted:
+        name, own, spec = (side.strip() for side in asked.partition("="))
+        if not own and name not in VARIANTS:
+            hint = nearest(name, VARIANTS).replace("it has", "there are")
+            step = "name one of these, or your own network as NAME=NETWORK"
+            raise UsageError("U403", name, f"no such variant; {hint}", next_step=step)
+        if not NAME.fullmatch(name) or TAKEN.fullmatch(name):
+            what = "cannot be a variant's folder"
+            step = "take letters, digits, dots and dashes; result and -seedN at the end are taken"
+            raise UsageError("U403", name, what, next_step=step)
+        if name in found:
+            raise UsageError("U403", name, "names two variants", next_step="give one another name")
+        found[name] = Variant(name, with_options(spec if own else VARIANTS[name], common))
+    if not found:
+        raise UsageError("U403", "", "no variant is named", next_step="name some of the table's")
+    return tuple(found.values())
+
+
+def with_options(spec: str, common: str) -> str:
+    """The network with options added that it does not have yet; others' networks stay as they
+    are."""
+    head, _, rest = spec.partition(":")
+    added = options(common, TOWER_OPTIONS)
+    if head not in OURS:
+        return spec
+    given = options(split_classes(rest)[0], TOWER_OPTIONS)
+    pieces = [rest] if rest else []
+    for name, value in added.items():
+        text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        pieces += [] if name in given else [f"{name}={text}"]
+    return f"{head}:{','.join(pieces)}" if pieces else head
+
+
+def counted(spec: str, classes: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Parameters, and multiply-adds for one picture of that many rows and columns, counted on
+    the network itself. Raises as `load`, and ModelError M522 if it takes no such picture."""
+    model = load(spec, classes=classes).model
+    table = layer_table(model, (3, *size))
+    return sum(weight.numel() for weight in model.parameters()), int(table.multiply_adds.sum())
+
+
+def base_of(variants: tuple[Variant, ...]) -> list[int]:
+    """With which variant each is compared: the whole network of its kind, else the first of its
+    kind."""
+    kinds = [variant.spec.partition(":")[0] for variant in variants]
+    names = [variant.name for variant in variants]
+    return [names.index(kind) if kind in names else kinds.index(kind) for kind in kinds]
+
+
+TOP5 = 5
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One variant, trained once."""
+
+    training: Evaluation
+    validation: Evaluation
+
+
+@recorded
+def ablation(
+    recipe: Recipe,
+    training: Folder,
+    validation: Folder,
+    out: Path | str,
+    variants: Sequence[str] = tuple(VARIANTS),
+    *,
+    common: str = "",
+    seeds: int = 1,
+    views: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+    tell: Tell = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+    **how: Any,
+) -> Ablation:
+    """Train every variant from scratch by the same recipe; training and validation error of each.
+
+    variants, common: as `chosen`; the recipe's own model is not used. seeds: how many, from the
+    recipe's on. Each run has its folder `out/NAME` (`out/NAME-seedN` for further seeds): the same
+    call goes on where it was stopped, and what is trained is not trained again. Errors are those
+    of the last epoch, so that no picture of the validation chose it, in float32, without dropout
+    and augmentation, the same for training and validation pictures: one view (the centre) or ten.
+
+    progress: of each training; tell: a line whenever a variant begins, ends or fails. One that
+    fails leaves the others alone. stop, and threads, accelerator, memory as keywords: see `train`.
+
+    Raises UsageError U403 (variants), U404 (seeds), ModelError M593 (none could be trained), for a
+    variant that cannot be built what `load` raises, before any is trained, and as `train`.
+    """
+    if not 1 <= seeds <= 100:
+        raise UsageError("U404", f"seeds={seeds}", "lies between 1 and 100")
+    require_extra()
+    plan = chosen(variants, common)
+    size = (recipe.test_size, recipe.test_size)
+    counts = np.array([counted(v.spec, len(training.classes), size) for v in plan], np.int64)
+    runs = _Runs(recipe, training, validation, Path(out), views, tell, {"stop": stop, **how})
+    for turn, number in product(range(seeds), range(len(plan))):
+        tell(f"{turn * len(plan) + number + 1} of {seeds * len(plan)}: {plan[number].name}")
+        runs.add(number, turn, plan[number], progress)
+    if not runs.trials:
+        raise ModelError("M593", plan[0].name, f"no variant could be trained: {runs.failed[0]}")
+    return Ablation(
+        variants=tuple(variant.name for variant in plan),
+        specs=tuple(variant.spec for variant in plan),
+        seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
+        parameters=counts[:, 0],
+        multiply_adds=counts[:, 1],
+        **_errors(runs.trials, base_of(plan), seeds, len(training.classes)),
+        failed=tuple(runs.failed.get(number, "") for number in range(len(plan))),
+        classes=len(training.classes),
+        pictures=_used(runs.trials),
+        size=size,
+        views=views,
+        epochs=recipe.epochs,
+        origin={
+            "method": "ablation",
+            "recipe": to_json(recipe),
+            "common": common,
+            "training pictures": training.sha256,
+            "validation pictures": validation.sha256,
+        },
+    )
+
+
+@dataclass
+class _Runs:
+    """All trainings of a study, and what came of them by variant and turn."""
+
+    recipe: Recipe
+    training: Folder
+    validation: Folder
+    out: Path
+    views: int
+    tell: Tell
+    how: Mapping[str, Any]
+    trials: dict[tuple[int, int], _Trial] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def add(
+        self,
+        number: int,
+        turn: int,
+        variant: Variant,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        """Train a variant, or find it trained, and measure it; a failure is noted."""
+        own = replace(self.recipe, model=variant.spec, seed=self.recipe.seed + turn)
+        run = self.out / (variant.name + (f"-seed{own.seed}" if turn else ""))
+        try:
+            train(own, self.training, self.validation, run, progress=progress, **self.how)
+        except (ModelError, RuntimeError, MemoryError) as fault:
+            said = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+            self.failed.setdefault(number, said)
+            self.tell(f"{run.name}: failed, the others go on: {said}")
+            return
+        trial = _measured(own.model, run, self.training, self.validation, self.views)
+        self.trials[number, turn] = trial
+        errors = [f"{1 - part.top1:.1%}" for part in (trial.training, trial.validation)]
+        self.tell(f"{run.name}: training error {errors[0]}, validation error {errors[1]}")
+
+
+def _measured(spec: str, run: Path, training: Folder, validation: Folder, views: int) -> _Trial:
+    """Kept in the run's folder, so that a study that goes on need not look again."""
+    found = []
+    for name, folder in (("training", training), ("validation", validation)):
+        place = run / f"last-{name}-{views}"
+        if not place.exists():
+            network = load(spec, run / "last.safetensors")
+            evaluate(network, folder, views=views).save(place)
+        found.append(Evaluation.load(place))
+    return _Trial(*found)
+
+
+def _errors(
+    trials: dict[tuple[int, int], _Trial], base: list[int], seeds: int, classes: int
+) -> dict[str, np.ndarray]:
+    """Errors of all trials, and in which pictures each differs from its base."""
+    many = len(base)
+    errors = np.full((2, many, seeds, 2), np.nan)
+    lost, gained = np.zeros((2, many, seeds), np.int64)
+    p = np.full((many, seeds), np.nan)
+    for (number, turn), trial in trials.items():
+        for part, found in enumerate((trial.training, trial.validation)):
+            errors[part, number, turn] = 1 - found.top1, 1 - found.top5
+        other = trials.get((base[number], turn))
+        if other is not None:
+            mine, theirs = _right(trial.validation), _right(other.validation)
+            lost[number, turn] = (theirs & ~mine).sum()
+            gained[number, turn] = (mine & ~theirs).sum()
+            p[number, turn] = sign_test(lost[number, turn], gained[number, turn])
+    if classes <= TOP5:
+        errors[..., 1] = np.nan
+    return {
+        "training": errors[0],
+        "validation": errors[1],
+        "base": np.array(base, np.int64),
+        "lost": lost,
+        "gained": gained,
+        "p": p,
+    }
+
+
+def _right(found: Evaluation) -> Bool[np.ndarray, "pictures"]:
+    return np.asarray(found.likeliest[:, 0] == found.labels, np.bool_)
+
+
+def _used(trials: dict[tuple[int, int], _Trial]) -> tuple[int, int]:
+    """Training and validation pictures that could be used."""
+    one = next(iter(trials.values()))
+    return len(one.training.labels), len(one.validation.labels)

@@ -1,0 +1,197 @@
+"""Which methods are defined for this network? Each is tried on a picture, none is guessed."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convscope.errors import ConvscopeError
+from convscope.lens.ascent import ascent
+from convscope.lens.backward import BackwardRule
+from convscope.lens.descent import Descent
+from convscope.lens.feature_layers import feature_layers
+from convscope.lens.geometry import fields
+from convscope.lens.road import Road
+from convscope.methods import cam, gradients
+from convscope.methods.ablationcam import Ablation
+from convscope.methods.cam_case import Case as CamCase
+from convscope.methods.cam_choice import default_layer
+from convscope.methods.fullgrad import COMPLETE
+from convscope.methods.occlusion import occlusion
+from convscope.methods.targets import Aims
+from convscope.records.maps import Attribution
+from convscope.studies.audit.case import Case, Clock, Heading, OutOfTime, many, said
+from convscope.studies.audit.record import Finding
+
+METHODS = Heading("methods")
+THEIR_CODE = "M574"
+"""Of a fault in the network's own code."""
+Told = tuple[str, str, Mapping[str, Any]]
+"""What a try found, what to be careful about, and the same for programs."""
+Try = Callable[[Case, Clock], Told]
+
+
+def check_methods(
+    case: Case, progress: Callable[[int, int], None] | None = None
+) -> Iterator[Finding]:
+    tried = tries()
+    case.facts["methods"] = {}
+    for number, (name, attempt) in enumerate(tried.items(), start=1):
+        yield _tried(case, name, attempt)
+        if progress is not None:
+            progress(number, len(tried))
+
+
+def tries() -> dict[str, Try]:
+    """All that is tried, in the order of the table."""
+    return {
+        "receptive fields": _geometry,
+        "projection of units": _projection,
+        **{name: partial(_pixels, method=method) for name, method in gradients.METHODS.items()},
+        "automatic layer": _layer,
+        **{name: partial(_maps, method=method) for name, method in cam.METHODS.items()},
+        **{"ablationcam": _ablationcam, "fullgrad": _fullgrad, "occlusion": _occlusion},
+    }
+
+
+def _tried(case: Case, name: str, attempt: Try) -> Finding:
+    clock = Clock(case.seconds, case.one_pass)
+    try:
+        with torch.set_grad_enabled(torch.is_grad_enabled()), clock:
+            told, careful, more = attempt(case, clock)
+        facts = {"defined": True, "why": "", **more}
+        found = (METHODS.warn if careful else METHODS.ok)(name, told, careful)
+    except OutOfTime:
+        facts = {"defined": True, "why": f"not waited for: {clock.needs}"}
+        found = METHODS.ok(name, f"runs; not waited for: it takes {clock.needs}")
+    except ConvscopeError as fault:
+        facts = {"defined": False, "why": f"{fault.code} {fault}"}
+        where = f"{fault.subject}: " if fault.subject else ""
+        theirs = "mend the network's code, at the line that is named"
+        other = theirs if fault.code == THEIR_CODE else "take a method that is defined"
+        advice = fault.next_step or other
+        found = METHODS.warn(name, f"refused [{fault.code}]: {where}{fault.what}", advice)
+    except Exception as fault:  # whatever a stranger's code raises
+        what = f"{type(fault).__name__}: {said(fault)} ({_place(fault)})"
+        facts = {"defined": False, "why": what}
+        advice = "if that line is the network's, mend it there; if it is convscope's, report it"
+        found = METHODS.warn(name, f"fails: {what}", advice)
+    case.facts["methods"][name] = {**facts, "seconds": round(clock.passed, 3)}
+    return found
+
+
+def _place(fault: BaseException) -> str:
+    """The last line of the network's code or ours that was met: not torch's own."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename]
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else "in torch"
+
+
+def _geometry(case: Case, _: Clock) -> Told:
+    names = feature_layers(case.model, case.batch)
+    channels, height, width = case.image.shape
+    found = fields(case.model, (channels, height, width), names)
+    whole = [name for name, field in found.items() if field.whole]
+    facts = {"layers": len(found), "whole": whole}
+    if not whole:
+        return f"measured in {many(len(found), 'convolution')}", "", facts
+    what = f"in {len(whole)} of {many(len(found), 'convolution')} each place sees all, from "
+    advice = (
+        "something there mixes the whole picture (attention, squeeze and excitation): patches "
+        "of these layers are whole pictures"
+    )
+    return what + whole[0], advice, facts
+
+
+def _projection(case: Case, _: Clock) -> Told:
+    """By the deconvnet rule, from the strongest place of the last feature layer's first map."""
+    layer = feature_layers(case.model, case.batch)[-1]
+    with ascent(case.model, case.batch, [layer], BackwardRule("deconvnet")) as way:
+        way.rule.look([way.maps(layer)], [way.pixels])
+        road = Road({layer: way.maps(layer)}, way.pixels)
+        known, rule = Descent(road, layer, "deconvnet").is_known, way.rule
+    facts = {"layer": layer, "windows": known, "coverage": _coverage(rule)}
+    how = "in windows: fast" if known else "through whole maps: the same numbers, slower"
+    careful = f"{', '.join(rule.plain)} on the way pass the plain gradient" if rule.plain else ""
+    return f"defined; from {layer} {how}; {_coverage(rule)}", careful, facts
+
+
+def _coverage(rule: BackwardRule) -> str:
+    if not rule.rectifiers:
+        return "no rectifier on the way, so it is the plain gradient"
+    return f"{rule.rewritten} of {many(rule.rectifiers, 'rectifier')} follow the rule"
+
+
+def _pixels(case: Case, clock: Clock, method: gradients.Method) -> Told:
+    (found,) = method(case.explained, case.batch, progress=clock)
+    return _told(found)
+
+
+def _layer(case: Case, _: Clock) -> Told:
+    """What class activation maps take if nobody names a layer; looked for once."""
+    case.layer = default_layer(case.explained, case.batch)
+    return f"{case.layer}, where none is named", "", {"layer": case.layer}
+
+
+def _maps(case: Case, clock: Clock, method: cam.Method) -> Told:
+    (found,) = method(case.explained, case.batch, layer=case.layer, progress=clock)
+    return _told(found)
+
+
+def _told(found: Attribution) -> Told:
+    origin = found.origin
+    facts = {"layer": found.layer, "coverage": origin.get("coverage", "")}
+    told = "defined"
+    if found.raw is not None and found.layer and found.pixels is None:
+        rows, columns = found.raw.shape
+        told += f"; layer {found.layer}, {rows} × {columns}"
+    told += f"; {facts['coverage']}" if facts["coverage"] else ""
+    shown = found.values if found.pixels is None else found.pixels
+    if not shown.any():
+        told += "; empty for this picture: nothing positive arrives"
+    careful = list(origin.get("notes", []))
+    if origin.get("plain_gradient"):
+        careful.append(f"{', '.join(origin['plain_gradient'])} pass the plain gradient")
+    return told, "; ".join(careful), facts
+
+
+def _fullgrad(case: Case, _: Clock) -> Told:
+    (found,) = cam.fullgrad(case.explained, case.batch)
+    gap = found.origin["completeness"]["relative gap"]
+    is_whole = gap <= COMPLETE
+    told = f"defined; input and biases add up to the score (gap {gap:.1g})"
+    if not is_whole:
+        told = f"defined; input and biases miss the score by {gap:.1%} of it"
+    careful = "the network is not made of linear layers and rectifiers: the map leaves out a part"
+    facts = {"layer": found.layer, "relative gap": gap}
+    return told, "" if is_whole else careful, facts
+
+
+def _ablationcam(case: Case, clock: Clock) -> Told:
+    """First the short cut that it takes, which is soon known."""
+    layer = case.layer or default_layer(case.explained, case.batch)
+    how = Ablation.of(CamCase(case.explained, case.batch, Aims((None,))), layer, 0).how
+    try:
+        (found,) = cam.ablationcam(case.explained, case.batch, layer=layer, progress=clock)
+        told, careful, facts = _told(found)
+    except OutOfTime:
+        told, careful, facts = f"runs; not waited for: it takes {clock.needs}", "", {"layer": layer}
+    return f"{told}; short cut: {how}", careful, {**facts, "short cut": how}
+
+
+def _occlusion(case: Case, clock: Clock) -> Told:
+    patch = max(1, min(case.image.shape[1:]) // 3)
+    found = occlusion(case.explained, case.image, patch=patch, stride=patch, progress=clock)
+    drop = found.base_probability - float(found.probability.min())
+    facts = {"layer": found.layer, "largest drop": drop}
+    return (
+        f"defined; hiding a ninth takes up to {drop:.2g} of {found.base_probability:.2g}",
+        "",
+        facts,
+    )

@@ -1,0 +1,89 @@
+"""How did features form, seen afterwards from the checkpoints that a training left?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from convscope.errors import CheckpointError
+from convscope.methods.redraw import copied
+from convscope.network.load import load
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
+from convscope.network.weights.checkpoint import open_checkpoint
+from convscope.network.weights.load_state import fit
+from convscope.network.weights.snapshots import chosen, snapshots
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder
+from convscope.records.series import Convergence, Evolution
+from convscope.studies.evolution.study import EPOCHS, PER_LAYER, SIDE, EvolutionRecorder
+from convscope.units import Unit
+
+Progress = Callable[[int, int], None]
+
+
+@recorded
+def evolution(
+    checkpoints: Path | str,
+    folder: Folder | Path | str,
+    network: Network | None = None,
+    *,
+    epochs: Sequence[int] | None = None,
+    layers: Sequence[str] | None = None,
+    units: Sequence[Unit | str] = (),
+    per_layer: int = PER_LAYER,
+    side: int = SIDE,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Evolution, Convergence]:
+    """What an `EvolutionRecorder` would have seen, and from which epoch on each layer stays.
+
+    checkpoints: a folder of them, or of a run trained with `keep`; see `snapshots`. network: that
+    they are weights of, with its preprocessing; by default as they say themselves. epochs: by
+    default the paper's that are there, and the last; all that are there if these are fewer than
+    three. progress: over all pictures of all epochs. The rest as in `EvolutionRecorder`.
+
+    Raises DataError D163, D190 to D194, CheckpointError C400 to C416, C440, C441 (the
+    network is not known), ModelError M527 and
+    what `topk`, `fields` and `deconvnet` raise.
+    """
+    there = snapshots(checkpoints)
+    wanted = chosen(there, epochs, EPOCHS, str(checkpoints))
+    network = _told(there[wanted[-1]]) if network is None else whole(network)
+    model = copied(network.model)
+    with opened(folder) as pictures:
+        recorder = EvolutionRecorder(
+            pictures,
+            network.preprocess,
+            layers=layers,
+            units=units,
+            per_layer=per_layer,
+            epochs=None,
+            side=side,
+            seed=seed,
+        )
+        for place, epoch in enumerate(wanted):
+            found = open_checkpoint(there[epoch])
+            fit(model, found.weights, name=found.name, network=network.spec)
+            recorder.progress = _share(progress, place, len(wanted))
+            recorder.look(epoch, model)
+        return recorder.record(), recorder.convergence()
+
+
+def _told(checkpoint: Path) -> Network:
+    """The network that a checkpoint says it belongs to."""
+    try:
+        return load(checkpoint)
+    except CheckpointError as fault:
+        if fault.code != "C415":
+            raise
+        what = "does not say which network it belongs to"
+        step = "name the network with --model (network=)"
+        raise CheckpointError("C441", checkpoint.name, what, next_step=step) from fault
+
+
+def _share(progress: Progress | None, place: int, places: int) -> Progress | None:
+    """The progress of one of several equal passes, as that of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(place * total + done, places * total)

@@ -1,0 +1,571 @@
+"""What do maps point at over a whole folder, and does the network use what is marked there?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+from torch import Tensor
+
+from convscope.errors import ConvscopeError, ModelError, UsageError, shown
+from convscope.lens.lens import Lens
+from convscope.methods.cam_case import finite, forward, prepared
+from convscope.methods.explaining import DEFAULT, Method, chosen, methods_of
+from convscope.methods.faithfulness import RANDOM, faithfulness
+from convscope.methods.given import (
+    Given,
+    Layers,
+    is_one,
+    layer_names,
+    one_map,
+    pictures_of,
+    taking,
+    whole_picture,
+)
+from convscope.methods.labels import class_names
+from convscope.methods.pointing import (
+    boxes_by_name,
+    boxes_of,
+    coverage,
+    energy_inside,
+    inside,
+    pointing,
+    share_inside,
+)
+from convscope.methods.randomisation import agreement, difference, randomisation
+from convscope.methods.targets import Aims, Target
+from convscope.network.network import Network, whole
+from convscope.network.outputs import meaning, understood
+from convscope.network.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder, Picture
+from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
+from convscope.records.maps import Attribution
+from convscope.records.predictions import Prediction
+from convscope.studies.explain.record import METRICS, Explanation, Explanations
+from convscope.units import Box
+
+TOP = 5
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Which tests the maps are put to, and how hard."""
+
+    steps: int = 8
+    """Shares of the picture that are hidden one after the other."""
+    random: int = RANDOM
+    """Random maps to compare with."""
+    road: bool = False
+    """Also impute in the place of grey; slow."""
+    randomise: bool = True
+    """Also make the maps of another class, and of the same network with random weights."""
+    cascade: int = 1
+    """In how many steps, from the topmost layer down, the weights become random; 1: all at once."""
+    seed: int = 0
+
+
+@taking(picture=whole_picture)
+@recorded
+def explain_picture(
+    network: Network,
+    picture: Given,
+    methods: Mapping[str, Method] | None = None,
+    *,
+    target: Target | None = None,
+    boxes: Sequence[Box] = (),
+    checks: Checks | None = None,
+    shown: Callable[[Prediction, Mapping[str, Attribution]], None] | None = None,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Explain one picture by several methods and put each map to the test.
+
+    picture: whole, as decoded. methods: as `methods.explaining.chosen` gives them; four without.
+    target: class index or name; the likeliest class without. boxes: in the whole picture's
+    pixels, where somebody marked something. shown: told the classes and the maps, before the tests
+    begin. A method that is not defined for this network is left out, with its reason in `refused`;
+    if none is, the first reason is raised. So is a test that cannot be made, in `untested`.
+
+    Each method runs on the network for the target and, with `checks.randomise`, for the likeliest
+    other class, and on random weights. With the defaults the maps cost less than 100 passes of one
+    picture up the network, and all with its tests less than 600 (`bench/explain.py`).
+
+    Raises UsageError U352, U353, U397 (target), ModelError M520 (no scores), M522,
+    M543 (NaN).
+    """
+    network, checks = understood(network), checks or Checks()
+    methods = dict(methods or chosen(DEFAULT))
+    pixels, image = seen(network, picture)
+    share = probabilities(network, image)
+    names = class_names(network, len(share))
+    index = target_index(network, share, target)
+    tick = _Bar(progress, 4 if checks.randomise else 2)
+    maps, refused = explained(network, image, methods, index, tick.part(0))
+    kept = {name: methods[name] for name in maps}
+    prediction = _prediction(picture.name, share, names)
+    if shown is not None:
+        shown(prediction, maps)
+    untested: dict[str, str] = {}
+    tests = [Faithfulness.unknown(one.method, index) for one in maps.values()]
+    randomised: tuple[Randomisation, ...] = ()
+    with left_out(untested, "hiding and showing"):
+        tests = _faithful(network, image, maps, index, checks, tick.part(1))
+    with left_out(untested, "random weights"):
+        randomised = _randomised(network, image, kept, maps, index, checks, tick.part(2))
+    pair = (index, next(i for i in np.argsort(-share, kind="stable").tolist() if i != index))
+    return Explanation(
+        picture=pixels,
+        prediction=prediction,
+        target=index,
+        target_name=names[index],
+        score=float(share[index]),
+        label="",
+        methods=tuple(maps),
+        maps=tuple(maps.values()),
+        tests=tuple(tests),
+        coverage=tuple(coverage(one.values) for one in maps.values()),
+        randomised=randomised,
+        sensitive=_sensitive(network, image, kept, maps, pair, checks, tick.part(3)),
+        agreement=agreement(maps) if len(maps) > 1 else None,
+        boxes=seen_boxes(network, boxes, picture),
+        notes=picture.notes,
+        refused=refused,
+        untested=untested,
+        origin=made_by(checks),
+    )
+
+
+@contextmanager
+def left_out(untested: dict[str, str], test: str) -> Iterator[None]:
+    """A test that cannot be made on this network is left out, with its reason in `untested`."""
+    try:
+        yield
+    except ModelError as fault:
+        untested[test] = _reason(fault)
+
+
+def _faithful(
+    network: Network,
+    image: Float[Tensor, "c h w"],
+    maps: Mapping[str, Attribution],
+    target: int,
+    checks: Checks,
+    progress: Progress,
+) -> list[Faithfulness]:
+    """Whether what the maps mark is what the network uses."""
+    return faithfulness(
+        network.model,
+        image,
+        list(maps.values()),
+        target=target,
+        steps=checks.steps,
+        random=checks.random,
+        road=checks.road,
+        seed=checks.seed,
+        progress=progress,
+    )
+
+
+def made_by(checks: Checks) -> dict[str, Any]:
+    """What else decides the numbers."""
+    return {
+        "steps": checks.steps,
+        "random maps": checks.random,
+        "seed": checks.seed,
+    }
+
+
+def seen(
+    network: Network, picture: Picture
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[Tensor, "c h w"]]:
+    """What the network gets to see of a picture: as pixels, and as it takes them."""
+    part = network.preprocess.seen(picture.within(network.preprocess.framing).pixels)
+    return part, prepared(network.model, network.preprocess.tensor(part))[0]
+
+
+def explained(
+    network: Network,
+    image: Float[Tensor, "c h w"],
+    methods: Mapping[str, Method],
+    target: int,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Attribution], dict[str, str]]:
+    """One map by each method, and why others are not defined here.
+
+    Raises the first reason where no method is left.
+    """
+    maps: dict[str, Attribution] = {}
+    refused: dict[str, ConvscopeError] = {}
+    for number, (name, method) in enumerate(methods.items(), start=1):
+        try:
+            maps[name] = _map(network, image, method, target)
+        except ConvscopeError as fault:
+            refused[name] = fault
+        if progress is not None:
+            progress(number, len(methods))
+    if refused and not maps:
+        raise next(iter(refused.values()))
+    return maps, {name: _reason(fault) for name, fault in refused.items()}
+
+
+def _map(
+    network: Network, image: Float[Tensor, "c h w"], method: Method, target: int
+) -> Attribution:
+    return one_map(method(network.model, image[None], target=target), tuple(image.shape[1:]))
+
+
+def _reason(fault: ConvscopeError) -> str:
+    return f"{fault.subject}: {fault.what}" if fault.subject else fault.what
+
+
+def probabilities(
+    network: Network, image: Float[Tensor, "c h w"]
+) -> Float32[np.ndarray, "classes"]:
+    """Of the network's classes. Raises ModelError M520 (no scores), M522, M543 (NaN)."""
+    network = understood(network)
+    with torch.no_grad(), Lens(network.model, ()) as lens:
+        scores = finite("the network", meaning(network).require(forward(lens, image[None])))
+    share = meaning(network).probabilities(scores)
+    found: Float32[np.ndarray, "classes"] = share[0].cpu().numpy().astype(np.float32)
+    return found
+
+
+def target_index(network: Network, share: np.ndarray, target: Target | None) -> int:
+    """The class that is meant, the likeliest where none is told.
+
+    Raises UsageError U352, U353 (no such class), U397 (a function).
+    """
+    if callable(target):
+        what = "the tests of maps follow the probability of a class"
+        raise UsageError("U397", "a function as target", what, next_step="name a class")
+    aims = Aims.of(target, 1, class_names(network, len(share)))
+    return aims.settled(torch.from_numpy(share)[None]).indices[0]
+
+
+def seen_boxes(network: Network, boxes: Sequence[Box], picture: Picture) -> tuple[Box, ...]:
+    """Where they are in what the network sees; those that are cut off are left out."""
+    height, width = picture.pixels.shape[:2]
+    framing = network.preprocess.framing
+    if picture.framing is not None:  # and so are its boxes
+        return tuple(one for one in boxes if inside(framing.crop, [one]).any())
+    framed_boxes = (framing.box(box, (height, width)) for box in boxes)
+    return tuple(one for one in framed_boxes if inside(framing.crop, [one]).any())
+
+
+def _prediction(
+    name: str, share: Float32[np.ndarray, "classes"], names: Sequence[str]
+) -> Prediction:
+    order = np.argsort(-share, kind="stable")[:TOP].astype(np.int64)
+    return Prediction(name, tuple(names[place] for place in order), order, share[order])
+
+
+def _randomised(
+    network: Network,
+    image: Float[Tensor, "c h w"],
+    methods: Mapping[str, Method],
+    maps: Mapping[str, Attribution],
+    target: int,
+    checks: Checks,
+    progress: Progress,
+) -> tuple[Randomisation, ...]:
+    """Whether the maps depend on what was learned."""
+    if not checks.randomise:
+        return ()
+    found = randomisation(
+        network.model,
+        image,
+        dict(methods),
+        target=target,
+        steps=checks.cascade,
+        seed=checks.seed,
+        before=maps,
+        progress=progress,
+    )
+    return tuple(found.values())
+
+
+def _sensitive(
+    network: Network,
+    image: Float[Tensor, "c h w"],
+    methods: Mapping[str, Method],
+    maps: Mapping[str, Attribution],
+    pair: tuple[int, int],
+    checks: Checks,
+    progress: Progress,
+) -> tuple[Sensitivity, ...]:
+    """Whether the maps depend on the class; NaN where a method fails for the other one."""
+    found = []
+    for number, (name, one) in enumerate(maps.items() if checks.randomise else (), start=1):
+        try:
+            found.append(difference(one, _map(network, image, methods[name], pair[1]), pair))
+        except ConvscopeError:
+            origin = {"variant": one.variant}
+            found.append(Sensitivity(one.method, *pair, math.nan, math.nan, origin=origin))
+        progress(number, len(maps))
+    return tuple(found)
+
+
+class _Bar:
+    """One bar over several parts of the work, each worth as much."""
+
+    def __init__(self, progress: Progress | None, parts: int) -> None:
+        self._progress, self._parts = progress, parts
+
+    def part(self, number: int) -> Progress:
+        def moved(done: int, total: int) -> None:
+            if self._progress is not None:
+                self._progress(round(100 * (number + done / max(1, total))), 100 * self._parts)
+
+        return moved
+
+
+QUICK = Checks(steps=10, random=2, randomise=False)
+CROP = 48
+"""Side of the crops that are kept, in pixels …"""
+PART = 4
+"""… which show this part of the picture's shorter side."""
+TRIES = 30
+"""Places that are tried for a box that hides something else."""
+MARGIN = 0
+"""Pixels by which a peak may miss a box here."""
+
+
+def explain(
+    network: Network,
+    pictures: Given,
+    methods: str | Sequence[str] | Mapping[str, Method] | None = None,
+    *,
+    target: Target | None = None,
+    layer: Layers = None,
+    boxes: Any = None,
+    checks: Checks | None = None,
+    progress: Progress | None = None,
+) -> Explanation | Explanations:
+    """Explain pictures by several methods, each map put to the test: as `convscope explain` does.
+
+    pictures: one, of which an Explanation is given; or a list or folder of them. methods: names
+    as the command takes them ("all" for every one), or functions by name; four without. layer:
+    for the methods that take one. boxes: where somebody marked something; of several pictures by
+    their names. checks: which tests, and how hard.
+
+    Raises UsageError U352, U353, U397 (target), U376, U377 (no network, no picture), U395 (no
+    such method), ModelError M520 (no scores), M522, M543 (NaN), DataError as `Folder.read`.
+    """
+    network = whole(network)
+    if checks is not None and not isinstance(checks, Checks):
+        raise UsageError("U380", "checks", f"{shown(checks)} is no Checks")
+    if isinstance(methods, Mapping):
+        methods = methods_of(network, methods)
+    else:
+        names = DEFAULT if methods is None else methods
+        several = isinstance(names, list | tuple)
+        methods = chosen(names if several else [names], layer_names(network, layer))
+    if is_one(pictures):
+        picture = whole_picture(network, pictures)
+        pictures, boxes = picture, boxes_of(boxes, picture.name)
+        how: Any = {"boxes": boxes, "checks": checks, "progress": progress}
+        return explain_picture(network, pictures, methods, target=target, **how)
+    with opened(pictures_of(network, pictures)) as folder:
+        how = {"boxes": boxes_by_name(boxes), "checks": checks or QUICK, "progress": progress}
+        return explain_folder(network, folder, methods, target=target, **how)
+
+
+@taking(folder=pictures_of)
+@recorded
+def explain_folder(
+    network: Network,
+    folder: Folder,
+    methods: Mapping[str, Method] | None = None,
+    *,
+    target: Target | None = None,
+    boxes: Mapping[str, Sequence[Box]] | None = None,
+    numbers: Sequence[int] | None = None,
+    checks: Checks = QUICK,
+    each: Callable[[int, Explanation], None] | None = None,
+    progress: Progress | None = None,
+) -> Explanations:
+    """Explain every picture, put every map to the test, and keep what stands at its peak.
+
+    target: one class for all pictures; the likeliest of each without. boxes: by picture name, in
+    the pictures' own pixels. numbers: of the pictures to take, all without. each: called with the
+    picture's number and its explanation, which is not kept. Unusable pictures are left out and
+    listed in `folder.skipped`.
+
+    Raises what `explain` raises, DataError D118 or D161 (no usable picture).
+    """
+    methods = dict(methods or chosen(DEFAULT))
+    marked = boxes or {}
+    rows: list[_Row] = []
+    wanted = list(range(len(folder))) if numbers is None else list(numbers)
+    for (picture,) in folder.batches(1, None, wanted, progress=progress):
+        found = explain_picture(
+            network,
+            picture,
+            methods,
+            target=target,
+            boxes=marked.get(picture.name, ()),
+            checks=replace(checks, seed=checks.seed + picture.number),
+        )
+        if picture.label is not None:
+            found = replace(found, label=folder.classes[picture.label])
+        if each is not None:
+            each(picture.number, found)
+        rows.append(_row(network, picture, found, tuple(methods), checks.seed))
+    return _gathered(network, folder, rows, tuple(methods), checks)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is kept of one picture."""
+
+    name: str
+    label: int
+    found: Explanation
+    values: Float32[np.ndarray, "methods metrics"]
+    crops: UInt8[np.ndarray, "methods s s 3"]
+    elsewhere: UInt8[np.ndarray, "methods s s 3"]
+    boxed: float
+    hidden: float
+    other: float
+    turned: int
+    chance: float
+    middle: float
+
+
+def _row(
+    network: Network, picture: Picture, found: Explanation, methods: tuple[str, ...], seed: int
+) -> _Row:
+    chance = np.random.default_rng([seed, picture.number])
+    values = np.full((len(methods), len(METRICS)), np.nan, np.float32)
+    crops = np.zeros((len(methods), CROP, CROP, 3), np.uint8)
+    elsewhere = crops.copy()
+    for number, name in enumerate(found.methods):
+        place = methods.index(name)
+        values[place] = list(_measures(found, number))
+        peak = found.maps[number].values
+        at = np.unravel_index(int(peak.argmax()), peak.shape)
+        crops[place] = _crop(found.picture, (int(at[0]), int(at[1])))
+        elsewhere[place] = _crop(found.picture, tuple(chance.integers(peak.shape).tolist()))
+    size, boxes = found.picture.shape[:2], found.boxes
+    return _Row(
+        picture.name,
+        _label(network, found),
+        found,
+        values,
+        crops,
+        elsewhere,
+        share_inside(size, boxes) if boxes else np.nan,
+        *_without(network, found, chance),
+        share_inside(size, boxes) if boxes else np.nan,
+        float(inside(size, boxes)[size[0] // 2, size[1] // 2]) if boxes else np.nan,
+    )
+
+
+def _label(network: Network, found: Explanation) -> int:
+    names = network.classes
+    return names.index(found.label) if found.label in names else -1
+
+
+def _measures(found: Explanation, number: int) -> Iterator[float]:
+    """In the order of METRICS."""
+    test, seen = found.tests[number], found.maps[number]
+    yield test.deletion_area
+    yield float(np.mean(test.random_deletion_areas))
+    yield float(np.trapezoid(test.blob_deletion, test.share))
+    yield test.insertion_area
+    yield float(np.mean(test.random_insertion_areas))
+    yield float(np.trapezoid(test.blob_insertion, test.share))
+    yield test.drop
+    yield float(test.increase) if test.is_known else np.nan
+    yield test.road
+    yield found.coverage[number]
+    yield pointing(seen.values, found.boxes, margin=MARGIN) if found.boxes else np.nan
+    yield energy_inside(seen.values, found.boxes) if found.boxes else np.nan
+    yield seen.peak
+
+
+def _crop(picture: UInt8[np.ndarray, "h w 3"], at: tuple[int, ...]) -> UInt8[np.ndarray, "s s 3"]:
+    """The part of the picture around a place, moved inside where it would reach out."""
+    height, width = picture.shape[:2]
+    side = max(1, min(height, width) // PART)
+    top = min(max(0, at[0] - side // 2), height - side)
+    left = min(max(0, at[1] - side // 2), width - side)
+    part = Image.fromarray(picture[top : top + side, left : left + side])
+    return np.asarray(part.resize((CROP, CROP), Image.Resampling.BILINEAR))
+
+
+def _without(
+    network: Network, found: Explanation, chance: np.random.Generator
+) -> tuple[float, float, int]:
+    """The target's probability with the boxes grey, with equal boxes elsewhere grey, and what
+    the network takes the picture for with the boxes grey."""
+    if not found.boxes:
+        return np.nan, np.nan, -1
+    image = prepared(network.model, network.preprocess.tensor(found.picture))[0]
+    here = inside(found.picture.shape[:2], found.boxes)
+    hidden = probabilities(network, _grey(image, here))
+    other = probabilities(network, _grey(image, _moved(here, chance)))
+    return float(hidden[found.target]), float(other[found.target]), int(hidden.argmax())
+
+
+def _moved(here: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """The same pixels moved round to where they cover least of themselves; equal in number."""
+    height, width = here.shape
+    moves = [(int(chance.integers(height)), int(chance.integers(width))) for _ in range(TRIES)]
+    return min(
+        (np.roll(here, move, (0, 1)) for move in moves), key=lambda there: int((there & here).sum())
+    )
+
+
+def _grey(image: Float[Tensor, "c h w"], hidden: np.ndarray) -> Float[Tensor, "c h w"]:
+    return torch.where(torch.from_numpy(hidden).to(image.device), torch.zeros_like(image), image)
+
+
+def _gathered(
+    network: Network, folder: Folder, rows: list[_Row], methods: tuple[str, ...], checks: Checks
+) -> Explanations:
+    def numbers(name: str) -> Float32[np.ndarray, "pictures"]:
+        return np.array([getattr(row, name) for row in rows], np.float32)
+
+    first = rows[0].found
+    count = len(network.classes) or int(max(row.found.prediction.classes.max() for row in rows)) + 1
+    return Explanations(
+        methods=methods,
+        pictures=tuple(row.name for row in rows),
+        classes=class_names(network, count),
+        target=np.array([row.found.target for row in rows], np.int64),
+        likeliest=np.array([row.found.prediction.classes[0] for row in rows], np.int64),
+        label=np.array([row.label for row in rows], np.int64),
+        score=np.array([row.found.score for row in rows], np.float32),
+        metrics=METRICS,
+        values=np.stack([row.values for row in rows]),
+        crops=np.stack([row.crops for row in rows]),
+        elsewhere=np.stack([row.elsewhere for row in rows]),
+        boxed=numbers("boxed"),
+        box_hidden=numbers("hidden"),
+        other_hidden=numbers("other"),
+        box_turned=np.array([row.turned for row in rows], np.int64),
+        pointing_random=_mean(numbers("chance")),
+        pointing_blob=_mean(numbers("middle")),
+        refused=dict(first.refused),
+        origin={
+            **made_by(checks),
+            "pictures": str(folder.root),
+            "layers": {
+                name: one.layer for name, one in zip(first.methods, first.maps, strict=True)
+            },
+        },
+    )
+
+
+def _mean(values: Float32[np.ndarray, "pictures"]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,32 @@
+"""Filters: what the first layer learned, wasted maps, frequencies and aliasing (figure 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from convscope.studies.base import Option, Study
+
+
+@dataclass(frozen=True)
+class Options:
+    clip: Annotated[float, Option("Also show filters clipped to this RMS (paper: 0.1).", min=0)] = (
+        0.0
+    )
+    against: Annotated[str | None, Option("Another network, or the same after a change.")] = None
+    against_checkpoint: Annotated[Path | None, Option("Weights of that network.")] = None
+
+
+STUDY = Study(
+    folder="filters",
+    records=("Filters",),
+    title="Filters",
+    shows="What the first layer learned, which maps are wasted, and what strides fold back.",
+    limits="A filter that looks like noise may still serve; a smooth one may be of no use.",
+    summary="First filters, wasted maps, frequencies and aliasing, with advice (figure 6).",
+    example="convscope filters alexnet --against zfnet",
+    options=Options,
+    needs=("network", "pictures or none"),
+    paper="figure 6",
+)

@@ -1,0 +1,145 @@
+"""What do a network's first filters look like, and what do they hear? Figure 6 of the paper.
+
+A column a network: its filters on one common scale (so that one that drowns the others shows, and
+dead ones are grey), the same clipped if that was asked for, its answer to gratings, and how many
+filters are low, middle and high.
+Source: Zeiler and Fergus 2014, figure 6: 96 filters in rows of 11.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from convscope.drawing.style import INK, SOFT, shortened
+from convscope.studies.base import Shown
+from convscope.studies.filters import Options
+from convscope.studies.filters.record import Filters
+from convscope.studies.filters.table import filters_table
+
+COLUMNS = 11
+"""Filters in a row, as in the paper."""
+GAP = 1
+BANDS = ("low\n< 1/8", "middle\n< 1/4", "high")
+BLUE, RED, ORANGE = "#0b5cbf", "#b3261e", "#b25400"
+
+
+def filters_figure(records: Sequence[Filters]) -> Figure:
+    """One or two networks, or one before and after a change."""
+    clipped = any(record.clip > 0 for record in records)
+    sheet = max(_tall(len(record.weights)) for record in records)
+    heights = [sheet, *([sheet] if clipped else []), 0.75, 0.38]
+    figure = Figure(figsize=(4.3 * len(records), 4.1 * sum(heights)), layout="constrained")
+    grid = figure.subplots(len(heights), len(records), squeeze=False, height_ratios=heights)
+    for column, record in enumerate(records):
+        panels = iter(grid[:, column])
+        _draw_filters(next(panels), record, record.weights)
+        if clipped:
+            _draw_clipped(next(panels), record)
+        _draw_transfer(next(panels), record)
+        _draw_bands(next(panels), record)
+    return figure
+
+
+def _tall(maps: int) -> float:
+    """Height of a sheet of so many filters over its width, its title included."""
+    return 0.14 + min(1.0, math.ceil(maps / COLUMNS) / min(COLUMNS, maps))
+
+
+def clipped_filters(record: Filters) -> Float32[np.ndarray, "maps c k l"]:
+    """Each filter whose RMS exceeds the radius, scaled back to it."""
+    if record.clip <= 0:
+        return record.weights
+    factor = np.minimum(1, record.clip / np.maximum(record.rms, 1e-300)).astype(np.float32)
+    found: Float32[np.ndarray, "maps c k l"] = record.weights * factor[:, None, None, None]
+    return found
+
+
+def filter_sheet(weights: Float32[np.ndarray, "maps c k l"]) -> UInt8[np.ndarray, "h w 3"]:
+    """All filters in rows of 11 on one scale: 0 is mid-grey, the largest weight black or white.
+    Filters of other than 3 colours are drawn by their mean over them."""
+    colours = weights if weights.shape[1] == 3 else weights.mean(1, keepdims=True).repeat(3, 1)
+    most = float(np.abs(colours).max()) or 1.0
+    tiles = np.rint(127.5 + 127.5 * colours / most).astype(np.uint8).transpose(0, 2, 3, 1)
+    down, across = tiles.shape[1] + GAP, tiles.shape[2] + GAP
+    rows = math.ceil(len(tiles) / COLUMNS)
+    sheet = np.full((rows * down - GAP, min(COLUMNS, len(tiles)) * across - GAP, 3), 255, np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = number // COLUMNS * down, number % COLUMNS * across
+        sheet[top : top + down - GAP, left : left + across - GAP] = tile
+    return sheet
+
+
+def _draw_filters(axes: Axes, record: Filters, weights: Float32[np.ndarray, "maps c k l"]) -> None:
+    axes.imshow(filter_sheet(weights), interpolation="nearest")
+    down, across = weights.shape[2] + GAP, weights.shape[3] + GAP
+    for number in range(len(weights)):
+        colour = RED if record.twin[number] >= 0 else ORANGE if record.weak[number] else ""
+        if colour:
+            corner = (number % COLUMNS * across - 0.75, number // COLUMNS * down - 0.75)
+            frame = Rectangle(corner, across - 0.5, down - 0.5, fill=False, edgecolor=colour)
+            axes.add_patch(frame)
+    axes.set_axis_off()
+    axes.set_anchor("NW")
+    size = "×".join(map(str, weights.shape[2:]))
+    step = "×".join(map(str, dict.fromkeys(record.stride)))
+    told = f"{len(weights)} × {size}, stride {step}"
+    title = f"{shortened(record.network)}\n{shortened(record.layer)}: {told}"
+    axes.set_title(title, fontsize=9, color=INK, loc="left")
+
+
+def _draw_clipped(axes: Axes, record: Filters) -> None:
+    _draw_filters(axes, record, clipped_filters(record))
+    over = int((record.rms > record.clip).sum()) if record.clip else 0
+    told = f"clipped to RMS {record.clip:g}: {over} of {len(record.rms)} filters"
+    axes.set_title(told, fontsize=9, color=INK, loc="left")
+
+
+def _draw_transfer(axes: Axes, record: Filters) -> None:
+    """Amplitude over frequencies, the slowest in the middle; what the stride keeps is framed."""
+    side = len(record.transfer)
+    shown = np.fft.fftshift(np.sqrt(record.transfer / max(record.transfer.max(), 1e-300)))
+    half = 0.5 / side
+    edges = (-0.5 - half, 0.5 - half, 0.5 - half, -0.5 - half)
+    image = axes.imshow(
+        shown, cmap="viridis", vmin=0, vmax=1, extent=edges, interpolation="nearest"
+    )
+    down, across = (0.5 / step for step in record.stride)
+    frame = Rectangle((-across, -down), 2 * across, 2 * down, fill=False, edgecolor="white")
+    frame.set_linewidth(1.8)
+    axes.add_patch(frame)
+    axes.set_xlabel("cycles a pixel across", fontsize=8, color=SOFT)
+    axes.set_ylabel("down", fontsize=8, color=SOFT)
+    axes.tick_params(colors=SOFT, labelsize=7.5)
+    told = f"outside the frame it is folded: {record.folded:.0%} of the energy"
+    title = f"answer to gratings;\n{told}"
+    axes.set_title(title, fontsize=8, color=INK, loc="left")
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.75)
+    bar.ax.tick_params(colors=SOFT, labelsize=7)
+    bar.set_label("amplitude", fontsize=7, color=SOFT)
+
+
+def _draw_bands(axes: Axes, record: Filters) -> None:
+    shares = record.coverage
+    bars = axes.bar(range(3), shares, color=BLUE, width=0.6)
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares], fontsize=8, color=INK, padding=2)
+    axes.set_xticks(range(3), BANDS, fontsize=8)
+    axes.set_ylim(0, 1.15)
+    axes.set_yticks([])
+    axes.tick_params(colors=SOFT, length=0)
+    axes.set_title(
+        "filters by their strongest frequency, in cycles a pixel", fontsize=8, color=INK, loc="left"
+    )
+    for edge in ("top", "right", "left"):
+        axes.spines[edge].set_visible(False)
+
+
+def show(records: Mapping[str, Filters], _: Options) -> Shown:
+    both = list(records.values())
+    return Shown({"figure": filters_figure(both)}, {"table": filters_table(both)})

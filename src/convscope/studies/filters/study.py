@@ -1,0 +1,298 @@
+"""What did a network's first layer learn, which maps are wasted, and what does a stride fold?
+
+Source: Zeiler and Fergus 2014, §4.1 and figure 6: a layer of 11×11 filters at stride 4 has very
+high and very low frequencies and few between, and aliases; 7×7 at stride 2 does better. The paper
+shows pictures and no numbers; every number here, and every limit, is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor, nn
+
+from convscope.errors import ModelError, UsageError
+from convscope.lens.feature_layers import feature_layers
+from convscope.lens.lens import Lens, conv_layers
+from convscope.lens.twin import bare
+from convscope.methods.frequencies import bands, folds_on_pictures, transfer
+from convscope.methods.given import FolderLike, pictures_of, taking
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder
+from convscope.studies.base import Ask
+from convscope.studies.filters import Options
+from convscope.studies.filters.record import Filters
+
+MAPS_ALIKE = 0.99
+"""Correlation of two maps' outputs from which they count as duplicates."""
+STILL = 1e-3
+"""Of the median spread in the layer: a map that varies less puts out a constant."""
+ALWAYS = 0.999
+"""Share of places with a positive output from which a rectifier cuts nothing off."""
+
+
+@dataclass
+class Tally:
+    """What is known of a layer's maps so far."""
+
+    places: int = 0
+    highest: Tensor = field(default_factory=lambda: torch.empty(0))
+    positive: Tensor = field(default_factory=lambda: torch.empty(0))
+    total: Tensor = field(default_factory=lambda: torch.empty(0))
+    product: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def add(self, maps: Float[Tensor, "n maps rows columns"]) -> None:
+        values = maps.transpose(0, 1).flatten(1).double().cpu()
+        if not self.places:
+            self.highest = torch.full((len(values),), -torch.inf, dtype=torch.float64)
+            self.positive, self.total = torch.zeros(2, len(values), dtype=torch.float64)
+            self.product = torch.zeros(len(values), len(values), dtype=torch.float64)
+        self.places += values.shape[1]
+        self.highest = torch.maximum(self.highest, values.amax(1))
+        self.positive += (values > 0).double().sum(1)
+        self.total += values.sum(1)
+        self.product += values @ values.T
+
+    @property
+    def covariance(self) -> Float64[np.ndarray, "maps maps"]:
+        mean = self.total / self.places
+        found: Float64[np.ndarray, "maps maps"]
+        found = (self.product / self.places - torch.outer(mean, mean)).numpy()
+        return found
+
+    @property
+    def spread(self) -> Float64[np.ndarray, "maps"]:
+        found: Float64[np.ndarray, "maps"] = np.sqrt(np.maximum(np.diag(self.covariance), 0))
+        return found
+
+    @property
+    def silent(self) -> Bool[np.ndarray, "maps"]:
+        """Never positive: a rectifier after it puts out nothing but zeros."""
+        found: Bool[np.ndarray, "maps"] = (self.highest <= 0).numpy()
+        return found
+
+    @property
+    def saturated(self) -> Bool[np.ndarray, "maps"]:
+        """Positive (nearly) always: a rectifier after it cuts nothing off."""
+        found: Bool[np.ndarray, "maps"] = (self.positive >= ALWAYS * self.places).numpy()
+        return found
+
+    @property
+    def still(self) -> Bool[np.ndarray, "maps"]:
+        """The same at all places of all pictures."""
+        spread = self.spread
+        found: Bool[np.ndarray, "maps"] = spread <= STILL * np.median(spread)
+        return found
+
+    @property
+    def twins(self) -> Int64[np.ndarray, "maps"]:
+        """The first map before it that says the same, up to scale and sign; −1: none."""
+        spread = np.where(self.still, np.inf, self.spread)
+        return first_alike(self.covariance / np.outer(spread, spread), MAPS_ALIKE)
+
+
+def first_alike(table: Float64[np.ndarray, "n n"], least: float) -> Int64[np.ndarray, "n"]:
+    """For each row the first earlier one that is alike in size of its entry; −1: none."""
+    alike = np.tril(np.abs(table) >= least, -1)
+    return np.where(alike.any(1), alike.argmax(1), -1).astype(np.int64)
+
+
+@torch.inference_mode()
+def map_health(
+    model: nn.Module, layers: Sequence[str], batches: Iterable[Float[Tensor, "n c h w"]]
+) -> list[Tally]:
+    """One tally a layer, over all places of all pictures.
+
+    layers: before their rectifiers, as `feature_layers` names them. Raises ModelError M506 (no
+    feature maps), M514 (not finite), M522.
+    """
+    tallies = [Tally() for _ in layers]
+    with Lens(model, layers) as lens:
+        for images in batches:
+            lens.reach(images)
+            for layer, tally in zip(layers, tallies, strict=True):
+                maps = lens[layer]
+                if maps.dim() != 4:
+                    raise ModelError("M506", layer, "puts out no feature maps")
+                if not bool(maps.isfinite().all()):
+                    raise ModelError("M514", layer, "its feature maps are not finite")
+                tally.add(maps)
+    return tallies
+
+
+WEAK = 0.1
+"""Of the median RMS."""
+ALIKE = 0.95
+"""Cosine of two filters."""
+BATCH = 8
+FOLDED = 16
+"""Pictures on which folding is measured, spread evenly: it differs little from one to the next."""
+Progress = Callable[[int, int], None] | None
+
+
+@taking(folder=pictures_of)
+@recorded
+def filters(
+    network: Network,
+    folder: FolderLike | None = None,
+    *,
+    clip: float = 0.0,
+    progress: Progress = None,
+) -> Filters:
+    """The first convolution's filters, their frequencies and what its stride folds; with
+    pictures also what each stride folds there, and wasted maps of all convolutions.
+
+    clip: radius of the feature scale clipping to compare with (0.1 in the paper, for pixels from
+    −128 to 128; 0: none); the network is not changed. progress: over pictures.
+
+    Raises DataError D161 (no usable picture), UsageError U376, U377, U413 (clip), ModelError M501
+    (no convolution), M514 (not finite), M522, M596 (the first convolution cannot be measured).
+    """
+    network = whole(network)
+    if not 0 <= clip < float("inf"):
+        raise UsageError("U413", f"clip={clip:g}", "is no radius", next_step="take 0 or above")
+    layer, conv = _first(network)
+    weights = conv.weight.detach().float().cpu().numpy()
+    if not np.isfinite(weights).all():
+        raise ModelError("M514", layer, "its weights are not finite")
+    flat = weights.reshape(len(weights), -1).astype(np.float64)
+    rms = np.sqrt((flat**2).mean(1))
+    unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-300)
+    spectrum = bands(weights)
+    stride = (int(conv.stride[0]), int(conv.stride[1]))
+    heard = transfer(network.model, layer, network.preprocess.shape, stride, _margin(network, conv))
+    return Filters(
+        network=network.spec,
+        layer=layer,
+        stride=stride,
+        weights=weights,
+        rms=rms,
+        weak=rms < WEAK * np.median(rms),
+        twin=first_alike(unit @ unit.T, ALIKE),
+        bands=spectrum.share,
+        peak=spectrum.peak,
+        transfer=heard.energy,
+        folded=heard.folded,
+        clip=clip,
+        **_on_pictures(network, folder, progress),
+        origin={
+            "method": "filters",
+        },
+    )
+
+
+def _first(network: Network) -> tuple[str, nn.Conv2d]:
+    """The first convolution that the picture meets."""
+    like = next(network.model.parameters(), torch.empty(0))
+    blank = torch.zeros(1, *network.preprocess.shape).to(like)
+    names = conv_layers(network.model, blank)
+    if not names:
+        raise ModelError("M501", network.spec, "has no convolution to look into")
+    name = names[0]
+    module = dict(bare(network.model).named_modules())[name.partition("#")[0]]
+    if not isinstance(module, nn.Conv2d) or module.in_channels != network.preprocess.shape[0]:
+        what = "is the first convolution, but does not look at the picture itself"
+        raise ModelError("M596", name, what)
+    return name, module
+
+
+def _margin(network: Network, conv: nn.Conv2d) -> tuple[int, int]:
+    """Rows and columns of the output at a border that see beyond the picture."""
+    sides = []
+    for axis in range(2):
+        reach = (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
+        places = network.preprocess.size[axis] // conv.stride[axis]
+        needed = -(-reach // conv.stride[axis])
+        if places <= 2 * needed + 2:
+            what = f"pictures of {network.preprocess.size} leave no place away from the border"
+            raise ModelError("M596", "the first convolution", what)
+        sides.append(needed)
+    return sides[0], sides[1]
+
+
+def _on_pictures(
+    network: Network, folder: Folder | Path | str | None, progress: Progress
+) -> dict[str, Any]:
+    if folder is None:
+        none = np.zeros(0, np.bool_)
+        return {
+            "fold_layers": (),
+            "fold_kinds": (),
+            "fold_strides": (),
+            "folds": np.zeros((0, 0)),
+            "layers": (),
+            "of": np.zeros(0, np.int64),
+            **dict.fromkeys(("silent", "saturated", "still", "copies"), none),
+            "pictures": 0,
+        }
+    with opened(folder) as pictures:
+        spread = np.linspace(0, len(pictures) - 1, min(FOLDED, len(pictures))).astype(int)
+        found = folds_on_pictures(network.model, _batches(network, pictures, spread.tolist()))
+        like = next(network.model.parameters(), torch.empty(0))
+        layers = feature_layers(network.model, torch.zeros(1, *network.preprocess.shape).to(like))
+        every = _batches(network, pictures, None, progress)
+        tallies = map_health(network.model, layers, every)
+        pictures.require_usable(tallies[0].places)
+        used = len(pictures) - len(pictures.skipped)
+    counts = [len(tally.highest) for tally in tallies]
+    joined = {
+        name: np.concatenate([getattr(tally, name) for tally in tallies])
+        for name in ("silent", "saturated", "still")
+    }
+    return {
+        "fold_layers": tuple(fold.layer for fold in found),
+        "fold_kinds": tuple(fold.kind for fold in found),
+        "fold_strides": tuple(fold.stride for fold in found),
+        "folds": np.stack([fold.share for fold in found]) if found else np.zeros((0, 0)),
+        "layers": tuple(layers),
+        "of": np.repeat(np.arange(len(layers)), counts),
+        **joined,
+        "copies": np.concatenate([tally.twins >= 0 for tally in tallies]),
+        "pictures": used,
+    }
+
+
+def _batches(
+    network: Network, folder: Folder, numbers: list[int] | None, progress: Progress = None
+) -> Iterator[Float[Tensor, "n c h w"]]:
+    like, preprocess = next(network.model.parameters(), torch.empty(0)), network.preprocess
+    framing = preprocess.framing
+    for some in folder.batches(BATCH, framing, numbers, may_be_empty=True, progress=progress):
+        yield preprocess.batch([picture.pixels for picture in some]).to(like)
+    like = next(network.model.parameters(), torch.empty(0))
+    waiting: list[Any] = []
+    for picture in folder.read(network.preprocess.framing, numbers):
+        waiting.append(picture.pixels)
+        if len(waiting) == BATCH:
+            yield network.preprocess.batch(waiting).to(like)
+            waiting = []
+        if progress is not None:
+            progress(picture.number + 1, len(folder))
+    if waiting:
+        yield network.preprocess.batch(waiting).to(like)
+
+
+def from_command(ask: Ask, options: Options) -> dict[str, Filters]:
+    """Of the network, and of the one that it is compared with."""
+
+    def one(network: Network, folder: Folder | None) -> Filters:
+        with ask.progress(f"looking at {network.spec}"[:28]) as tick:
+            return filters(network, folder, clip=options.clip, progress=tick)
+
+    networks = {"network": ask.network()}
+    if options.against:
+        networks["against"] = ask.network(options.against, checkpoint=options.against_checkpoint)
+    if not ask.given:
+        return {name: one(network, None) for name, network in networks.items()}
+    with ask.pictures() as folder:
+        found = {name: one(network, folder) for name, network in networks.items()}
+        folder.check_bad()
+    return found

@@ -1,0 +1,247 @@
+"""How far do features and answer stay the same while the picture is moved, enlarged or turned?
+
+The Euclidean distance between the feature vectors of the picture and of the transformed picture,
+at a low and at a high layer, and the probability of its class.
+Source: Zeiler and Fergus 2014 (arXiv 1311.2901v3), figure 5: vertical translation, scale and
+rotation of five pictures, layers 1 and 7. Steps, borders and normalisation are not given there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from convscope.errors import DataError, ModelError, UsageError
+from convscope.lens.ends import ends
+from convscope.lens.lens import Lens
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
+from convscope.methods.labels import class_names, true_classes
+from convscope.network.network import Network, whole
+from convscope.network.outputs import meaning, understood
+from convscope.network.preprocess import Preprocess
+from convscope.network.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.warp import CHANGES, Border, canvas, middle, warp
+from convscope.studies.invariance.record import Invariance
+
+BATCH = 32
+SHOWN, SIDE = 5, 72
+"""Pictures kept for the figure, and their side in pixels."""
+PAPER_SIDE = 224
+"""Of the paper's input, to whose side shifts are relative."""
+Changes = Mapping[str, Sequence[float]]
+
+
+def paper_changes(size: tuple[int, int]) -> dict[str, list[float]]:
+    """The paper's ranges: shifts of up to 60 of 224 pixels, ratios 1 to 1.8, 0 to 350 degrees;
+    its steps are not given. size: height and width of the network's input."""
+    down, across = (max(1, round(4 * side / PAPER_SIDE)) for side in size)
+    return {
+        "vertical": [float(down * step) for step in range(-15, 16)],
+        "horizontal": [float(across * step) for step in range(-15, 16)],
+        "scale": [round(1 + 0.05 * step, 2) for step in range(17)],
+        "rotation": [10.0 * step for step in range(36)],
+    }
+
+
+@taking(folder=pictures_of)
+@recorded
+def invariance(
+    network: Network,
+    folder: FolderLike,
+    layers: Layers = None,
+    *,
+    changes: Changes | None = None,
+    border: Border | str = "mean",
+    beyond: bool = True,
+    labels: Mapping[str, int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Invariance:
+    """Move, enlarge and turn each picture of a folder, and see what the network makes of it.
+
+    layers: from low to high; by default the first convolution's layer and what the classifier is
+    given, as `lens.ends` has them. changes: amounts by name (`images.warp.CHANGES`); by default
+    `paper_changes`. border: what is shown where the picture ends: "mean" (what the preprocessing
+    subtracts), "edge", "mirror" or a colour. beyond: show what of the picture lies outside of the
+    network's crop before the border; without it the border begins at the crop. labels: as of
+    `evaluate`; where the true class is not known, the likeliest is followed. progress: over
+    pictures.
+
+    Raises DataError D161 (no usable picture), UsageError U311, U376, U377, U411 (a change or a
+    border), ModelError M500, M514 (not finite), M520, M522.
+    """
+    network = understood(whole(network))
+    preprocess = network.preprocess
+    told = paper_changes(preprocess.size) if changes is None else changes
+    steps = [(name, float(amount)) for name, amounts in told.items() for amount in amounts]
+    if not steps or not all(len(amounts) for amounts in told.values()):
+        raise UsageError(
+            "U411", "changes", "name no amounts", next_step="give some, or none at all"
+        )
+    wanted = [layers] if isinstance(layers, str) else list(layers or ())
+    if layers is None:
+        found = ends(network.model, preprocess.shape)
+        wanted = list(dict.fromkeys((found.low, found.high)))
+    rows: list[dict[str, Any]] = []
+    with opened(folder) as pictures:
+        framing = partial(_canvas, preprocess=preprocess, beyond=beyond)
+        for (picture,) in pictures.batches(1, framing, progress=progress):
+            rows.append(_row(network, picture, steps, border, wanted, len(rows) < SHOWN))
+        numbers = [row.pop("number") for row in rows]
+        examples = [row.pop("examples") for row in rows]
+        shares = np.stack([row.pop("shares") for row in rows])
+        return Invariance(
+            **_followed(network, pictures, numbers, shares, labels),
+            **_stacked(rows),
+            changes=tuple(told),
+            units=tuple(CHANGES[name] for name in told),
+            change=np.array([list(told).index(name) for name, _ in steps], np.int32),
+            amount=np.array([amount for _, amount in steps], np.float64),
+            layers=tuple(wanted),
+            border=_in_words(preprocess, border, beyond),
+            examples=np.stack(examples[:SHOWN]),
+            origin={
+                "method": "invariance",
+                "pictures": str(pictures.root),
+            },
+        )
+
+
+def _stacked(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _row(
+    network: Network,
+    picture: Picture,
+    steps: Sequence[tuple[str, float]],
+    border: Border | str,
+    layers: Sequence[str],
+    shown: bool,
+) -> dict[str, Any]:
+    """All that is kept of one picture, which comes as its canvas."""
+    size = network.preprocess.size
+    fill: Any = _mean_colour(network.preprocess) if border == "mean" else border
+    plain = middle(picture.pixels, size)
+    warped = [warp(picture.pixels, size, *step, fill) for step in steps]
+    return {
+        **_answers(network, picture.name, [plain, *(pixels for pixels, _ in warped)], layers),
+        "filled": np.array([share for _, share in warped], np.float32),
+        "number": picture.number,
+        "examples": _examples(warped, steps) if shown else None,
+    }
+
+
+def _canvas(image: Any, preprocess: Preprocess, beyond: bool) -> UInt8[np.ndarray, "h w 3"]:
+    return canvas(image, preprocess.framing) if beyond else preprocess.framing(image)
+
+
+@torch.inference_mode()
+def _answers(
+    network: Network, name: str, pixels: Sequence[UInt8[np.ndarray, "h w 3"]], layers: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Of one picture, which comes first, and its transformed ones: distances at each layer, and
+    each class's probability."""
+    like = next(network.model.parameters(), torch.empty(0))
+    first: list[Tensor] = []
+    read = meaning(network)
+    columns: list[list[list[Tensor]]] = [[] for _ in range(3)]
+    with Lens(network.model, layers) as lens:
+        for start in range(0, len(pixels), BATCH):
+            images = network.preprocess.batch(pixels[start : start + BATCH]).to(like)
+            scores = lens(images)
+            features = [lens[layer].flatten(1).cpu().double() for layer in layers]
+            first = first or [each[:1] for each in features]
+            pairs = list(zip(features, first, strict=True))
+            columns[0].append([_apart(each, one) for each, one in pairs])
+            columns[1].append([_apart(_unit(each), _unit(one)) for each, one in pairs])
+            columns[2].append([read.probabilities(scores.double()).cpu()])
+    distance, normalised = (
+        torch.stack([torch.cat(parts) for parts in zip(*column, strict=True)])[:, 1:].numpy()
+        for column in columns[:2]
+    )
+    shares = torch.cat([batch[0] for batch in columns[2]]).numpy()
+    if not (np.isfinite(distance).all() and np.isfinite(shares).all()):
+        raise ModelError("M514", name, "features or scores of it are not finite")
+    return {"distance": distance, "normalised": normalised, "shares": shares}
+
+
+def _apart(
+    features: Float[Tensor, "n features"], one: Float[Tensor, "1 features"]
+) -> Float[Tensor, "n"]:
+    return (features - one).square().sum(1).sqrt()
+
+
+def _unit(features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
+    """At length 1; a vector of zeros stays one."""
+    return features / features.square().sum(1, keepdim=True).sqrt().clamp_min(1e-150)
+
+
+def _followed(
+    network: Network,
+    folder: Folder,
+    numbers: Sequence[int],
+    shares: Float[np.ndarray, "pictures steps_and_1 classes"],
+    labels: Mapping[str, int] | None,
+) -> dict[str, Any]:
+    """Which class of each picture is followed, and what becomes of its probability."""
+    truth = np.full(len(numbers), -1, np.int64)
+    try:
+        truth = true_classes(network, folder, shares.shape[2], labels)[list(numbers)]
+    except DataError:
+        if labels is not None:
+            raise
+    likeliest = shares.argmax(2).astype(np.int32)
+    target = np.where(truth >= 0, truth, likeliest[:, 0]).astype(np.int64)
+    probability = np.take_along_axis(shares, target[:, None, None], 2)[..., 0].astype(np.float32)
+    names = class_names(network, shares.shape[2])
+    return {
+        "pictures": tuple(folder.names[number] for number in numbers),
+        "target": target,
+        "known": truth >= 0,
+        "names": tuple(names[index] for index in target),
+        "probability": probability[:, 1:],
+        "base_probability": probability[:, 0],
+        "likeliest": likeliest[:, 1:],
+        "base_likeliest": likeliest[:, 0],
+    }
+
+
+def _mean_colour(preprocess: Preprocess) -> tuple[int, ...]:
+    """What becomes 0 in the network's input, to the nearest whole colour."""
+    zero = preprocess.pixels(torch.zeros(preprocess.shape))
+    return tuple(int(value) for value in zero.mean((0, 1)).round())
+
+
+def _in_words(preprocess: Preprocess, border: Border | str, beyond: bool) -> str:
+    colour = _mean_colour(preprocess) if border == "mean" else border
+    last = {"edge": "the outermost pixels repeated", "mirror": "the picture mirrored"}
+    told = last.get(str(border)) or f"the colour {colour}"
+    told += " (the mean)" if border == "mean" else ""
+    resize = preprocess.framing.resize
+    if not beyond or resize is None:
+        return f"{told}, from the network's crop on"
+    size = f"shorter side {resize}" if isinstance(resize, int) else f"{resize[0]} × {resize[1]}"
+    return f"the picture itself beyond the crop ({size}), then {told}"
+
+
+def _examples(
+    warped: Sequence[tuple[UInt8[np.ndarray, "h w 3"], float]],
+    steps: Sequence[tuple[str, float]],
+) -> UInt8[np.ndarray, "changes 3 s s 3"]:
+    rows = []
+    for name in dict.fromkeys(name for name, _ in steps):
+        own = [place for place, (change, _) in enumerate(steps) if change == name]
+        own.sort(key=lambda place: steps[place][1])
+        three = [warped[own[place]][0] for place in (0, len(own) // 2, -1)]
+        small = [Image.fromarray(np.ascontiguousarray(one)).resize((SIDE, SIDE)) for one in three]
+        rows.append(np.stack([np.asarray(one) for one in small]))
+    return np.stack(rows)

@@ -1,0 +1,201 @@
+"""What does a picture's strongest feature map show in it, and in the pictures it likes best?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from convscope.errors import ModelError
+from convscope.lens.backward import Rule
+from convscope.methods.deconvnet import deconvnet
+from convscope.methods.fills import Fill, filled
+from convscope.methods.pointing import inside
+from convscope.methods.topk import topk
+from convscope.methods.tuning import blank
+from convscope.methods.ways_down import ways_down
+from convscope.network.network import Network
+from convscope.network.preprocess import Preprocess
+from convscope.pictures.pictures import Folder
+from convscope.records.maps import Occlusion
+from convscope.records.topk import TopK
+from convscope.studies.explain.study import probabilities
+from convscope.studies.features.display import GREY, cut, limit, quantised
+from convscope.studies.occlusion.record import ROOMS, lowest
+from convscope.units import Box, Unit
+
+
+def covered(
+    image: Float[Tensor, "c h w"], areas: Sequence[Box], fill: Fill, seed: int
+) -> Float[Tensor, "c h w"]:
+    """The picture with these areas hidden, each by a fill of its own size."""
+    hidden = image.clone()
+    for area in areas:
+        box = area.clipped(*image.shape[-2:])
+        if box.height <= 0 or box.width <= 0:
+            continue
+        window = (slice(None), slice(box.top, box.bottom), slice(box.left, box.right))
+        show = filled(fill, image, (box.height, box.width), seed)
+        hidden[window] = show[window] if show.shape == image.shape else show
+    return hidden
+
+
+def rooms(boxes: Sequence[Box], size: tuple[int, int]) -> list[Box | None]:
+    """Rectangles as large as all boxes together: above, below, left and right of them, in the
+    middle of the room there, in the boxes' own height or width as far as it allows; None without
+    room. Their area is the least number of pixels not below the boxes' (of whole rows)."""
+    height, width = size
+    area = int(inside(size, boxes).sum())
+    seen = [box.clipped(height, width) for box in boxes]
+    top, left = min(box.top for box in seen), min(box.left for box in seen)
+    bottom, right = max(box.bottom for box in seen), max(box.right for box in seen)
+    strips = (
+        Box(0, 0, top, width),
+        Box(bottom, 0, height, width),
+        Box(0, 0, height, left),
+        Box(0, right, height, width),
+    )
+    return [_fitted(strip, area, bottom - top) for strip in strips]
+
+
+def _fitted(strip: Box, area: int, high: int) -> Box | None:
+    if area < 1 or strip.height * strip.width < area:
+        return None
+    rows = min(strip.height, high)
+    columns = -(-area // rows)
+    if columns > strip.width:
+        columns = strip.width
+        rows = -(-area // columns)
+    if rows > strip.height:
+        return None
+    top = strip.top + (strip.height - rows) // 2
+    left = strip.left + (strip.width - columns) // 2
+    return Box(top, left, top + rows, left + columns)
+
+
+def without(
+    network: Network,
+    image: Float[Tensor, "c h w"],
+    target: int,
+    boxes: Sequence[Box],
+    fill: Fill,
+    seed: int,
+) -> dict[str, Any]:
+    """The record's fields of one picture with its boxes hidden, and as much beside them."""
+    probability = np.full(1 + ROOMS, np.nan, np.float32)
+    likeliest = np.full(1 + ROOMS, -1, np.int32)
+    size = (int(image.shape[1]), int(image.shape[2]))
+    areas = [boxes, *([room] if room else [] for room in rooms(boxes, size))] if boxes else []
+    for place, area in enumerate(areas):
+        if area:
+            share = probabilities(network, covered(image, area, fill, seed))
+            probability[place], likeliest[place] = share[target], share.argmax()
+    return {
+        "boxes": (tuple((b.top, b.left, b.bottom, b.right) for b in boxes),),
+        "box_probability": probability[:1],
+        "box_likeliest": likeliest[:1],
+        "other_probability": probability[None, 1:],
+        "other_likeliest": likeliest[None, 1:],
+    }
+
+
+def drawn_square(
+    preprocess: Preprocess, image: Float[Tensor, "c h w"], found: Occlusion, fill: Fill, seed: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """What the square shows where the probability is lowest."""
+    row, column = lowest(found.probability)
+    top, left = int(found.tops[row]), int(found.lefts[column])
+    box = Box(top, left, top + found.sides[0], left + found.sides[1])
+    pixels = preprocess.pixels(covered(image, [box], fill, seed))
+    return pixels[box.top : box.bottom, box.left : box.right]
+
+
+OTHERS = 3
+"""Pictures beside the one itself, as in the paper's montage of two by two."""
+SIDE = 160
+"""Of a projection as it is kept, at most."""
+
+
+@dataclass(frozen=True)
+class Projecting:
+    """A network's layer, and the pictures that excite each of its maps most."""
+
+    network: Network
+    layer: str
+    source: Folder
+    strongest: TopK | None
+    """None where there are no other pictures."""
+    rule: Rule = "deconvnet"
+    """The one that fits the layer."""
+    why_not: str = ""
+    """Why this network has no projections."""
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        layer: str,
+        source: Folder,
+        pictures: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Projecting:
+        """pictures: in the folder that is explained. Raises as `topk`."""
+        black = blank(network.model, network.preprocess.shape)
+        try:
+            (rule,) = ways_down(network.model, black, [layer])[layer].rules
+            deconvnet(network.model, black, [Unit(layer, 0)], rule=rule)
+        except ModelError as fault:
+            if not fault.code.startswith("M53") and fault.code != "M540":
+                raise
+            return cls(network, layer, source, None, why_not=str(fault))
+        alone = len(source) < 2 and pictures < 2
+        strongest = None
+        if not alone:
+            strongest = topk(network, source, layers=[layer], k=OTHERS + 1, progress=progress)
+        return cls(network, layer, source, strongest, rule)
+
+    def of_map(
+        self, image: Float[Tensor, "c h w"], channel: int, number: int, folder: Folder
+    ) -> dict[str, Any]:
+        """The record's fields for one picture, whose number in `folder` this is."""
+        height, width = self.network.preprocess.size
+        side = min(SIDE, max(height, width))
+        tiles = np.full((1 + OTHERS, side, side, 3), GREY, np.uint8)
+        scale = np.full((1 + OTHERS, 2), np.nan, np.float32)
+        if self.why_not:
+            return {"projections": tiles[None], "scale": scale[None], "others": ((),)}
+        shown, names = [image], []
+        for other in self._others(channel, folder.digest(number)):
+            picture = self.source.one(other, self.network.preprocess.framing)
+            shown.append(self.network.preprocess.tensor(picture.pixels).to(image))
+            names.append(picture.name)
+        unit = Unit(self.layer, channel)
+        for place, each in enumerate(shown):
+            square = self._projected(each, unit, side)
+            high = limit(square)
+            tiles[place], scale[place] = quantised(square, -high, high), (-high, high)
+        return {"projections": tiles[None], "scale": scale[None], "others": (tuple(names),)}
+
+    def _others(self, channel: int, own: bytes) -> list[int]:
+        """Pictures of other content in which the map has its strongest neurons."""
+        if self.strongest is None:
+            return []
+        units = self.strongest.units(self.layer, channel)
+        found = [number for _, number, value in units if value > 0]
+        return [number for number in found if self.source.digest(number) != own][:OTHERS]
+
+    def _projected(
+        self, image: Float[Tensor, "c h w"], unit: Unit, side: int
+    ) -> Float[np.ndarray, "side side 3"]:
+        (found,) = deconvnet(
+            self.network.model, image[None], [unit], rule=self.rule, whole_map=True
+        )
+        height, width = image.shape[-2:]
+        pixels = torch.from_numpy(np.array(found.pixels))
+        square = cut(pixels, Box(0, 0, height, width), side, 0.0)
+        return square.expand(3, -1, -1).permute(1, 2, 0).numpy()

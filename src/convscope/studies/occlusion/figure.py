@@ -1,0 +1,421 @@
+"""Does hiding the object lower the probability more than hiding what is around it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from convscope.drawing.maps import LETTERS, Kind, kind_map, kinds, reach
+from convscope.drawing.style import DISTINCT, INK, SOFT, shortened
+from convscope.errors import printable
+from convscope.records.faithfulness import Interval, interval
+from convscope.studies.occlusion.record import LIKELIEST, TRUE, HiddenObjects, Occlusions, lowest
+
+ROWS = 4
+"""Pictures on one page."""
+TITLES = (
+    "(a) square where the\nprobability is lowest",
+    "(b) activity of the\nstrongest feature map",
+    "(c) its projection, here\nand in other pictures",
+    "(d) probability of\nthe class",
+    "(e) likeliest class",
+)
+WIDE, PANEL, HEADING, FOOTING = 8.6, 1.12, 0.42, 0.4
+"""In inches: the page, a panel's width, what stands above all rows and below each."""
+LEFTS = (0.08, 1.33, 3.02, 4.3, 5.97)
+"""Of the panels, in inches; the second and the fourth have a bar beside them."""
+LONGEST = 20
+"""Characters of a name under a panel."""
+MARKED = "#ffd400"
+SMALL = 7
+LETTERED = 0.01
+"""Of all places, the share from which on a class's letter stands in its area."""
+GAP = 6
+"""Pixels between projections."""
+_PLAIN: dict[str, Any] = {"fontsize": SMALL, "color": SOFT}
+_WORDS: dict[str, Any] = {**_PLAIN, "labelpad": 3}
+
+
+def occlusion_pages(record: Occlusions, pictures: Sequence[int]) -> list[Figure]:
+    """Figures of up to four rows each, for these pictures of the record."""
+    starts = range(0, len(pictures), ROWS)
+    return [_page(record, pictures[start : start + ROWS]) for start in starts]
+
+
+def class_of(record: Occlusions, index: int) -> str:
+    """The class's name as a figure or a table shows it."""
+    return printable(record.classes[index]) if 0 <= index < len(record.classes) else f"{index}"
+
+
+def picture_names(record: Occlusions) -> list[str]:
+    """Printable, without the folder that all have in common."""
+    parts = [printable(name).split("/") for name in record.pictures]
+    above = list(zip(*(each[:-1] for each in parts), strict=False))
+    common = next((n for n, level in enumerate(above) if len(set(level)) > 1), len(above))
+    return ["/".join(each[common:]) for each in parts]
+
+
+def _page(record: Occlusions, pictures: Sequence[int]) -> Figure:
+    height, width = record.seen.shape[1:3]
+    tall = PANEL * height / width
+    high = HEADING + len(pictures) * (tall + FOOTING)
+    figure = Figure(figsize=(WIDE, high))
+    names = picture_names(record)
+    for row, picture in enumerate(pictures):
+        below = high - HEADING - (row + 1) * tall - row * FOOTING
+        panels = [
+            figure.add_axes((left / WIDE, below / high, PANEL / WIDE, tall / high))
+            for left in LEFTS
+        ]
+        if row == 0:
+            for axes, title in zip(panels, TITLES, strict=True):
+                axes.set_title(title, fontsize=7.5, color=INK, loc="left", pad=4)
+        _draw_picture(panels[0], record, picture, names[picture])
+        _draw_map(panels[1], record, picture, record.activity[picture])
+        _draw_projections(panels[2], record, picture)
+        _draw_map(panels[3], record, picture, record.probability[picture])
+        _draw_likeliest(panels[4], record, picture)
+        activity = _three_figures(float(record.base_activity[picture]))
+        unit = f"{_short(record.layer)}:{record.channel[picture]}"
+        panels[1].set_xlabel(f"{activity} uncovered\n{unit}", parse_math=False, **_WORDS)
+        whole = _three_figures(float(record.base_probability[picture]))
+        panels[3].set_xlabel(f"{whole} uncovered", **_WORDS)
+    return figure
+
+
+def _short(name: str) -> str:
+    text = shortened(name)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for edge in axes.spines.values():
+        edge.set_visible(False)
+
+
+def _draw_picture(axes: Axes, record: Occlusions, picture: int, shown: str) -> None:
+    axes.imshow(hidden(record, picture), interpolation="antialiased")
+    _bare(axes)
+    for top, left, bottom, right in record.boxes[picture]:
+        size = (right - left, bottom - top)
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), *size, fill=False, ec=INK, lw=1.6))
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), *size, fill=False, ec=MARKED, lw=0.9))
+    kind = {TRUE: "true", LIKELIEST: "likeliest"}.get(record.why[picture], "asked")
+    name = _short(class_of(record, int(record.target[picture])))
+    told = f"{_short(shown)}\n{kind}: {name}"
+    axes.set_xlabel(told, parse_math=False, **{**_WORDS, "color": INK})
+    _limit(axes, record)
+
+
+def hidden(record: Occlusions, picture: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture as the network saw it with the square where the probability is lowest."""
+    row, column = lowest(record.probability[picture])
+    top, left = int(record.tops[row]), int(record.lefts[column])
+    height, width = record.sides
+    pixels: UInt8[np.ndarray, "h w 3"] = record.seen[picture].copy()
+    pixels[top : top + height, left : left + width] = record.square[picture]
+    return pixels
+
+
+def _draw_map(
+    axes: Axes, record: Occlusions, picture: int, values: Float32[np.ndarray, "rows columns"]
+) -> None:
+    _draw_pale(axes, record, picture)
+    drawn = axes.imshow(values, cmap="viridis", interpolation="nearest", extent=_extent(record))
+    _limit(axes, record)
+    bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.04, 0.0, 0.06, 1.0)))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=SMALL, colors=SOFT, length=2, pad=2)
+    low, high = float(values.min()), float(values.max())
+    bar.set_ticks(_ticks(low, high))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(_three_figures))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Ends and middle, as far as three figures tell them apart."""
+    told = {_three_figures(value): value for value in ((low + high) / 2, high, low)}
+    return sorted(told.values())
+
+
+def _three_figures(value: float, _: object = None) -> str:
+    if 0 < value < 0.001:
+        return "< 0.001"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _draw_pale(axes: Axes, record: Occlusions, picture: int) -> None:
+    grey = record.seen[picture].mean(2) * 0.25 + 190
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+    _bare(axes)
+
+
+def _limit(axes: Axes, record: Occlusions) -> None:
+    """The picture's borders: a later imshow sets its own."""
+    axes.set_xlim(-0.5, record.seen.shape[2] - 0.5)
+    axes.set_ylim(record.seen.shape[1] - 0.5, -0.5)
+
+
+def _extent(record: Occlusions) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a map whose cells lie on the square's middles."""
+    left, top, width, height = reach(record)
+    return (left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5)
+
+
+def _draw_projections(axes: Axes, record: Occlusions, picture: int) -> None:
+    """Two by two as in the paper, the picture's own framed."""
+    if not np.isfinite(record.scale[picture]).any():
+        axes.text(0.5, 0.5, "none for\nthis network", ha="center", va="center", **_PLAIN)
+        _bare(axes)
+        return
+    tiles = record.projections[picture]
+    side, shown = tiles.shape[1], 1 + len(record.others[picture])
+    sheet = np.full((2 * side + GAP, 2 * side + GAP, 3), 255, np.uint8)
+    for place, tile in enumerate(tiles[:shown]):
+        top, left = (place // 2) * (side + GAP), (place % 2) * (side + GAP)
+        sheet[top : top + side, left : left + side] = tile
+    axes.imshow(sheet, interpolation="antialiased")
+    frame = Rectangle((-0.5, -0.5), side, side, fill=False, ec="black", lw=2, clip_on=False)
+    axes.add_patch(frame)
+    _bare(axes)
+
+
+def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
+    found = kinds(record.likeliest[picture])
+    _draw_pale(axes, record, picture)
+    colours = kind_map(record.likeliest[picture], found)
+    axes.imshow(colours, interpolation="nearest", extent=_extent(record))
+    _limit(axes, record)
+    middle = [side / 2 for side in record.sides]
+    handles = []
+    for letter, colour, kind in zip(LETTERS, DISTINCT, found, strict=False):
+        shade = "#{:02x}{:02x}{:02x}".format(*colour)
+        handles.append(Patch(color=shade, label=_told(record, letter, kind)))
+        if kind.count < LETTERED * record.places:
+            continue
+        row, column = kind.place
+        at = (record.lefts[column] + middle[1], record.tops[row] + middle[0])
+        words = axes.text(*at, letter, ha="center", va="center", fontsize=6.5, color=INK)
+        words.set_path_effects([withStroke(linewidth=1.4, foreground="white")])
+    axes.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=INK,
+        handlelength=0.9,
+        handletextpad=0.5,
+        borderpad=0,
+        labelspacing=0.35,
+    )
+    name = _short(class_of(record, int(record.base_likeliest[picture])))
+    axes.set_xlabel(f"uncovered:\n{name}", parse_math=False, **_WORDS)
+
+
+def _told(record: Occlusions, letter: str, kind: Kind) -> str:
+    name = "all others" if kind.index < 0 else _short(class_of(record, kind.index))
+    return f"{letter}  {name} {kind.count}"
+
+
+BLUE, ORANGE, GREY = "#0b5cbf", "#b25400", "#5b6067"
+FEW_POWERS = 100
+FEW = 10
+"""Pictures below which an interval is too narrow."""
+
+
+def hidden_objects_figure(found: HiddenObjects) -> Figure:
+    """Left: a point a picture, what squares on the object leave of the probability against what
+    squares beside it leave. Right: means and 95 % intervals over pictures."""
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    _draw_pictures(left, found)
+    _draw_means(right, found)
+    return figure
+
+
+def _draw_pictures(axes: Axes, found: HiddenObjects) -> None:
+    known = ~np.isnan(found.difference)
+    for chosen, mark, colour, name in (
+        (known & found.recognised, "o", BLUE, "recognised"),
+        (known & ~found.recognised, "^", ORANGE, "taken for something else"),
+    ):
+        if chosen.any():
+            on, off = np.exp(-found.on[chosen]), np.exp(-found.off[chosen])
+            axes.plot(off, on, mark, color=colour, markersize=4, alpha=0.75, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    low, high = axes.get_xlim()[0], axes.get_xlim()[1]
+    low, high = min(low, axes.get_ylim()[0]), max(high, axes.get_ylim()[1])
+    axes.plot([low, high], [low, high], color=SOFT, linewidth=0.8, linestyle=":")
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_aspect("equal")
+    axes.set_xlabel("left by squares beside the object", fontsize=8.5, color=SOFT)
+    axes.set_ylabel("left by squares on the object", fontsize=8.5, color=SOFT)
+    axes.set_title("Part of the probability left, by picture", loc="left", fontsize=9, color=INK)
+    _quiet(axes)
+    for axis in (axes.xaxis, axes.yaxis):
+        _mark(axis, low, high)
+    if known.any():
+        axes.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="upper left")
+
+
+def _draw_means(axes: Axes, found: HiddenObjects) -> None:
+    rows = means(found)
+    places = range(len(rows), 0, -1)
+    for place, (name, values) in zip(places, rows, strict=True):
+        mean = interval(values)
+        colour = ORANGE if "beside" in name else BLUE
+        left = math.exp(-mean.mean) if math.isfinite(mean.mean) else math.nan
+        if math.isfinite(mean.low):
+            ends = [math.exp(-mean.high), math.exp(-mean.low)]
+            axes.plot(ends, [place, place], color=colour, linewidth=1.6)
+        axes.plot([left], [place], "o", color=colour, markersize=6)
+        count = int((~np.isnan(values)).sum())
+        axes.annotate(
+            f"{_share(left)} left, {count} pictures",
+            (left, place),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
+            color=colour,
+        )
+    axes.set_yticks(list(places), [name for name, _ in rows], fontsize=8)
+    axes.set_ylim(0.4, len(rows) + 0.75)
+    axes.set_xscale("log")
+    axes.axvline(1, color=SOFT, linewidth=0.8, linestyle=":")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low / 1.35, high * 1.35)
+    _mark(axes.xaxis, low / 1.35, high * 1.35)
+    axes.set_xlabel("geometric mean over pictures, 95 % interval", fontsize=8.5, color=SOFT)
+    axes.set_title("Part of the probability left", loc="left", fontsize=9, color=INK)
+    _quiet(axes)
+
+
+def _mark(axis: Axis, low: float, high: float) -> None:
+    """Labels at powers of ten; at 2 and 5 between them too where there are few powers."""
+    few = high / low < FEW_POWERS
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(_share))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def means(found: HiddenObjects) -> list[tuple[str, Float64[np.ndarray, "pictures"]]]:
+    """Falls by what is hidden, over the same pictures on the object and beside it."""
+    both, room = np.isnan(found.difference), np.isnan(found.beside)
+    return [
+        ("squares on\nthe object", np.where(both, np.nan, found.on)),
+        ("squares beside\nthe object", np.where(both, np.nan, found.off)),
+        ("the whole\nobject", np.where(room, np.nan, found.box)),
+        ("as large an area\nbeside it", found.beside),
+    ]
+
+
+def _quiet(axes: Axes) -> None:
+    for edge in ("top", "right"):
+        axes.spines[edge].set_visible(False)
+    axes.grid(color="#e4e4e0", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=SOFT, labelsize=8)
+
+
+def _share(value: float, _: object = None) -> str:
+    if not math.isfinite(value):
+        return ""
+    percent = 100 * value
+    return f"{percent:,.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
+def hidden_objects_words(found: HiddenObjects) -> list[str]:
+    """The answer for a newcomer, then what it rests on."""
+    apart = found.difference
+    known = ~np.isnan(apart)
+    count = int(known.sum())
+    if not count:
+        why = f"{(found.on_squares == 0).sum()} have no square on the object"
+        return [f"No picture can be compared: {why}, {(found.off_squares == 0).sum()} none beside."]
+    more = int((apart[known] > 0).sum())
+    said = [
+        f"Hiding the object lowers the probability more than hiding what is around it in {more} of "
+        f"{count} pictures: on average a square on the object leaves "
+        f"{_share(_left(found.on[known]))} of it, one beside the object "
+        f"{_share(_left(found.off[known]))} (p = {_p(found.p_sign)}).",
+        _dealt(found, apart),
+        *_whole(found),
+        *_recognised(found, known),
+    ]
+    dropped = [
+        (int((found.on_squares == 0).sum()), "no square lies on the object"),
+        (int((found.off_squares == 0).sum()), "no square lies beside it"),
+        (len(found.unmarked), "nothing is marked where the network sees it"),
+    ]
+    told = [f"in {n} {why}" for n, why in dropped if n]
+    if told:
+        said.append(f"Not compared: {', '.join(told)}.")
+    if count < FEW:
+        said.append(f"{count} pictures are few: take the numbers as an anecdote.")
+    return said
+
+
+def _dealt(found: HiddenObjects, apart: Float64[np.ndarray, "pictures"]) -> str:
+    real, other = interval(apart), interval(found.elsewhere)
+    return (
+        f"The difference of the falls is {_told_objects(real)} in natural logarithms; with the "
+        "boxes of other pictures in their place, so that only where things usually lie counts, it "
+        f"is {_told_objects(other)} (p = {_p(found.p_dealt)})."
+    )
+
+
+def _whole(found: HiddenObjects) -> list[str]:
+    room = ~np.isnan(found.beside)
+    if not room.any():
+        return [f"In none of {len(room)} pictures is there room for an area as large beside it."]
+    turned = found.box_turned[room].mean()
+    return [
+        f"With the whole object hidden {_share(_left(found.box[room]))} of the probability is "
+        f"left, with an area as large beside it {_share(_left(found.beside[room]))} "
+        f"(p = {_p(found.p_box)}); the answer changes in {turned:.0%} against "
+        f"{np.nanmean(found.beside_turned):.0%} (the {room.sum()} of {len(room)} pictures with "
+        "room for that)."
+    ]
+
+
+def _recognised(
+    found: HiddenObjects, known: np.ndarray[tuple[int], np.dtype[np.bool_]]
+) -> list[str]:
+    chosen = known & found.recognised
+    if chosen.all() or not chosen.any():
+        return []
+    return [
+        f"Of the {chosen.sum()} pictures among them that the network recognises, "
+        f"{(found.difference[chosen] > 0).sum()} fall more: "
+        f"{_share(_left(found.on[chosen]))} is left on the object, "
+        f"{_share(_left(found.off[chosen]))} beside it."
+    ]
+
+
+def _left(falls: Float64[np.ndarray, "n"]) -> float:
+    return math.exp(-float(np.nanmean(falls)))
+
+
+def _told_objects(mean: Interval) -> str:
+    if not math.isfinite(mean.low):
+        return f"{mean.mean:.2f}"
+    return f"{mean.mean:.2f} ({mean.low:.2f} to {mean.high:.2f})"
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value < 0.01 else f"{value:.2f}"

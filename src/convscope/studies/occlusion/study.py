@@ -1,0 +1,320 @@
+"""What do the answers to each picture of a folder rest on, if a square hides it part by part?
+
+One row of the paper's figure 7 a picture: probability, likeliest class and activity of the
+strongest feature map for every place of the square, and that map's projection beside those of the
+pictures that excite it most. Where boxes mark objects, these are hidden too, and beside them areas
+as large.
+Source: Zeiler and Fergus 2014, §4.2 and figure 7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from convscope.errors import DataError, ModelError, OutputError
+from convscope.lens.ends import ends
+from convscope.methods.fills import Fill, named
+from convscope.methods.given import FolderLike, Layer, pictures_of, taking
+from convscope.methods.hiding import Hiding, part
+from convscope.methods.labels import class_names, true_classes
+from convscope.methods.occlusion import occlusion
+from convscope.methods.targets import Target
+from convscope.methods.tuning import blank
+from convscope.network.network import Network, whole
+from convscope.network.outputs import understood
+from convscope.network.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder, Picture
+from convscope.publish import publish_file, require_folder, unfinished
+from convscope.studies.explain.study import probabilities, seen, seen_boxes, target_index
+from convscope.studies.occlusion.areas import Projecting, drawn_square, without
+from convscope.studies.occlusion.record import ASKED, LIKELIEST, TRUE, Occlusions
+from convscope.texts import parsed
+from convscope.units import Box
+
+Boxes = Mapping[str, Sequence[Box]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done to every picture."""
+
+    network: Network
+    layer: str
+    patch: int
+    stride: int
+    fill: Fill
+    seed: int
+
+    def made(
+        self, folder: Folder, source: Folder, aims: Followed, boxes: Boxes | None
+    ) -> dict[str, Any]:
+        """All that decides the numbers."""
+        truth = [] if aims.truth is None else aims.truth.tolist()
+        return {
+            "method": "occlusion study",
+            **{name: fact for name, fact in self.network.provenance().items() if name != "device"},
+            "pictures_sha256": folder.sha256,
+            "pictures": str(folder.root),
+            "others": f"{len(source)} pictures of {source.root}",
+            "layer": self.layer,
+            "patch": self.patch,
+            "stride": self.stride,
+            "fill": named(self.fill),
+            "seed": self.seed,
+            "target": aims.told,
+            "true classes": _digest(truth),
+            "boxes": _digest(sorted(boxes.items())) if boxes is not None else "",
+        }
+
+
+def _digest(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Which class of each picture is followed."""
+
+    told: int | None
+    truth: Int64[np.ndarray, "pictures"] | None
+    """-1 where it is not known."""
+
+    def of(self, network: Network, number: int, share: np.ndarray) -> tuple[int, str]:
+        if self.told is not None:
+            return target_index(network, share, self.told), ASKED
+        if self.truth is not None and self.truth[number] >= 0:
+            return int(self.truth[number]), TRUE
+        return int(share.argmax()), LIKELIEST
+
+
+def followed(
+    network: Network, folder: Folder, target: Target | None, labels: Mapping[str, int] | None
+) -> Followed:
+    share = probabilities(network, blank(network.model, network.preprocess.shape)[0])
+    if target is not None:
+        return Followed(target_index(network, share, target), None)
+    try:
+        return Followed(None, true_classes(network, folder, len(share), labels))
+    except DataError:
+        if labels is not None:
+            raise
+    return Followed(None, None)
+
+
+def require_boxes(folder: Folder, boxes: Boxes | None) -> None:
+    if boxes is not None and not any(boxes.get(name) for name in folder.names):
+        step = "name pictures in the file of boxes as they are named in the folder"
+        raise DataError("D196", str(folder.root), "no picture here has boxes", next_step=step)
+
+
+PLAN = "plan.json"
+
+
+class Kept:
+    """A folder with one record a picture, and what decides their numbers."""
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
+        """Raises OutputError O501 (a file is there), O580 (parts of another study are)."""
+        require_folder(folder)
+        self.folder, self.plan = folder, json.loads(json.dumps(plan))
+        self.begun = folder.is_dir() and not all(unfinished(path.name) for path in folder.iterdir())
+        if self.begun:
+            _require_same(folder, self.plan)
+
+    def part(self, number: int) -> Occlusions | None:
+        """What was kept of this picture; None if nothing usable was."""
+        try:
+            return Occlusions.load(self._place(number), whole=True)
+        except DataError:
+            return None
+
+    def keep(self, number: int, found: Occlusions) -> None:
+        if not self.begun:
+            publish_file(self.folder / PLAN, json.dumps(self.plan, indent=1).encode("ascii"))
+            self.begun = True
+        shutil.rmtree(self._place(number), ignore_errors=True)  # damaged, or it would be used
+        found.save(self._place(number))
+
+    def _place(self, number: int) -> Path:
+        return self.folder / f"{number:06d}"
+
+
+def _require_same(folder: Path, plan: Mapping[str, Any]) -> None:
+    try:
+        before = parsed((folder / PLAN).read_text(encoding="ascii"))
+        differs = [name for name in plan if before.get(name) != plan[name]]
+    except (OSError, ValueError, AttributeError):
+        differs = ["no plan is there"]
+    if differs:
+        what = f"holds parts of another study ({', '.join(differs)})"
+        step = "name another place for the results, or remove this one"
+        raise OutputError("O580", str(folder), what, next_step=step)
+
+
+PAPER_PATCH, PAPER_STRIDE, PAPER_SIDE = 50, 6, 224
+"""Pixels, measured in the paper's figure; inputs of another size get squares in proportion."""
+NOT_FINITE = ("M514", "M543")
+Progress = Callable[[int, int], None]
+
+
+@taking(folder=pictures_of, others=pictures_of)
+@recorded
+def occlusion_study(
+    network: Network,
+    folder: FolderLike,
+    layer: Layer = None,
+    *,
+    target: Target | None = None,
+    labels: Mapping[str, int] | None = None,
+    boxes: Boxes | None = None,
+    others: FolderLike | None = None,
+    patch: int | None = None,
+    stride: int | None = None,
+    fill: Fill = 0.0,
+    seed: int = 0,
+    kept: Path | str | None = None,
+    searching: Progress | None = None,
+    progress: Progress | None = None,
+) -> Occlusions:
+    """Hide a square of each picture at every place, and whatever boxes mark.
+
+    target: the class to follow in all pictures; without one each picture's true class, as
+    `labels` (see `evaluate`) or class folders have it, or else the likeliest. boxes: by picture
+    name, in the pictures' own pixels. others: where to look for the pictures that excite the same
+    feature map most; the folder itself. layer: whose strongest map is followed; by default the
+    last convolution's with its rectifier and pool, the paper's layer 5. patch, stride: 50 and 6
+    of 224 pixels, in proportion for inputs of another size. fill: as of `occlusion`. kept: a
+    folder in which every picture's part is kept at once; the same call goes on from there.
+    searching: progress of the pass over `others`; progress: over all squares.
+
+    A picture that cannot be used is left out and listed in `folder.skipped`; one that the network
+    breaks down on is left out too, and told in `origin["left out"]`.
+
+    Raises DataError D118, D161 (no usable picture), D196 (no picture has boxes), OutputError O580
+    (other parts are kept there), UsageError U311, U352, U353, U376, U377, U530, U531, ModelError
+    M500, M501, M506, M514, M520, M522.
+    """
+    network = understood(whole(network))
+    side = min(network.preprocess.size)
+    with opened(folder) as pictures, opened(others or pictures) as source:
+        layer = layer or ends(network.model, network.preprocess.shape).middle
+        case = Case(
+            network,
+            layer,
+            max(1, round(side * PAPER_PATCH / PAPER_SIDE)) if patch is None else patch,
+            max(1, round(side * PAPER_STRIDE / PAPER_SIDE)) if stride is None else stride,
+            fill,
+            seed,
+        )
+        _require_square(case)
+        require_boxes(pictures, boxes)
+        aims = followed(network, pictures, target, labels)
+        made = case.made(pictures, source, aims, boxes)
+        store = None if kept is None else Kept(Path(kept), made)
+        projecting = Projecting.of(network, layer, source, len(pictures), searching)
+        parts, failed = _parts(case, pictures, aims, boxes or {}, projecting, store, progress)
+    made["projections"] = projecting.why_not or f"of whole maps, by {projecting.rule}"
+    return replace(Occlusions.joined(parts), origin={**made, "left out": failed})
+
+
+def _require_square(case: Case) -> None:
+    """Raises UsageError U530, U531 before any search."""
+    blank = torch.zeros(case.network.preprocess.shape)
+    Hiding.of(blank[None], case.patch, case.stride, case.fill, case.seed).patches(blank)
+
+
+def _parts(
+    case: Case,
+    folder: Folder,
+    aims: Followed,
+    boxes: Boxes,
+    projecting: Projecting,
+    store: Kept | None,
+    progress: Progress | None,
+) -> tuple[list[Occlusions], dict[str, str]]:
+    """A record of each picture, and why there is none of others."""
+    parts: list[Occlusions] = []
+    failed: dict[str, str] = {}
+    for picture in folder.read(None):
+        found = None if store is None else store.part(picture.number)
+        if found is None:
+            tick = part(progress, picture.number, len(folder))
+            try:
+                marked = boxes.get(picture.name, ())
+                found = _one(case, folder, picture, aims, marked, projecting, tick)
+            except ModelError as fault:
+                if fault.code not in NOT_FINITE:
+                    raise
+                failed[picture.name] = str(fault)
+                continue
+            if store is not None:
+                store.keep(picture.number, found)
+        parts.append(found)
+    if progress is not None:
+        progress(1, 1)
+    folder.check_bad()
+    if not parts:
+        raise DataError("D161", str(folder.root), "holds no picture that the network answers to")
+    return parts, failed
+
+
+def _one(
+    case: Case,
+    folder: Folder,
+    picture: Picture,
+    aims: Followed,
+    marked: Sequence[Box],
+    projecting: Projecting,
+    progress: Progress | None,
+) -> Occlusions:
+    """The record of one picture."""
+    network = case.network
+    pixels, image = seen(network, picture)
+    share = probabilities(network, image)
+    target, why = aims.of(network, picture.number, share)
+    found = occlusion(
+        network.model,
+        image,
+        target=target,
+        layer=case.layer,
+        patch=case.patch,
+        stride=case.stride,
+        fill=case.fill,
+        seed=case.seed,
+        progress=progress,
+    )
+    boxes = seen_boxes(network, marked, picture)
+    return Occlusions(
+        pictures=(picture.name,),
+        number=np.array([picture.number], np.int64),
+        classes=class_names(network, len(share)),
+        target=np.array([target], np.int32),
+        why=(why,),
+        layer=found.layer,
+        channel=np.array([found.channel], np.int32),
+        tops=found.tops,
+        lefts=found.lefts,
+        sides=found.sides,
+        base_probability=np.array([found.base_probability], np.float32),
+        base_likeliest=np.array([share.argmax()], np.int32),
+        base_activity=np.array([found.base_activity], np.float32),
+        probability=found.probability[None],
+        likeliest=found.likeliest[None],
+        activity=found.activity[None],
+        seen=pixels[None],
+        square=drawn_square(network.preprocess, image, found, case.fill, case.seed)[None],
+        **projecting.of_map(image, found.channel, picture.number, folder),
+        **without(network, image, target, boxes, case.fill, case.seed),
+        origin=found.origin,
+    )

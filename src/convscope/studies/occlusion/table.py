@@ -1,0 +1,200 @@
+"""What did hiding parts of each picture do, in numbers and in words?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool
+
+from convscope.drawing.maps import kinds
+from convscope.errors import printable
+from convscope.records.faithfulness import interval
+from convscope.records.table import Part, Table
+from convscope.studies.occlusion.figure import class_of, picture_names
+from convscope.studies.occlusion.record import Occlusions, lowest
+from convscope.texts import csv_table
+
+PAPER = (
+    ("paper: Pomeranian", ".061 / .978 / .883 / .949", "879 of 900", "tennis ball 9, Pekinese 9"),
+    ("paper: car wheel", ".008 / .293 / .134 / .144", "129 of 900", "cab 435, racer 326"),
+    (
+        "paper: Afghan hound",
+        ".009 / .750 / .338 / .374",
+        "762 of 900",
+        "Gordon setter 48, mortarboard 27",
+    ),
+)
+"""Measured in the printed figure 7, whose colours give values to about a 64th of their range."""
+NAMED = 3
+"""Classes named in a line."""
+
+
+def occlusion_table(record: Occlusions, *, beside: bool = False) -> list[Part]:
+    """A row a picture. beside: the paper's three rows last."""
+    head = ("picture", "class", "uncovered", "min / max / mean / median", "likeliest", "else")
+    rows = []
+    for picture, name in enumerate(picture_names(record)):
+        values = record.probability[picture]
+        four = (values.min(), values.max(), values.mean(), np.median(values))
+        own = int((record.likeliest[picture] == record.target[picture]).sum())
+        cells = (
+            class_of(record, int(record.target[picture])),
+            f"{record.base_probability[picture]:.3f}",
+            " / ".join(f"{v:.3f}".lstrip("0") for v in four),
+            f"{own} of {record.places}",
+            ", ".join(_rest(record, picture)),
+        )
+        rows.append((name, *cells))
+    if beside:
+        rows += [(name, "", "", four, own, rest) for name, four, own, rest in PAPER]
+    return [Table.of(head, rows)]
+
+
+def _rest(record: Occlusions, picture: int) -> list[str]:
+    """The likeliest classes besides the one followed, the most frequent first."""
+    found = [k for k in kinds(record.likeliest[picture]) if k.index != record.target[picture]]
+    shown = found[:NAMED]
+    told = [f"{class_of(record, k.index) if k.index >= 0 else 'others'} {k.count}" for k in shown]
+    more = sum(k.count for k in found[NAMED:])
+    return told + ([f"others {more}"] if more else [])
+
+
+HEAD = (
+    "picture",
+    "class",
+    "why this class",
+    "uncovered",
+    "min",
+    "max",
+    "mean",
+    "median",
+    "lowest at x",
+    "lowest at y",
+    "feature map",
+    "activity",
+    "least activity",
+    "least activity at x",
+    "least activity at y",
+    "likeliest uncovered",
+    "places",
+    "places with another likeliest",
+    "likeliest classes",
+    "boxes hidden",
+    "likeliest with boxes hidden",
+    "as much beside them hidden",
+)
+"""Columns of the CSV; x and y are the square's first pixels."""
+
+
+def occlusion_csv(record: Occlusions) -> bytes:
+    """A line a picture; every number of the Markdown table, and more."""
+    rows = [list(_cells(record, picture)) for picture in range(len(record.pictures))]
+    return csv_table([HEAD, *rows])
+
+
+def _cells(record: Occlusions, picture: int) -> Iterator[object]:
+    values, activity = record.probability[picture], record.activity[picture]
+    yield printable(record.pictures[picture])
+    yield class_of(record, int(record.target[picture]))
+    yield record.why[picture]
+    yield _number(record.base_probability[picture])
+    yield from (_number(v) for v in (values.min(), values.max(), values.mean(), np.median(values)))
+    yield from _place(record, values)
+    yield f"{printable(record.layer)}:{record.channel[picture]}"
+    yield _number(record.base_activity[picture])
+    yield _number(activity.min())
+    yield from _place(record, activity)
+    yield class_of(record, int(record.base_likeliest[picture]))
+    yield record.places
+    yield int(record.turned[picture])
+    yield "; ".join(_counted(record, picture))
+    yield _number(record.box_probability[picture])
+    hidden = int(record.box_likeliest[picture])
+    yield class_of(record, hidden) if hidden >= 0 else ""
+    beside = record.other_probability[picture]
+    yield _number(np.nanmean(beside)) if np.isfinite(beside).any() else ""
+
+
+def _counted(record: Occlusions, picture: int) -> list[str]:
+    index, count = np.unique(record.likeliest[picture], return_counts=True)
+    order = np.argsort(-count, kind="stable")
+    return [f"{class_of(record, int(index[n]))} {count[n]}" for n in order]
+
+
+def _place(record: Occlusions, values: np.ndarray) -> tuple[int, int]:
+    row, column = lowest(values)
+    return int(record.lefts[column]), int(record.tops[row])
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}" if np.isfinite(value) else ""
+
+
+def occlusion_words(record: Occlusions) -> list[str]:
+    """What a newcomer should read from it, a sentence a line."""
+    count, turned = len(record.pictures), record.turned
+    changed = int((turned > 0).sum())
+    share = turned.sum() / (count * record.places)
+    side = " × ".join(str(n) for n in dict.fromkeys(record.sides))
+    square = f"A square of {side} pixels"
+    said = [
+        f"{square} was put at {record.places} places of each of {_many(count, 'picture')}.",
+        f"In {changed} of {count} the answer changes somewhere; over all places it is another in "
+        f"{share:.1%}.",
+    ]
+    if changed:
+        said.append(_most_changed(record, int(turned.argmax())))
+    failed = record.origin.get("left out", {})
+    said += [f"Left out: {printable(name)}: {why}" for name, why in failed.items()]
+    return said
+
+
+def _most_changed(record: Occlusions, picture: int) -> str:
+    own = int(record.base_likeliest[picture])
+    found = next(kind for kind in kinds(record.likeliest[picture]) if kind.index != own)
+    name = class_of(record, found.index) if found.index >= 0 else "others"
+    return (
+        f"It changes most in {picture_names(record)[picture]}: at {record.turned[picture]} places "
+        f"another answer than {class_of(record, own)}, most often {name}."
+    )
+
+
+def occlusion_summary(record: Occlusions) -> list[Part]:
+    """Means over the pictures of each class that is followed, with 95 %
+    intervals over all."""
+    head = ("class", "pictures", "uncovered", "lowest", "mean", "other answers", "answer changes")
+    rows = []
+    groups = {int(n): record.target == n for n in np.unique(record.target)}
+    if len(groups) > 1:
+        rows += [_summed(record, class_of(record, n), chosen) for n, chosen in groups.items()]
+    rows.append(_summed(record, "all", np.ones(len(record.pictures), bool), between=True))
+    return [Table.of(head, rows)]
+
+
+def _summed(
+    record: Occlusions, name: str, chosen: Bool[np.ndarray, "pictures"], *, between: bool = False
+) -> tuple[str, ...]:
+    flat = record.probability[chosen].reshape(int(chosen.sum()), -1)
+    columns = (
+        record.base_probability[chosen],
+        flat.min(1),
+        flat.mean(1),
+        record.turned[chosen] / record.places,
+        record.turned[chosen] > 0,
+    )
+    told = []
+    for place, values in enumerate(columns):
+        mean = interval(np.asarray(values, np.float64))
+        form = ".1%" if place > 2 else ".3f"
+        ends = (
+            f" ({mean.low:{form}} to {mean.high:{form}})"
+            if between and mean.low == mean.low
+            else ""
+        )
+        told.append(f"{mean.mean:{form}}{ends}")
+    return (name, f"{int(chosen.sum())}", *told)
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,101 @@
+"""What does each layer know: how well do linear classifiers tell classes apart on its features?
+
+Source: Zeiler and Fergus 2014, section 5.3 and table 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from convscope.errors import UsageError
+from convscope.methods.embedding import embedding
+from convscope.methods.folds import TEST, divisions, enough, require_folds
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
+from convscope.methods.linear import KINDS, STRENGTH, per_class_accuracy, trained
+from convscope.methods.vectors import Way
+from convscope.network.network import Network
+from convscope.network.provenance import recorded
+from convscope.records.embedding import Embedding
+from convscope.studies.transfer.record import Probes
+
+Progress = Callable[[int, int], None]
+
+
+@taking(folder=pictures_of)
+@recorded
+def probes(
+    network: Network,
+    folder: FolderLike,
+    layers: Layers = None,
+    *,
+    per_class: int = 30,
+    test: int = TEST,
+    folds: int = 5,
+    kinds: Sequence[str] = ("svm", "softmax"),
+    vector: Way = "auto",
+    seed: int = 0,
+    cache: Path | str | None = None,
+    progress: Progress | None = None,
+    training: Progress | None = None,
+) -> Probes:
+    """Mean per-class accuracy of linear classifiers on the features of each layer.
+
+    folder: with its classes as folders. per_class: pictures of each class to train on. test: most
+    others of each class to test on; a class with no picture left for that is left out, and named
+    in `short`. kinds: `svm`, `softmax`. layers, vector, cache: see
+    `embedding`. progress: of the pass over the pictures; training: of the classifiers.
+
+    Raises as `embedding`, and UsageError U429 (a number), U430 (kinds), DataError D175 (no two
+    classes), D176 (no two with enough pictures).
+    """
+    require_folds([per_class], test, folds)
+    wrong = [kind for kind in kinds if kind not in KINDS]
+    if wrong or not kinds:
+        raise UsageError("U430", ", ".join(wrong) or "kinds", "there are svm and softmax")
+    found = embedding(network, folder, layers, vector=vector, cache=cache, progress=progress)
+    accuracy = np.zeros((len(found), len(kinds), folds))
+    first = next(iter(found.values()))
+    label, short = enough(first.label, first.classes, per_class)
+    parts = list(divisions(label, per_class, test, folds=folds, seed=seed))
+    done = 0
+    for row, layer in enumerate(found.values()):
+        values = np.asarray(layer.values)
+        for fold, (train, check) in enumerate(parts):
+            for column, kind in enumerate(kinds):
+                accuracy[row, column, fold] = _accuracy(kind, values, layer, train, check)
+                done += 1
+                if training is not None:
+                    training(done, accuracy.size)
+    return Probes(
+        layers=tuple(found),
+        numbers=np.array([layer.values.shape[1] for layer in found.values()], np.int64),
+        vectors=tuple(layer.vector for layer in found.values()),
+        kinds=tuple(kinds),
+        accuracy=accuracy,
+        per_class=per_class,
+        test=len(parts[0][1]),
+        classes=tuple(first.classes[number] for number in np.unique(label[label >= 0])),
+        short=short,
+        origin={**first.origin, **protocol(seed), "method": "probes"},
+    )
+
+
+def protocol(seed: int) -> dict[str, object]:
+    """What else decides the numbers."""
+    return {
+        "features": "length 1, less the training pictures' mean, scaled to a mean square of 1",
+        "strength": dict(STRENGTH),
+        "seed": seed,
+    }
+
+
+def _accuracy(
+    kind: str, values: np.ndarray, layer: Embedding, train: np.ndarray, check: np.ndarray
+) -> float:
+    _, truth = np.unique(layer.label[train], return_inverse=True)
+    _, asked = np.unique(layer.label[check], return_inverse=True)
+    cut = trained(kind, values[train], truth, int(truth.max()) + 1)
+    return float(np.nanmean(per_class_accuracy(cut.scores(values[check]), asked)))

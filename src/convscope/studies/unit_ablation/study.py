@@ -1,0 +1,265 @@
+"""Which maps matter: how often is the network right when one map of a layer is silent?
+
+The map's output is set to zero, or to its mean, at every place of every picture; nothing is
+trained. Only what follows the layer is computed again, see `lens/without.py`.
+Source: the paper asks this of whole layers, retrained (Zeiler and Fergus 2014, §5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from convscope.errors import ModelError, UsageError
+from convscope.lens.ends import ends
+from convscope.lens.lens import Lens
+from convscope.lens.mixing import Mixing
+from convscope.lens.tail import record
+from convscope.lens.without import Without
+from convscope.methods.cam_case import forward, prepared
+from convscope.methods.given import FolderLike, Layers, pictures_of, taking
+from convscope.methods.labels import class_names, true_classes
+from convscope.methods.paired import sign_test
+from convscope.methods.targets import Aims
+from convscope.network.network import Network, whole
+from convscope.network.outputs import meaning, understood
+from convscope.network.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Folder
+from convscope.studies.unit_ablation.record import Silence
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One picture, one layer: ln p of all classes, with all maps and without each."""
+
+    base: Float64[np.ndarray, "classes"]
+    maps: Int64[np.ndarray, "n"]
+    """Those without which anything changes."""
+    without: Float64[np.ndarray, "n classes"]
+    count: int
+    """Maps of the layer."""
+
+
+@dataclass
+class Tally:
+    """Sums over pictures, map by map."""
+
+    pictures: int = 0
+    right: int = 0
+    loss: float = 0.0
+    probability: float = 0.0
+    sums: dict[str, Float64[np.ndarray, "maps"]] = field(default_factory=dict)
+    by_class: dict[int, Float64[np.ndarray, "maps"]] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+
+    def add(self, label: int, found: Answers) -> None:
+        """label: the picture's true class."""
+        if not self.sums:
+            names = ("rise", "squares", "probability", "lost", "gained", "changed")
+            self.sums = {name: np.zeros(found.count) for name in names}
+        self.pictures += 1
+        self.counts[label] = self.counts.get(label, 0) + 1
+        base, without = float(found.base[label]), found.without[:, label]
+        right = int(found.base.argmax()) == label
+        self.right += right
+        self.loss -= base
+        self.probability += np.exp(base)
+        still = found.without.argmax(1) == label
+        parts = {
+            "rise": base - without,
+            "squares": (base - without) ** 2,
+            "probability": np.exp(without) - np.exp(base),
+            "lost": ~still & right,
+            "gained": still & (not right),
+            "changed": np.ones(len(without)),
+        }
+        for name, values in parts.items():
+            self.sums[name][found.maps] += values
+        own = self.by_class.setdefault(label, np.zeros(found.count))
+        own[found.maps] += parts["rise"]
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        """The record's arrays over these maps. The standard error is that of a mean of paired
+        differences."""
+        many, sums = self.pictures, self.sums
+        rise = sums["rise"] / many
+        variance = np.maximum(sums["squares"] / many - rise**2, 0) * many / max(1, many - 1)
+        lost, gained = (np.asarray(sums[name], np.int64) for name in ("lost", "gained"))
+        pairs = zip(lost.tolist(), gained.tolist(), strict=True)
+        return {
+            "map": np.arange(len(rise)),
+            "accuracy": (self.right + gained - lost) / many,
+            "lost": lost,
+            "gained": gained,
+            "p": np.array([sign_test(*pair) for pair in pairs]),
+            "rise": rise,
+            "noise": np.sqrt(variance / many),
+            "probability": (self.probability + sums["probability"]) / many,
+            "by_class": np.stack(
+                [self.by_class[k] / self.counts[k] for k in sorted(self.counts)], 1
+            ),
+            "changed": np.asarray(sums["changed"], np.int64),
+        }
+
+
+Fill = Literal["zero", "mean"]
+Progress = Callable[[int, int], None] | None
+ANY = Aims((None,))
+"""Scores, whichever is the likeliest."""
+
+
+@taking(folder=pictures_of)
+@recorded
+def silence(
+    network: Network,
+    folder: FolderLike,
+    layers: Layers = None,
+    *,
+    fill: Fill = "zero",
+    labels: Mapping[str, int] | None = None,
+    progress: Progress = None,
+) -> Silence:
+    """Accuracy and loss on the folder's pictures without each map of the layers, one at a time.
+
+    layers: convolutions, rectifiers or pools, or fully connected layers, of which every unit is a
+    map; by default what the last convolution's layer puts out. Zero is silence for what comes out
+    of a rectifier, or goes straight into one. fill: "mean" takes a map's mean over all places of
+    all these pictures in its place, so that what it always says is kept. labels: as `evaluate`.
+    progress: over pictures; with "mean" twice.
+
+    Raises DataError D160, D161, UsageError U311, U376, U377, U404 (fill), ModelError M500, M502,
+    M503, M506 (the layer has no maps), M514 (scores not finite), M520, M522, and as `Lens`.
+    """
+    network = understood(whole(network))
+    meaning(network).require_exclusive("accuracy")
+    if fill not in get_args(Fill):
+        raise UsageError("U404", f"fill={fill}", "is neither zero nor mean")
+    layers = [layers] if isinstance(layers, str) else list(layers or [_last(network)])
+    with opened(folder) as pictures:
+        levels = _levels(network, pictures, layers, fill, progress)
+        truth, tallies = None, {layer: Tally() for layer in layers}
+        for number, image in _images(network, pictures, progress):
+            if truth is not None and truth[number] < 0:
+                continue
+            found = {layer: _answers(network, image, layer, levels[layer]) for layer in layers}
+            if truth is None:  # only now is it known how many classes there are
+                outputs = len(found[layers[0]].base)
+                truth = true_classes(network, pictures, outputs, labels)
+            for layer in layers if truth[number] >= 0 else ():
+                _require_finite(pictures.names[number], found[layer])
+                tallies[layer].add(int(truth[number]), found[layer])
+        pictures.require_usable(tallies[layers[0]].pictures)
+        names = class_names(network, outputs)
+        return _record(pictures, fill, levels, tallies, names)
+
+
+def _record(
+    folder: Folder,
+    fill: Fill,
+    levels: Mapping[str, np.ndarray],
+    tallies: Mapping[str, Tally],
+    names: Sequence[str],
+) -> Silence:
+    one = next(iter(tallies.values()))
+    count = [len(tally.sums["rise"]) for tally in tallies.values()]
+    parts = [tally.numbers() for tally in tallies.values()]
+    each = [np.broadcast_to(levels[layer], n) for layer, n in zip(tallies, count, strict=True)]
+    return Silence(
+        layers=tuple(tallies),
+        of=np.repeat(np.arange(len(count)), count),
+        fill=fill,
+        level=np.concatenate(each),
+        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+        classes=tuple(names[label] for label in sorted(one.counts)),
+        counts=np.array([one.counts[label] for label in sorted(one.counts)], np.int64),
+        base_accuracy=one.right / one.pictures,
+        base_loss=one.loss / one.pictures,
+        base_probability=float(one.probability / one.pictures),
+        origin={
+            "method": "silence",
+            "pictures": str(folder.root),
+        },
+    )
+
+
+def _last(network: Network) -> str:
+    return ends(network.model, network.preprocess.shape).middle
+
+
+def _images(
+    network: Network, folder: Folder, progress: Progress
+) -> Iterator[tuple[int, Float[Tensor, "1 c h w"]]]:
+    """The usable pictures with their numbers."""
+    for (picture,) in folder.batches(1, network.preprocess.framing, progress=progress):
+        yield picture.number, prepared(network.model, network.preprocess.batch([picture.pixels]))
+
+
+def _levels(
+    network: Network, folder: Folder, layers: list[str], fill: str, progress: Progress
+) -> dict[str, Float64[np.ndarray, "..."]]:
+    """What each layer's maps are set to: zero, or each map's mean over all places."""
+    if fill == "zero":
+        return dict.fromkeys(layers, np.zeros(()))
+    sums: dict[str, Any] = dict.fromkeys(layers, 0.0)
+    used = 0
+    with torch.no_grad(), Lens(network.model, layers) as lens:
+        for _, image in _images(network, folder, progress):
+            forward(lens, image)
+            used += 1
+            for layer in layers:
+                maps = _require_maps(layer, lens[layer])[0].double()
+                sums[layer] = sums[layer] + maps.reshape(len(maps), -1).mean(1).cpu().numpy()
+    return {layer: np.asarray(total / max(1, used)) for layer, total in sums.items()}
+
+
+def _answers(
+    network: Network, image: Float[Tensor, "1 c h w"], layer: str, level: np.ndarray
+) -> Answers:
+    """Ln p of all classes for one picture, with all maps of the layer and without each."""
+
+    def scores(output: Any) -> Tensor:
+        return ANY.answer(output)
+
+    tail = record(network.model, partial(forward, images=image), layer, scores)
+    output = _require_maps(layer, tail.activation.detach())
+    rest = torch.as_tensor(level).to(output).expand(output.shape[1])
+    rest = rest.reshape(1, -1, *[1] * (output.dim() - 2)).expand_as(output).contiguous()
+    places = torch.arange(output.numel(), device=output.device).reshape(output.shape[1], -1)
+    mixing = None if tail.obstacle else Mixing.of(tail, rest)
+
+    def whole_network(outputs: Tensor) -> Tensor:
+        many = image.expand(len(outputs), *image.shape[1:])
+        with torch.no_grad(), Lens(network.model, (), {layer: lambda _: outputs}) as lens:
+            return scores(forward(lens, many))
+
+    without = Without(tail, places, rest, mixing, whole_network)
+    maps = (output != rest).reshape(len(places), -1).any(1).nonzero()[:, 0]
+    found = [_ln(network, without.scores(part)) for part in without.parts(maps)]
+    base = _ln(network, tail.score)
+    joined = np.concatenate(found) if found else np.zeros((0, base.shape[1]))
+    return Answers(base[0], maps.cpu().numpy(), joined, output.shape[1])
+
+
+def _ln(network: Network, scores: Float[Tensor, "n classes"]) -> Float64[np.ndarray, "n classes"]:
+    shares = meaning(network).log_probabilities(scores.detach())
+    return np.asarray(shares.cpu().numpy(), np.float64)
+
+
+def _require_maps(layer: str, output: Tensor) -> Tensor:
+    if output.dim() not in (2, 4):
+        shape = " × ".join(map(str, output.shape[1:]))
+        raise ModelError("M506", layer, f"puts out no feature maps ({shape} a picture)")
+    return output
+
+
+def _require_finite(picture: str, found: Answers) -> None:
+    if not (np.isfinite(found.base).all() and np.isfinite(found.without).all()):
+        raise ModelError("M514", picture, "the network's scores for it are not finite")
