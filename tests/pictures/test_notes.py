@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from convscope.errors import DataError, UsageError
-from convscope.pictures.decode.decode import NOTES, Decoding, Ways, decode
+from convscope.pictures.decode.decode import NOTES, Decoding, decode
 from convscope.pictures.decode.limits import Fault, Limits
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_pictures
@@ -24,7 +24,7 @@ DARK = np.linspace(7, 4000, 600).round().astype(np.uint16).reshape(20, 30)
 
 def seen(data: bytes, **ways: object) -> tuple[np.ndarray, dict[str, str]]:
     notes: dict[str, str] = {}
-    way = Decoding.of(Ways(**ways))  # type: ignore[typeddict-item]
+    way = Decoding(**ways)  # type: ignore[typeddict-item]
     return np.asarray(decode(data, Limits(), notes.__setitem__, way)), notes
 
 

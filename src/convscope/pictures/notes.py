@@ -5,9 +5,10 @@ from __future__ import annotations
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from convscope.errors import printable
+from convscope.errors import DataError, printable
 from convscope.pictures.decode.decode import NOTES
 from convscope.texts import csv_table
 
@@ -31,7 +32,8 @@ CODES = {
     "D207": "unsafe member",
 }
 """What each code means, in the words of the summary line."""
-
+UNKNOWN_LOSS = ("D122", "D206")
+"""A folder without permission, a damaged archive: nobody knows how many pictures are missing."""
 
 PICTURE_NOTES = "picture notes"
 """In the origin of a record: how many of its pictures were changed, by code."""
@@ -62,23 +64,33 @@ class Noted(NamedTuple):
     code: str
     text: str
 
+    @classmethod
+    def of(cls, number: int, name: str, path: bytes, note: str) -> Noted:
+        """note: as a Picture has it, `EXIF orientation 6 not applied (N111)`."""
+        text, _, code = note.removesuffix(")").rpartition(" (")
+        return cls(number, name, path, code, text)
+
 
 class Report:
-    """What became of the pictures of a folder, in all readings of it and of its parts."""
+    """What became of pictures: which could not be used, and what was changed in the others."""
 
     def __init__(self, findings: Sequence[Skipped] = ()) -> None:
         """findings: whole folders or archives that are not used."""
         self.findings = tuple(findings)
         self._skipped: dict[int, Skipped] = {}
-        self._noted: dict[int, tuple[Noted, ...]] = {}
+        self._noted: dict[int, Sequence[Noted]] = {}
 
-    def skip(self, number: int, entry: Skipped) -> None:
-        self._skipped[number] = entry._replace(number=number)
-        self._noted.pop(number, None)
+    def skip(self, entry: Skipped) -> None:
+        self._skipped[entry.number] = entry
+        self._noted.pop(entry.number, None)
 
     def use(self, number: int, noted: Sequence[Noted]) -> None:
-        self._noted[number] = tuple(entry._replace(number=number) for entry in noted)
+        self._noted[number] = noted
         self._skipped.pop(number, None)
+
+    def why(self, number: int) -> Skipped:
+        """Why that picture could not be used."""
+        return self._skipped[number]
 
     def __len__(self) -> int:
         """Pictures that were asked for."""
@@ -102,6 +114,20 @@ class Report:
         if self.skipped:
             line += f"; {len(self.skipped):,} skipped ({counted(self.skipped)})"
         return line
+
+    def check(self, max_bad: float, root: Path) -> None:
+        """Raise DataError D118 if more than this share could not be used, see
+        `Folder.check_bad`."""
+        bad = len(self._skipped)
+        unread = any(entry.code in UNKNOWN_LOSS for entry in self.findings)
+        too_many = unread or bad > max_bad * len(self)
+        if (bad and not self.used) or (max_bad < 1 and too_many):
+            raise DataError(
+                "D118",
+                "" if root == Path() else str(root),
+                f"{self.summary()}: {first_few(self.skipped)}; allowed are {100 * max_bad:g} %",
+                next_step="mend or remove them, or allow more with --max-bad (max_bad)",
+            )
 
 
 def tables(reports: Iterable[Report]) -> dict[str, bytes]:

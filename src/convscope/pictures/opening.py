@@ -26,7 +26,6 @@ from convscope.pictures.decode.decode import NOTES, Ways, decode
 from convscope.pictures.decode.limits import Fault, Limits
 from convscope.pictures.flowers import flowers_folder
 from convscope.pictures.listing import require_name
-from convscope.pictures.notes import Noted
 from convscope.pictures.pictures import Folder, Frame, Picture, one_picture, some_pictures
 
 Progress = Callable[[int, int], None]
@@ -201,8 +200,8 @@ def _decoded(image: Image.Image, name: str) -> Picture:
 class Held(Folder):
     """Pictures in memory, that are read as those of a folder are."""
 
-    _held: dict[bytes, Picture]
-    _digests: dict[bytes, bytes]
+    _held: dict[bytes, tuple[Picture, bytes]]
+    """By the name in the folder: the picture, and the hash of its pixels."""
 
     def read(
         self,
@@ -213,15 +212,10 @@ class Held(Folder):
     ) -> Iterator[Picture]:
         self.readings += 1
         for number in range(len(self)) if numbers is None else numbers:
-            file, name = self._files[number][0], self.names[number]
-            picture = self._held[file].within(framing)
-            self._hashes[number], self._last[number] = self._digests[file], self.readings
-            told = (note.removesuffix(")").rpartition(" (") for note in picture.notes)
-            self._notes[number] = tuple(
-                Noted(number, name, file, code, text) for text, _, code in told
-            )
-            self.report.use(self._numbers[number], self._notes[number])
-            yield replace(picture, number=number, name=name)
+            picture, digest = self._held[self._files[number][0]]
+            picture = picture.within(framing)
+            self._use(number, digest, picture.notes)
+            yield replace(picture, number=number, name=self.names[number])
 
 
 def held(several: Sequence[Any]) -> Folder:
@@ -231,16 +225,17 @@ def held(several: Sequence[Any]) -> Folder:
         raise DataError("D100", "", "an empty list holds no pictures")
     if all(isinstance(one, str | Path) for one in several):
         return some_pictures(several)
-    folder = Held.loose()
-    folder._held, folder._digests = {}, {}
+    folder = object.__new__(Held)
+    folder._begin(Path())
+    folder._held = {}
     for number, one in enumerate(several):
         picture = picture_of(one, f"picture {number}")
         name = os.fsencode(picture.name)
         name = name if name not in folder._held else b"%d/%s" % (number, name)
         shape = repr(picture.pixels.shape).encode()
-        folder._held[name] = picture
-        folder._digests[name] = hashlib.sha256(shape + picture.pixels.tobytes()).digest()
+        digest = hashlib.sha256(shape + picture.pixels.tobytes()).digest()
+        folder._held[name] = picture, digest
     folder._contain([(name, 0) for name in folder._held], [None] * len(several))
-    content = b"".join(folder._digests.values())
+    content = b"".join(digest for _, digest in folder._held.values())
     folder.sha256 = hashlib.sha256(folder.sha256.encode() + content).hexdigest()
     return folder

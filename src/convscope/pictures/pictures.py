@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 import numpy as np
@@ -19,10 +18,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from convscope.errors import DataError, UsageError, printable
-from convscope.pictures.decode.child import FAULT
+from convscope.pictures.decode.child import FAULT, Work
 from convscope.pictures.decode.decode import NOTES, Decoding, Ways
 from convscope.pictures.decode.limits import Limits
-from convscope.pictures.decode.pool import Crew, Reading
+from convscope.pictures.decode.pool import Reading, WorkerPool
 from convscope.pictures.decode.process import Answer, Source
 from convscope.pictures.framing import Framing
 from convscope.pictures.listing import listed, manifest, remarks, require_name, shown
@@ -30,9 +29,7 @@ from convscope.pictures.notes import (
     Noted,
     Report,
     Skipped,
-    counted,
     counted_notes,
-    first_few,
     notes_table,
     table,
 )
@@ -44,8 +41,17 @@ Frame = Callable[[Image.Image], UInt8[np.ndarray, "_ _ 3"]]
 any other function in this process."""
 Progress = Callable[[int, int], object]
 """Told how many are done, and of how many."""
-UNKNOWN_LOSS = ("D122", "D206")
-"""A folder without permission, a damaged archive: nobody knows how many pictures are missing."""
+
+
+class Options(Ways, total=False):
+    """What may be told wherever pictures are opened, besides how values become RGB (`Ways`)."""
+
+    limits: Limits | None
+    """What one picture may cost."""
+    workers: int
+    """Decoding processes of one reading: 1."""
+    max_bad: float
+    """The share of pictures that may be unusable, see `Folder.check_bad`: 0.01."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +94,26 @@ class Folder:
 
     numbered = False
     """Whether labels are class indices as the network counts them, and no class folders."""
+    classes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What a reader of the results should know: empty classes, ignored files and the like."""
+    report: Report
+    """What became of the pictures in all readings, those of its parts too."""
 
-    def __init__(
+    def __init__(self, root: Path | str, **options: Unpack[Options]) -> None:
+        """Raises DataError D100 if there is no such folder or no picture in it, UsageError U480,
+        and as `require_name`."""
+        self._begin(require_name(root), **options)
+        listing = listed(os.fsencode(self.root))
+        self.classes = tuple(shown(name) for name in listing.classes)
+        self.remarks = tuple(remarks(listing))
+        if not listing.files:
+            unseen = "".join(f"; {remark}" for remark in self.remarks)
+            raise DataError("D100", str(self.root), f"holds no pictures{unseen}")
+        self.report = Report(listing.findings)
+        self._contain(listing.files, listing.labels())
+
+    def _begin(
         self,
         root: Path | str,
         *,
@@ -98,38 +122,9 @@ class Folder:
         max_bad: float = 0.01,
         **ways: Unpack[Ways],
     ) -> None:
-        """workers: decoding processes of one reading. max_bad: see `check_bad`. range, exif,
-        background: how values become RGB, see `Decoding`.
-
-        Raises DataError D100 if there is no such folder or no picture in it, UsageError U480, and
-        as `require_name`.
-        """
-        require_name(root)
-        self.root, self.decoding = Path(root), Decoding.of(ways)
+        self.root, self.decoding = Path(root), Decoding(**ways)
         self.limits, self.workers, self.max_bad = limits or Limits(), workers, max_bad
-        found = listed(os.fsencode(self.root))
-        self.classes = tuple(shown(name) for name in found.classes)
-        self.remarks = tuple(remarks(found))
-        """What a reader of the results should know: empty classes, ignored files and the like."""
-        if not found.files:
-            unseen = "".join(f"; {remark}" for remark in self.remarks)
-            raise DataError("D100", str(self.root), f"holds no pictures{unseen}")
-        self._findings, self._crew = found.findings, Crew()
-        self.report = Report(found.findings)
-        """What became of the pictures in all readings, those of its parts too."""
-        self._contain(found.files, found.labels())
-
-    @classmethod
-    def loose(
-        cls, limits: Limits | None = None, max_bad: float = 0.01, decoding: Decoding | None = None
-    ) -> Self:
-        """One without a place or classes, that is still to be given its pictures."""
-        folder = object.__new__(cls)
-        folder.root, folder.classes, folder.decoding = Path(), (), decoding or Decoding()
-        folder.limits, folder.workers, folder.max_bad = limits or Limits(), 1, max_bad
-        folder.remarks, folder._findings, folder._crew = (), [], Crew()
-        folder.report = Report()
-        return folder
+        self.report, self._pool = Report(), WorkerPool()
 
     def _contain(
         self,
@@ -146,20 +141,17 @@ class Folder:
         """Paths below the root as valid text, undecodable bytes escaped."""
         self.paths = tuple(posixpath.join(root, path) for path, _ in files)
         """Paths as the file system has them, with the root."""
-        self.sources = tuple(self._source(path, size) for path, size in files)
+        self.sources: tuple[Source, ...] = self.paths
         """Where the pictures' bytes lie."""
         self.sha256 = manifest(self.classes, self._files, self.decoding.told())
         """Hash of the classes, of all paths and sizes, and of an unusual way of reading them;
         content does not enter."""
-        self._skipped: dict[int, Skipped] = {}
-        self._hashes: dict[int, bytes] = {}
         self.readings = 0
         """How often `read` was called."""
+        self._own = Report(self.report.findings)
+        self._digests: dict[int, bytes] = {}
         self._last: dict[int, int] = {}
-        self._notes: dict[int, tuple[Noted, ...]] = {}
-
-    def _source(self, name: bytes, size: int) -> Source:  # noqa: ARG002 - an archive's needs it
-        return posixpath.join(os.fsencode(self.root), name)
+        """After how many readings each was read last."""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -184,14 +176,15 @@ class Folder:
         wanted = range(len(self)) if numbers is None else numbers
         self.readings += 1
         inside = framing if isinstance(framing, Framing) else None
+        work = Work(self.limits, inside, self.decoding)
         sources = [self.sources[number] for number in wanted]
-        way, many = (self.limits, inside, self.decoding), workers or self.workers
-        reading = Reading(self._crew, sources, *way, many)
+        reading = Reading(self._pool, sources, work, workers or self.workers)
         try:
             for number, answer in zip(wanted, reading, strict=True):
-                self._remember(number, answer)
-                if answer.kind != FAULT:
-                    yield self._picture(number, answer.pixels, framing)
+                if answer.kind == FAULT:
+                    self._skip(number, answer)
+                else:
+                    yield self._picture(number, answer, framing)
         finally:
             reading.stop()
 
@@ -238,33 +231,32 @@ class Folder:
             self.check_bad()  # which says why
             raise DataError("D161", str(self.root), "holds no usable picture")
 
-    def _picture(self, number: int, pixels: Pixels, framing: Frame | None) -> Picture:
+    def _picture(self, number: int, answer: Answer, framing: Frame | None) -> Picture:
+        told = (line.partition(" ") for line in answer.text.splitlines())
+        notes = tuple(f"{text or NOTES[code]} ({code})" for code, _, text in told)
+        pixels = answer.pixels
         if framing is not None and not isinstance(framing, Framing):  # that is applied already
             pixels = np.asarray(framing(Image.fromarray(pixels)))
-        notes = tuple(f"{one.text} ({one.code})" for one in self._notes[number])
-        told = self.names[number], self.labels[number]
-        return Picture(number, *told, pixels, notes, framing)
+        self._use(number, answer.sha256, notes)
+        return Picture(number, self.names[number], self.labels[number], pixels, notes, framing)
 
-    def _remember(self, number: int, answer: Answer) -> None:
+    def _use(self, number: int, digest: bytes, notes: Sequence[str]) -> None:
+        """Remember that a picture could be used, and what was changed in it."""
+        self._digests[number], self._last[number] = digest, self.readings
+        name, (path, _) = self.names[number], self._files[number]
+        for report, place in ((self._own, number), (self.report, self._numbers[number])):
+            report.use(place, [Noted.of(place, name, path, note) for note in notes])
+
+    def _skip(self, number: int, answer: Answer) -> None:
+        """Remember why a picture could not be used."""
+        code, _, text = printable(answer.text).partition(" ")
+        name, (path, size) = self.names[number], self._files[number]
+        digest = ""
         if answer.size:
-            self._hashes[number] = answer.sha256
-            self._last[number] = self.readings
-        if answer.kind == FAULT:
-            code, _, text = printable(answer.text).partition(" ")
-            path, size = self._files[number]
-            digest = answer.sha256.hex() if answer.size else ""
-            entry = Skipped(
-                number, self.names[number], path, answer.size or size, digest, code, text
-            )
-            self._skipped[number] = entry
-            self.report.skip(self._numbers[number], entry)
-        else:
-            told = (line.partition(" ") for line in answer.text.splitlines())
-            who = (number, self.names[number], self._files[number][0])
-            self._notes[number] = tuple(
-                Noted(*who, code, text or NOTES[code]) for code, _, text in told
-            )
-            self.report.use(self._numbers[number], self._notes[number])
+            self._digests[number], self._last[number] = answer.sha256, self.readings
+            size, digest = answer.size, answer.sha256.hex()
+        for report, place in ((self._own, number), (self.report, self._numbers[number])):
+            report.skip(Skipped(place, name, path, size, digest, code, text))
 
     def one(self, number: int, framing: Frame | None = None) -> Picture:
         """One picture. Raises DataError with the fault's code if it cannot be used."""
@@ -273,7 +265,7 @@ class Folder:
         raise self._fault(number)
 
     def _fault(self, number: int) -> DataError:
-        entry = self._skipped[number]
+        entry = self._own.why(number)
         return DataError(entry.code, str(self.root / entry.name), entry.text)
 
     def subset(self, chosen: Callable[[str], bool] | Sequence[int]) -> Self:
@@ -295,7 +287,12 @@ class Folder:
     @property
     def skipped(self) -> list[Skipped]:
         """What could not be used of what was read so far; folders that could not come first."""
-        return [*self._findings, *(self._skipped[number] for number in sorted(self._skipped))]
+        return self._own.skipped
+
+    @property
+    def changes(self) -> list[Noted]:
+        """What was changed in the pictures read so far, in their order."""
+        return self._own.noted
 
     @property
     def notes(self) -> Counter[str]:
@@ -304,13 +301,7 @@ class Folder:
 
     def noted_since(self, reading: int) -> Counter[str]:
         """The same, of the pictures read after so many readings."""
-        late = (number for number, last in self._last.items() if last > reading)
-        return Counter(entry.code for number in late for entry in self._notes.get(number, ()))
-
-    @property
-    def changes(self) -> list[Noted]:
-        """What was changed in the pictures read so far, in their order."""
-        return [entry for _, noted in sorted(self._notes.items()) for entry in noted]
+        return Counter(one.code for one in self.changes if self._last[one.number] > reading)
 
     def noted(self, code: str) -> list[str]:
         """The names of the pictures that were changed in this way."""
@@ -323,25 +314,21 @@ class Folder:
 
     def digest(self, number: int) -> bytes:
         """SHA-256 of a picture's file, once it has been read. Raises KeyError before."""
-        return self._hashes[number]
+        return self._digests[number]
 
     def contents(self, since: int = 0) -> str:
         """Hash of the contents of all files read after so many readings; empty if none was."""
-        return contents({n: self._hashes[n] for n, last in self._last.items() if last > since})
+        return contents({n: self._digests[n] for n, last in self._last.items() if last > since})
 
     def duplicates(self) -> dict[int, int]:
         """Of the pictures read: number → lowest number with the same content, where not itself."""
         first: dict[bytes, int] = {}
-        same = {n: first.setdefault(self._hashes[n], n) for n in sorted(self._hashes)}
+        same = {n: first.setdefault(self._digests[n], n) for n in sorted(self._digests)}
         return {number: lowest for number, lowest in same.items() if number != lowest}
 
     def summary(self) -> str:
         """`12 of 13 pictures used; 1 skipped (1 D104 truncated)`, of what was read so far."""
-        bad, used = len(self._skipped), len(self._notes)
-        line = f"{used:,} of {used + bad:,} pictures used"
-        if self.skipped:
-            line += f"; {len(self.skipped):,} skipped ({counted(self.skipped)})"
-        return line
+        return self._own.summary()
 
     def write_skipped(self, path: Path | str) -> None:
         """Write skipped.csv. Raises EnvironmentFault R602 or R603."""
@@ -352,55 +339,36 @@ class Folder:
         publish_file(Path(path), notes_table(self.changes))
 
     def check_bad(self) -> None:
-        """Raise DataError D118 if more than `max_bad` of what was read could not be used,
+        """Raise DataError D118 if more than `max_bad` of what was read could not be used, if
+        nothing could, or if a folder or archive could not be read: who knows what is missing?
 
-        if nothing could, or if a folder or archive could not be read: who knows what is missing?
         A single picture's own fault is raised.
         """
-        if len(self) == 1 and self._skipped and self.max_bad < 1:
+        if len(self) == 1 and self._own and not self._own.used and self.max_bad < 1:
             raise self._fault(0)
-        self._check(self.skipped, len(self._notes), self.summary)
+        self._own.check(self.max_bad, self.root)
 
     def check_all(self) -> None:
         """As `check_bad`, of all readings of this folder and of its parts."""
         if len(self) == 1:
             self.check_bad()
-        self._check(self.report.skipped, self.report.used, self.report.summary)
-
-    def _check(self, skipped: Sequence[Skipped], used: int, summary: Callable[[], str]) -> None:
-        bad = sum(entry.number >= 0 for entry in skipped)
-        unread = any(entry.code in UNKNOWN_LOSS for entry in self._findings)
-        many = bad > self.max_bad * (bad + used)
-        if (bad and not used) or (self.max_bad < 1 and (unread or many)):
-            which, most = first_few(skipped), 100 * self.max_bad
-            raise DataError(
-                "D118",
-                "" if self.root == Path() else str(self.root),
-                f"{summary()}: {which}; allowed are {most:g} %",
-                next_step="mend or remove them, or allow more with --max-bad (max_bad)",
-            )
+        self.report.check(self.max_bad, self.root)
 
     def close(self) -> None:
         """End the decoders at rest; reading again starts new ones. Also the end of a `with`."""
-        self._crew.close()
+        self._pool.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *fault: object) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_crew": None}
+        return {**self.__dict__, "_pool": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._crew = Crew()
+        self.__dict__.update(state, _pool=WorkerPool())
 
 
 def contents(digests: Mapping[int, bytes]) -> str:
@@ -411,13 +379,7 @@ def contents(digests: Mapping[int, bytes]) -> str:
     return digest.hexdigest() if digests else ""
 
 
-def some_pictures(
-    paths: Sequence[Path | str],
-    *,
-    limits: Limits | None = None,
-    max_bad: float = 0.01,
-    **ways: Unpack[Ways],
-) -> Folder:
+def some_pictures(paths: Sequence[Path | str], **options: Unpack[Options]) -> Folder:
     """Single files as one folder, in the order given; their names are the paths.
 
     Raises DataError D121 if there is no such file, UsageError U480, and as `require_name`.
@@ -426,23 +388,19 @@ def some_pictures(
     for place in places:
         if not os.path.lexists(place):
             raise DataError("D121", shown(place), "there is no such file")
-    loose = Folder.loose(limits or Limits(), max_bad, Decoding.of(ways))
+    loose = object.__new__(Folder)
+    loose._begin(Path(), **options)
     loose._contain([(place, 0) for place in places], [None] * len(places))
     return loose
 
 
 def one_picture(
-    path: Path | str,
-    framing: Frame | None = None,
-    *,
-    limits: Limits | None = None,
-    **ways: Unpack[Ways],
+    path: Path | str, framing: Frame | None = None, **options: Unpack[Options]
 ) -> Picture:
     """A single file, decoded as a folder's pictures are; its name is the file's own.
 
-    range, exif, background: see `Decoding`. Raises DataError with the fault's code if it cannot
-    be used, and as `some_pictures`.
+    Raises DataError with the fault's code if it cannot be used, and as `some_pictures`.
     """
-    with some_pictures([path], limits=limits, **ways) as alone:
-        found = alone.one(0, framing)
-    return replace(found, name=found.name.rpartition("/")[2])
+    with some_pictures([path], **options) as alone:
+        picture = alone.one(0, framing)
+    return replace(picture, name=picture.name.rpartition("/")[2])

@@ -24,14 +24,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self, Unpack
 
 from convscope.errors import DataError, EnvironmentFault, UsageError, printable
-from convscope.pictures.decode.decode import Decoding, Ways
 from convscope.pictures.decode.formats import ENDINGS, ending
-from convscope.pictures.decode.limits import TRANSIENT, Limits, kind
-from convscope.pictures.decode.pool import Crew
-from convscope.pictures.decode.process import Member, Source
+from convscope.pictures.decode.limits import TRANSIENT, kind
+from convscope.pictures.decode.process import Member
 from convscope.pictures.listing import many, require_name, shown
 from convscope.pictures.notes import Report, Skipped
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Folder, Options
 from convscope.texts import decoded, parsed
 
 LABEL_KEYS = ("label", "cls", "class_id", "class_index")
@@ -93,25 +91,14 @@ class Shards(Folder):
 
     numbered = True
 
-    def __init__(
-        self,
-        spec: Path | str,
-        *,
-        limits: Limits | None = None,
-        workers: int = 1,
-        max_bad: float = 0.01,
-        **ways: Unpack[Ways],
-    ) -> None:
-        """spec: `val.tar`, or `val-{000000..000049}.tar` for several. Others: as `Folder`.
+    def __init__(self, spec: Path | str, **options: Unpack[Options]) -> None:
+        """spec: `val.tar`, or `val-{000000..000049}.tar` for several.
 
         Raises UsageError U375, U405 (no such name), DataError D100 (no pictures), D205 (a shard is
         not there, or is no plain tar archive), EnvironmentFault R605.
         """
-        require_name(spec)
-        self.root, self.decoding = Path(spec), Decoding.of(ways)
-        self.limits, self.workers, self.max_bad = limits or Limits(), workers, max_bad
-        self._findings: list[Skipped] = []
-        self._crew = Crew()
+        self._begin(require_name(spec), **options)
+        findings: list[Skipped] = []
         self._shards = [Path(name) for name in expanded(os.fspath(spec))]
         self._place: dict[bytes, tuple[int, int]] = {}
         labels: list[int | None] = []
@@ -119,7 +106,7 @@ class Shards(Folder):
         unlabelled, others = [], 0
         for number, shard in enumerate(self._shards):
             found = contents(shard)
-            self._tell(shard, found)
+            findings += _findings(shard, found)
             samples, rest = _samples(shard, found.entries)
             others += rest
             for sample in samples:
@@ -131,7 +118,7 @@ class Shards(Folder):
         if not files:
             raise DataError("D100", str(self.root), "holds no pictures")
         self.remarks = tuple(_remarks(unlabelled, others))
-        self.report = Report(self._findings)
+        self.report = Report(findings)
         known = [label for label in labels if label is not None]
         self.classes = tuple(str(n) for n in range(max(known) + 1)) if known else ()
         self._contain(files, labels)
@@ -147,19 +134,21 @@ class Shards(Folder):
         self.sha256 = hashlib.sha256(told.encode()).hexdigest()
         here = os.fsencode(self.root.parent)
         self.paths = tuple(posixpath.join(here, name) for name, _ in self._files)
+        places = ((*self._place[name], size, name) for name, size in self._files)
+        self.sources = tuple(
+            Member(os.fsencode(self._shards[number]), start, size, name)
+            for number, start, size, name in places
+        )
 
-    def _source(self, name: bytes, size: int) -> Source:
-        number, start = self._place[name]
-        return Member(os.fsencode(self._shards[number]), start, size, name)
 
-    def _tell(self, shard: Path, found: Contents) -> None:
-        where = os.fsencode(shard.name)
-        for name, why in found.left_out:
-            path = where + b"/" + name
-            self._findings.append(Skipped(-1, shown(path), path, 0, "", "D207", why))
-        if found.damage:
-            size = shard.stat().st_size
-            self._findings.append(Skipped(-1, shown(where), where, size, "", "D206", found.damage))
+def _findings(shard: Path, found: Contents) -> Iterator[Skipped]:
+    """What of an archive is not used."""
+    where = os.fsencode(shard.name)
+    for name, why in found.left_out:
+        path = where + b"/" + name
+        yield Skipped(-1, shown(path), path, 0, "", "D207", why)
+    if found.damage:
+        yield Skipped(-1, shown(where), where, shard.stat().st_size, "", "D206", found.damage)
 
 
 def _samples(shard: Path, entries: list[Entry]) -> tuple[list[_Sample], int]:

@@ -19,6 +19,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import BinaryIO
 
 from PIL import Image, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
@@ -45,14 +46,31 @@ OWN_ENDINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is done with each picture of a reading."""
+
+    limits: Limits = field(default_factory=Limits)
+    framing: Framing | None = None
+    decoding: Decoding = field(default_factory=Decoding)
+
+    def packed(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Work:
+        told = json.loads(data)
+        framing = told["framing"] and Framing(**told["framing"])
+        return cls(Limits(**told["limits"]), framing, Decoding(**told["decoding"]))
+
+
 class Worker:
     """One decoding process, from its pipes on."""
 
     def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
         self.requests = requests
         self.answers = answers
-        self.limits, self.decoding = Limits(), Decoding()
-        self.framing: Framing | None = None
+        self.work = Work()
 
     def run(self) -> None:
         self.answer(READY)
@@ -60,7 +78,8 @@ class Worker:
             kind, length = REQUEST.unpack(header)
             payload = self.requests.read(length)
             if kind == SETUP:
-                self.set_up(payload)
+                self.work = Work.unpacked(payload)
+                hold_back(self.work.limits)
             elif kind == MEMBER:
                 start, size, long = PLACE.unpack_from(payload)
                 rest = payload[PLACE.size :]
@@ -68,22 +87,14 @@ class Worker:
             else:
                 self.picture(payload, ending(payload))
 
-    def set_up(self, payload: bytes) -> None:
-        told = json.loads(payload)
-        self.limits = Limits(**told["limits"])
-        self.decoding = Decoding.of(told["decoding"])
-        framing = told["framing"]
-        self.framing = framing and Framing(**framing)
-        hold_back(self.limits)
-
     def picture(self, path: bytes, name_ends: bytes, part: Part | None = None) -> None:
         """Answer for one file, or a part of it.
 
         SIGPROF ends the process when its processor time is over.
         """
-        signal.setitimer(signal.ITIMER_PROF, self.limits.seconds)
+        signal.setitimer(signal.ITIMER_PROF, self.work.limits.seconds)
         try:
-            data = read_file(path, self.limits, time.sleep, part)
+            data = read_file(path, self.work.limits, time.sleep, part)
         except Fault as fault:
             self.answer(FAULT, f"{fault.code} {fault.text}")
         except OSError as fault:
@@ -98,8 +109,9 @@ class Worker:
     def content(self, data: bytes, name_ends: bytes) -> None:
         notes: dict[str, str] = {}
         try:
-            whole = decode(data, self.limits, notes.__setitem__, self.decoding)
-            picture = self.framed(whole)
+            whole = decode(data, self.work.limits, notes.__setitem__, self.work.decoding)
+            framing = self.work.framing
+            picture = whole if framing is None else framing.image(whole)
             pixels = picture.tobytes()
         except Fault as fault:
             self.answer(FAULT, f"{fault.code} {fault.text}", data)
@@ -114,9 +126,6 @@ class Worker:
                 notes["N102"] = ""
             told = "\n".join(f"{code} {notes[code]}" for code in NOTES if code in notes)
             self.answer(PIXELS, told, data, picture.size, pixels)
-
-    def framed(self, picture: Image.Image) -> Image.Image:
-        return picture if self.framing is None else self.framing.image(picture)
 
     def answer(
         self,

@@ -95,14 +95,11 @@ class Decoding:
     """What transparent pixels are laid on: black, white, grey, (R, G, B), or "none": the colours
     beneath, as `convert("RGB")` shows them."""
 
-    @classmethod
-    def of(cls, ways: Ways) -> Self:
-        """What was said, checked. LOW,HIGH and R,G,B may be text. Raises UsageError U480."""
-        return cls(
-            _range(ways.get("range", "full")),
-            _exif(ways.get("exif", "ignore")),
-            _background(ways.get("background", "black")),
-        )
+    def __post_init__(self) -> None:
+        """LOW,HIGH and R,G,B may be text. Raises UsageError U480."""
+        object.__setattr__(self, "range", _range(self.range))
+        object.__setattr__(self, "exif", _exif(self.exif))
+        object.__setattr__(self, "background", _background(self.background))
 
     def told(self) -> dict[str, str]:
         """What differs from the usual way, in words."""

@@ -15,17 +15,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from convscope.errors import EnvironmentFault
-from convscope.pictures.decode.child import FAULT, MEMORY, UNREAD
-from convscope.pictures.decode.decode import Decoding
-from convscope.pictures.decode.limits import Limits
+from convscope.pictures.decode.child import FAULT, MEMORY, UNREAD, Work
 from convscope.pictures.decode.process import COMMAND, Answer, Child, ChildLost, Source
-from convscope.pictures.framing import Framing
 
 MOST_DEATHS, DEATHS_WITHIN = 20, 60.0
 """More processes lost than this in so many seconds is not the pictures' fault."""
 
 
-class Crew:
+class WorkerPool:
     """Decoding processes at rest, shared by all readings of a folder; safe in threads."""
 
     def __init__(self) -> None:
@@ -35,7 +32,7 @@ class Crew:
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
         self._lock = threading.Lock()
 
-    def take(self, limits: Limits, framing: Framing | None, decoding: Decoding) -> Child:
+    def take(self, work: Work) -> Child:
         """A process that is told its work: one at rest, or a new one.
 
         Raises EnvironmentFault R604 if none can be started.
@@ -45,7 +42,7 @@ class Crew:
                 self._idle, self._owner = [], os.getpid()
             child = self._idle.pop() if self._idle else None
         child = child or Child(self._command)
-        child.set_up(limits, framing, decoding)
+        child.set_up(work)
         return child
 
     def give_back(self, child: Child) -> None:
@@ -89,15 +86,13 @@ class Reading:
 
     def __init__(
         self,
-        crew: Crew,
+        pool: WorkerPool,
         sources: Sequence[Source],
-        limits: Limits,
-        framing: Framing | None,
-        decoding: Decoding,
+        work: Work,
         workers: int,
     ) -> None:
-        self._crew, self._sources = crew, sources
-        self._limits, self._framing, self._decoding = limits, framing, decoding
+        self._pool, self._sources = pool, sources
+        self._work = work
         self._change = threading.Condition()
         self._next = 0
         self._wanted = 0
@@ -108,7 +103,7 @@ class Reading:
         self._stopped = False
         self._fault: BaseException | None = None
         self._threads = [
-            threading.Thread(target=self._work, name="convscope-decode", daemon=True)
+            threading.Thread(target=self._run, name="convscope-decode", daemon=True)
             for _ in range(min(workers, len(sources)))
         ]
 
@@ -148,7 +143,7 @@ class Reading:
         for child in self._busy:
             child.kill()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         """A thread's whole life."""
         try:
             child = self._start()
@@ -221,17 +216,17 @@ class Reading:
         if loss.silent:
             raise _unread(source, f"twice (the decoding process {loss.reason})")
         if loss.overtime:
-            return _faulty(f"D108 took more than {self._limits.seconds:g} s of processor time")
+            return _faulty(f"D108 took more than {self._work.limits.seconds:g} s of processor time")
         return _faulty(f"D130 the decoding process {loss.reason}, twice")
 
     def _answer(self, child: Child) -> Answer:
-        answer = child.receive(self._limits.patience)
+        answer = child.receive(self._work.limits.patience)
         if answer.kind == MEMORY:
-            raise ChildLost(f"needed more than {self._limits.memory / 2**30:.1f} GiB")
+            raise ChildLost(f"needed more than {self._work.limits.memory / 2**30:.1f} GiB")
         return answer
 
     def _start(self) -> Child:
-        child = self._crew.take(self._limits, self._framing, self._decoding)
+        child = self._pool.take(self._work)
         with self._change:
             self._busy.add(child)
             if not self._stopped:
@@ -242,7 +237,7 @@ class Reading:
     def _release(self, child: Child) -> None:
         with self._change:
             self._busy.discard(child)
-        self._crew.give_back(child)
+        self._pool.give_back(child)
 
     def _lose(self, child: Child) -> None:
         with self._change:
@@ -251,7 +246,7 @@ class Reading:
         if stopped:
             child.kill()
             raise _Stopped
-        self._crew.lose(child)
+        self._pool.lose(child)
 
 
 class _Stopped(Exception):

@@ -6,8 +6,6 @@ again. What the other end does stands in child.py.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import selectors
 import signal
@@ -25,10 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from convscope.errors import EnvironmentFault
-from convscope.pictures.decode.child import ANSWER, MEMBER, PATH, PLACE, REQUEST, SETUP
-from convscope.pictures.decode.decode import Decoding
-from convscope.pictures.decode.limits import Limits
-from convscope.pictures.framing import Framing
+from convscope.pictures.decode.child import ANSWER, MEMBER, PATH, PLACE, REQUEST, SETUP, Work
 
 COMMAND = (sys.executable, "-P", "-m", "convscope.pictures.decode.child")
 START_PATIENCE = 60.0
@@ -143,13 +138,8 @@ class Child:
                 said = complaints.read().decode("utf-8", "replace").strip().split("\n")[-1]
                 raise _not_started(said or loss.reason) from None
 
-    def set_up(self, limits: Limits, framing: Framing | None, decoding: Decoding) -> None:
-        told = {
-            "decoding": dataclasses.asdict(decoding),
-            "limits": dataclasses.asdict(limits),
-            "framing": framing and dataclasses.asdict(framing),
-        }
-        self._send(SETUP, json.dumps(told).encode())
+    def set_up(self, work: Work) -> None:
+        self._send(SETUP, work.packed())
 
     def ask(self, source: Source) -> None:
         """Ask for a picture; answers come in the order of the questions."""
