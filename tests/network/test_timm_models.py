@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +88,22 @@ class TestWithTimm:
         assert caught.value.code == "M570"
 
     @pytest.fixture
-    def offline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """No cache, and a hub where nobody listens; a folder takes its place."""
+    def offline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """No cache, and a folder on this machine in the place of the hub."""
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setenv("HF_ENDPOINT", (tmp_path / "web").as_uri())
-        return tmp_path / "web"
+
+        class Quiet(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *rest: object) -> None:
+                pass
+
+        handler = partial(Quiet, directory=tmp_path / "web")
+        web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{web.server_port}")
+        yield tmp_path / "web"
+        web.shutdown()
+        web.server_close()
 
     def test_its_own_weights_come_over_the_network_and_are_hashed(
         self, timm: Any, offline: Path

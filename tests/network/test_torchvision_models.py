@@ -116,7 +116,7 @@ def test_random_weights_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("asked for the network")
 
-    monkeypatch.setattr(torchvision_models, "fetch", refuse)
+    monkeypatch.setattr(torchvision_models, "fetched_weights", refuse)
     network = load("torchvision:squeezenet1_1:weights=none", classes=7, seed=5)
     expected = small(7).state_dict()
     assert all(torch.equal(v, expected[key]) for key, v in network.model.state_dict().items())

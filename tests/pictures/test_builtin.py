@@ -17,8 +17,7 @@ from convscope.pictures.annotations import read_boxes
 from convscope.pictures.builtin import PHOTOS, SIDE, TAG, photo_file, places, regions
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_pictures
-from convscope.pictures.pictures import Folder
-from convscope.pictures.split import split
+from convscope.pictures.pictures import Folder, split
 from convscope.publish import cache_folder
 
 

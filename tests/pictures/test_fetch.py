@@ -137,14 +137,14 @@ def test_only_http_is_spoken(tmp_path) -> None:
 
 
 def test_a_full_disk_is_noticed_before_and_while_writing(server, tmp_path, monkeypatch) -> None:
-    honest = download._pour
+    honest = download._Part._pour
 
     def full(*arguments: object) -> Iterator[int]:
         yield next(honest(*arguments))
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(download, "PIECE", 4_000)
-    monkeypatch.setattr(download, "_pour", full)
+    monkeypatch.setattr(download._Part, "_pour", full)
     with pytest.raises(EnvironmentFault, match=r"disk is full.*Kept: 4,000 bytes") as caught:
         get(server, tmp_path / "a.tgz")
     assert caught.value.code == "R602"

@@ -12,8 +12,7 @@ from convscope.pictures.archive import download as unpacking
 from convscope.pictures.archive.download import Source, unpack
 from convscope.pictures.flowers import ARCHIVE, download
 from convscope.pictures.opening import open_pictures
-from convscope.pictures.pictures import Folder
-from convscope.pictures.split import split, validation, write_class_indices
+from convscope.pictures.pictures import Folder, split, validation, write_class_indices
 from tests.pictures import corpus
 from tests.pictures.bad_server import DATA, NAMES, special, tgz
 

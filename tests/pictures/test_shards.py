@@ -17,8 +17,7 @@ from convscope.pictures.archive.shards import Shards, expanded, is_shards
 from convscope.pictures.decode.limits import Limits
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_all, open_pictures
-from convscope.pictures.pictures import Folder
-from convscope.pictures.split import validation
+from convscope.pictures.pictures import Folder, validation
 
 Files = dict[str, bytes]
 

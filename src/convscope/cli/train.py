@@ -87,7 +87,7 @@ def train(
 
 def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Folder, Folder]:
     """Pictures to train on and to judge by, as the arguments of `convscope train` mean them."""
-    from convscope.pictures.split import split
+    from convscope.pictures.pictures import split
 
     if validation is not None:
         return reading.open(pictures), reading.open(validation)

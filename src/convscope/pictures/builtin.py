@@ -24,8 +24,7 @@ from PIL import Image, ImageStat
 
 from convscope.errors import DataError, EnvironmentFault, OutputError, UsageError, nearest
 from convscope.pictures.annotations import BOXES_FILE
-from convscope.pictures.decode.decode import Ways
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Folder, Options, Progress
 from convscope.publish import cache_folder, publish_many
 from convscope.texts import parsed
 from convscope.units import Box
@@ -131,7 +130,6 @@ def photo_file(photo: Photo) -> Path:
     )
 
 
-Progress = Callable[[int, int], None]
 Marks = dict[str, dict[str, list[list[int]]]]
 """By split and name: the boxes of tags."""
 
@@ -292,28 +290,26 @@ OPTIONS = ("shortcut", "seed")
 def builtin(
     name: str,
     cache: Path | str | None = None,
-    *,
-    workers: int = 1,
     progress: Progress | None = None,
-    **ways: Unpack[Ways],
+    **options: Unpack[Options],
 ) -> Folder:
     """The set of that name (`photos-val?shortcut=coins&seed=1`), made when first asked for."""
-    name, _, options = name.partition("?")
+    name, _, asked = name.partition("?")
     if name not in (*SETS, SCENES):
         known = nearest(name, (*SETS, SCENES))
         raise UsageError("U210", f"builtin:{name}", f"no such pictures; {known}")
-    told = urllib.parse.parse_qsl(options, keep_blank_values=True)
+    told = urllib.parse.parse_qsl(asked, keep_blank_values=True)
     if name == SCENES:
         if told:
             raise UsageError("U211", told[0][0], f"no such option; builtin:{SCENES} has none")
         place = cache_folder(cache) / f"{SCENES}-{_hash(repr((SCENE, FLAT)), (*PHOTOS, CAMERA))}"
         _made(place, write_scenes)
-        return Folder(place / SCENES, workers=workers, **ways)
+        return Folder(place / SCENES, **options)
     variant = _variant(told)
     kind = "-".join(["photos", *filter(None, [variant.shortcut])])
     place = cache_folder(cache) / f"{kind}-{_hash(recipe(variant), PHOTOS)}"
     _made(place, lambda folder: write_patches(folder, variant, progress))
-    return Folder(place / SETS[name], workers=workers, **ways)
+    return Folder(place / SETS[name], **options)
 
 
 def _variant(options: list[tuple[str, str]]) -> Variant:

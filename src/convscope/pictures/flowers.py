@@ -9,22 +9,17 @@ them (tf_flowers).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from convscope.errors import DataError
-from convscope.pictures.archive.download import Source, check, fetch, unpack
-from convscope.pictures.split import split, validation, write_class_indices
+from convscope.pictures.archive.download import Progress, Source, fetch, unpack
 from convscope.publish import cache_folder, require_free
-
-__all__ = ["download", "flowers_folder", "split", "validation", "write_class_indices"]
 
 ARCHIVE = Source(
     "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz",
     228_813_984,
     "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c",
 )
-Progress = Callable[[int, int], None]
 
 
 def download(
@@ -43,7 +38,7 @@ def download(
     if not archive.exists():
         fetch(source, archive, progress=progress)
     else:
-        check(source, archive)
+        source.check(archive)
     unpack(archive, place)
     archive.unlink()
     return place

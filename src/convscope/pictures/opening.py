@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -22,44 +22,48 @@ from PIL import Image
 from convscope.errors import DataError, UsageError
 from convscope.pictures.archive.shards import Shards, is_shards
 from convscope.pictures.builtin import builtin
-from convscope.pictures.decode.decode import NOTES, Ways, decode
+from convscope.pictures.decode.decode import NOTES, decode
 from convscope.pictures.decode.limits import Fault, Limits
 from convscope.pictures.flowers import flowers_folder
 from convscope.pictures.listing import require_name
-from convscope.pictures.pictures import Folder, Frame, Picture, one_picture, some_pictures
-
-Progress = Callable[[int, int], None]
+from convscope.pictures.pictures import (
+    Folder,
+    Frame,
+    Options,
+    Picture,
+    Progress,
+    one_picture,
+    some_pictures,
+)
 
 
 def open_pictures(
     spec: Path | str,
     *,
     cache: Path | str | None = None,
-    workers: int = 1,
     progress: Progress | None = None,
-    **ways: Unpack[Ways],
+    **options: Unpack[Options],
 ) -> Folder:
     """The pictures that a name means: a folder's path, `builtin:scenes`, `builtin:photos`,
     `builtin:photos-val`, the latter two with `?shortcut=CLASS&seed=N`, `flowers` once downloaded,
     or WebDataset shards such as `val-{000000..000049}.tar`.
 
-    cache: where built-in pictures and flowers are kept (the user's cache). range, exif,
-    background: how values become RGB, see `Decoding`. Raises UsageError U210 or U211 on an unknown
-    name or option, U480, DataError D100 if there are no pictures, and as `Shards`.
+    cache: where built-in pictures and flowers are kept (the user's cache). Raises UsageError U210
+    or U211 on an unknown name or option, U480, DataError D100 if there are no pictures, and as
+    `Shards`.
     """
     if not isinstance(spec, str | Path):
         what = f"a {type(spec).__name__} is no name of pictures"
         raise UsageError("U377", "", what, next_step="give a folder's name, or builtin:photos")
     spec = str(require_name(spec))
     if spec.startswith("builtin:"):
-        name = spec.removeprefix("builtin:")
-        return builtin(name, cache, workers=workers, progress=progress, **ways)
+        return builtin(spec.removeprefix("builtin:"), cache, progress, **options)
     if spec == "flowers" and not Path(spec).exists():
-        return Folder(flowers_folder(cache), workers=workers, **ways)
+        return Folder(flowers_folder(cache), **options)
     if is_shards(spec):
-        return Shards(spec, workers=workers, **ways)
+        return Shards(spec, **options)
     try:
-        return Folder(spec, workers=workers, **ways)
+        return Folder(spec, **options)
     except DataError as fault:
         if fault.what == "does not exist":
             fault.next_step = "name a folder, builtin:photos or flowers"
@@ -94,9 +98,9 @@ def opened(given: Any) -> Iterator[Folder]:
             folder.close()
 
 
-def open_all(names: Sequence[str], **ways: Unpack[Ways]) -> list[Folder]:
+def open_all(names: Sequence[str], **options: Unpack[Options]) -> list[Folder]:
     """What several names mean, in their order: folders and sets as `open_pictures` has them,
-    single files that follow each other as one folder. ways: as of `open_pictures`.
+    single files that follow each other as one folder. options: as of `open_pictures`.
 
     Raises as `open_pictures`, and DataError D121 if there is no such file.
     """
@@ -104,9 +108,9 @@ def open_all(names: Sequence[str], **ways: Unpack[Ways]) -> list[Folder]:
     for are_sets, group in groupby(names, _is_set):
         together = list(group)
         if are_sets:
-            found += [open_pictures(name, **ways) for name in together]
+            found += [open_pictures(name, **options) for name in together]
         else:
-            found.append(some_pictures(together, **ways))
+            found.append(some_pictures(together, **options))
     return found
 
 

@@ -15,7 +15,7 @@ from convscope.network.network import Draft, Request
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.spec import WEIGHTS_OPTIONS, options
 from convscope.network.weights.checkpoint import Checkpoint, open_checkpoint
-from convscope.network.weights.fetch import fetch
+from convscope.network.weights.fetch import fetched_weights, no_weights
 from convscope.pictures.framing import Framing
 
 HUB, HUB_FILE = "https://huggingface.co", "model.safetensors"
@@ -86,22 +86,18 @@ def _pretrained(timm: Any, name: str, request: Request) -> Checkpoint:
     """timm's own weights, from a cache or over the network, read as any file of strangers."""
     entry = timm.get_pretrained_cfg(name)
     url = address(entry)
+    spec = f"timm:{name}"
     if not url:
-        raise _no_weights(name, "timm has no weights of this network")
+        raise no_weights(spec, "timm has no weights of this network")
     folder = Path(torch.hub.get_dir()) / "checkpoints" / "timm"
     target = folder / f"{name}{Path(url).suffix}"
-    try:
-        found = _in_hub_cache(entry) or fetch(url, target, progress=request.progress)
-    except EnvironmentFault as fault:
-        if fault.code != "R620":
-            raise
-        raise _no_weights(name, f"its weights {fault.what} from {url}") from fault
+    found = _in_hub_cache(entry) or fetched_weights(spec, url, target, progress=request.progress)
     try:
         return open_checkpoint(found)
     except CheckpointError as fault:
         target.unlink(missing_ok=True)  # the hub tells no hash: this is how a wrong file shows
         what = f"the file from {url} cannot be used: {fault.what}"
-        raise _no_weights(name, what) from fault
+        raise no_weights(spec, what) from fault
 
 
 def address(entry: Any) -> str:
@@ -121,11 +117,6 @@ def _in_hub_cache(entry: Any) -> Path | None:
     client = importlib.import_module("huggingface_hub")
     found = client.try_to_load_from_cache(entry.hf_hub_id, entry.hf_hub_filename or HUB_FILE)
     return Path(found) if isinstance(found, str) else None
-
-
-def _no_weights(name: str, what: str) -> EnvironmentFault:
-    choice = f"pass a checkpoint, or write timm:{name}:weights=none for random weights"
-    return EnvironmentFault("R620", f"timm:{name}", what, next_step=choice)
 
 
 def _create(timm: Any, name: str, own: Checkpoint | None, request: Request) -> Any:

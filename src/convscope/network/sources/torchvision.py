@@ -14,12 +14,12 @@ from torchvision.models import (  # type: ignore[attr-defined]
     list_models,
 )
 
-from convscope.errors import EnvironmentFault, ModelError, UsageError, nearest
+from convscope.errors import ModelError, UsageError, nearest
 from convscope.network.network import Draft, Request
 from convscope.network.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from convscope.network.sources.spec import WEIGHTS_OPTIONS, options
 from convscope.network.weights.checkpoint import Checkpoint, open_checkpoint
-from convscope.network.weights.fetch import fetch
+from convscope.network.weights.fetch import fetched_weights
 from convscope.pictures.framing import Framing
 
 CLASSES = 1000
@@ -119,19 +119,10 @@ def address(entry: Any) -> str:
 def _pretrained(name: str, entry: Any, request: Request) -> Checkpoint:
     """torchvision's own weights, from its cache or over the network."""
     target = Path(torch.hub.get_dir()) / "checkpoints" / Path(address(entry)).name
-    try:
-        path = fetch(address(entry), target, sha256=hash_of(entry), progress=request.progress)
-    except EnvironmentFault as fault:
-        if fault.code != "R620":
-            raise
-        raise EnvironmentFault(
-            "R620",
-            f"torchvision:{name}",
-            f"the weights {entry.name} {fault.what} from {address(entry)}",
-            next_step=f"pass a checkpoint, or write torchvision:{name}:weights=none for random "
-            "weights",
-        ) from fault
-    return open_checkpoint(path)
+    url, sha256, progress = address(entry), hash_of(entry), request.progress
+    return open_checkpoint(
+        fetched_weights(f"torchvision:{name}", url, target, sha256=sha256, progress=progress)
+    )
 
 
 def _build(name: str, classes: int, seed: int, checkpoint: Checkpoint | None) -> nn.Module:

@@ -1,70 +1,42 @@
-"""Download weights, checked by their hash."""
+"""Download a network's own weights, checked by their hash."""
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from convscope.errors import EnvironmentFault
-from convscope.publish import publish_file
-
-CHUNK = 1 << 20
-TIMEOUT = 30.0
+from convscope.pictures.archive.download import Progress, Source, fetch
 
 
-def fetch(
-    url: str,
-    target: Path,
-    *,
-    sha256: str = "",
-    timeout: float = TIMEOUT,
-    progress: Callable[[int, int], None] | None = None,
+def fetched_weights(
+    spec: str, url: str, target: Path, *, sha256: str = "", progress: Progress | None = None
 ) -> Path:
-    """Download to `target`, unless it is there already and right; whole or not at all.
+    """Download to `target`, unless it is there already and right; a broken download goes on where
+    it stopped.
 
-    sha256: how the file's hash begins, in hexadecimal, if it is known. timeout: seconds without
-    an answer. progress counts bytes.
-
-    Raises EnvironmentFault R620 if the server cannot be reached, R621 if it sent another file.
+    spec: the network, as `torchvision:resnet18`. sha256: how the file's hash begins, if it is
+    known. Raises EnvironmentFault R620 if they cannot be had, R621 if the server sent another file.
     """
-    if target.is_file() and _hash(target.read_bytes()).startswith(sha256):
-        return target
-    content = _download(url, timeout, progress)
-    if not _hash(content).startswith(sha256):
-        raise EnvironmentFault(
-            "R621",
-            url,
-            f"the server sent another file: SHA-256 {_hash(content)[:16]}… instead of {sha256}…",
-            next_step="try again later, or download it another way and pass it as checkpoint",
-        )
-    publish_file(target, content)
+    source = Source(url, None, sha256)
+    try:
+        if target.is_file():
+            source.check(target)
+            return target
+    except EnvironmentFault:
+        pass  # a damaged copy
+    try:
+        fetch(source, target, progress=progress)
+    except EnvironmentFault as fault:
+        if fault.code == "R613":
+            what = f"the server sent another file: it {fault.what}"
+            step = "try again later, or download it another way and pass it as checkpoint"
+            raise EnvironmentFault("R621", url, what, next_step=step) from fault
+        if fault.code in ("R610", "R611", "R612"):
+            raise no_weights(spec, f"its weights cannot be had from {url}: {fault.what}") from fault
+        raise
     return target
 
 
-def _download(url: str, timeout: float, progress: Callable[[int, int], None] | None) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "convscope"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            total = int(answer.headers.get("Content-Length") or 0)
-            content = bytearray()
-            while chunk := answer.read(CHUNK):
-                content += chunk
-                if progress is not None:
-                    progress(len(content), total)
-        if len(content) < total:
-            raise OSError(f"it broke off after {len(content)} of {total} bytes")
-    except (OSError, http.client.HTTPException, ValueError) as fault:
-        if isinstance(fault, urllib.error.HTTPError):
-            fault.close()
-        reason = getattr(fault, "reason", None) or fault
-        reason = getattr(reason, "strerror", None) or reason
-        raise EnvironmentFault("R620", url, f"cannot be downloaded ({reason})") from fault
-    return bytes(content)
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def no_weights(spec: str, what: str) -> EnvironmentFault:
+    step = f"pass a checkpoint, or write {spec}:weights=none for random weights"
+    return EnvironmentFault("R620", spec, what, next_step=step)
