@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.cli.optimise_jobs import Job
+from convscope.cli.optimise import Job
 from convscope.records.optimise import OptimisedPicture
 
 NET = ["optimise", "zfnet:width=0.125,head=compact", "--size", "64x72", "--steps", "3"]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.cli.training_bar import left
+from convscope.cli.train import left
 from convscope.records.predictions import Evaluation
 from convscope.training.recipe_text import to_toml
 from tests.training.conftest import TINY, paint

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.cli.study_files import add_file, add_study
+from convscope.cli.results import add_file, add_study
 
 ROOT = Path(__file__).parents[2]
 KILLS = ROOT / "bench" / "kills.py"

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from convscope.cli.study_files import drawn
+from convscope.cli.results import drawn
 from convscope.drawing.maps import prediction_figure, prediction_png
 from convscope.drawing.plots import confusion, png, training_curves
 from convscope.drawing.style import shortened

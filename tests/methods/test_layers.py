@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convscope.cli.layers import lines
+from convscope.cli.predict import lines
 from convscope.errors import ModelError
 from convscope.methods.layers import layer_table
 from convscope.network.sources.ours import zfnet

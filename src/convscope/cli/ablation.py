@@ -10,10 +10,9 @@ import typer
 from convscope.cli.options import Beside, Reading, expanded
 from convscope.cli.predict import Views
 from convscope.cli.progress import say, tell
+from convscope.cli.results import add_study, save_figure, save_table
 from convscope.cli.stop import stop_on_signals
-from convscope.cli.study_files import add_study, save_figure, save_table
-from convscope.cli.train import pair
-from convscope.cli.training_bar import training_bar
+from convscope.cli.train import pair, training_bar
 
 
 @expanded

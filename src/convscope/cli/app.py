@@ -18,31 +18,26 @@ import typer
 
 from convscope import __version__
 from convscope.cli.ablation import ablation
-from convscope.cli.atlas import atlas
-from convscope.cli.attach import attach
+from convscope.cli.atlas import atlas, attach
 from convscope.cli.check import check
 from convscope.cli.demo import demo
-from convscope.cli.evaluate import evaluate
 from convscope.cli.evolution import evolution
 from convscope.cli.explain import explain
 from convscope.cli.features import features
-from convscope.cli.flowers import flowers
-from convscope.cli.layers import layers
 from convscope.cli.mark import mark
 from convscope.cli.occlusion import occlusion
 from convscope.cli.optimise import optimise
 from convscope.cli.pointing import pointing
-from convscope.cli.predict import predict
+from convscope.cli.predict import evaluate, layers, predict, tune
 from convscope.cli.probes import probes
 from convscope.cli.progress import tell
+from convscope.cli.results import command_running
 from convscope.cli.run_study import command_of
 from convscope.cli.similar import similar
 from convscope.cli.stop import past_stopping, stoppable
-from convscope.cli.study_files import command_running
-from convscope.cli.train import train
+from convscope.cli.train import flowers, train
 from convscope.cli.transfer import transfer
 from convscope.cli.transfer_lists import transfer_lists
-from convscope.cli.tune import tune
 from convscope.errors import (
     ConvscopeError,
     EnvironmentFault,

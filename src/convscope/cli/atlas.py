@@ -1,4 +1,4 @@
-"""What does each feature map of a network see, as a page that opens anywhere?"""
+"""Commands atlas, a page for every feature map, and attach, which puts studies into one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, Sending, expanded
+from convscope.cli.predict import Tune, chosen
 from convscope.cli.progress import progress, say, tell
-from convscope.cli.study_files import claim, new_study
-from convscope.cli.tune import Tune, chosen
+from convscope.cli.results import claim, new_study
 
 if TYPE_CHECKING:
     from convscope.lens.backward import Other
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from convscope.network.load import Network
     from convscope.pictures.pictures import Folder, Picture
     from convscope.records.predictions import Evaluation
+
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a progress bar under a name."""
@@ -187,3 +188,18 @@ def _counted(items: Iterator[Any], total: int, tick: Callable[[int, int], None])
     for done, item in enumerate(items, start=1):
         yield item
         tick(done, total)
+
+
+def attach(
+    atlas: Annotated[Path, typer.Argument(help="Folder that convscope atlas wrote.")],
+    studies: Annotated[
+        list[Path], typer.Argument(help="Folders that studies wrote: filters, invariance, …")
+    ],
+) -> None:
+    """Show studies in an atlas: their figures and numbers become pages of it.
+
+    Example: convscope attach atlas filters invariance
+    """
+    from convscope.pages.studies import add_studies, read_study
+
+    tell(add_studies(atlas, [read_study(study) for study in studies]))

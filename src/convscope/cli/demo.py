@@ -11,7 +11,7 @@ import typer
 from convscope.cli.atlas import make_atlas
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.stop import stop_on_signals
-from convscope.cli.training_bar import training_bar
+from convscope.cli.train import training_bar
 
 if TYPE_CHECKING:
     from convscope.network.load import Network

@@ -9,14 +9,7 @@ import typer
 
 from convscope.cli.options import Beside, Reading, Ready, expanded
 from convscope.cli.progress import progress, say, tell
-from convscope.cli.study_files import (
-    claim,
-    epochs_listed,
-    listed,
-    new_study,
-    save_figure,
-    save_table,
-)
+from convscope.cli.results import claim, epochs_listed, listed, new_study, save_figure, save_table
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:

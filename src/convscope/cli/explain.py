@@ -10,7 +10,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say, tell
-from convscope.cli.study_files import claim, new_study
+from convscope.cli.results import claim, new_study
 from convscope.errors import printable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 
 from convscope.cli.options import ANY_MODEL, Opening, Reading, Sending, expanded
 from convscope.cli.progress import progress, tell
-from convscope.cli.study_files import claim, keep_table, listed, new_study, save_figure
+from convscope.cli.results import claim, keep_table, listed, new_study, save_figure
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:

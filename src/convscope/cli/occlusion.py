@@ -13,7 +13,7 @@ from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.cli.explain import _spread, read_target
 from convscope.cli.options import Beside, Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say, tell
-from convscope.cli.study_files import claim, new_study, save_figure, save_table
+from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.errors import StopAsked, UsageError, nearest, printable
 
 if TYPE_CHECKING:

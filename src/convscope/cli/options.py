@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from convscope.cli.progress import say
-from convscope.cli.skipped import reporting
+from convscope.cli.results import reporting
 from convscope.errors import UsageError
 from convscope.publish import require_free
 

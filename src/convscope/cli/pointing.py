@@ -10,7 +10,7 @@ import typer
 from convscope.cli.explain import read_target
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, tell
-from convscope.cli.study_files import claim, new_study
+from convscope.cli.results import claim, new_study
 
 if TYPE_CHECKING:
     from convscope.studies.pointing.record import PointingGame

@@ -1,7 +1,8 @@
-"""What does a network take pictures for?"""
+"""Commands that ask one network: predict, evaluate, layers and tune."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import tell
-from convscope.cli.study_files import add_file
-from convscope.errors import printable
+from convscope.cli.progress import progress, say, tell
+from convscope.cli.results import add_file, claim, new_study, save_table
+from convscope.errors import EnvironmentFault, UsageError, nearest, printable
 
 if TYPE_CHECKING:
-    from convscope.network.load import Network
+    from convscope.methods.tuning import Tuning
+    from convscope.network.network import Network
     from convscope.pictures.pictures import Folder
-    from convscope.records.predictions import Evaluation
+    from convscope.records.features import LayerTable
+    from convscope.records.predictions import Evaluation, Share
+
 
 Views = Annotated[
     int, typer.Option(help="1: the centre; 10: corners and centre and their mirror images.")
@@ -75,3 +79,240 @@ def _listed(title: str, names: Sequence[str], probability: Sequence[float]) -> l
     wide = max(map(len, shown))
     lines = [f"  {name:<{wide}}  {p:6.1%}" for name, p in zip(shown, probability, strict=True)]
     return [printable(title), *lines]
+
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+Tune = Annotated[
+    bool, typer.Option("--tune", help="Run the network in the way that is fastest here.")
+]
+
+
+@expanded
+def tune(
+    model: Model,
+    opening: Opening,
+    memory: Annotated[
+        str | None, typer.Option(help="Most that the network may take up, as 2GB or 500MB.")
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Half precision may be chosen: other numbers.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure again, whatever is remembered.")
+    ] = False,
+) -> None:
+    """Measure how the network runs fastest here: batch, memory format, threads, decoders.
+
+    It takes some seconds, once; `atlas --tune` and `evaluate --tune` then use it.
+
+    Example: convscope tune torchvision:squeezenet1_0 --memory 2GB
+    """
+    allowed = None if memory is None else as_bytes(memory)
+    for line in tuned(opening.network(model), memory=allowed, half=half, fresh=fresh).lines():
+        tell(line)
+
+
+def tuned(
+    network: Network, *, memory: int | None = None, half: bool = False, fresh: bool = False
+) -> Tuning:
+    """What is remembered, or else measured under a progress bar."""
+    from convscope.methods.tuner import tune as measure
+
+    with progress("measuring") as tick:
+        return measure(network, memory=memory, half=half, fresh=fresh, progress=tick)
+
+
+def chosen(network: Network, wanted: bool) -> Tuning | None:
+    """For a command's `--tune`: the tuning, told in a line, or None."""
+    if not wanted:
+        return None
+    tuning = tuned(network)
+    decoders = f"{tuning.workers} decoding process{'es' if tuning.workers > 1 else ''}"
+    say(f"tuned: {tuning.best.named()}, {decoders}")
+    return tuning
+
+
+def as_bytes(text: str) -> int:
+    """Raises UsageError U402 for what is no amount of memory."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError("U402", text, "is no amount of memory", next_step="write 2GB or 500MB")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+TABLES = ("table2",)
+
+
+@expanded
+def evaluate(
+    model: Model,
+    pictures: Annotated[
+        str,
+        typer.Argument(help='Class folders, or shards as "val-{000000..000049}.tar".'),
+    ],
+    opening: Opening,
+    reading: Reading,
+    together: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="MODEL or MODEL@WEIGHTS; the mean softmax of all is judged."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="JSON: class index by file name, or by class folder."),
+    ] = None,
+    views: Views = 1,
+    beside: Annotated[
+        str, typer.Option(help="table2: the paper's errors on ImageNet, and ours below.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 1,
+    out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("evaluation"),
+    tune: Tune = False,
+) -> None:
+    """Top-1 and top-5 on pictures with known classes, and which class is taken for which.
+
+    Example: convscope evaluate run builtin:photos-val --views 10
+    """
+    from convscope.methods.predict import evaluate as measure
+    from convscope.pictures.annotations import read_labels
+    from convscope.records.imagenet import table2
+
+    claim(out)
+    if beside and beside not in TABLES:
+        raise UsageError("U407", beside, f"no such table; {nearest(beside, TABLES)}")
+    known = None if labels is None else read_labels(labels)
+    with reading.open(pictures, workers=workers) as folder:
+        networks = [_opened(model, opening, device)]
+        networks += [_opened(*_member(name, opening), device) for name in together or ()]
+        tuning = chosen(networks[0], tune)
+        with progress("evaluating") as tick:
+            found = measure(
+                networks, folder, views=views, labels=known, tuning=tuning, progress=tick
+            )
+            folder.check_bad()
+    _tell(found)
+    with new_study(out) as place:
+        save_evaluation(found, place)
+        if beside:
+            save_table(table2(found), place / "table2.md")
+    tell(out)
+
+
+def _member(name: str, opening: Opening) -> tuple[str, Opening]:
+    """A model, opened with the file of weights after the last @."""
+    model, sign, weights = name.rpartition("@")
+    return model if sign else name, opening.other(Path(weights) if sign else None)
+
+
+def _opened(model: str, opening: Opening, device: str) -> Network:
+    """Raises UsageError U378 on an unknown device, EnvironmentFault R641 if it is not there."""
+    import torch
+
+    kind, _, number = device.partition(":")
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if kind not in there or not (number or "0").isdecimal():
+        hint = nearest(device, there).replace("it has", "there are")
+        raise UsageError("U378", device, f"no such device; {hint}")
+    if int(number or 0) >= there[kind]:
+        what = "this machine has none that torch can use"
+        raise EnvironmentFault("R641", device, what, next_step="pass --device cpu")
+    network = opening.scoring(model)
+    network.model.to(device)
+    return network
+
+
+def _tell(found: Evaluation) -> None:
+    if assumed := found.origin.get("class order"):
+        say(f"class order {assumed}: --classes FILE tells it")
+    for name, top1, top5 in found.members:
+        tell(f"alone  {top1:7.2%} and {top5:7.2%}  {name}")
+    tell(*_told(found))
+
+
+def _told(found: Evaluation) -> tuple[str, str]:
+    top = min(5, found.likeliest.shape[1])
+    first = _line(1, found.top1, found.error1, found)
+    return first, _line(top, found.top5, found.error5, found)
+
+
+def _line(top: int, right: float, error: Share, found: Evaluation) -> str:
+    many = len(found.labels)
+    wrong = f"error {100 * error.part:.1f} % ({100 * error.low:.1f} to {100 * error.high:.1f})"
+    return f"top-{top}  {right:7.2%}  {round(right * many):,} of {many:,} pictures; {wrong}"
+
+
+HEAD = ("layer", "kind", "kernel", "output", "parameters", "multiply-adds", "field", "stride")
+TO_THE_LEFT = 2
+"""Columns of words, which stand at the left; numbers stand at the right."""
+
+
+@expanded
+def layers(
+    model: Model,
+    opening: Opening,
+) -> None:
+    """Layers with their output, parameters, multiply-adds, receptive field and stride in pixels.
+
+    Example: convscope layers zfnet
+    """
+    from convscope.methods.layers import layer_table
+
+    network = opening.network(model)
+    for line in lines(layer_table(network.model, network.preprocess.shape)):
+        tell(line)
+
+
+def lines(table: LayerTable) -> list[str]:
+    """The table as text, a line a layer, with head and sums."""
+    channels, *pixels = table.input
+    rows: list[tuple[str, ...]] = [
+        HEAD,
+        ("input", "", "", _times((channels, *pixels)), "", "", "", ""),
+    ]
+    rows += [_cells(table, layer) for layer in range(len(table.name))]
+    total = f"{table.parameters.sum():,}", f"{table.multiply_adds.sum():,}"
+    rows.append(("sum", "", "", "", *total, "", ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [_line_layers(row, widths) for row in rows]
+
+
+def _cells(table: LayerTable, layer: int) -> tuple[str, ...]:
+    whole = table.field[layer].any() and not table.stride[layer].any()
+    return (
+        printable(table.name[layer]) or "(the network)",
+        printable(table.kind[layer] + (f" of {table.of[layer]}" if table.of[layer] else "")),
+        _times(table.kernel[layer]),
+        _times(table.shape[layer]),
+        _count(table.parameters[layer]),
+        _count(table.multiply_adds[layer]),
+        "all" if whole else _side(table.field[layer]),
+        _side(table.stride[layer]),
+    )
+
+
+def _line_layers(row: tuple[str, ...], widths: list[int]) -> str:
+    cells = [
+        cell.ljust(width) if place < TO_THE_LEFT else cell.rjust(width)
+        for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _times(sides: tuple[int, ...]) -> str:
+    return "×".join(map(str, sides))
+
+
+def _side(pair: tuple[int, int]) -> str:
+    """Pixels down and across; one number if they are the same, nothing if there are none."""
+    down, across = (int(side) for side in pair)
+    if not (down or across):
+        return ""
+    return str(down) if down == across else f"{down}×{across}"

@@ -9,8 +9,8 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say, tell
+from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.cli.similar import Cache, Vector, read_vector
-from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import printable
 from convscope.records.table import Part, Table
 

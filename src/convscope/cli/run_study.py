@@ -14,7 +14,7 @@ import typer
 
 from convscope.cli.options import Beside, Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say, tell
-from convscope.cli.study_files import claim, new_study, save_figure, save_table
+from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.studies.base import Option, Study, Tick, records_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, tell
-from convscope.cli.study_files import claim, new_study, save_figure
+from convscope.cli.results import claim, new_study, save_figure
 from convscope.errors import printable
 
 if TYPE_CHECKING:

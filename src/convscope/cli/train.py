@@ -1,7 +1,10 @@
-"""How do I train a network, ask it what it sees, and measure how often it is right?"""
+"""Commands train and flowers, and the progress bar of a training."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,14 +13,83 @@ import typer
 from convscope.cli.options import Reading, expanded
 from convscope.cli.predict import save_evaluation
 from convscope.cli.progress import progress, say, tell
+from convscope.cli.results import epochs_listed
 from convscope.cli.stop import stop_on_signals
-from convscope.cli.study_files import epochs_listed
-from convscope.cli.training_bar import training_bar
 
 if TYPE_CHECKING:
     from convscope.pictures.pictures import Folder
     from convscope.training.recipe import Recipe
+    from convscope.training.story import Progress as Standing
     from convscope.training.train import TrainResult
+
+
+Tell = Callable[["Standing"], None]
+
+
+@contextmanager
+def training_bar() -> Iterator[Tell]:
+    """Gives the `progress` for `train`: a bar for a person, one line an epoch for a log."""
+    if not sys.stderr.isatty():
+        yield _log()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(24),
+        TextColumn("{task.fields[how]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("reading", total=None, how="")
+
+        def tell(standing: Standing) -> None:
+            if standing.stage == "remark":
+                console.print(standing.remark, markup=False, highlight=False)
+                return
+            bar.update(
+                task,
+                description="reading" if standing.stage == "reading" else _epoch(standing),
+                completed=standing.done,
+                total=standing.total,
+                how=described(standing),
+            )
+
+        yield tell
+
+
+def described(standing: Standing) -> str:
+    """One line on where the run stands."""
+    if standing.stage == "reading":
+        return f"{standing.done:,} of {standing.total:,} pictures"
+    judged = standing.val_accuracy
+    parts = [f"loss {standing.loss:.3f}", f"accuracy {standing.accuracy:.1%}"]
+    parts += [] if judged is None else [f"validation {judged:.1%}"]
+    parts += [f"{standing.pictures_per_second:,.0f} pictures/s", left(standing.seconds_left)]
+    return ", ".join(parts)
+
+
+def left(seconds: float) -> str:
+    """Time left, in words."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min left"
+    return f"{minutes}:{rest:02d} min left"
+
+
+def _epoch(standing: Standing) -> str:
+    return f"epoch {standing.epoch}/{standing.epochs}"
+
+
+def _log() -> Tell:
+    def tell(standing: Standing) -> None:
+        if standing.stage == "remark":
+            say(standing.remark)
+        if standing.stage == "judged":
+            say(f"{_epoch(standing)}: {described(standing)}")
+
+    return tell
 
 
 @expanded
@@ -114,3 +186,22 @@ def _finish(result: TrainResult, recipe: Recipe, judging: Folder) -> None:
         f"best epoch {result.best_epoch} of {recipe.epochs}: "
         f"{result.best_accuracy:.1%} of {len(judging):,} validation pictures"
     )
+
+
+def flowers(
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for them; by default the user's cache.")
+    ] = None,
+) -> None:
+    """Download the 3,670 flower photographs of the tutorials (229 MB, CC-BY).
+
+    The download goes on where it stopped and is checked by its SHA-256. Without --out, `flowers`
+    then stands for them wherever a command wants pictures.
+
+    Example: convscope flowers
+    """
+    from convscope.pictures.flowers import download
+
+    with progress("flower photographs (bytes)") as tick:
+        place = download(out, progress=tick)
+    tell(place)

@@ -10,8 +10,8 @@ import typer
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.probes import Folds, Seed, Test, percent, tell_short
 from convscope.cli.progress import phases, say, tell
+from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.cli.similar import Cache, Layer, Vector, read_vector, told_duplicates
-from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.errors import UsageError, nearest
 from convscope.records.table import Part, Table
 

@@ -9,8 +9,8 @@ import typer
 
 from convscope.cli.options import Beside, Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say, tell
+from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.cli.similar import Cache, Layer, Vector, read_vector
-from convscope.cli.study_files import claim, new_study, save_figure, save_table
 from convscope.records.table import Part, Table
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
-"""How does a command's result appear: claimed at its start, all of it with one rename at its end?
+"""Results of commands: claimed at the start, all of them with one rename at the end; pictures left
+out listed beside.
 
 A command calls `claim(out)` first, computes, and writes record, figures and tables into the folder
-that `new_study(out)` gives. Whatever is to be in every result, as the lists of pictures that were
-left out, is registered by `in_every_study`.
+that `new_study(out)` gives. What is to be in every result is registered by `in_every_study`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convscope.cli.progress import tell
-from convscope.errors import UsageError
+from convscope.cli.progress import say, tell
+from convscope.errors import ConvscopeError, Stopped, UsageError
 from convscope.records.table import Part, lines, tables_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from convscope.pictures.pictures import Folder
 
 
 KINDS = ("pdf", "svg", "png")
@@ -194,3 +196,65 @@ def epochs_listed(text: str | None) -> Sequence[int] | None:
             "U386", str(text), "is no list of epochs", next_step="write them as 1,2,5,10"
         )
     return [int(name) for name in names]
+
+
+@contextmanager
+def reporting(folders: Sequence[Folder], out: Path | None) -> Iterator[None]:
+    """After the work, how many pictures were used, which were not, and what was changed.
+
+    The tables are skipped.csv and notes.csv in the folder of the results, or beside its place
+    while that has to stay free (`OUT-skipped.csv`). When too many pictures are unusable (D118),
+    the fault says where they are listed.
+    """
+
+    def into(place: Path) -> None:
+        for name, content in _tables(folders).items():
+            (place / name).write_bytes(content)
+
+    in_every_study(into)
+    try:
+        yield
+        for folder in folders:
+            folder.check_all()
+    except Stopped:
+        raise
+    except ConvscopeError as fault:
+        _tell_notes(folders, None)
+        if fault.code == "D118" and "skipped.csv" in (written := _written(folders, out)):
+            fault.kept = f"which pictures, and why, in {written['skipped.csv']}"
+        raise
+    written = _written(folders, out)
+    for report in {id(folder.report): folder.report for folder in folders}.values():
+        if len(report) > 1:
+            say(report.summary())
+    if "skipped.csv" in written:
+        say(f"which, and why: {written['skipped.csv']}")
+    _tell_notes(folders, written.get("notes.csv"))
+
+
+def _tell_notes(folders: Sequence[Folder], place: Path | None) -> None:
+    from convscope.pictures.notes import counted_notes
+
+    reports = {id(folder.report): folder.report for folder in folders}.values()
+    if line := counted_notes(entry for report in reports for entry in report.noted):
+        say(f"notes: {line}" + (f": {place}" if place else ""))
+
+
+def _has_results(out: Path) -> bool:
+    return out.is_dir() and any(out.iterdir())
+
+
+def _written(folders: Sequence[Folder], out: Path | None) -> dict[str, Path]:
+    """Where each table is, by its name."""
+    found: dict[str, Path] = {}
+    for name, content in _tables(folders).items():
+        if out is not None:
+            place = out / name if _has_results(out) else out.with_name(f"{out.name}-{name}")
+            found[name] = add_file(place, content)
+    return found
+
+
+def _tables(folders: Sequence[Folder]) -> dict[str, bytes]:
+    from convscope.pictures.notes import tables
+
+    return tables(folder.report for folder in folders)
