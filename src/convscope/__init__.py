@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from convscope.studies.retrieval.study import duplicates, similar
     from convscope.studies.transfer.study import transfer, transfer_lists
     from convscope.studies.unit_ablation.study import silence
-    from convscope.training.train import train
+    from convscope.training.trainer import train
     from convscope.units import Box, Unit
 
 __version__ = "0.1.0"

@@ -183,3 +183,12 @@ def _cell(value: object) -> object:
         return value
     told = one_line(value)
     return f"'{told}" if told.startswith(FORMULAS) else told
+
+
+def as_toml(value: Any) -> str:
+    """A text, a number, or a list of them, as TOML writes it."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_toml, value))}]"
+    if isinstance(value, float):
+        return repr(float(value))  # inf and nan are other words in JSON
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")

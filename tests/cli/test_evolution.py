@@ -18,7 +18,7 @@ from convscope.studies.evolution.figure import (
     convergence_table,
     evolution_figure,
 )
-from convscope.training.recipe_text import to_toml
+from convscope.training.recipe import to_toml
 from tests.training.conftest import TINY, paint
 
 KINDS = ("pdf", "svg", "png")

@@ -17,7 +17,7 @@ from PIL import Image
 from convscope.cli.app import run
 from convscope.cli.train import left
 from convscope.records.predictions import Evaluation
-from convscope.training.recipe_text import to_toml
+from convscope.training.recipe import to_toml
 from tests.training.conftest import TINY, paint
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from convscope.pictures.framing import Framing
-from convscope.training.augment import LUMA, Shrunk, _box, _hue, order, stream, view
+from convscope.training.data import LUMA, Shrunk, _box, _hue, order, stream, view
 from convscope.training.recipe import Recipe
 
 PLAIN = Recipe(size=40, test_size=40, test_resize=44, crop="centre", flip=0.0)

@@ -14,17 +14,25 @@ from convscope.errors import DataError
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
-from convscope.training.augment import Shrunk
-from convscope.training.batches import Batches, Mixing, mixing, network_input, steps, targets
-from convscope.training.stock import Stock, pixel_mean
+from convscope.training.data import (
+    Batches,
+    Mixing,
+    PictureCache,
+    Shrunk,
+    mixing,
+    network_input,
+    pixel_mean,
+    steps,
+    targets,
+)
 from tests.training.conftest import TINY
 
 SIZE = Framing(52, (48, 48))
 
 
 @pytest.fixture(scope="module")
-def stock(training: Folder) -> Stock:
-    return Stock(training, Shrunk(256), memory=10**9)
+def stock(training: Folder) -> PictureCache:
+    return PictureCache(training, Shrunk(256), memory=10**9)
 
 
 def everything(batches: Batches) -> list[tuple[torch.Tensor, ...]]:
@@ -32,7 +40,7 @@ def everything(batches: Batches) -> list[tuple[torch.Tensor, ...]]:
 
 
 def test_an_epoch_sees_every_picture_once_and_is_the_same_with_any_number_of_threads(
-    stock: Stock,
+    stock: PictureCache,
 ) -> None:
     one = everything(Batches(stock, TINY, 1))
     next(iter(Batches(stock, TINY, 1)))  # an iterator that is left alone does no harm
@@ -45,7 +53,9 @@ def test_an_epoch_sees_every_picture_once_and_is_the_same_with_any_number_of_thr
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_the_shares_of_all_processes_are_the_one_process_batch(stock: Stock, world: int) -> None:
+def test_the_shares_of_all_processes_are_the_one_process_batch(
+    stock: PictureCache, world: int
+) -> None:
     whole = list(Batches(stock, TINY, 2))
     shares = [list(Batches(stock, TINY, 2, rank=r, world=world)) for r in range(world)]
     for step, batch in enumerate(whole):
@@ -71,10 +81,10 @@ def test_a_last_batch_too_small_for_all_processes_is_left_out() -> None:
 
 
 def test_pictures_that_do_not_fit_into_memory_are_read_again_and_are_the_same(
-    training: Folder, stock: Stock
+    training: Folder, stock: PictureCache
 ) -> None:
-    none = Stock(training, Shrunk(256), memory=0)
-    some = Stock(training, Shrunk(256), memory=20 * 56 * 70 * 3, workers=2)
+    none = PictureCache(training, Shrunk(256), memory=0)
+    some = PictureCache(training, Shrunk(256), memory=20 * 56 * 70 * 3, workers=2)
     framing = Framing(40, (31, 37))
     for other in (none, some):
         assert np.array_equal(pixel_mean(stock, framing), pixel_mean(other, framing))
@@ -84,7 +94,9 @@ def test_pictures_that_do_not_fit_into_memory_are_read_again_and_are_the_same(
     assert all(torch.equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
 
 
-def test_without_augmentation_training_sees_what_the_network_is_used_on(stock: Stock) -> None:
+def test_without_augmentation_training_sees_what_the_network_is_used_on(
+    stock: PictureCache,
+) -> None:
     plain = dataclasses.replace(
         TINY, crop="centre", flip=0.0, jitter=0.0, erase=0.0, size=52, test_size=52
     )
@@ -96,7 +108,7 @@ def test_without_augmentation_training_sees_what_the_network_is_used_on(stock: S
     assert seen.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_mean_picture_is_subtracted_in_training_as_in_use(stock: Stock) -> None:
+def test_a_mean_picture_is_subtracted_in_training_as_in_use(stock: PictureCache) -> None:
     plain = dataclasses.replace(TINY, crop="centre", flip=0.0, jitter=0.0, erase=0.0)
     mean = np.random.default_rng(0).uniform(60, 160, (3, 48, 48))
     preprocess = Preprocess(SIZE, mean, (1.5, 2.0, 2.5), 1.0)
@@ -105,7 +117,7 @@ def test_a_mean_picture_is_subtracted_in_training_as_in_use(stock: Stock) -> Non
     torch.testing.assert_close(network_input(batch, preprocess), expected, rtol=0, atol=1e-4)
 
 
-def test_cutmix_pastes_as_much_as_it_says_and_shares_the_label(stock: Stock) -> None:
+def test_cutmix_pastes_as_much_as_it_says_and_shares_the_label(stock: PictureCache) -> None:
     recipe = dataclasses.replace(TINY, mix=1.0, mix_cut=1.0)
     found = [mixing(recipe, 0, np.random.default_rng(n)) for n in range(50)]
     batch = next(iter(Batches(stock, recipe, 0)))
@@ -124,7 +136,9 @@ def test_cutmix_pastes_as_much_as_it_says_and_shares_the_label(stock: Stock) -> 
     assert len({mix.kept for mix in found if mix}) > 40
 
 
-def test_mixup_is_the_weighted_mean_of_two_pictures_and_of_their_labels(stock: Stock) -> None:
+def test_mixup_is_the_weighted_mean_of_two_pictures_and_of_their_labels(
+    stock: PictureCache,
+) -> None:
     batch = next(iter(Batches(stock, TINY, 0)))._replace(mixing=Mixing(0.25, None))
     preprocess = Preprocess(SIZE, (0.4, 0.5, 0.6), (0.3, 0.3, 0.3))
     plain = network_input(batch._replace(mixing=None), preprocess)
@@ -145,7 +159,7 @@ def test_mixing_ends_when_the_recipe_says_so() -> None:
     assert mixed == [True] * 7 + [False] * 3
 
 
-def test_the_mean_picture_is_the_mean_of_the_pictures(stock: Stock) -> None:
+def test_the_mean_picture_is_the_mean_of_the_pictures(stock: PictureCache) -> None:
     frames = [SIZE(Image.fromarray(stock.take([place])[0])) for place in range(len(stock))]
     expected = np.mean(np.stack(frames).astype(np.float64), axis=0)
     np.testing.assert_allclose(pixel_mean(stock, SIZE), expected.transpose(2, 0, 1), rtol=1e-6)
@@ -153,5 +167,5 @@ def test_the_mean_picture_is_the_mean_of_the_pictures(stock: Stock) -> None:
 
 def test_pictures_without_a_class_teach_nothing(painted: Path) -> None:
     with Folder(painted / "val" / "red") as flat, pytest.raises(DataError) as caught:
-        Stock(flat, Shrunk(64), memory=10**9)
+        PictureCache(flat, Shrunk(64), memory=10**9)
     assert caught.value.code == "D151"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convscope.errors import Stopped, UsageError
 from convscope.network.load import load
 from convscope.pictures.pictures import Folder
-from convscope.training.train import train
+from convscope.training.trainer import train
 from tests.training.conftest import TINY
 
 SHORT = dataclasses.replace(TINY, epochs=3)

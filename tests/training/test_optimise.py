@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -11,12 +12,14 @@ from torch import nn
 
 from convscope.network.sources.ours import zfnet
 from convscope.training.optimise import (
-    Average,
-    Plateau,
+    Schedule,
     clip_filters,
     initialise,
     optimiser,
-    rate,
+    plateau_state,
+    restore_plateau,
+    running_mean,
+    schedule,
 )
 from convscope.training.recipe import Recipe
 
@@ -49,7 +52,13 @@ def test_filters_above_the_radius_come_back_to_it_and_no_others_move() -> None:
 
 def test_one_cycle_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     recipe = Recipe(schedule="onecycle", learning_rate=1.0, warmup=0.1, final=0.2)
-    rates = [rate(recipe, step, 1000, Plateau()) for step in range(1000)]
+    cycle, rates = schedule(optimiser(nn.Linear(2, 2), recipe), recipe, 1000), []
+    for step in range(1000):
+        if step == 600:  # as a resumed run begins
+            cycle = schedule(optimiser(nn.Linear(2, 2), recipe), recipe, 1000, step)
+        rates.append(cycle.get_last_lr()[0])
+        cycle.optimizer.step()
+        cycle.step()
     assert rates[0] == pytest.approx(0.01)
     assert rates[49] == pytest.approx(0.5)
     assert rates[99] == rates[100] == pytest.approx(1.0)
@@ -60,35 +69,51 @@ def test_one_cycle_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
 
 def test_on_a_plateau_the_rate_falls_tenfold_after_as_many_epochs_as_the_recipe_waits() -> None:
     recipe = Recipe(schedule="plateau", learning_rate=0.01, patience=3, factor=0.1)
-    plateau, rates = Plateau(), []
+    plateau, rates = plateau_of(recipe), []
     for loss in (2.0, 1.5, 1.5, 1.6, 1.5, 1.4, 1.5, 1.5, 1.5):
-        plateau.saw(loss, recipe)
-        plateau = Plateau.from_json(plateau.to_json())
-        rates.append(rate(recipe, 0, 10, plateau))
+        plateau.step(loss)
+        kept = json.loads(json.dumps(plateau_state(plateau)))
+        plateau = plateau_of(recipe)
+        restore_plateau(plateau, recipe, kept)
+        rates.append(plateau.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.01] * 4 + [1e-3] * 4 + [1e-4])
-    assert Plateau.from_json(Plateau().to_json()) == Plateau()
+    fresh = plateau_state(plateau_of(recipe))
+    assert fresh == {"rate": 0.01, "best": None, "waited": 0}
+    restore_plateau(plateau, recipe, fresh)
+    assert plateau_state(plateau) == fresh
+
+
+def test_a_plateau_kept_by_the_first_version_is_gone_on_from() -> None:
+    recipe = Recipe(schedule="plateau", learning_rate=0.01)
+    plateau = plateau_of(recipe)
+    restore_plateau(plateau, recipe, {"scale": 0.1, "best": 1.5, "waited": 3})
+    assert plateau_state(plateau) == {"rate": 0.001, "best": 1.5, "waited": 3}
+
+
+def plateau_of(recipe: Recipe) -> Schedule:
+    return schedule(optimiser(nn.Linear(2, 2), recipe), recipe, 10)
 
 
 def test_the_running_mean_is_that_of_a_loop_written_out() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    average = Average(model, 0.6)
+    average = running_mean(model, 0.6)
     slow = {k: v.double() for k, v in model.state_dict().items()}
     for step in range(1, 8):
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(torch.randn_like(weight))
             model(torch.randn(2, 3, 6, 6))
-        average.update(model, step)
+        average.update_parameters(model)
         decay = min(0.6, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
             slow[name] = decay * slow[name] + (1 - decay) * value.double()
-    for name, value in average.model.state_dict().items():
+    for name, value in average.module.state_dict().items():
         if name.endswith("num_batches_tracked"):
             assert int(value) == 7
         else:
             torch.testing.assert_close(value.double(), slow[name], rtol=1e-5, atol=1e-6)
-    assert not average.model.training
+    assert not average.module.training
 
 
 def test_weight_decay_leaves_biases_and_norms_alone_if_the_recipe_says_so() -> None:

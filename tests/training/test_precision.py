@@ -18,16 +18,16 @@ from convscope.lens import machine
 from convscope.lens.trial import ROUNDS, fastest_runs
 from convscope.network.weights.checkpoint import read_weights
 from convscope.pictures.pictures import Folder
-from convscope.training import precision
-from convscope.training.precision import Choice, Times, choose, kept_choice
-from convscope.training.recipe import Recipe
-from convscope.training.recipe_text import recipe
-from convscope.training.story import Progress
-from convscope.training.train import train
+from convscope.training import optimise as precision
+from convscope.training.optimise import Choice, Times, choose
+from convscope.training.recipe import Recipe, recipe
+from convscope.training.state import Identity, RunFolder
+from convscope.training.trainer import Progress, train
 from tests.training.conftest import TINY
 
 CPU = torch.device("cpu")
 AUTO = dataclasses.replace(TINY, precision="auto")
+NOBODY = Identity(1, {}, (), "", "")
 
 
 def chosen(plan: Recipe, *, native: bool, half: float = 1.0) -> Choice:
@@ -130,7 +130,7 @@ def test_on_a_lesser_machine_auto_is_float32(painted: Path, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert "trains in float32: this machine has no instructions for bfloat16" in done.stderr
-    kept = kept_choice(tmp_path / "run")
+    kept = RunFolder(tmp_path / "run", AUTO, NOBODY).choice()
     assert kept is not None
     assert kept.precision == "float32"
     assert "AVX2" in kept.machine
@@ -139,15 +139,15 @@ def test_on_a_lesser_machine_auto_is_float32(painted: Path, tmp_path: Path) -> N
 def test_a_run_keeps_its_numbers_wherever_it_goes_on(
     training: Folder, validation: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convscope.training.task.GRACE", 0.0)
+    monkeypatch.setattr("convscope.training.trainer.GRACE", 0.0)
     run, here = tmp_path / "run", Choice("bfloat16", "it was quicker", "a big machine")
-    monkeypatch.setattr("convscope.training.task.choose", lambda *_: here)
+    monkeypatch.setattr("convscope.training.trainer.choose", lambda *_: here)
     seen: list[int] = []
     with pytest.raises(Stopped):
         train(AUTO, training, validation, run, stop=lambda: seen.append(0) or len(seen) > 6)
-    assert kept_choice(run) == here
+    assert RunFolder(run, AUTO, NOBODY).choice() == here
 
-    monkeypatch.setattr("convscope.training.task.choose", lambda *_: pytest.fail("chosen again"))
+    monkeypatch.setattr("convscope.training.trainer.choose", lambda *_: pytest.fail("chosen again"))
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
     told: list[Progress] = []
     result = train(AUTO, training, validation, run, progress=told.append)
@@ -186,7 +186,7 @@ def test_a_trial_changes_nothing_of_the_run(
         tried.append(precision.step_times(model, recipe, device))
         return Choice("float32", "", "")
 
-    monkeypatch.setattr("convscope.training.task.choose", really)
+    monkeypatch.setattr("convscope.training.trainer.choose", really)
     train(AUTO, training, validation, tmp_path / "tried")
     assert [set(times) for times in tried] == [{"float32", "bfloat16"}]
     assert all(seconds > 0 for seconds in tried[0].values())
@@ -199,7 +199,7 @@ def test_a_trial_changes_nothing_of_the_run(
 def test_a_damaged_choice_is_told(damage: str, tmp_path: Path) -> None:
     (tmp_path / "precision.json").write_text(damage)
     with pytest.raises(DataError) as caught:
-        kept_choice(tmp_path)
+        RunFolder(tmp_path, AUTO, NOBODY).choice()
     assert caught.value.code == "D140"
 
 

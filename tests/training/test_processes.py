@@ -13,8 +13,8 @@ import torch
 
 from convscope.network.weights.checkpoint import read_weights
 from convscope.pictures.pictures import Folder
-from convscope.training.recipe_text import to_toml
-from convscope.training.train import train
+from convscope.training.recipe import to_toml
+from convscope.training.trainer import train
 from tests.training.conftest import TINY
 
 COMMAND = Path(sys.executable).parent / "convscope"

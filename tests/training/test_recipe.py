@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from convscope.errors import UsageError
-from convscope.training.recipe import FIELDS, Recipe
-from convscope.training.recipe_text import (
+from convscope.training.recipe import (
+    FIELDS,
+    Recipe,
     changed,
     differences,
     from_toml,

@@ -17,14 +17,14 @@ import torch
 from convscope.errors import EnvironmentFault, Stopped
 from convscope.pictures.pictures import Folder
 from convscope.training import state
-from convscope.training.train import TrainResult, train
+from convscope.training.trainer import TrainResult, train
 from tests.training.conftest import TINY
 
 KILLED = """
 import sys, time
 from convscope.pictures.pictures import Folder
-from convscope.training.recipe_text import recipe
-from convscope.training.train import train
+from convscope.training.recipe import recipe
+from convscope.training.trainer import train
 
 def tell(progress):
     if progress.stage == "training":
@@ -103,7 +103,7 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("convscope.training.task.GRACE", 0.0)
+    monkeypatch.setattr("convscope.training.trainer.GRACE", 0.0)
     recipe = dataclasses.replace(TINY, **change)  # type: ignore[arg-type]
     whole = train(recipe, training, validation, tmp_path / "whole")
     run, resumed = tmp_path / "run", []
@@ -181,7 +181,7 @@ def test_a_run_killed_after_its_last_epoch_is_only_finished(
     def killed(*_: object) -> None:
         raise KeyError("killed")
 
-    monkeypatch.setattr("convscope.training.fit.finish", killed)
+    monkeypatch.setattr(state.RunFolder, "finish", killed)
     with pytest.raises(KeyError):
         train(TINY, training, validation, run)
     monkeypatch.undo()

@@ -18,10 +18,9 @@ from convscope.methods.predict import evaluate
 from convscope.network.load import load
 from convscope.pictures.pictures import Folder
 from convscope.records.series import Series
-from convscope.training.recipe import Recipe
-from convscope.training.recipe_text import recipe
-from convscope.training.story import COLUMNS, Progress
-from convscope.training.train import TrainResult, train
+from convscope.training.recipe import Recipe, recipe
+from convscope.training.state import COLUMNS
+from convscope.training.trainer import Progress, TrainResult, train
 from tests.training.conftest import TINY, paint
 
 

@@ -55,7 +55,7 @@ def ablation(
     from convscope.studies.ablation.study import VARIANTS
     from convscope.studies.ablation.study import ablation as study
     from convscope.studies.ablation.table import ablation_table
-    from convscope.training.recipe_text import recipe as read_recipe
+    from convscope.training.recipe import recipe as read_recipe
 
     plan = read_recipe(recipe, changes or ())
     teaching, judging = pair(pictures, validation, reading)

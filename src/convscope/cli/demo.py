@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convscope.records.maps import OcclusionExample
     from convscope.records.predictions import Evaluation
     from convscope.records.series import Evolution
-    from convscope.training.train import TrainResult
+    from convscope.training.trainer import TrainResult
 
 EPOCHS = (0, 1, 2, 3, 5, 8)
 """At which features are recorded."""
@@ -185,8 +185,8 @@ def _trained(run: Path, teaching: Folder, judging: Folder) -> tuple[TrainResult,
     from convscope.network.preprocess import Preprocess
     from convscope.pictures.framing import Framing
     from convscope.studies.evolution.study import EvolutionRecorder
-    from convscope.training.recipe_text import recipe
-    from convscope.training.train import train
+    from convscope.training.recipe import recipe
+    from convscope.training.trainer import train
 
     plan = recipe("demo")
     step = max(1, len(teaching) // WATCHED)

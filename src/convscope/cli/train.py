@@ -19,8 +19,8 @@ from convscope.cli.stop import stop_on_signals
 if TYPE_CHECKING:
     from convscope.pictures.pictures import Folder
     from convscope.training.recipe import Recipe
-    from convscope.training.story import Progress as Standing
-    from convscope.training.train import TrainResult
+    from convscope.training.trainer import Progress as Standing
+    from convscope.training.trainer import TrainResult
 
 
 Tell = Callable[["Standing"], None]
@@ -128,9 +128,9 @@ def train(
 
     Example: convscope train flower_photos --recipe best --out run
     """
-    from convscope.training.recipe_text import recipe as read_recipe
-    from convscope.training.train import require_extra
-    from convscope.training.train import train as run_training
+    from convscope.training.recipe import recipe as read_recipe
+    from convscope.training.trainer import require_extra
+    from convscope.training.trainer import train as run_training
 
     require_extra()
     plan, kept = read_recipe(recipe, changes or ()), epochs_listed(keep)

@@ -57,7 +57,7 @@ def transfer(
     from convscope.studies.transfer.figure import transfer_figure
     from convscope.studies.transfer.record import PAPER
     from convscope.studies.transfer.study import transfer as measure
-    from convscope.training.recipe_text import recipe
+    from convscope.training.recipe import recipe
 
     claim(out)
     if beside and beside not in PAPER:

@@ -9,7 +9,6 @@ classes = ["daisy", "tulip"]       # or a file of names, or their number
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from convscope.errors import CheckpointError, nearest
 from convscope.network.preprocess import PARTS
 from convscope.network.sources.user_code import NAMES
 from convscope.publish import publish_file, require_free
-from convscope.texts import read_text
+from convscope.texts import as_toml, read_text
 
 SUFFIX = ".toml"
 KEYS = ("network", "checkpoint", "preprocess", "classes", *PARTS, "output", "scores")
@@ -73,7 +72,7 @@ def remember(path: Path, told: Remembered) -> Path:
     """Write such a file. Raises OutputError O501 if there is one, EnvironmentFault R602, R603."""
     require_free(path)
     kept = _moved(asdict(told), lambda name: os.path.relpath(name, path.parent), Path())
-    lines = [f"{key} = {_toml(value)}\n" for key, value in kept.items() if value is not None]
+    lines = [f"{key} = {as_toml(value)}\n" for key, value in kept.items() if value is not None]
     publish_file(path, "".join(lines).encode("utf-8", "backslashreplace"))
     return path
 
@@ -110,10 +109,3 @@ def _network(text: str, moved: Callable[[str], str], folder: Path) -> str:
         return moved(f"{file}.py") + f":{name}"
     known = text in NAMES or ":" in text
     return moved(text) if not known and (folder / text).exists() else text
-
-
-def _toml(value: Any) -> str:
-    """Text, number, or a list of them, one a line where they are many."""
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

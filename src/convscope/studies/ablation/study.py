@@ -27,10 +27,8 @@ from convscope.network.sources.spec import TOWER_OPTIONS, options, split_classes
 from convscope.pictures.pictures import Folder
 from convscope.records.predictions import Evaluation
 from convscope.studies.ablation.record import Ablation
-from convscope.training.recipe import Recipe
-from convscope.training.recipe_text import to_json
-from convscope.training.story import Progress
-from convscope.training.train import require_extra, train
+from convscope.training.recipe import Recipe, to_json
+from convscope.training.trainer import Progress, require_extra, train
 
 MAPS = "maps=96-256-512-1024-512"
 VARIANTS: dict[str, str] = {

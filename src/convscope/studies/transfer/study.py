@@ -30,7 +30,7 @@ from convscope.studies.probes.study import protocol
 from convscope.studies.retrieval.record import Duplicates
 from convscope.studies.transfer.record import ListTransfer, Transfer
 from convscope.training.recipe import Recipe
-from convscope.training.train import require_extra, train
+from convscope.training.trainer import require_extra, train
 
 Progress = Callable[[int, int], None]
 
