@@ -13,7 +13,7 @@ from pathlib import Path
 
 from convscope.errors import DataError, EnvironmentFault, UsageError, printable
 from convscope.errors import shown as told
-from convscope.pictures.decode.formats import DOCUMENTS, ENDINGS, HEAD, claimed, ending
+from convscope.pictures.decode.formats import ENDINGS, HEAD, claimed, ending
 from convscope.pictures.decode.limits import TRANSIENT
 from convscope.pictures.notes import Skipped
 from convscope.texts import one_line, unusable
@@ -175,7 +175,7 @@ def _looks_like_picture(path: bytes, status: os.stat_result | None) -> bool:
             kind = claimed(file.read(HEAD))
     except OSError:
         return False
-    return kind is not None and kind not in DOCUMENTS
+    return kind is not None and not kind.is_document
 
 
 def _failing(path: bytes, fault: OSError) -> EnvironmentFault:

@@ -36,15 +36,6 @@ PLACE = struct.Struct("<QQI")
 """Of a member: first byte, size, length of the archive's path; path and own name follow."""
 READY, PIXELS, FAULT, UNREAD, MEMORY = b"H", b"P", b"F", b"U", b"M"
 
-OWN_ENDINGS = {
-    "JPEG": (b".jpg", b".jpeg", b".jpe", b".jfif"),
-    "PNG": (b".png", b".apng"),
-    "WEBP": (b".webp",),
-    "BMP": (b".bmp", b".dib"),
-    "GIF": (b".gif",),
-    "TIFF": (b".tif", b".tiff"),
-}
-
 
 @dataclass(frozen=True)
 class Work:
@@ -122,7 +113,8 @@ class Worker:
         else:
             if picture is not whole and not notes.keys() & NOTHING_SEEN and is_flat(picture):
                 notes["N119"] = "all of one value in the part that is read, nothing can be seen"
-            if name_ends and name_ends not in OWN_ENDINGS[str(claimed(data))]:
+            kind = claimed(data)
+            if name_ends and kind is not None and name_ends not in kind.endings:
                 notes["N102"] = ""
             told = "\n".join(f"{code} {notes[code]}" for code in NOTES if code in notes)
             self.answer(PIXELS, told, data, picture.size, pixels)

@@ -19,9 +19,8 @@ from typing import Any, Literal, Self, TypedDict
 from PIL import ExifTags, Image, ImageStat
 
 from convscope.errors import UsageError
-from convscope.pictures.decode import damage
-from convscope.pictures.decode.formats import ENABLED, claimed
-from convscope.pictures.decode.limits import Fault, Limits, too_many
+from convscope.pictures.decode.formats import ENABLED, Format, claimed, fault_of
+from convscope.pictures.decode.limits import Fault, Limits
 from convscope.texts import brief
 
 NOTES = {
@@ -178,21 +177,25 @@ def decode(
 
 def _decoded(data: bytes, limits: Limits, note: Note, way: Decoding) -> Image.Image:
     kind = _enabled(data)
-    damage.check_before(data, kind, limits)
+    if kind.check is not None:
+        kind.check(data)
+    if kind.canvas is not None:
+        _check_pixels(kind.canvas(data), limits)
     picture: Image.Image
-    about = _Told()
+    about = _Told(kind)
     try:
-        opened = picture = Image.open(io.BytesIO(data), formats=(kind,))
+        opened = picture = Image.open(io.BytesIO(data), formats=(kind.name,))
         _check_size(picture.size, limits)
         about = _Told.by(picture, kind)
-        if kind == "JPEG":
+        if kind.name == "JPEG":
             picture = TURBO.load(data, picture)
         picture.load()
-        damage.check_after(data, kind, picture)
+        if kind.check_pixels is not None:
+            kind.check_pixels(data, picture)
         about = about.loaded(opened)
     except Exception as fault:
         picture = _mended(data, kind, fault, note)
-    if kind == "PNG" and not damage.png_ended(data):
+    if kind.ends is not None and not kind.ends(data):
         note("N104", "")
     if about.frames or _animated(data, kind):
         note("N113", "")
@@ -208,7 +211,7 @@ def _decoded(data: bytes, limits: Limits, note: Note, way: Decoding) -> Image.Im
 class _Told:
     """What a file says of its values; loading them forgets some of it."""
 
-    kind: str = ""
+    kind: Format
     orientation: int = UPRIGHT
     bits: int = 8
     """Of a value, where they are more than 8."""
@@ -219,15 +222,15 @@ class _Told:
     """Whether frames are known to follow the first."""
 
     @classmethod
-    def by(cls, picture: Image.Image, kind: str) -> Self:
+    def by(cls, picture: Image.Image, kind: Format) -> Self:
         """Of a file that is opened, and not loaded."""
         raw, tags, frames = "", {}, 1
         with contextlib.suppress(Exception):  # what is broken here is no fault of the pixels
-            if kind in ("PNG", "TIFF"):
+            if kind.may_be_deep:
                 raw = " ".join(str(tile.args) for tile in picture.tile)  # type: ignore[attr-defined]
-            if kind == "TIFF":
+            if kind.has_tags:
                 tags = {n: picture.tag_v2.get(n) for n in (PHOTOMETRIC, ORIENTATION)}  # type: ignore[attr-defined]
-            frames = getattr(picture, "n_frames", 1) if kind == "JPEG" else 1
+            frames = 1 if kind.may_move else getattr(picture, "n_frames", 1)  # as JPEG's MPO
         profile = picture.info.get("icc_profile")
         return cls(
             kind,
@@ -241,7 +244,7 @@ class _Told:
     def loaded(self, picture: Image.Image) -> Self:
         """With what a file says at its end. Pillow turns TIFF by itself, and forgets the tag."""
         with contextlib.suppress(Exception):  # broken EXIF is no fault of the pixels
-            if self.kind != "TIFF":
+            if not self.kind.has_tags:
                 return replace(self, orientation=_orientation(picture.getexif().get(ORIENTATION)))
         return self
 
@@ -250,7 +253,7 @@ def _orientation(told: object) -> int:
     return told if isinstance(told, int) and told in TURNS else UPRIGHT
 
 
-def _enabled(data: bytes) -> str:
+def _enabled(data: bytes) -> Format:
     """The format of the bytes, if it is one we read."""
     if not data:
         raise Fault("D101", "empty file")
@@ -258,39 +261,45 @@ def _enabled(data: bytes) -> str:
     if kind is None:
         start = data[:16].decode("ascii", "backslashreplace")
         raise Fault("D101", f'not an image (starts with "{start}")')
-    if kind not in ENABLED:
-        listed = ", ".join(ENABLED)
-        raise Fault("D102", f"format {kind} is not enabled ({listed} are)")
+    if not kind.endings:
+        raise Fault("D102", f"format {kind.name} is not enabled ({', '.join(ENABLED)} are)")
     return kind
 
 
-def _check_size(size: tuple[int, int], limits: Limits) -> None:
+def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
-        raise Fault("D103", too_many(width, height, limits))
+        there, most = width * height / 1e6, limits.max_pixels / 1e6
+        raise Fault("D103", f"{width}x{height} = {there:,.4g} Mpx exceeds {most:,.4g} Mpx")
+
+
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    _check_pixels(size, limits)
+    width, height = size
     if min(size) < limits.min_side:
         raise Fault("D107", f"{width}x{height}: a side is under {limits.min_side} px")
     if max(size) > limits.max_aspect * min(size):
         raise Fault("D107", f"aspect ratio {max(size) / min(size):.0f}:1")
 
 
-def _mended(data: bytes, kind: str, fault: Exception, note: Note) -> Image.Image:
+def _mended(data: bytes, kind: Format, fault: Exception, note: Note) -> Image.Image:
     """The picture if nothing but its end mark is missing; otherwise its fault is raised."""
     if isinstance(fault, Fault | MemoryError):
         raise fault
-    if kind == "JPEG" and "truncated" in str(fault):
-        picture = damage.complete_jpeg(data)
+    if kind.mended is not None and "truncated" in str(fault):
+        picture = kind.mended(data)
         note("N104", "")
         return picture
-    raise damage.named(data, kind, fault) from None
+    raise fault_of(data, kind, fault) from None
 
 
-def _animated(data: bytes, kind: str) -> bool:
+def _animated(data: bytes, kind: Format) -> bool:
     """Whether frames follow the first. Asked of a second copy: asking a GIF moves it on."""
-    if kind not in ("GIF", "PNG", "WEBP", "TIFF"):
+    if not kind.may_move:
         return False
     with contextlib.suppress(Exception):  # a broken second frame is no fault of the first
-        return bool(getattr(Image.open(io.BytesIO(data), formats=(kind,)), "is_animated", False))
+        again = Image.open(io.BytesIO(data), formats=(kind.name,))
+        return bool(getattr(again, "is_animated", False))
     return True
 
 
@@ -316,11 +325,11 @@ def _upright(picture: Image.Image, about: _Told, way: Decoding, note: Note) -> I
     """The picture turned if that is asked; Pillow turns TIFF by itself, as in any pipeline."""
     if about.orientation == UPRIGHT:
         return picture
-    if about.kind != "TIFF" and way.exif == "ignore":
+    if not about.kind.has_tags and way.exif == "ignore":
         note("N111", f"EXIF orientation {about.orientation} not applied: --exif apply turns it")
         return picture
     note("N116", f"turned as its EXIF orientation {about.orientation} says")
-    return picture if about.kind == "TIFF" else picture.transpose(TURNS[about.orientation])
+    return picture if about.kind.has_tags else picture.transpose(TURNS[about.orientation])
 
 
 def _rgb(picture: Image.Image, about: _Told, way: Decoding, note: Note) -> Image.Image:
@@ -337,7 +346,7 @@ def _rgb(picture: Image.Image, about: _Told, way: Decoding, note: Note) -> Image
     try:
         picture = picture.convert("RGB")
     except ValueError:
-        what = f"{about.kind} in colour space {picture.mode} is not enabled"
+        what = f"{about.kind.name} in colour space {picture.mode} is not enabled"
         raise Fault("D102", what) from None
     return _colour_of_many_bits(picture, way, note) if about.bits > 8 else picture
 

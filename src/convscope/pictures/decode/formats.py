@@ -1,49 +1,63 @@
-"""Picture formats by their signatures and file name endings."""
+"""Picture formats (JPEG, PNG, WebP, …): signatures, endings, and damage that Pillow misses.
+
+A format that is read is one entry of FORMATS, and nothing elsewhere. By hand, because Pillow fills
+in what a truncated file lacks, and accepts wrong checksums: a picture would be half grey unseen.
+"""
 
 from __future__ import annotations
 
-ENABLED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-ENDINGS = frozenset(b".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff".split())
-"""A file with such a name is taken for a picture whatever it holds."""
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+from convscope.pictures.decode.limits import Fault
+
 HEAD = 32
 """Bytes that `claimed` needs."""
 
-_SIGNATURES = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (8, b"WEBP", "WEBP"),
-    (0, b"BM", "BMP"),
-    (0, b"GIF87a", "GIF"),
-    (0, b"GIF89a", "GIF"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-    (0, b"II+\0", "TIFF"),
-    (0, b"MM\0+", "TIFF"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftypheic", "HEIC"),
-    (4, b"ftypmif1", "HEIC"),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"SIMPLE  =", "FITS"),
-    (0, b"\0\0\x01\0", "icon"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "EPS"),
-    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
-    (0, b"P4\n", "PBM"),
-    (0, b"P5\n", "PGM"),
-    (0, b"P6\n", "PPM"),
-)
-DOCUMENTS = frozenset({"PDF", "EPS"})
-"""Formats whose files nobody puts into a picture folder as pictures."""
+
+@dataclass(frozen=True)
+class Format:
+    """One format, and what has to be known of its files."""
+
+    name: str
+    """As Pillow has it."""
+    signatures: tuple[tuple[int, bytes], ...]
+    """(place, bytes) of which one is in a file of that format."""
+    endings: tuple[bytes, ...] = ()
+    """Of names; a format without any is known, and not read."""
+    is_document: bool = False
+    """Nobody puts such a file into a picture folder as a picture."""
+    may_move: bool = False
+    """Whether frames or pages may follow the first, as Pillow's `is_animated` tells."""
+    may_be_deep: bool = False
+    """Whether values may have more than 8 bits, by the raw mode of Pillow's tiles."""
+    has_tags: bool = False
+    """Whether Pillow keeps tags as TIFF has them, and turns the picture by its orientation."""
+    check: Callable[[bytes], None] | None = None
+    """Raises Fault for what decoders accept too easily."""
+    canvas: Callable[[bytes], tuple[int, int]] | None = None
+    """(width, height) by the header, where Pillow makes room before it tells the size."""
+    check_pixels: Callable[[bytes, Image.Image], None] | None = None
+    """Raises Fault where a missing part of the decoded picture was silently filled in."""
+    ends: Callable[[bytes], bool] | None = None
+    """Whether the end mark is there; pictures without are used, with a note."""
+    cut_off: Callable[[bytes], str] | None = None
+    """Where the file stops, if its own lengths reach past its end."""
+    mended: Callable[[bytes], Image.Image] | None = None
+    """The picture where Pillow says "truncated", if nothing but the end mark is missing."""
 
 
-def claimed(head: bytes) -> str | None:
+def claimed(head: bytes) -> Format | None:
     """The format by the first `HEAD` bytes, enabled or not; None if it is none we know."""
-    for start, signature, name in _SIGNATURES:
-        if head.startswith(signature, start):
-            return name
+    for known in FORMATS:
+        if any(head.startswith(signature, place) for place, signature in known.signatures):
+            return known
     return None
 
 
@@ -52,3 +66,292 @@ def ending(path: bytes) -> bytes:
     name = path.rsplit(b"/", 1)[-1]
     dot = name.rfind(b".")
     return name[dot:].lower() if dot > 0 else b""
+
+
+def fault_of(data: bytes, kind: Format, raised: Exception) -> Fault:
+    """The code and clause for what Pillow raised."""
+    text = str(raised).split("\n")[0][:100] or type(raised).__name__
+    if isinstance(raised, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return Fault("D103", "too many pixels")
+    if "Decompressed data too large" in text or "text chunks" in text:
+        return Fault("D106", f"{kind.name} text that unpacks to more than it should")
+    where = kind.cut_off(data) if kind.cut_off else ""
+    if where or isinstance(raised, EOFError) or "truncated" in text.lower():
+        return Fault("D104", f"truncated {kind.name} ({where or _after(data)})")
+    if isinstance(raised, UnidentifiedImageError):
+        text = "its header makes no sense"
+    return Fault("D105", f"broken {kind.name} ({text})")
+
+
+def _after(data: bytes) -> str:
+    return f"ends after {len(data):,} bytes"
+
+
+# PNG: chunks, checksums, rows
+
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Of a colour type in the header."""
+ADAM7 = (
+    (0, 8, 0, 8),
+    (0, 8, 4, 8),
+    (4, 8, 0, 4),
+    (0, 4, 2, 4),
+    (2, 4, 0, 2),
+    (0, 2, 1, 2),
+    (1, 2, 0, 1),
+)
+"""First row, step of rows, first column, step of columns of the interlacing passes."""
+PIECE = 1 << 20
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, bool]]:
+    """(type, offset, whether the checksum is right) of every whole chunk."""
+    place, view = 8, memoryview(data)
+    while place + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if end + 4 > len(data):
+            return
+        told = struct.unpack_from(">I", data, end)[0]
+        yield name, place, zlib.crc32(view[place + 4 : end]) == told
+        place = end + 4
+
+
+def _png_check(data: bytes) -> None:
+    for name, start, good in _chunks(data):
+        if not good and name in PIXEL_CHUNKS:
+            what = f"the checksum of {name.decode('ascii')} at byte {start:,} is wrong"
+            raise Fault("D105", f"broken PNG ({what})")
+
+
+def _png_ends(data: bytes) -> bool:
+    return any(name == b"IEND" for name, _, _ in _chunks(data))
+
+
+def _png_check_pixels(data: bytes, picture: Image.Image) -> None:
+    """Decoders fill rows that are not there with zeros."""
+    width, height = picture.size
+    last = picture.crop((0, height - 1, width, height))
+    if picture.info.get("interlace") or last.getbbox(alpha_only=False) is None:
+        there, needed = _unpacked(data), _bytes_of_rows(data)
+        if there < needed:
+            share = 100 * there / needed
+            raise Fault("D104", f"truncated PNG (its data ends at {share:.0f} % of the rows)")
+
+
+def _unpacked(data: bytes) -> int:
+    """Bytes that the pixel data unpacks to, counted piece by piece."""
+    unpacker, count = zlib.decompressobj(), 0
+    for name, start, _ in _chunks(data):
+        if name != b"IDAT":
+            continue
+        length = struct.unpack_from(">I", data, start)[0]
+        piece = data[start + 8 : start + 8 + length]
+        while piece and not unpacker.eof:
+            count += len(unpacker.decompress(piece, PIECE))
+            piece = unpacker.unconsumed_tail
+    return count + len(unpacker.flush())
+
+
+def _bytes_of_rows(data: bytes) -> int:
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    bits = depth * CHANNELS.get(colour, 1)
+    total = 0
+    for first_row, rows, first_column, columns in ADAM7 if data[28] else ((0, 1, 0, 1),):
+        across = (width - first_column + columns - 1) // columns
+        down = (height - first_row + rows - 1) // rows
+        if across > 0 and down > 0:
+            total += down * (1 + (across * bits + 7) // 8)
+    return total
+
+
+# JPEG: does it stop early, and where?
+
+END = b"\xff\xd9"
+TAILS = (b"\x55\x0f\x3a" * 99, b"\xb4\x61\xe2\x17" * 99)
+"""What a decoder is given to read past the last byte that is there; no byte is 0xFF."""
+MISSING_GREY = (128, 128, 128)
+"""What a JPEG decoder fills in for blocks that are not there."""
+IN_ITS_HEADER = "ends in its header"
+
+
+class _Scan(NamedTuple):
+    """One scan's header."""
+
+    components: tuple[int, ...]
+    first: int
+    last: int
+    """Coefficients, 0 to 63."""
+    missing: int
+    """Low bits of them that later scans bring."""
+
+
+def _jpeg_check_pixels(data: bytes, picture: Image.Image) -> None:
+    corner = picture.getpixel((picture.width - 1, picture.height - 1))
+    if corner in (MISSING_GREY, MISSING_GREY[0]):
+        _jpeg_mended(data[: data.rfind(END)])
+
+
+def _jpeg_cut_off(data: bytes) -> str:
+    return "" if any(_scans(data)) else IN_ITS_HEADER
+
+
+def _jpeg_mended(data: bytes) -> Image.Image:
+    """The picture in data that lacks its end mark. Fault D104 if more than that is missing.
+
+    Decoders fill in grey for what is missing. If the pixels do not depend on what is put behind
+    the last byte, nothing of them was missing.
+    """
+    kept = data.removesuffix(b"\xff")
+    there = list(_scans(kept))
+    if not there:
+        raise Fault("D104", f"truncated JPEG ({IN_ITS_HEADER})")
+    plain = _with_end(kept)
+    if plain is None:
+        raise Fault("D104", f"truncated JPEG (ends in scan {len(there)})")
+    others = (_first_difference(plain, _with_end(kept + tail)) for tail in TAILS)
+    rows = [row for row in others if row is not None]
+    if rows and len(there) == 1:
+        share = 100 * min(rows) / plain.height
+        raise Fault("D104", f"truncated JPEG (ends at {share:.0f} % of the scan)")
+    if rows or not _are_all(there):
+        raise Fault("D104", f"truncated JPEG (ends in scan {len(there)})")
+    return plain
+
+
+def _with_end(data: bytes) -> Image.Image | None:
+    """The picture with an end mark behind `data`; None if that makes no sense either."""
+    try:
+        picture = Image.open(io.BytesIO(data + END), formats=("JPEG",))
+        picture.load()
+    except OSError:
+        return None
+    return picture
+
+
+def _first_difference(one: Image.Image, other: Image.Image | None) -> int | None:
+    """First row in which the pictures differ, or None."""
+    if other is None:
+        return 0
+    box = ImageChops.difference(one, other).getbbox()
+    return None if box is None else box[1]
+
+
+def _scans(data: bytes) -> Iterator[_Scan]:
+    """The headers of the scans that have begun."""
+    place = 2
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 3:
+        marker = data[place + 1]
+        if marker == 0xD9:
+            return
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
+            place += 1 if marker == 0xFF else 2
+            continue
+        length = struct.unpack_from(">H", data, place + 2)[0]
+        header = data[place + 4 : place + 2 + length]
+        if marker == 0xDA and header and len(header) == length - 2 >= 4 + 2 * header[0]:
+            count = header[0]
+            first, last, bits = header[1 + 2 * count : 4 + 2 * count]
+            yield _Scan(tuple(header[1 : 1 + 2 * count : 2]), first, last, bits & 15)
+        place += 2 + length
+
+
+def _are_all(there: list[_Scan]) -> bool:
+    """Whether the scans bring every coefficient of every component to its last bit.
+
+    A progressive JPEG cut between two scans decodes without complaint, only coarser.
+    """
+    missing: dict[tuple[int, int], int] = {}
+    for scan in there:
+        span = range(scan.first, scan.last + 1)
+        missing |= {(c, k): scan.missing for c in scan.components for k in span}
+    components = {c for c, _ in missing}
+    return all(missing.get((c, k), 1) == 0 for c in components for k in range(64))
+
+
+# WebP and TIFF: lengths in the header
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """(0, 0) if the header is too short to tell."""
+    name = data[12:16]
+    if name == b"VP8X" and len(data) >= 30:
+        width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
+        return width, height
+    if name == b"VP8L" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if name == b"VP8 " and len(data) >= 30:
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return 0, 0
+
+
+def _webp_cut_off(data: bytes) -> str:
+    short = len(data) < 12 or struct.unpack_from("<I", data, 4)[0] + 8 > len(data)
+    return _after(data) if short else ""
+
+
+def _tiff_cut_off(data: bytes) -> str:
+    order = "<" if data[:2] == b"II" else ">"
+    short = len(data) < 8 or struct.unpack_from(f"{order}I", data, 4)[0] + 6 > len(data)
+    return _after(data) if short else ""
+
+
+FORMATS = (
+    Format(
+        "JPEG",
+        ((0, b"\xff\xd8\xff"),),
+        (b".jpg", b".jpeg", b".jpe", b".jfif"),
+        check_pixels=_jpeg_check_pixels,
+        cut_off=_jpeg_cut_off,
+        mended=_jpeg_mended,
+    ),
+    Format(
+        "PNG",
+        ((0, b"\x89PNG\r\n\x1a\n"),),
+        (b".png", b".apng"),
+        may_move=True,
+        may_be_deep=True,
+        check=_png_check,
+        check_pixels=_png_check_pixels,
+        ends=_png_ends,
+        cut_off=lambda data: "" if _png_ends(data) else _after(data),
+    ),
+    Format(
+        "WEBP",
+        ((8, b"WEBP"),),
+        (b".webp",),
+        may_move=True,
+        canvas=_webp_canvas,
+        cut_off=_webp_cut_off,
+    ),
+    Format("BMP", ((0, b"BM"),), (b".bmp", b".dib")),
+    Format("GIF", ((0, b"GIF87a"), (0, b"GIF89a")), (b".gif",), may_move=True),
+    Format(
+        "TIFF",
+        ((0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+")),
+        (b".tif", b".tiff"),
+        may_move=True,
+        may_be_deep=True,
+        has_tags=True,
+        cut_off=_tiff_cut_off,
+    ),
+    Format("AVIF", ((4, b"ftypavif"),)),
+    Format("HEIC", ((4, b"ftypheic"), (4, b"ftypmif1"))),
+    Format("JPEG 2000", ((0, b"\0\0\0\x0cjP  "), (0, b"\xff\x4f\xff\x51"))),
+    Format("JPEG XL", ((0, b"\0\0\0\x0cJXL "),)),
+    Format("Photoshop", ((0, b"8BPS"),)),
+    Format("FITS", ((0, b"SIMPLE  ="),)),
+    Format("icon", ((0, b"\0\0\x01\0"),)),
+    Format("PDF", ((0, b"%PDF"),), is_document=True),
+    Format("EPS", ((0, b"%!PS"), (0, b"\xc5\xd0\xd3\xc6")), is_document=True),
+    Format("PBM", ((0, b"P4\n"),)),
+    Format("PGM", ((0, b"P5\n"),)),
+    Format("PPM", ((0, b"P6\n"),)),
+)
+"""Those that are read have endings. To read another one, give it its endings here."""
+ENABLED = tuple(known.name for known in FORMATS if known.endings)
+ENDINGS = frozenset(end for known in FORMATS for end in known.endings)
+"""A file with such a name is taken for a picture whatever it holds."""

@@ -32,12 +32,6 @@ class Limits:
     not left out; a machine that is busy is no reason either.)"""
 
 
-def too_many(width: int, height: int, limits: Limits) -> str:
-    """What to say of a picture with more than `max_pixels`."""
-    there, most = width * height / 1e6, limits.max_pixels / 1e6
-    return f"{width}x{height} = {there:,.4g} Mpx exceeds {most:,.4g} Mpx"
-
-
 class Fault(Exception):
     """Why a picture cannot be used: a code of docs/errors.md and one clause."""
 
