@@ -35,12 +35,12 @@ from topk import photographs
 from torch import Tensor, nn
 from torchvision.models.squeezenet import Fire
 
-from convscope.lens.ascent import Neuron
 from convscope.lens.lens import Lens
 from convscope.methods.projections import projections
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.ours import alexnet
 from convscope.pictures.pictures import Folder
+from convscope.trace.backward.forward_pass import Neuron
 
 K = 9
 GOALS = {

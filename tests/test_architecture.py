@@ -10,7 +10,7 @@ STOREYS = [
     {"errors"},
     {"units", "publish", "texts", "foreign"},
     {"pictures", "records"},
-    {"lens"},
+    {"lens", "trace"},
     {"network"},
     {"methods", "training", "scale", "drawing"},
     {"study entries"},
@@ -25,7 +25,9 @@ WITHOUT_TORCH = {
     *("errors", "units", "publish", "texts", "foreign"),
     *("pictures", "records", "drawing", "study entries", "study records", "study figures", "pages"),
 }
-COMPUTE = {"network", "lens", "methods", "training", "scale", "studies"}
+JOINED = {"lens", "trace"}
+"""The incremental engine is on its way from the one to the other."""
+COMPUTE = {"network", "lens", "trace", "methods", "training", "scale", "studies"}
 DRAW = {"drawing", "study figures", "pages"}
 ROOMS = {
     "__init__": "study entries",

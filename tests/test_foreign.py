@@ -21,8 +21,7 @@ from torch import Tensor, nn
 import convscope
 from convscope.errors import ModelError
 from convscope.foreign import TheirCode
-from convscope.lens.lens import Lens
-from convscope.lens.survey import survey
+from convscope.lens.lens import Lens, run_with_hooks
 from convscope.studies.explain.record import Explanation
 
 PICTURE = torch.zeros(1, 3, 16, 16)
@@ -80,7 +79,7 @@ def test_a_fault_of_the_networks_own_code_has_its_name_words_and_line(said: str)
     net = Own(FAULTS[said])
     for run in (
         lambda: Lens(net, []).__enter__()(PICTURE),
-        lambda: survey(net, PICTURE, lambda *_: None),
+        lambda: run_with_hooks(net, PICTURE, lambda *_: None),
         lambda: convscope.gradcam(net, PICTURE),
         lambda: convscope.deconvnet_class(net, PICTURE),
         lambda: convscope.evaluate(
@@ -138,7 +137,7 @@ def test_our_own_mistakes_and_memory_are_left_as_they_are() -> None:
         co_filename=str(Path(convscope.__file__).parent / "lens" / "survey.py")
     )
     with pytest.raises(AttributeError):
-        survey(Own(lambda x: x), PICTURE, mistaken)
+        run_with_hooks(Own(lambda x: x), PICTURE, mistaken)
     for fault in (
         MemoryError(),
         RuntimeError("CUDA out of memory. Tried"),

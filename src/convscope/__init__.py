@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convscope.cli.python import atlas
     from convscope.errors import ConvscopeError
-    from convscope.lens.ascent import Neuron
-    from convscope.lens.backward import BackwardRule
-    from convscope.lens.geometry import fields
     from convscope.lens.lens import Lens
     from convscope.methods.cam import (
         ablationcam,
@@ -72,6 +69,9 @@ if TYPE_CHECKING:
     from convscope.studies.retrieval.study import duplicates, similar
     from convscope.studies.transfer.study import transfer, transfer_lists
     from convscope.studies.unit_ablation.study import silence
+    from convscope.trace.backward.forward_pass import Neuron
+    from convscope.trace.backward_rule import BackwardRule
+    from convscope.trace.receptive_field import fields
     from convscope.training.trainer import train
     from convscope.units import Box, Unit
 
@@ -86,12 +86,12 @@ _HOME = {
     "check": "studies.audit.study",
     "Attribution": "records.maps",
     "atlas": "cli.python",
-    "BackwardRule": "lens.backward",
+    "BackwardRule": "trace.backward_rule",
     "Box": "units",
     "ConvscopeError": "errors",
     "Folder": "pictures.pictures",
     "Lens": "lens.lens",
-    "Neuron": "lens.ascent",
+    "Neuron": "trace.backward.forward_pass",
     "Unit": "units",
     "ablation": "studies.ablation.study",
     "activation_maximisation": "methods.optimise",
@@ -114,7 +114,7 @@ _HOME = {
     "evolution": "studies.evolution.checkpoints",
     "faithfulness": "methods.faithfulness",
     "features": "studies.features.study",
-    "fields": "lens.geometry",
+    "fields": "trace.receptive_field",
     "filters": "studies.filters.study",
     "fullgrad": "methods.cam",
     "gradcam": "methods.cam",

@@ -15,8 +15,8 @@ from convscope.errors import UsageError
 from convscope.lens.incremental import Incremental
 from convscope.lens.incremental_patches import Patches
 from convscope.lens.incremental_run import Run
-from convscope.lens.incremental_slides import convolution
 from convscope.lens.incremental_winograd import Tiled, Tiling
+from convscope.trace.nodes import convolution
 from tests.nets import RECTIFIERS, Fire, Residual, Spelled, sequential, state_of
 from tests.oracles.incremental import asked, settled
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from convscope.lens.backward import BackwardRule
 from convscope.lens.lens import Lens
+from convscope.trace.backward_rule import BackwardRule
 from tests.nets import Residual, pictures, state_of
 
 THREADS, ROUNDS = 16, 12

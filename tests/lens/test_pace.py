@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convscope.lens import incremental_packed, incremental_winograd, pace, spreading
+from convscope.lens import incremental_packed, incremental_winograd, pace
 from convscope.lens.incremental_packed import Product, lays_out
 from convscope.lens.pace import Pace, moving_of
-from convscope.lens.spreading import Even
+from convscope.trace.backward import transposed
+from convscope.trace.backward.transposed import Even
 
 needs = pytest.mark.skipif(not lays_out(torch.ones(1)), reason="oneDNN's calls do not work here")
 
@@ -28,7 +29,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def given(monkeypatch: pytest.MonkeyPatch, moving: float, onednn: bool) -> None:
-    for module in (incremental_packed, incremental_winograd, spreading):
+    for module in (incremental_packed, incremental_winograd, transposed):
         monkeypatch.setattr(module, "pace", lambda: Pace(moving, onednn))
 
 

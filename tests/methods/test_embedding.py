@@ -12,13 +12,13 @@ from PIL import Image
 from torch import nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.lens.stages import stages
 from convscope.methods.embedding import default_layer, embedding
 from convscope.methods.vectors import ROOM, vectors
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Folder
+from convscope.trace.layers import stages
 from tests.nets import Residual, pictures, sequential, state_of
 
 SIZE = (33, 29)

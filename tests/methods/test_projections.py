@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError
-from convscope.lens.ascent import Neuron, ascent
-from convscope.lens.backward import BackwardRule
 from convscope.methods import projections as module
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.projections import Projected, projections
+from convscope.trace.backward.forward_pass import Neuron, forward_pass
+from convscope.trace.backward_rule import BackwardRule
 from convscope.units import Unit
 from tests.nets import Fire, Residual, pictures, sequential, state_of
 
@@ -68,7 +68,7 @@ class Branching(nn.Module):
 
 def edges(net: nn.Module, x: Tensor, layer: str, step: int = 1) -> list[Neuron]:
     """In corners, at borders and inside, over all pictures, each place with another map."""
-    with ascent(net, x, [layer], BackwardRule("deconvnet")) as way:
+    with forward_pass(net, x, [layer], BackwardRule("deconvnet")) as way:
         _, channels, height, width = way.maps(layer).shape
     places = itertools.product(
         sorted({0, 1, 2, height // 2, height - 2, height - 1} & set(range(height))),
@@ -84,7 +84,7 @@ def alone(net: nn.Module, x: Tensor, neuron: Neuron, found: Projected, **how) ->
     small one is not the same to rounding when pictures are passed up together."""
     image = x[neuron.picture : neuron.picture + 1]
     rule = BackwardRule(how.pop("rule", found.rule), **how)
-    with ascent(net, image, [found.layer], rule) as way:
+    with forward_pass(net, image, [found.layer], rule) as way:
         maps = way.maps(found.layer)
         signal = torch.zeros_like(maps)
         sent = found.activation if rule.rule == "gradient" else max(0.0, found.activation)

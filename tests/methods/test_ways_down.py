@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError
-from convscope.lens.ascent import Neuron
-from convscope.lens.downward import packed, unpacked
-from convscope.lens.reductions import is_even
 from convscope.methods.projections import projections
 from convscope.methods.ways_down import ways_down
+from convscope.trace.autograd import is_even
+from convscope.trace.backward.forward_pass import Neuron
+from convscope.trace.backward.steps import packed, unpacked
 from tests.methods.test_projections import Branching, Tower, edges, laid
 from tests.nets import lively, pictures, sequential
 

@@ -512,7 +512,7 @@ def test_layers_chosen_by_themselves_are_on_the_way_to_the_score() -> None:
     network = load(Sided())
     found = convscope.occlusion(network, prepared()[0], patch=16, stride=16)
     assert found.layer == "body.0"
-    from convscope.lens.ends import ends
+    from convscope.trace.layers import ends
 
     assert ends(scored(network), (3, SIDE, SIDE)).middle == "body.1"
 

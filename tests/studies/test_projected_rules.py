@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.lens.geometry import Field
-from convscope.lens.reductions import Stride
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.similarity import mean_correlation
 from convscope.network.load import Network, load
@@ -20,6 +18,8 @@ from convscope.pictures.pictures import Folder
 from convscope.records.features import LayerFeatures, grid_words
 from convscope.studies.features.display import Energy
 from convscope.studies.features.study import features
+from convscope.trace.autograd import Stride
+from convscope.trace.receptive_field import ReceptiveField
 from convscope.units import Box, Unit
 from tests.studies.conftest import SIZE
 
@@ -124,9 +124,11 @@ def test_flat_pictures_correlate_with_nothing() -> None:
     assert np.isnan(mean_correlation(three[:2], seen[:2]))
 
 
-def field(side: int) -> Field:
+def field(side: int) -> ReceptiveField:
     nothing = tuple((0, side) for _ in range(3))
-    return Field((side, side), (8, 8), (0, 0), (4, 3, 3), (64, 64), False, nothing, nothing)
+    return ReceptiveField(
+        (side, side), (8, 8), (0, 0), (4, 3, 3), (64, 64), False, nothing, nothing
+    )
 
 
 STRIDES = [

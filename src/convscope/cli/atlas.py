@@ -16,13 +16,13 @@ from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import claim, new_study
 
 if TYPE_CHECKING:
-    from convscope.lens.backward import Other
     from convscope.methods.predict import Judge
     from convscope.methods.tuning import Tuning
     from convscope.methods.ways_down import Choice
     from convscope.network.load import Network
     from convscope.pictures.pictures import Folder, Picture
     from convscope.records.predictions import Evaluation
+    from convscope.trace.backward_rule import Other
 
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convscope.cli.atlas import make_atlas
-from convscope.lens.backward import Other
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.tuning import Tuning
 from convscope.methods.ways_down import Choice
@@ -16,6 +15,7 @@ from convscope.pages.studies import read_study
 from convscope.pictures.opening import opened
 from convscope.publish import require_free
 from convscope.texts import as_path
+from convscope.trace.backward_rule import Other
 
 Progress = Callable[[int, int], None]
 

@@ -22,14 +22,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError
-from convscope.lens.incremental_graph import Graph, graph_of, plain_pass
 from convscope.lens.incremental_narrow import narrow
 from convscope.lens.incremental_patches import Patches
-from convscope.lens.incremental_record import Recording, record_calls
 from convscope.lens.incremental_run import Answers, Known, Progress, Run
 from convscope.lens.incremental_whole import Whole, refuse_flat
 from convscope.lens.lens import Lens, only_scores
-from convscope.lens.tail import ONE_BY_ONE
+from convscope.trace.graph import Graph, graph_of, plain_pass
+from convscope.trace.operations import OPERATIONS
+from convscope.trace.recorder import Recording, record_calls
 
 MEMORY = 500e6
 """Bytes that the windows of a portion of the positions may take together."""
@@ -68,7 +68,7 @@ class Incremental:
             for layer, slot in recording.layers.items():
                 refuse_flat(layer, recording.shapes[slot])
             self._classes = None if classes is None else _known(classes, scores.shape[1])
-            self._largest = 0.0 if recording.alone else _largest(recording, picture)
+            self._largest = 0.0 if recording.mixes else _largest(recording, picture)
             self._scores: tuple[Tensor, Tensor] | None = (picture[None].clone(), scores)
             graph, self.how = _graph(model, recording, picture)
             narrowed = graph is not None and classes is not None and narrow(graph, classes)
@@ -162,7 +162,8 @@ def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Gra
     if recording.obstacle:
         return None, f"whole pictures: {recording.obstacle}"
     graph = graph_of(recording)
-    slow = [node.name for node in graph.nodes.values() if node.name in ONE_BY_ONE]
+    known = (OPERATIONS.get(node.name) for node in graph.nodes.values())
+    slow = [one.name for one in known if one is not None and one.vmap == "one by one"]
     if slow:
         return None, f"whole pictures: {slow[0]}"
     wholes = graph.wholes()

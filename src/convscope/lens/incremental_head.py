@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convscope.lens.incremental_graph import Graph
+from convscope.trace.graph import Graph
 
 TOGETHER = 64e6
 """Bytes of vectors that are gathered before the head is run."""

@@ -8,10 +8,9 @@ from math import prod
 
 import torch
 
-from convscope.lens.incremental_graph import Graph
-from convscope.lens.incremental_node import Node
 from convscope.lens.incremental_packed import Convolution, Product
-from convscope.lens.incremental_slides import convolution
+from convscope.trace.graph import Graph
+from convscope.trace.nodes import Node, convolution
 
 
 def narrow(graph: Graph, classes: Sequence[int]) -> bool:

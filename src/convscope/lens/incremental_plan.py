@@ -9,11 +9,11 @@ from math import ceil, prod
 
 import numpy as np
 
-from convscope.lens.incremental_graph import Graph
 from convscope.lens.incremental_patches import Patches
 from convscope.lens.incremental_rows import Wanted
 from convscope.lens.incremental_windows import Axes, Axis, Places, axes, groups, spans
 from convscope.lens.incremental_winograd import tile
+from convscope.trace.graph import Graph
 
 LARGEST = 24e6
 """Bytes of the largest tensor of a portion: more, and the system hands out fresh pages each time

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.lens.incremental_graph import Graph, plain_pass
 from convscope.lens.incremental_head import Head
-from convscope.lens.incremental_node import Node
 from convscope.lens.incremental_patches import Patches
 from convscope.lens.incremental_plan import TEMPORARY, Plan, Portion, plans, sizes_of
-from convscope.lens.incremental_record import PICTURE
 from convscope.lens.incremental_rows import Rows, row_numbers
 from convscope.lens.incremental_sums import Sums
 from convscope.lens.incremental_winograd import Take, Tiled, Tiling
+from convscope.trace.graph import Graph, plain_pass
+from convscope.trace.nodes import Node
+from convscope.trace.recorder import PICTURE
 
 INDICES = 64e6
 """Bytes of row numbers that are kept for the next picture."""

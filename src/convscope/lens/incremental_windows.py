@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from convscope.lens.incremental_graph import Graph
-from convscope.lens.incremental_record import PICTURE
-from convscope.lens.windows import Window
+from convscope.trace.graph import Graph
+from convscope.trace.recorder import PICTURE
+from convscope.trace.windows import Window
 
 Places = Int64[np.ndarray, "positions"]
 

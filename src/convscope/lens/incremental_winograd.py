@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convscope.lens.incremental_node import Node
 from convscope.lens.incremental_packed import lays_out
 from convscope.lens.pace import pace
 from convscope.lens.tile_products import Products, rows_of
 from convscope.lens.tiles import matrices
+from convscope.trace.nodes import Node
 
 TILES = (2, 3, 4)
 SLOWER, GOING, BACK, LAYING, GAIN = 1.05, 250.0, 130.0, 300.0, 0.95

@@ -13,9 +13,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ from convscope.foreign import TheirCode
 from convscope.lens.taps import Edit, Reached, Run, Watch, call_of, hook, only_tensor
 from convscope.lens.twin import Twin, bare, is_scripted, refuse_scripted
 
+T = TypeVar("T")
 HOOK = -1
 """Our hook's key in a twin's own table; torch's keys count from 0, and counting is not safe
 under threads."""
@@ -197,22 +198,59 @@ def only_scores(output: Any) -> Float[Tensor, "b classes"]:
     raise ModelError("M520", "the network", what, next_step="give outputs.scored(network)")
 
 
+def run_with_hooks(
+    model: nn.Module, images: Tensor, see: Callable[[nn.Module, Tensor], T]
+) -> tuple[list[tuple[str, T]], Any]:
+    """Run the network once without gradients and let `see` look at what each module puts out.
+
+    `see` gets the module (do not change it) and its output, if that is one tensor, just when it
+    is put out; what it returns is listed by the layer's name in the order of completion, so that
+    a block comes after its parts. A module that runs several times is named `relu#1`, `relu#2`.
+    Returns the list and the network's output.
+    """
+    twin = Twin(model)
+    seen: list[tuple[str, T]] = []
+
+    def look(name: str, module: nn.Module, output: Any) -> None:
+        if isinstance(output, Tensor):
+            seen.append((name, see(module, output)))
+
+    _look(_named(twin), look)
+    with torch.no_grad():
+        output = twin.run(images.clone())  # a network may work in place on what it is given
+    return _numbered(seen), output
+
+
 def _met(model: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, nn.Module]]:
     twin = Twin(model)
-    leaves = {
-        module: name
-        for name, module in reversed(list(twin.model.named_modules()))
-        if name and not is_scripted(module) and not any(True for _ in module.children())
-    }
-    met: list[nn.Module] = []
-    for module in leaves:
-        module._forward_hooks[HOOK] = lambda leaf, *_: met.append(leaf)
+    met: list[tuple[str, nn.Module]] = []
+    leaves = {m: name for m, name in _named(twin).items() if not any(True for _ in m.children())}
+    _look(leaves, lambda name, module, _: met.append((name, module)))
     with torch.no_grad():
         twin.run(*args, **kwargs)
-    calls, so_far = Counter(met), Counter[nn.Module]()
-    order = []
-    for module in met:
-        so_far[module] += 1
-        call = f"#{so_far[module]}" if calls[module] > 1 else ""
-        order.append((leaves[module] + call, module))
-    return order
+    return _numbered(met)
+
+
+def _named(twin: Twin) -> dict[nn.Module, str]:
+    """The modules inside, each by its first name."""
+    named = reversed(list(twin.model.named_modules()))
+    return {module: name for module, name in ((m, n) for n, m in named) if name}
+
+
+def _look(modules: Mapping[nn.Module, str], look: Callable[[str, nn.Module, Any], None]) -> None:
+    """Put a hook on each module that can have one."""
+    for module, name in modules.items():
+        if not is_scripted(module):
+            module._forward_hooks[HOOK] = lambda module, _, output, name=name: look(
+                name, module, output
+            )
+
+
+def _numbered(met: Sequence[tuple[str, T]]) -> list[tuple[str, T]]:
+    """With the number of the call in the name of what was met several times."""
+    calls, so_far = Counter(name for name, _ in met), Counter[str]()
+    numbered = []
+    for name, value in met:
+        so_far[name] += 1
+        numbered.append((f"{name}#{so_far[name]}" if calls[name] > 1 else name, value))
+    return numbered

@@ -20,14 +20,11 @@ from torch import Tensor
 
 from convscope.errors import UsageError
 from convscope.lens.lens import Lens, gradients_of
-from convscope.lens.mixing import Mixing
-from convscope.lens.step import AFFINE, allows
-from convscope.lens.tail import Tail, record
-from convscope.lens.without import Without
 from convscope.methods.cam_case import Case, finite, forward, wide
 from convscope.methods.cam_formulas import Map, weighted
 from convscope.methods.cam_layer import as_is
 from convscope.methods.targets import Aims
+from convscope.trace.tail import Mixing, Tail, Without, record
 
 ROUNDING = 0.02
 """How far off a sum may be in the lowest precision, relative to its terms."""
@@ -88,7 +85,7 @@ class Ablation:
     def closed(self) -> Float[Tensor, "maps"] | None:
         """The drops from the gradient, where all that follows is affine. What the drops add up to
         is checked, as a network may have gradients of its own making."""
-        if self.tail.obstacle or not all(allows(AFFINE, step) for step in self.tail.steps):
+        if self.tail.obstacle or not all(call.is_affine for call in self.tail.calls):
             return None
         (gradient,) = gradients_of(self.tail.score.sum(), [self.tail.activation])
         if gradient is None:

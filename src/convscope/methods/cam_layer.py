@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.lens.origins import run_seen
+from convscope.trace.origins import run_seen
 
 Reshape = Callable[[Tensor], Tensor]
 """From a layer's output (b, …) to its feature maps (b, maps, h, w)."""

@@ -24,8 +24,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.lens.ascent import Ascent, Neuron, ascent, require_pictures
-from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
 from convscope.lens.twin import bare
 from convscope.methods.given import Given, Model, several, taking, units_of
 from convscope.methods.targets import Aims, Target
@@ -33,6 +31,13 @@ from convscope.network.network import Network
 from convscope.network.outputs import scored
 from convscope.network.provenance import recorded
 from convscope.records.maps import Projection
+from convscope.trace.backward.forward_pass import (
+    ForwardPass,
+    Neuron,
+    forward_pass,
+    require_pictures,
+)
+from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
 from convscope.units import Unit
 
 Progress = Callable[[int, int], None]
@@ -83,7 +88,7 @@ def deconvnet(
     layers = list(dict.fromkeys(unit.layer for unit in units))
     found: dict[int, list[Projection]] = {}
     total = len(units) + (aims is not None)
-    with ascent(model, images, layers, backward, to_the_end=aims is not None) as way:
+    with forward_pass(model, images, layers, backward, to_the_end=aims is not None) as way:
         for layer in layers:
             members = [number for number, unit in enumerate(units) if unit.layer == layer]
             starts = [_unit_start(way, units[number], whole_map) for number in members]
@@ -112,7 +117,7 @@ def project(
     """Project many neurons (channel, row, column) of one layer in one picture: one pass up for
     all of them. In all else as `deconvnet`."""
     backward = BackwardRule(rule, overlap=overlap, other=other)
-    with ascent(bare(model), image[None], [layer], backward) as way:
+    with forward_pass(bare(model), image[None], [layer], backward) as way:
         starts = [_unit_start(way, Unit(layer, c, (row, column))) for c, row, column in places]
         arrived = list(_down(way, starts))
     return torch.cat(arrived) if arrived else image.new_zeros(0, *image.shape)
@@ -131,7 +136,7 @@ class _Start(NamedTuple):
     whole_map: bool = False
 
 
-def _unit_start(way: Ascent, unit: Unit, whole_map: bool = False) -> _Start:
+def _unit_start(way: ForwardPass, unit: Unit, whole_map: bool = False) -> _Start:
     maps = _map_of(unit, way.maps(unit.layer))
     places = [unit.at or _peak(of_picture) for of_picture in maps]
     activations = tuple(float(m[at]) for m, at in zip(maps, places, strict=True))
@@ -149,7 +154,7 @@ def _unit_start(way: Ascent, unit: Unit, whole_map: bool = False) -> _Start:
     )
 
 
-def _down(way: Ascent, starts: Sequence[_Start]) -> Iterator[Float[Tensor, "b 3 h w"]]:
+def _down(way: ForwardPass, starts: Sequence[_Start]) -> Iterator[Float[Tensor, "b 3 h w"]]:
     """What arrives at the pixels for each start in all pictures."""
     if starts and not starts[0].whole_map:
         neurons = [neuron for start in starts for neuron in start.neurons]
@@ -187,7 +192,7 @@ def _peak(of_picture: Float[Tensor, "h w"]) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _score_start(way: Ascent, aims: Aims) -> tuple[_Start, Float[Tensor, "b"]]:
+def _score_start(way: ForwardPass, aims: Aims) -> tuple[_Start, Float[Tensor, "b"]]:
     scores = aims.answer(way.output)
     settled = aims.settled(scores)
     with way.rule:  # a function of the scores may rectify, too
@@ -201,7 +206,7 @@ def _said(target: object) -> str:
     return str(target) if isinstance(target, int) else getattr(target, "__name__", "score")
 
 
-def _records(start: _Start, pixels: Float[Tensor, "b 3 h w"], way: Ascent) -> list[Projection]:
+def _records(start: _Start, pixels: Float[Tensor, "b 3 h w"], way: ForwardPass) -> list[Projection]:
     arrived = pixels.detach().float().cpu().numpy()
     rule = way.rule
     return [

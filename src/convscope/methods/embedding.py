@@ -19,7 +19,6 @@ from torch import Tensor
 
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens
-from convscope.lens.stages import stages
 from convscope.lens.twin import bare
 from convscope.methods.embedding_store import Rows, keeping, kept, key_of
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
@@ -29,6 +28,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder, Picture, contents
 from convscope.records.embedding import Embedding
+from convscope.trace.layers import stages
 
 BATCH = 16
 """Pictures computed together: the largest output of a VGG for them is 205 MB."""

@@ -13,8 +13,7 @@ from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.lens.lens import Lens
-from convscope.lens.survey import survey
+from convscope.lens.lens import Lens, run_with_hooks
 from convscope.methods.cam_case import forward, wide
 from convscope.methods.imputation import imputed
 from convscope.methods.targets import Aims
@@ -130,6 +129,8 @@ def blurred(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
 def surveyed(
     model: nn.Module, images: Float[Tensor, "b c h w"], see: Callable[[nn.Module, Tensor], T]
 ) -> tuple[list[tuple[str, T]], Any]:
-    """As `survey`. Raises ModelError M522 where the network cannot take such pictures."""
-    found: tuple[list[tuple[str, T]], Any] = forward(lambda seen: survey(model, seen, see), images)
+    """As `run_with_hooks`. Raises ModelError M522 where the network cannot take such pictures."""
+    found: tuple[list[tuple[str, T]], Any] = forward(
+        lambda seen: run_with_hooks(model, seen, see), images
+    )
     return found

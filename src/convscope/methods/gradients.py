@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.lens.backward import BackwardRule, Other, Rule
 from convscope.lens.twin import refuse_scripted
 from convscope.methods.cam import gradcam
 from convscope.methods.cam_case import Case, wide
@@ -35,6 +34,7 @@ from convscope.methods.gradient_run import (
 )
 from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
+from convscope.trace.backward_rule import BackwardRule, Other, Rule
 
 Pictures = Float[Tensor, "b c h w"]
 Method = Callable[..., list[Attribution]]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import UsageError, shown
-from convscope.lens.geometry import Field, fields
 from convscope.lens.lens import HOOK
 from convscope.lens.taps import tensors_in
 from convscope.lens.twin import Twin, bare, is_scripted
@@ -19,6 +18,7 @@ from convscope.methods.given import taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.records.features import LayerTable, ModelCard
+from convscope.trace.receptive_field import ReceptiveField, fields
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -170,7 +170,9 @@ def _parameters(module: nn.Module, counted: set[int]) -> int:
     return new
 
 
-def _seen(known: dict[str, Field], name: str, row: _Row) -> tuple[tuple[int, int], tuple[int, int]]:
+def _seen(
+    known: dict[str, ReceptiveField], name: str, row: _Row
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Field and stride; 0 where there are no positions."""
     found = known.get(name) or known.get(f"{name}#1")
     if found is None or len(row.shape) != 3:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from convscope.lens.rectifiers import Masks, recognise
+from convscope.trace.backward_rule import Masks, recognise
+from convscope.trace.operations import name_of
 
 
 class Waking(TorchFunctionMode):
@@ -32,7 +33,7 @@ class Waking(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = str(getattr(func, "__name__", "")).split(".")[0].strip("_")
+        name = name_of(func)
         found = recognise(name, args, kwargs, self._masks)
         if found is None or not found.x.requires_grad:
             result = func(*args, **kwargs)

@@ -10,17 +10,17 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from convscope.errors import ModelError
-from convscope.lens.ascent import Ascent, Neuron
-from convscope.lens.backward import Rule
-from convscope.lens.descent import Neurons
-from convscope.lens.road import Road
+from convscope.trace.backward.descent import Neurons
+from convscope.trace.backward.forward_pass import ForwardPass, Neuron
+from convscope.trace.backward.steps import BackwardGraph
+from convscope.trace.backward_rule import Rule
 
 
 class Kept:
-    """What is kept of pictures from whose layers one road leads down."""
+    """What is kept of pictures from whose layers one graph leads down."""
 
-    def __init__(self, road: Road, like: Tensor) -> None:
-        self.road = road
+    def __init__(self, graph: BackwardGraph, like: Tensor) -> None:
+        self.graph = graph
         self.rows: dict[int, int] = {}
         """Number of a picture → where it stands among these."""
         self.like = like.new_empty(0)
@@ -53,7 +53,7 @@ class Block:
         """By layer and number of the neuron."""
 
     def add(
-        self, way: Ascent, numbers: Sequence[int], wanted: Mapping[str, Sequence[Neuron]]
+        self, way: ForwardPass, numbers: Sequence[int], wanted: Mapping[str, Sequence[Neuron]]
     ) -> None:
         maps = {layer: way.maps(layer) for layer in wanted}
         for layer, values in maps.items():
@@ -61,10 +61,10 @@ class Block:
                 way.rule.look([values], [way.pixels])
                 self.coverage[layer] = (way.rule.rewritten, way.rule.rectifiers)
             self._note(layer, values.detach(), numbers, wanted[layer])
-        road = Road(maps, way.pixels)
-        kept = road.kept(self.rules)
-        road.forget()
-        self.kept.setdefault(road.same(), Kept(road, way.pixels.detach())).add(numbers, kept)
+        graph = BackwardGraph(maps, way.pixels)
+        kept = graph.kept(self.rules)
+        graph.forget()
+        self.kept.setdefault(graph.same(), Kept(graph, way.pixels.detach())).add(numbers, kept)
         self.bytes += sum(values.nbytes for values in kept.values())
         self.count += len(numbers)
 

@@ -17,14 +17,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import UsageError, shown
-from convscope.lens.ascent import Neuron, ascent
-from convscope.lens.backward import BackwardRule, Other, Overlap, Rule
-from convscope.lens.descent import Descent, Neurons
 from convscope.lens.lens import layer_name
 from convscope.lens.twin import bare
 from convscope.methods.given import Given, Model, several_or_read, taking
 from convscope.methods.projected_pictures import Block, Kept
 from convscope.methods.ways_down import Choice, Way, passes_up, require_choice, ways_down
+from convscope.trace.backward.descent import Neurons, WindowedBackward
+from convscope.trace.backward.forward_pass import Neuron, forward_pass
+from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
 
 AT_ONCE = 4
 """Pictures in one pass: what is quickest for networks of 224 pixels (measured)."""
@@ -155,7 +155,7 @@ class _Passes:
             rules = block.rules.get(layer, ())
             for kept in block.kept.values():
                 numbers, starts = block.starts(kept, layer, neurons)
-                ways = {rule: Descent(kept.road, layer, rule) for rule in rules}
+                ways = {rule: WindowedBackward(kept.graph, layer, rule) for rule in rules}
                 if all(way.is_known for way in ways.values()) and block.rule != "gradient":
                     arrived = _windows(ways, kept, starts)
                 else:
@@ -171,7 +171,7 @@ class _Passes:
         """Where windows cannot go: each picture is passed up again."""
         for some, images in self._batches(_numbers({layer: neurons})):
             chosen = [n for n, neuron in enumerate(neurons) if neuron.picture in some]
-            with ascent(self._model, images, [layer], self._backward(up)) as way:
+            with forward_pass(self._model, images, [layer], self._backward(up)) as way:
                 local = [
                     neurons[n]._replace(picture=some.index(neurons[n].picture)) for n in chosen
                 ]
@@ -197,7 +197,7 @@ class _Passes:
         for block in blocks:
             some = {layer: wanted[layer] for layer in block.rules if layer in wanted}
             rule = self._backward(block.rule)
-            with ascent(self._model, images, list(some), rule, in_rows=True) as way:
+            with forward_pass(self._model, images, list(some), rule, in_rows=True) as way:
                 block.add(way, numbers, some)
         return blocks
 
@@ -226,10 +226,12 @@ class _Passes:
             yield [number for number, _ in some], torch.stack([each for _, each in some])
 
 
-def _windows(ways: Mapping[Rule, Descent], kept: Kept, starts: Neurons) -> Iterator[Arrived]:
+def _windows(
+    ways: Mapping[Rule, WindowedBackward], kept: Kept, starts: Neurons
+) -> Iterator[Arrived]:
     for rule, descent in ways.items():
         for numbers, signal in descent.down(starts, kept.maps()):
-            parts = zip(numbers.tolist(), signal.clipped(kept.road.size), strict=True)
+            parts = zip(numbers.tolist(), signal.clipped(kept.graph.size), strict=True)
             for number, (top, left, pixels) in parts:
                 yield rule, number, top, left, pixels
 

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convscope.lens.lens import Lens
-from convscope.lens.survey import survey
+from convscope.lens.lens import Lens, run_with_hooks
 from convscope.methods.cam_case import Case, forward, wide
 from convscope.methods.cam_formulas import Map, weighted
 
@@ -65,7 +64,7 @@ def scorecam(way: Way) -> Callable[[Case, str], Map]:
 
 def batch_size(case: Case) -> int:
     """Pictures at once so that no activation is too large for the memory's fast ways."""
-    seen, _ = survey(case.model, case.images[:1], lambda _, output: output.numel())
+    seen, _ = run_with_hooks(case.model, case.images[:1], lambda _, output: output.numel())
     largest = max((count for _, count in seen), default=1)
     return max(1, min(64, int(BYTES // (4 * largest))))
 

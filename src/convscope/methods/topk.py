@@ -18,7 +18,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.lens.feature_layers import chosen_layers
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
 from convscope.methods.given import FolderLike, Layers, Model, pictures_of, taking
@@ -30,6 +29,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder, Picture
 from convscope.records.topk import LAST, NOBODY, TopK
+from convscope.trace.layers import chosen_layers
 
 
 @taking(folder=pictures_of)

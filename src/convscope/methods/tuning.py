@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
-from convscope.lens.folding import folded
 from convscope.lens.laid_out import laid_out
 from convscope.lens.sizes import usual_batch
 from convscope.lens.twin import Twin, bare
+from convscope.trace.folding import folded
 
 Precision = Literal["float32", "bfloat16", "float16"]
 KINDS = {"bfloat16": torch.bfloat16, "float16": torch.float16}

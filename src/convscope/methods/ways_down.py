@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import UsageError, nearest
-from convscope.lens.ascent import ascent
-from convscope.lens.backward import BackwardRule, Other, Rule
-from convscope.lens.reductions import Stride, reductions
 from convscope.lens.twin import bare
 from convscope.network.network import Network
+from convscope.trace.autograd import Stride, reductions
+from convscope.trace.backward.forward_pass import forward_pass
+from convscope.trace.backward_rule import BackwardRule, Other, Rule
 
 Choice = Literal["auto", "deconvnet", "guided", "both", "gradient"]
 
@@ -61,7 +61,7 @@ def ways_down(
     up: Rule = "deconvnet" if rule == "auto" or rule == "both" else rule
     backward = BackwardRule(up, other=other)
     found = {}
-    with ascent(bare(model), image, layers, backward) as way:
+    with forward_pass(bare(model), image, layers, backward) as way:
         maps = {layer: way.maps(layer) for layer in layers}
         reduced = reductions(bare(model), maps, way.pixels)
         for layer, (switches, strides) in reduced.items():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
-from convscope.lens.origins import HIDDEN, WEIGHED, Origin, Run, run_seen
+from convscope.trace.origins import HIDDEN, Origin, Run, run_seen
 
 Kind = Literal["logits", "probabilities", "log-probabilities", "sigmoid", "sigmoid-logits"]
 """Of one list of classes, one of which is true: logits, before a softmax; probabilities, after
@@ -46,10 +46,9 @@ HANDED_ON = {
 """Calls after which the numbers are the same."""
 CHOSEN = {"getitem", "select", "narrow", "chunk", "split", "unbind", "index_select"}
 SCALED = {
-    *("mul", "rmul", "imul", "multiply", "div", "truediv", "itruediv", "divide", "neg"),
-    *("add", "radd", "iadd", "sub", "rsub", "isub"),
+    *("mul", "div", "neg", "add", "sub"),
 }
-JOINED = {"cat", "concat", "stack", "hstack", "vstack", "sum", "nansum", "lerp", "where"}
+JOINED = {"cat", "stack", "hstack", "vstack", "sum", "nansum", "lerp", "where"}
 POOLED = {
     *("mean", "nanmean", "median", "max", "amax", "maximum", "min", "amin", "minimum", "logsumexp"),
     *("avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"),
@@ -57,7 +56,7 @@ POOLED = {
 }
 WITHIN_ONE = HANDED_ON | CHOSEN | SCALED | JOINED | (POOLED - {"logsumexp"}) | {"clamp", "clip"}
 """Calls that can leave numbers between 0 and 1 there."""
-MIXED = {"mul", "rmul", "imul", "multiply", "add", "radd", "iadd", "sub", "rsub", "isub", "sum"}
+MIXED = {"mul", "add", "sub", "sum"}
 """Of logits and other numbers these make logits again."""
 LIKE_LOGITS = {
     *HANDED_ON,
@@ -249,7 +248,7 @@ def _narrowed(found: list[_Choice], names: int) -> Iterator[list[_Choice]]:
     yield found
     found = _latest(found)
     yield found
-    straight = [one for one in found if _source(one[2]).name in WEIGHED]
+    straight = [one for one in found if _source(one[2]).weighed]
     found = straight or found
     yield found
     for name in NAMES:
@@ -284,7 +283,7 @@ def _latest(found: list[_Choice]) -> list[_Choice]:
 
 def _weighed_between(low: Origin, high: Origin) -> bool:
     """Whether a layer with weights computes the one from the other."""
-    calls = (call for call in high.before() if call.name in WEIGHED and call is not low)
+    calls = (call for call in high.before() if call.weighed and call is not low)
     return any(low is origin for call in calls for origin in call.before())
 
 
@@ -374,7 +373,7 @@ def _kind(numbers: _Numbers, source: Origin | None, told: Told) -> tuple[Kind, i
 
 def _by_numbers(numbers: _Numbers, call: Origin) -> Kind:
     """Raises ModelError M521 where the calls say no logits, and the numbers may be others."""
-    if call.name in WEIGHED:
+    if call.weighed:
         return "logits"
     if numbers.add_up(1) and numbers.add_up(PROBES):
         return "probabilities"
@@ -399,15 +398,15 @@ def _is_share(call: Origin) -> bool:
     """Whether it is a softmax or a sigmoid, also one written out, as 1 / (1 + exp(-z))."""
     if call.name in MADE_BY:
         return MADE_BY[call.name] != "log-probabilities"
-    if call.name not in ("reciprocal", "rdiv", "div", "truediv", "divide", "pow"):
+    if call.name not in ("reciprocal", "rdiv", "div", "pow"):
         return False
     *above, below = call.takes or (call,)
     exponentials = {one.name for one in (*above, *below.takes)} == {"exp"}
-    return below.name in ("add", "radd", "iadd") and exponentials
+    return below.name == "add" and exponentials
 
 
 def _is_weighed(call: Origin) -> bool:
-    return call.name in WEIGHED or call.name == "cdist"
+    return call.weighed or call.name == "cdist"
 
 
 def _made_of(
@@ -456,7 +455,7 @@ def _as_told(
 
 
 def _sigmoids_already(numbers: _Numbers, call: Origin) -> bool:
-    return call.name not in WEIGHED and numbers.within_one(PROBES)
+    return not call.weighed and numbers.within_one(PROBES)
 
 
 def _words(kind: Kind, columns: int, call: str) -> str:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.lens.dressed import around, dressed, undressed
-from convscope.lens.origins import WithoutLast
 from convscope.lens.twin import bare
 from convscope.network.network import Network
 from convscope.network.output_search import (
@@ -35,6 +34,7 @@ from convscope.network.output_search import (
     rows_of,
     search,
 )
+from convscope.trace.origins import WithoutLast
 
 __all__ = [
     "KINDS",

@@ -12,12 +12,6 @@ from typing import Any
 import torch
 
 from convscope.errors import ConvscopeError
-from convscope.lens.ascent import ascent
-from convscope.lens.backward import BackwardRule
-from convscope.lens.descent import Descent
-from convscope.lens.feature_layers import feature_layers
-from convscope.lens.geometry import fields
-from convscope.lens.road import Road
 from convscope.methods import cam, gradients
 from convscope.methods.ablationcam import Ablation
 from convscope.methods.cam_case import Case as CamCase
@@ -28,6 +22,12 @@ from convscope.methods.targets import Aims
 from convscope.records.maps import Attribution
 from convscope.studies.audit.case import Case, Clock, Heading, OutOfTime, many, said
 from convscope.studies.audit.record import Finding
+from convscope.trace.backward.descent import WindowedBackward
+from convscope.trace.backward.forward_pass import forward_pass
+from convscope.trace.backward.steps import BackwardGraph
+from convscope.trace.backward_rule import BackwardRule
+from convscope.trace.layers import feature_layers
+from convscope.trace.receptive_field import fields
 
 METHODS = Heading("methods")
 THEIR_CODE = "M574"
@@ -112,10 +112,10 @@ def _geometry(case: Case, _: Clock) -> Told:
 def _projection(case: Case, _: Clock) -> Told:
     """By the deconvnet rule, from the strongest place of the last feature layer's first map."""
     layer = feature_layers(case.model, case.batch)[-1]
-    with ascent(case.model, case.batch, [layer], BackwardRule("deconvnet")) as way:
+    with forward_pass(case.model, case.batch, [layer], BackwardRule("deconvnet")) as way:
         way.rule.look([way.maps(layer)], [way.pixels])
-        road = Road({layer: way.maps(layer)}, way.pixels)
-        known, rule = Descent(road, layer, "deconvnet").is_known, way.rule
+        graph = BackwardGraph({layer: way.maps(layer)}, way.pixels)
+        known, rule = WindowedBackward(graph, layer, "deconvnet").is_known, way.rule
     facts = {"layer": layer, "windows": known, "coverage": _coverage(rule)}
     how = "in windows: fast" if known else "through whole maps: the same numbers, slower"
     careful = f"{', '.join(rule.plain)} on the way pass the plain gradient" if rule.plain else ""

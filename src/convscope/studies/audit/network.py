@@ -13,10 +13,11 @@ from torch.nn.modules import module as global_hooks
 from torch.overrides import TorchFunctionMode
 
 from convscope.lens.lens import HOOK
-from convscope.lens.rectifiers import Masks, recognise
 from convscope.lens.twin import Twin, is_scripted
 from convscope.studies.audit.case import Case, Heading, many, some
 from convscope.studies.audit.record import Finding
+from convscope.trace.backward_rule import Masks, recognise
+from convscope.trace.operations import OPERATIONS, name_of
 
 WEIGHTS = Heading("weights")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -129,29 +130,11 @@ def _shared(model: nn.Module) -> Finding:
 
 RECTIFIERS = Heading("rectifiers")
 OTHERS = {
-    "celu": "CELU",
-    "elu": "ELU",
-    "gelu": "GELU",
-    "glu": "GLU",
-    "hardshrink": "Hardshrink",
-    "hardsigmoid": "Hardsigmoid",
-    "hardswish": "Hardswish",
-    "hardtanh": "Hardtanh",
-    "leaky_relu": "LeakyReLU",
-    "logsigmoid": "LogSigmoid",
-    "mish": "Mish",
-    "prelu": "PReLU",
-    "rrelu": "RReLU",
-    "selu": "SELU",
-    "sigmoid": "Sigmoid",
-    "silu": "SiLU",
-    "softplus": "Softplus",
-    "softshrink": "Softshrink",
-    "softsign": "Softsign",
-    "tanh": "Tanh",
-    "tanhshrink": "Tanhshrink",
+    name: operation.title
+    for name, operation in OPERATIONS.items()
+    if operation.title and name not in ("abs", "threshold", "softmax", "log_softmax")
 }
-"""Bare names of activations that are no rectifiers, and what they are called."""
+"""Activations that are no rectifiers, and what they are called."""
 ATTENTION = {"softmax", "multi_head_attention_forward", "scaled_dot_product_attention"}
 ARGUMENTS = {
     "clamp": "min=0",
@@ -186,7 +169,7 @@ class Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = _bare(func)
+        name = name_of(func)
         found = recognise(name, args, kwargs, self._masks)
         if found is not None:
             self._note(func, name, kwargs)
@@ -210,15 +193,10 @@ class Calls(TorchFunctionMode):
         self.in_modules += 1
 
 
-def _bare(func: Any) -> str:
-    """As in `lens/backward.py`: `clamp_min_.default` is clamp_min."""
-    return str(getattr(func, "__name__", "")).split(".")[0].removeprefix("_").rstrip("_")
-
-
 def _spelled(func: Any, name: str) -> str:
     own = str(getattr(func, "__name__", name)).split(".")[0].removeprefix("_")
     arguments = ARGUMENTS.get(name, "")
-    if name in ("mul", "multiply"):
+    if name == "mul":
         return "x * (x > 0)"
     if name == "where":
         return "torch.where(x > 0, x, 0)"

@@ -21,7 +21,6 @@ from jaxtyping import Float, Float64, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
 from convscope.errors import DataError, ModelError, UsageError, shown
-from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
 from convscope.methods.fills import Fill, filled, named
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
@@ -32,6 +31,7 @@ from convscope.pictures.annotations import Parts, read_parts
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder
 from convscope.studies.correspondence.record import Correspondence
+from convscope.trace.layers import ends
 from convscope.units import Box
 
 

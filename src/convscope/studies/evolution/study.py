@@ -21,9 +21,6 @@ from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import nn
 
 from convscope.errors import DataError
-from convscope.lens.backward import Rule
-from convscope.lens.feature_layers import feature_layers
-from convscope.lens.geometry import Field, fields
 from convscope.lens.twin import bare
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.responses import ranked, responses
@@ -45,6 +42,9 @@ from convscope.studies.features.display import (
     quantised,
     side_of,
 )
+from convscope.trace.backward_rule import Rule
+from convscope.trace.layers import feature_layers
+from convscope.trace.receptive_field import ReceptiveField, fields
 from convscope.units import Unit
 
 
@@ -62,7 +62,7 @@ def moment(
     model: nn.Module,
     folder: Folder,
     preprocess: Preprocess,
-    field: Field,
+    field: ReceptiveField,
     rule: Rule,
     side: int,
     unit: Unit,
@@ -257,7 +257,7 @@ class EvolutionRecorder:
         self.epochs = None if epochs is None else frozenset(epochs)
         self.progress = progress
         self._seen: dict[int, _Epoch] = {}
-        self._fields: dict[str, Field] = {}
+        self._fields: dict[str, ReceptiveField] = {}
         self._rules: dict[str, Rule] = {}
         self._read = self.folder.readings
         self._made: dict[int, dict[str, Any]] = {}

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from torch import Tensor
 
-from convscope.lens.geometry import Field
-from convscope.lens.reductions import Stride
 from convscope.records.features import Grid
+from convscope.trace.autograd import Stride
+from convscope.trace.receptive_field import ReceptiveField
 from convscope.units import Box
 
 GREY = 128
@@ -127,7 +127,7 @@ FAINT = 0.05
 class Energy:
     """Of a layer's projections by row and column of the receptive field."""
 
-    def __init__(self, field: Field) -> None:
+    def __init__(self, field: ReceptiveField) -> None:
         self._sums = [np.zeros(length) for length in field.size]
         self._counts = [np.zeros(length) for length in field.size]
 

@@ -16,10 +16,6 @@ from jaxtyping import Bool, Float16, Float32
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError
-from convscope.lens.ascent import Neuron
-from convscope.lens.backward import Other, Overlap, Rule
-from convscope.lens.feature_layers import chosen_layers, feature_layers
-from convscope.lens.geometry import Field, fields
 from convscope.lens.lens import Lens
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
@@ -47,6 +43,10 @@ from convscope.studies.features.display import (
     quantised,
     side_of,
 )
+from convscope.trace.backward.forward_pass import Neuron
+from convscope.trace.backward_rule import Other, Overlap, Rule
+from convscope.trace.layers import chosen_layers, feature_layers
+from convscope.trace.receptive_field import ReceptiveField, fields
 from convscope.units import Box, Unit
 
 
@@ -56,7 +56,7 @@ class Looking(NamedTuple):
     network: Network
     pictures: Framed
     found: TopK
-    fields: dict[str, Field]
+    fields: dict[str, ReceptiveField]
     side: int
     """Largest side of a patch in pixels."""
     rule: Choice

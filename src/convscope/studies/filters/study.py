@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.lens.feature_layers import feature_layers
 from convscope.lens.lens import Lens, conv_layers
 from convscope.lens.twin import bare
 from convscope.methods.frequencies import bands, folds_on_pictures, transfer
@@ -30,6 +29,7 @@ from convscope.pictures.pictures import Folder
 from convscope.studies.base import Ask
 from convscope.studies.filters import Options
 from convscope.studies.filters.record import Filters
+from convscope.trace.layers import feature_layers
 
 MAPS_ALIKE = 0.99
 """Correlation of two maps' outputs from which they count as duplicates."""

@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from convscope.errors import DataError, ModelError, UsageError
-from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.labels import class_names, true_classes
@@ -31,6 +30,7 @@ from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder, Picture
 from convscope.pictures.warp import CHANGES, Border, canvas, middle, warp
 from convscope.studies.invariance.record import Invariance
+from convscope.trace.layers import ends
 
 BATCH = 32
 SHOWN, SIDE = 5, 72

@@ -12,7 +12,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from convscope.errors import ModelError
-from convscope.lens.backward import Rule
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.fills import Fill, filled
 from convscope.methods.pointing import inside
@@ -27,6 +26,7 @@ from convscope.records.topk import TopK
 from convscope.studies.explain.study import probabilities
 from convscope.studies.features.display import GREY, cut, limit, quantised
 from convscope.studies.occlusion.record import ROOMS, lowest
+from convscope.trace.backward_rule import Rule
 from convscope.units import Box, Unit
 
 

@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Int64
 
 from convscope.errors import DataError, ModelError, OutputError
-from convscope.lens.ends import ends
 from convscope.methods.fills import Fill, named
 from convscope.methods.given import FolderLike, Layer, pictures_of, taking
 from convscope.methods.hiding import Hiding, part
@@ -40,6 +39,7 @@ from convscope.studies.explain.study import probabilities, seen, seen_boxes, tar
 from convscope.studies.occlusion.areas import Projecting, drawn_square, without
 from convscope.studies.occlusion.record import ASKED, LIKELIEST, TRUE, Occlusions
 from convscope.texts import parsed
+from convscope.trace.layers import ends
 from convscope.units import Box
 
 Boxes = Mapping[str, Sequence[Box]]

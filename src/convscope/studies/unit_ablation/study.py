@@ -18,11 +18,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError
-from convscope.lens.ends import ends
 from convscope.lens.lens import Lens
-from convscope.lens.mixing import Mixing
-from convscope.lens.tail import record
-from convscope.lens.without import Without
 from convscope.methods.cam_case import forward, prepared
 from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.labels import class_names, true_classes
@@ -34,6 +30,8 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Folder
 from convscope.studies.unit_ablation.record import Silence
+from convscope.trace.layers import ends
+from convscope.trace.tail import Mixing, Without, record
 
 
 @dataclass(frozen=True)

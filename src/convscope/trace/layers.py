@@ -1,0 +1,214 @@
+"""Which layers a network has: those with feature maps, its own steps, its first and its last.
+
+`feature_layers` are its convolutions (with their batch normalisation). `stages` are its steps from
+pixels to classes: a layer with weights and what follows it up to the next one, or a whole block of
+a residual network; a step's output is what is meant by "layer 5" in Zeiler and Fergus 2014, table
+7. `ends` are the paper's layers 1, 5 and 7: a convolution's output with what follows it (rectifier,
+pool, normalisation; dropout, which does nothing at test time, does not count), and what the
+classifier, the last layer with weights, is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope.errors import ModelError
+from convscope.lens.lens import Lens, layers_in_order
+from convscope.lens.twin import Twin, bare
+from convscope.trace.origins import Run, run_seen
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+IDLE = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Identity,
+)
+"""Layers that hand on the numbers that they are given."""
+MOST = 0.8
+"""A part with more of the leaves than this is a wrapper of the network, not a step of it."""
+NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    nn.CrossMapLRN2d,
+)
+
+
+def feature_layers(model: nn.Module, *args: Any) -> list[str]:
+    """All two-dimensional convolutions, in the order in which this input meets them.
+
+    A convolution that goes straight into a batch normalisation is represented by that: its scale
+    may be negative, and then what excites the convolution silences the feature.
+    """
+    args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
+    names = layers_in_order(model, *args)
+    modules = Twin(model).modules  # also of what a wrapper holds
+    found = []
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        layer, after = (modules.get(n.partition("#")[0]) for n in (name, following))
+        if isinstance(layer, nn.Conv2d):
+            normed = isinstance(after, nn.BatchNorm2d) and after.num_features == layer.out_channels
+            found.append(following if normed else name)
+    return found
+
+
+def chosen_layers(
+    model: nn.Module, layers: Sequence[str] | str | None, picture: Tensor
+) -> list[str]:
+    """The layers named, one or several; by default the `feature_layers`.
+
+    Raises ModelError M522 if the network does not take the picture.
+    """
+    if layers is None:
+        return feature_layers(model, picture)
+    return [layers] if isinstance(layers, str) else list(layers)
+
+
+def stages(model: nn.Module, blank: Float[Tensor, "1 c h w"]) -> list[str]:
+    """The last layer of each step, in the order in which this input meets them.
+
+    The last of them gives the scores. Layers without a single tensor as output, or that run
+    several times, are left out. Raises ModelError M522 if the network does not take the input.
+    """
+    model = bare(model)
+    with torch.inference_mode():
+        leaves = layers_in_order(model, blank)
+    modules = dict(model.named_modules())
+    found: list[str] = []
+    fresh = True
+    for name in _units(modules, leaves):
+        module = modules[name.partition("#")[0]]
+        if isinstance(module, IDLE):
+            continue
+        weights = next(module.parameters(), None) is not None
+        if (weights and not isinstance(module, NORMS)) or fresh:
+            found.append(name)
+            fresh = False
+        else:
+            found[-1] = name
+    return [name for name in found if _tells(model, name, blank)]
+
+
+def _units(modules: dict[str, nn.Module], leaves: list[str]) -> Iterator[str]:
+    """The parts in which leaves stand, each once, in the order of their first leaf."""
+    seen: set[str] = set()
+    for leaf in leaves:
+        name = _unit(modules, leaf, leaves)
+        if name not in seen:
+            seen.add(name)
+            yield name
+
+
+def _unit(modules: dict[str, nn.Module], leaf: str, leaves: list[str]) -> str:
+    """The largest part around a leaf that is neither a sequence nor a wrapper; or the leaf."""
+    steps = leaf.split(".")
+    for deep in range(1, len(steps)):
+        name = ".".join(steps[:deep])
+        inside = sum(other.startswith(f"{name}.") for other in leaves)
+        if not isinstance(modules[name], nn.Sequential) and inside <= MOST * len(leaves):
+            return name
+    return leaf
+
+
+def _tells(model: nn.Module, layer: str, blank: Float[Tensor, "1 c h w"]) -> bool:
+    try:
+        with Lens(model, layer) as lens, torch.inference_mode():
+            lens(blank)
+            return lens[layer].dim() >= 2
+    except ModelError:
+        return False
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Layers by name, as a Lens takes them."""
+
+    low: str
+    """Output of the first convolution's layer, as long as it has places: the paper's layer 1."""
+    middle: str
+    """Output of the last convolution's layer that has more than one place: its layer 5."""
+    high: str
+    """What the classifier is given: its layer 7. The same as `middle` where nothing is between."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    weighted: bool
+    convolution: bool
+    idle: bool
+    shape: tuple[int, ...]
+    content: tuple[float, float]
+    """Two sums of the output, by which the same numbers are known again."""
+
+
+def ends(model: nn.Module, size: tuple[int, int, int]) -> Ends:
+    """size: channels, height, width of the input. The model is not touched.
+
+    Raises ModelError M501 (no convolution), M522 (it does not take such a picture), M530.
+    """
+    like = next(bare(model).parameters(), torch.empty(0))
+    noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0)).to(like)
+    met = _on_the_way(run_seen(model, noise, _see))
+    weighted = [place for place, (_, seen) in enumerate(met) if seen.weighted]
+    convolved = [place for place in weighted if met[place][1].convolution]
+    if not convolved:
+        raise ModelError("M501", "the network", "has no convolution to look into")
+    stops = [*weighted[1:], len(met)]
+    after = dict(zip(weighted, stops, strict=True))
+    classifier = weighted[-1] if len(weighted) > 1 else len(met)
+    inner = [place for place in convolved if place < classifier]
+    return Ends(
+        low=_last(met, inner[0], after[inner[0]], spread=True),
+        middle=_last(met, inner[-1], after[inner[-1]], spread=True),
+        high=_last(met, max(p for p in weighted if p < classifier), classifier),
+    )
+
+
+def _on_the_way(run: Run) -> list[tuple[str, _Seen]]:
+    """Without side branches from which nothing reaches the scores, where that can be seen."""
+    reaching = run.reaching(run.output) if isinstance(run.output, Tensor) else frozenset()
+    kept = [(name, seen) for name, seen in run.seen if name in reaching]
+    return kept if any(seen.convolution for _, seen in kept) else list(run.seen)
+
+
+def _see(module: nn.Module, output: Tensor) -> _Seen:
+    numbers = output.detach().double()
+    return _Seen(
+        weighted=isinstance(module, (*CONVOLUTIONS, nn.Linear)),
+        convolution=isinstance(module, CONVOLUTIONS),
+        idle=isinstance(module, IDLE),
+        shape=tuple(output.shape),
+        content=(float(numbers.sum()), float(numbers.square().sum())),
+    )
+
+
+def _last(met: list[tuple[str, _Seen]], first: int, stop: int, *, spread: bool = False) -> str:
+    """The last output from `first` on and before `stop`; of equal ones the first that is no
+    repeated call. spread: only of those with rows and columns."""
+    wanted = [
+        (name, seen)
+        for name, seen in met[first:stop]
+        if not seen.idle and not (spread and _single(seen.shape))
+    ]
+    wanted = wanted or met[first : first + 1]
+    last = wanted[-1][1]
+    same = [
+        name for name, seen in wanted if (seen.shape, seen.content) == (last.shape, last.content)
+    ]
+    return next((name for name in same if "#" not in name), same[0])
+
+
+def _single(shape: tuple[int, ...]) -> bool:
+    return len(shape) < 4 or shape[-1] * shape[-2] == 1
