@@ -28,7 +28,7 @@ CLIP = 99.5
 SCALING = f"zero is mid-grey, the scale ends at the {CLIP}th percentile of absolute values"
 
 
-def side_of(field: Field, most: int) -> int:
+def side_of(field: ReceptiveField, most: int) -> int:
     """Side of the square for a layer: the receptive field's own size, that of the picture where
     the field is larger, or the display's limit."""
     return max(1, min(most, max(map(min, field.size, field.picture))))
