@@ -19,17 +19,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convscope.lens.incremental_packed import lays_out
-from convscope.lens.pace import pace
-from convscope.lens.tile_products import Products, rows_of
-from convscope.lens.tiles import matrices
+from convscope.lens.tiles import ROWS, Products, matrices
 from convscope.trace.nodes import Node
 
 TILES = (2, 3, 4)
+TOGETHER = 4 * ROWS
+"""Tiles that are gathered at once."""
 SLOWER, GOING, BACK, LAYING, GAIN = 1.05, 250.0, 130.0, 300.0, 0.95
 """In multiplications of a convolution: one product of a tile; to bring a channel's number of a tile
-to the products, and back, on a processor whose `Pace.moving` is 1; to lay out one weight; and the
-share of a convolution's cost below which tiles are taken."""
+to the products, and back, with AVX-512, and half of it with narrower vectors, which multiply fewer
+numbers in that time; to bring one weight into the form of a tile; and the share of a convolution's
+cost below which tiles are taken (measured: `bench/RESULTS.md`)."""
 
 
 def tile(node: Node, windows: Sequence[tuple[int, int, int]]) -> tuple[int, list[bool]]:
@@ -39,20 +39,21 @@ def tile(node: Node, windows: Sequence[tuple[int, int, int]]) -> tuple[int, list
     """
     weight, read = node.weight, node.windows or ()
     none = [False] * len(windows)
-    if node.kind != "slide" or weight is None or not lays_out(weight) or node.how[3] != 1:
+    if node.kind != "slide" or weight is None or node.how[3] != 1:
+        return 0, none
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return 0, none
     if any(w.kernel != 3 or w.stride != 1 or w.dilation != 1 for w in read):
         return 0, none
     out, into = weight.shape[:2]
     plain = np.array([GAIN * n * rows * columns * 9 * out * into for rows, columns, n in windows])
     best, least, chosen = 0, plain.sum(), none
-    moving = pace().moving * (GOING * into + BACK * out)
-    each, together = SLOWER * into * out + moving, rows_of(out * into)
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    each = SLOWER * into * out + (GOING * into + BACK * out) * (1 if wide else 0.5)
     for m in TILES:
         q2 = (m + 2) ** 2
         tiles = [n * ceil(rows / m) * ceil(columns / m) for rows, columns, n in windows]
-        calls = np.ceil(np.array(tiles) / together)
-        costs = calls * together * q2 * each
+        costs = np.array(tiles) * q2 * each
         total = np.minimum(costs, plain).sum() + LAYING * q2 * into * out
         if total < least:
             best, least, chosen = m, total, (costs < plain).tolist()
@@ -75,7 +76,7 @@ class Tiled:
         m, (down, across) = self._m, tiles.counts
         products, out = self._products, len(self._weight)
         y = self._weight.new_empty((tiles.windows, down * m, across * m, out))
-        step = _step(down * across, products.rows)
+        step = max(1, TOGETHER // (down * across))
         for first in range(0, tiles.windows, step):
             part = slice(first, first + step)
             found = products(take(part))
@@ -86,12 +87,6 @@ class Tiled:
             else:
                 torch.add(found, self._bias, out=place)
         return y[:, : tiles.rows, : tiles.columns].permute(0, 3, 1, 2)
-
-
-def _step(tiles: int, rows: int) -> int:
-    """Windows of so many tiles that fill whole calls best; a few calls at most."""
-    counts = range(1, max(1, 4 * rows // tiles) + 1)
-    return min(counts, key=lambda n: (ceil(n * tiles / rows) * rows / (n * tiles) > 1.05, n))
 
 
 Take = Callable[[slice], Float[Tensor, "t q q c"]]

@@ -90,7 +90,6 @@ def _topk(
     way = Way(model, picture, names, tuning)
     size = way.batch if batch is None else batch
     _require(k >= 1 and size >= 1 and 0 <= part[0] < part[1], f"k {k}, batch {size}, part {part}")
-    way.lay_out(size)
     ranks = Ranks([shape[0] for shape in shapes], k, picture.device)
     edits = {name: ranks.look(layer) for layer, name in enumerate(names)}
     seen, mine = 0, [n for n in range(len(folder)) if n // size % part[1] == part[0]]

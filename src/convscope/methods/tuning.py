@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
-from convscope.lens.laid_out import laid_out
 from convscope.lens.sizes import usual_batch
 from convscope.lens.twin import Twin, bare
 from convscope.trace.folding import folded
@@ -155,10 +154,6 @@ class Way:
         if self._tuning is None:
             return usual_batch(self.model, self._picture)
         return self._tuning.batch
-
-    def lay_out(self, batch: int) -> None:
-        """Run batches of exactly so many pictures quicker: see `laid_out`."""
-        self.model = laid_out(self.model, batch)
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         if self._tuning is None:

@@ -17,15 +17,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from convscope.lens.incremental_packed import Convolution
-from convscope.lens.pace import pace
-from convscope.lens.tile_products import Products
-from convscope.lens.tiles import PLACES, matrices
+from convscope.lens.tiles import PLACES, Products, matrices
 from convscope.trace.backward.windows import Cuts, Pair, cropped
 
 SLOWER, MOVING, LAYING, GAIN = 1.25, 160.0, 300.0, 0.85
 """In multiplications of a convolution: one product of a tile; to move a channel's number of a
-tile, on a processor whose `Pace.moving` is 1; to lay out one weight; and the share of a
-convolution's cost below which tiles are taken."""
+tile; to bring one weight into the form of a tile; and the share of a convolution's cost below which
+tiles are taken (measured)."""
 BYTES = 24e6
 """Of tiles at a time: the larger the products the better, until memory gets slow (measured)."""
 Windows = Float[Tensor, "n c h w"]
@@ -143,11 +141,10 @@ class Even:
         if k != across or k == 1:
             return 0
         grown = (sides[0] + k - 1) * (sides[1] + k - 1)
-        moving = MOVING * pace().moving
         best, least = 0, GAIN * grown * k * k * out * into
         for m in range(2, _most(k) - k + 2):
             numbers = ceil(sides[0] / m) * ceil(sides[1] / m) * (m + k - 1) ** 2
-            cost = numbers * (SLOWER * into * out + moving * (into + out))
+            cost = numbers * (SLOWER * into * out + MOVING * (into + out))
             if m not in self._tiled:
                 cost += LAYING * (m + k - 1) ** 2 * into * out / max(1, self._seen)
             if cost < least:
