@@ -16,6 +16,7 @@ from convscope.trace.autograd import STRIDES, SWITCHES, name_of_node
 from convscope.trace.backward.steps import STEPS
 from convscope.trace.operations import ALIASES, NODES, OPERATIONS, in_place, name_of, operation_of
 from convscope.trace.recorder import Call, Slot
+from convscope.trace.windows import ARGUMENTS
 
 POINTWISE = """
 abs add clamp clamp_max clamp_min clip div eq erf exp ge gt le lerp log log1p lt maximum minimum
@@ -108,8 +109,12 @@ def test_operations_of_one_node_are_alike() -> None:
 
 
 def test_an_operation_stands_in_the_table_once_and_under_no_other_name() -> None:
-    listed = [name for names, _ in operations._GROUPS for name in names.split()]
-    assert len(listed) == len(set(listed)) == len(OPERATIONS)
+    said: dict[str, str] = {}
+    for row in filter(None, operations.TABLE.split("\n")):
+        names, traits, _ = row.split("|")
+        assert all(
+            said.setdefault(name, traits.strip()) == traits.strip() for name in names.split()
+        )
     assert not set(ALIASES) & set(OPERATIONS)
 
 
@@ -118,8 +123,8 @@ def test_what_others_do_by_name_is_known_by_these_names() -> None:
         backward_rule.SPELLINGS
     )
     assert all(OPERATIONS[name].switches for name in backward_rule.POOLS)
-    for table in (nodes.SLIDES, nodes.MEANS, nodes.CHANNELS, nodes.NATIVE):
-        assert set(table) <= set(OPERATIONS)
+    assert set(nodes.MAPS) <= set(OPERATIONS)
+    assert set(ARGUMENTS) == {name for name, one in OPERATIONS.items() if one.places == "window"}
     ours = {"Rectify", "PassedBy", "LastWins"}
     assert set(STEPS) - ours <= set(NODES)
 

@@ -163,7 +163,7 @@ def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Gra
         return None, f"whole pictures: {recording.obstacle}"
     graph = graph_of(recording)
     known = (OPERATIONS.get(node.name) for node in graph.nodes.values())
-    slow = [one.name for one in known if one is not None and one.vmap == "one by one"]
+    slow = [one.name for one in known if one is not None and one.vmap == "complains"]
     if slow:
         return None, f"whole pictures: {slow[0]}"
     wholes = graph.wholes()

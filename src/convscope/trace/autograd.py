@@ -134,7 +134,9 @@ def _floor(node: Any) -> float | None:
 
 SWITCHES = {node for node, (one, *_) in NODES.items() if one.switches and "Pool" in node}
 """Nodes of the graph that put a signal back to where the picture's maximum was."""
-STRIDES = {node for node, (one, *_) in NODES.items() if "stride" in one.arguments} - SWITCHES
+STRIDES = {
+    node for node, (one, *_) in NODES.items() if one.places == "window" and one.name != "pad"
+} - SWITCHES
 """Nodes that may pass places over or average them; no switch says which they were."""
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.trace.folding import fold, scale_and_shift
-from convscope.trace.nodes import Node, convolution, lowered, same
+from convscope.trace.nodes import Node, Result, convolution, same
 from convscope.trace.recorder import PICTURE, Call, Recording
 
 
@@ -50,11 +50,12 @@ def graph_of(recording: Recording) -> Graph:
     makers: dict[int, Call] = {}
     for call in recording.calls:
         mapped = all(nodes[alias.get(s, s)].mapped for s in call.takes)
+        shapes = [recording.shapes[slot] for slot in call.takes]
         for part, slot in enumerate(call.gives):
             if slot is None:
                 continue
             makers[slot] = call
-            node = lowered(call, part, recording.shapes, mapped)
+            node = Result(call, part, shapes, recording.shapes[slot]).node(mapped)
             takes = tuple(alias.get(s, s) for s in node.takes)
             nodes[slot] = replace(node, takes=takes)
             if node.run is same:

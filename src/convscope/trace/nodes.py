@@ -76,47 +76,75 @@ class Node:
         return float(channels * each)
 
 
-Lower = Callable[[Call, Sequence[Shape], Shape], Node | None]
-"""From a call, the shapes of what it takes and of its first result; None: it is another thing."""
-Table = Mapping[str, Lower]
+@dataclass(frozen=True)
+class Result:
+    """One result of a recorded call, with the shapes of what the call takes."""
 
+    call: Call
+    part: int
+    """Which of the call's results."""
+    given: Sequence[Shape]
+    shape: Shape
 
-def results(call: Call, held: Mapping[int, Tensor]) -> list[Any]:
-    """What the call gives; what it overwrites is a copy."""
-    if overwrites(call) and isinstance(call.args[0], Slot):
-        first = call.args[0].number
-        held = {**held, first: held[first].clone()}
-    return call.run(held)
+    @property
+    def takes_one_map(self) -> bool:
+        """Does the call take one map (1, c, h, w) as its first argument, and constants?"""
+        first = bool(self.call.args) and isinstance(self.call.args[0], Slot)
+        one = len(self.given) == 1 and len(self.given[0]) == 4
+        return first and one and len(self.call.gives) == 1
 
+    @property
+    def keeps_places(self) -> bool:
+        """Has everything that the call takes the result's rows and columns?"""
+        places = {shape[-2:] for shape in self.given} == {self.shape[-2:]}
+        return places and all(shape[:1] == (1,) for shape in self.given)
 
-def overwrites(call: Call) -> bool:
-    """May the call work in place, by its name or by a flag among its arguments?"""
-    spelled = in_place(call.function, call.kwargs)
-    return bool(call.args) and (spelled or any(leaf is True for leaf in call.leaves))
+    @property
+    def is_batched(self) -> bool:
+        """Has everything the axis of pictures first, and is it the call's only result?"""
+        first = all(shape[:1] == (1,) for shape in (self.shape, *self.given))
+        return first and len(self.call.gives) == 1
 
+    @property
+    def constants(self) -> list[Tensor]:
+        return [leaf for leaf in self.call.leaves if isinstance(leaf, Tensor)]
 
-def again(call: Call, part: int = 0) -> Callable[..., Tensor]:
-    """The very call with other values."""
-
-    def run(*values: Tensor) -> Tensor:
-        result: Tensor = results(call, dict(zip(call.takes, values, strict=True)))[part]
+    def again(self, *values: Tensor) -> Tensor:
+        """By the very call, with other values; what it overwrites is a copy."""
+        call, held = self.call, dict(zip(self.call.takes, values, strict=True))
+        # It may work in place, by its name or by a flag among its arguments.
+        flagged = any(leaf is True for leaf in call.leaves)
+        if call.args and (flagged or in_place(call.function, call.kwargs)):
+            first = call.args[0]
+            if isinstance(first, Slot):
+                held[first.number] = held[first.number].clone()
+        result: Tensor = call.run(held)[self.part]
         return result
 
-    return run
+    def each(self, *values: Tensor) -> Tensor:
+        """The same, mapped over the pictures as if each came alone."""
+        batches = [
+            value.unsqueeze(1) if shape[:1] == (1,) else value
+            for value, shape in zip(values, self.given, strict=True)
+        ]
+        many = torch.vmap(self.again)(*batches)
+        return many.squeeze(1) if self.shape[:1] == (1,) else many
+
+    def node(self, mapped: bool) -> Node:
+        """mapped: do all that the call takes have rows and columns?"""
+        name, call, node = self.call.operation.name, self.call, None
+        if mapped:
+            node = MAPS[name](self) if name in MAPS else None
+            node = node or (_point(self) if len(self.shape) >= 3 else None)
+        node = node or _whole(self)
+        if len(call.gives) > 1:
+            node = replace(node, run=self.again if node.kind == "point" else self.each)
+        return replace(node, name=name, takes=tuple(call.takes), shape=self.shape)
 
 
 def same(x: Tensor) -> Tensor:
     """Of calls that do nothing here; such nodes are left out of the graph."""
     return x
-
-
-def alone(call: Call, given: Sequence[Shape]) -> bool:
-    """Does the call take one map (1, c, h, w) as its first argument, and constants?"""
-    first = bool(call.args) and isinstance(call.args[0], Slot)
-    return first and len(given) == 1 and len(given[0]) == 4 and len(call.gives) == 1
-
-
-# slides and means: windows of larger windows, one number of a whole map
 
 
 def convolution(weight: Tensor, bias: Tensor | None, *how: object) -> Node:
@@ -125,51 +153,52 @@ def convolution(weight: Tensor, bias: Tensor | None, *how: object) -> Node:
     return Node("slide", made, bare=made.bare, weight=made.weight, bias=bias, how=how)
 
 
-def _conv2d(call: Call, given: Sequence[Shape], _: Shape) -> Node | None:
-    weight, bias = call.option(1, "weight"), call.option(2, "bias")
-    if not alone(call, given) or not isinstance(weight, Tensor):
+def _conv2d(one: Result) -> Node | None:
+    weight, bias = one.call.option(1, "weight"), one.call.option(2, "bias")
+    if not one.takes_one_map or not isinstance(weight, Tensor):
         return None
-    how = [call.option(3 + n, name, value) for n, (name, value) in enumerate(OPTIONS)]
-    return replace(convolution(weight, bias, *how), windows=_windows(call, given[0]))
+    how = [one.call.option(3 + n, name, value) for n, (name, value) in enumerate(OPTIONS)]
+    return replace(convolution(weight, bias, *how), windows=_windows(one))
 
 
 OPTIONS = (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
 
 
-def _windows(call: Call, shape: Shape) -> tuple[Window, Window]:
-    """Of a call whose first argument is a map of this shape."""
-    of_map = replace(call, args=(torch.empty(shape, device="meta"), *call.args[1:]))
-    down, across = (window_of(of_map, axis) for axis in (0, 1))
+def _windows(one: Result) -> tuple[Window, Window]:
+    """Of a call whose first argument is a map."""
+    like = torch.empty(one.given[0], device="meta")
+    call = replace(one.call, args=(like, *one.call.args[1:]))
+    down, across = (window_of(call, axis) for axis in (0, 1))
     assert down is not None
     assert across is not None
     return down, across
 
 
-def _max_pool2d(call: Call, given: Sequence[Shape], _: Shape) -> Node | None:
-    if not alone(call, given):  # with its indices the call has two results
+def _max_pool2d(one: Result) -> Node | None:
+    if not one.takes_one_map:  # with its indices the call has two results
         return None
-    down, across = _windows(call, given[0])
+    down, across = _windows(one)
 
     def bare(x: Tensor) -> Tensor:
         size, stride = (down.kernel, across.kernel), (down.stride, across.stride)
         return F.max_pool2d(x, size, stride, 0, (down.dilation, across.dilation))
 
-    return Node("slide", again(call), bare=bare, windows=(down, across), outside=float("-inf"))
+    return Node("slide", one.again, bare=bare, windows=(down, across), outside=float("-inf"))
 
 
-def _avg_pool2d(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    if not alone(call, given) or call.option(6, "divisor_override") is not None:
+def _avg_pool2d(one: Result) -> Node | None:
+    if not one.takes_one_map or one.call.option(6, "divisor_override") is not None:
         return None
-    down, across = _windows(call, given[0])
-    counted = bool(call.option(5, "count_include_pad", True))
-    rows, columns = _share(down, shape[-2], counted), _share(across, shape[-1], counted)
+    down, across = _windows(one)
+    counted = bool(one.call.option(5, "count_include_pad", True))
+    rows, columns = _share(down, one.shape[-2], counted), _share(across, one.shape[-1], counted)
     even = bool((rows == 1).all() and (columns == 1).all())
 
     def bare(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, (down.kernel, across.kernel), (down.stride, across.stride))
 
     share = None if even else (rows, columns)
-    return Node("slide", again(call), bare=bare, windows=(down, across), share=share)
+    return Node("slide", one.again, bare=bare, windows=(down, across), share=share)
 
 
 def _share(window: Window, places: int, counted: bool) -> Float[Tensor, "places"]:
@@ -183,49 +212,44 @@ def _share(window: Window, places: int, counted: bool) -> Float[Tensor, "places"
     return window.kernel / (ends - starts.clamp(min=-edge)).double()
 
 
-def _pad(call: Call, given: Sequence[Shape], _: Shape) -> Node | None:
+def _pad(one: Result) -> Node | None:
+    call = one.call
     sides, value = list(call.option(1, "pad")), call.option(3, "value") or 0.0
-    if not alone(call, given) or call.option(2, "mode", "constant") != "constant":
+    if not one.takes_one_map or call.option(2, "mode", "constant") != "constant":
         return None
     if len(sides) != 4 or min(sides) < 0 or value not in (0.0, float("-inf")):
         return None
-    down = Window(given[0][-2], 1, 1, sides[2], 1)
-    across = Window(given[0][-1], 1, 1, sides[0], 1)
-    return Node("slide", again(call), bare=same, windows=(down, across), outside=value)
+    return Node("slide", one.again, bare=same, windows=_windows(one), outside=value)
 
 
-SLIDES: Table = {
-    "conv2d": _conv2d,
-    "max_pool2d": _max_pool2d,
-    "avg_pool2d": _avg_pool2d,
-    "pad": _pad,
-}
-
-
-def _mean(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    axes = call.option(1, "dim")
-    if not alone(call, given) or not isinstance(axes, (list, tuple)) or "dtype" in call.kwargs:
+def _mean(one: Result) -> Node | None:
+    """Of whole maps."""
+    axes = one.call.option(1, "dim")
+    if not one.takes_one_map or not isinstance(axes, (list, tuple)) or "dtype" in one.call.kwargs:
         return None
-    kept = len(shape) == 4
+    kept = len(one.shape) == 4
     if sorted(axis % 4 for axis in axes) != [2, 3]:
         return None
     return Node("mean", lambda x: x.mean((2, 3), keepdim=kept))
 
 
-def _adaptive(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    if not alone(call, given):
+def _adaptive(one: Result) -> Node | None:
+    if not one.takes_one_map:
         return None
-    if shape[-2:] == (1, 1):
+    if one.shape[-2:] == (1, 1):
         return Node("mean", lambda x: x.mean((2, 3), keepdim=True))
-    return Node("point", same) if shape == given[0] else None
+    return Node("point", same) if one.shape == one.given[0] else None
 
 
-MEANS: Table = {"mean": _mean, "adaptive_avg_pool2d": _adaptive}
-"""Of whole maps."""
-
-
-# points: place by place
-
+MAPS: Mapping[str, Callable[[Result], Node | None]] = {
+    "conv2d": _conv2d,
+    "max_pool2d": _max_pool2d,
+    "avg_pool2d": _avg_pool2d,
+    "pad": _pad,
+    "mean": _mean,
+    "adaptive_avg_pool2d": _adaptive,
+}
+"""Operations that make windows of larger windows, or one number of a whole map."""
 PLACEWISE = {
     name for name, operation in OPERATIONS.items() if operation.places in ("number", "place")
 }
@@ -237,214 +261,102 @@ FAST: Mapping[str, tuple[Callable[..., Tensor], Callable[..., object]]] = {
 """The same under any spelling, where nothing but values on the way is given; and with `out`."""
 
 
-def point(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
+def _point(one: Result) -> Node | None:
     """The node of a call that works place by place; None if this one does not."""
-    name = call.operation.name
-    if name in CHANNELS:
-        return CHANNELS[name](call, given, shape)
-    if name not in PLACEWISE or len(call.gives) != 1 or not _alike(given, shape):
+    call, operation, shape = one.call, one.call.operation, one.shape
+    if operation.name not in PLACEWISE:
+        return _point_of_channels(one)
+    if len(call.gives) != 1 or not one.keeps_places:
         return None
-    if not all(_spread(leaf, shape) for leaf in call.leaves if isinstance(leaf, Tensor)):
+    if not all(_is_even(constant, len(shape)) for constant in one.constants):
         return None
-    if call.operation.idle:
-        return Node("point", same) if len(given) == 1 and given[0] == shape else None
-    if name not in FAST or not _simple(call):
-        return Node("point", again(call))
-    run, into = FAST[name]
-    return Node("point", run, into=into)
+    if operation.idle:
+        return Node("point", same) if list(one.given) == [shape] else None
+    simple = all(isinstance(arg, Slot) for arg in call.args) and set(call.kwargs) <= {"inplace"}
+    run, into = FAST.get(operation.name, (None, None))
+    return Node("point", run, into=into) if run and simple else Node("point", one.again)
 
 
-def _alike(given: Sequence[Shape], shape: Shape) -> bool:
-    return {one[-2:] for one in given} == {shape[-2:]} and all(one[:1] == (1,) for one in given)
-
-
-def _spread(constant: Tensor, shape: Shape) -> bool:
-    """Is the constant the same for every row and column?"""
-    flat = constant.dim() in (len(shape), len(shape) - 1) and constant.shape[-2:] == (1, 1)
+def _is_even(constant: Tensor, axes: int) -> bool:
+    """Is it the same for every row and column?"""
+    flat = constant.dim() in (axes, axes - 1) and constant.shape[-2:] == (1, 1)
     return constant.numel() == 1 or flat
 
 
-def _simple(call: Call) -> bool:
-    return all(isinstance(arg, Slot) for arg in call.args) and set(call.kwargs) <= {"inplace"}
-
-
-def _batch_norm(call: Call, given: Sequence[Shape], _: Shape) -> Node | None:
-    return Node("point", again(call)) if len(given) == 1 and len(given[0]) == 4 else None
-
-
-def _cat(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    along = call.option(1, "dim", 0) % len(shape) == 1
-    if not along or not all(isinstance(leaf, Slot) for leaf in call.args[0]):
-        return None
-    return Node("point", _joined, into=_joined) if _alike(given, shape) else None
+def _point_of_channels(one: Result) -> Node | None:
+    """Of a call that moves or changes channels and leaves rows and columns where they are."""
+    call, given, axes = one.call, one.given[0], len(one.shape)
+    middle = one.shape[1:-2]
+    match call.operation.name:
+        case "batch_norm":
+            fits = len(one.given) == 1 and len(given) == 4
+            return Node("point", one.again) if fits else None
+        case "transpose":
+            both = [axis % axes for axis in call.args[1:3]]
+            fits = len(both) == 2 and min(both) > 0 and max(both) < axes - 2
+            return Node("point", one.again) if fits else None
+        case _ if not one.keeps_places:
+            return None
+        case "cat":
+            slots = all(isinstance(leaf, Slot) for leaf in call.args[0])
+            fits = call.option(1, "dim", 0) % axes == 1 and slots
+            return Node("point", _joined, into=_joined) if fits else None
+        case "chunk" | "split":
+            fits = call.option(2, "dim", 0) % len(given) == 1
+        case "unsqueeze":
+            fits = call.option(1, "dim") % axes == 1
+        case "getitem":  # x[:, 2] and x[:, 1:3]
+            which = call.args[1]
+            pair = isinstance(which, tuple) and len(which) == 2 and which[0] == slice(None)
+            fits = pair and isinstance(which[1], (int, slice)) and len(given) == 4
+        case "reshape" | "view":  # that only regroups channels, as channel_shuffle does
+            regroups = len(one.given) == 1 and prod(middle) == prod(given[1:-2])
+            fits = regroups and one.shape[0] == 1
+            grouped = partial(_regrouped, channels=middle)
+            return Node("point", grouped) if fits else None
+        case _:
+            return None
+    return Node("point", one.again) if fits else None
 
 
 def _joined(*parts: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.cat(parts, 1, out=out)
 
 
-def _take(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    """x[:, 2] and x[:, 1:3]."""
-    which = call.args[1]
-    if not isinstance(which, tuple) or len(which) != 2 or which[0] != slice(None):
-        return None
-    plain = isinstance(which[1], (int, slice)) and len(given[0]) == 4
-    return Node("point", again(call)) if plain and _alike(given, shape) else None
+def _regrouped(x: Tensor, channels: Shape) -> Tensor:
+    return x.reshape(x.shape[0], *channels, *x.shape[-2:])
 
 
-def _unsqueeze(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    first = call.option(1, "dim") % len(shape) == 1
-    return Node("point", again(call)) if first and _alike(given, shape) else None
-
-
-def _split(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    first = call.option(2, "dim", 0) % len(given[0]) == 1
-    return Node("point", again(call)) if first and _alike(given, shape) else None
-
-
-def _swap(call: Call, _: Sequence[Shape], shape: Shape) -> Node | None:
-    axes = sorted(axis % len(shape) for axis in call.args[1:3])
-    fits = len(axes) == 2 and axes[0] > 0 and axes[1] < len(shape) - 2
-    return Node("point", again(call)) if fits else None
-
-
-def _regroup(_: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    """A view that only regroups channels, as channel_shuffle does."""
-    if len(given) != 1 or not _alike(given, shape) or shape[0] != 1:
-        return None
-    if prod(shape[1:-2]) != prod(given[0][1:-2]):
-        return None
-    middle = shape[1:-2]
-    return Node("point", lambda x: x.reshape(x.shape[0], *middle, *x.shape[-2:]))
-
-
-CHANNELS: Table = {
-    "batch_norm": _batch_norm,
-    "cat": _cat,
-    "chunk": _split,
-    "split": _split,
-    "reshape": _regroup,
-    "transpose": _swap,
-    "unsqueeze": _unsqueeze,
-    "view": _regroup,
-    "getitem": _take,
-}
-"""Calls that move or change channels and leave rows and columns where they are."""
-
-
-# any call
-
-
-def lowered(call: Call, part: int, shapes: Mapping[int, Shape], mapped: bool) -> Node:
-    """The node of one of a call's results. mapped: do all that it takes have rows and columns?"""
-    takes, given = tuple(call.takes), [shapes[slot] for slot in call.takes]
-    number = call.gives[part]
-    assert number is not None
-    shape, name = shapes[number], call.operation.name
-    node = None
-    if mapped:
-        maps = {**SLIDES, **MEANS}
-        node = maps[name](call, given, shape) if name in maps else None
-        node = node or (point(call, given, shape) if len(shape) >= 3 else None)
-    if node is None and name in NATIVE:
-        node = NATIVE[name](call, given, shape)
-    if node is None or (len(call.gives) > 1 and node.kind != "point"):
-        node = _each(call, part, given, shape)
-    elif len(call.gives) > 1:
-        node = replace(node, run=again(call, part))
-    return replace(node, name=name, takes=takes, shape=shape)
-
-
-def _ready(given: Sequence[Shape], shape: Shape) -> bool:
-    """Has everything the axis of pictures first?"""
-    return shape[:1] == (1,) and all(one[:1] == (1,) for one in given)
-
-
-def _as_is(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    fits = _ready(given, shape) and len(call.gives) == 1 and len(given) == 1
-    return Node("whole", again(call)) if fits else None
-
-
-def _whole_conv2d(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    node = SLIDES["conv2d"](call, given, shape)
-    return None if node is None else replace(node, kind="whole")
-
-
-def _broadcast(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    """Place by place on whole values."""
-    axes = len(shape)
-    values = _ready(given, shape) and all(len(one) == axes for one in given)
-    constants = [leaf for leaf in call.leaves if isinstance(leaf, Tensor)]
-    spread = all(leaf.dim() < axes or leaf.shape[0] == 1 for leaf in constants)
-    return Node("whole", again(call)) if values and spread and len(call.gives) == 1 else None
-
-
-def _linear(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    weight, bias = call.option(1, "weight"), call.option(2, "bias")
-    if len(shape) != 2 or not isinstance(weight, Tensor):
-        return _as_is(call, given, shape)
-    fits = _ready(given, shape) and len(given) == 1
-    return Node("whole", Product(weight, bias)) if fits else None
-
-
-def _flatten(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    axes = len(given[0])
-    start, end = call.option(1, "start_dim", 0), call.option(2, "end_dim", -1)
-    fits = _ready(given, shape) and start % axes == 1 and end % axes == axes - 1
-    return Node("whole", lambda x: x.flatten(1)) if fits else None
-
-
-def _shaped(_: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    fits = _ready(given, shape) and len(given) == 1
-    return Node("whole", lambda x: x.reshape(x.shape[0], *shape[1:])) if fits else None
-
-
-def _permute(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    axes = call.option(1, "dims")
-    axes = axes if isinstance(axes, (tuple, list)) else call.args[1:]
-    return _as_is(call, given, shape) if axes[0] == 0 else None
-
-
-def _whole_mean(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    axes = call.option(1, "dim")
-    axes = axes if isinstance(axes, (tuple, list)) else [axes]
-    away = all(isinstance(axis, int) and axis % len(given[0]) > 0 for axis in axes)
-    return _as_is(call, given, shape) if away else None
-
-
-def _whole_cat(call: Call, given: Sequence[Shape], shape: Shape) -> Node | None:
-    away = call.option(1, "dim", 0) % len(shape) > 0
-    values = len(given) == len(call.leaves) - len(call.args[1:]) - len(call.kwargs)
-    fits = away and values and _ready(given, shape)
-    return Node("whole", again(call)) if fits else None
-
-
-NATIVE: Table = {
-    **dict.fromkeys(PLACEWISE, _broadcast),
-    **{name: _as_is for name, operation in OPERATIONS.items() if operation.each_alone},
-    "cat": _whole_cat,
-    "conv2d": _whole_conv2d,
-    "flatten": _flatten,
-    "linear": _linear,
-    "mean": _whole_mean,
-    "permute": _permute,
-    "reshape": _shaped,
-    "view": _shaped,
-}
-"""Calls that take many pictures at once as they take one, each for itself."""
-
-
-def _each(call: Call, part: int, given: Sequence[Shape], shape: Shape) -> Node:
-    """Any other call: mapped over the pictures, as if each came alone."""
-
-    one = again(call, part)
-
-    def run(*values: Tensor) -> Tensor:
-        batches = [
-            value.unsqueeze(1) if had[:1] == (1,) else value
-            for value, had in zip(values, given, strict=True)
-        ]
-        many = torch.vmap(one)(*batches)
-        return many.squeeze(1) if shape[:1] == (1,) else many
-
-    return Node("whole", run)
+def _whole(one: Result) -> Node:
+    """Of any other call. Some take many pictures at once as they take one, each for itself."""
+    call, name, shape, axes = one.call, one.call.operation.name, one.shape, len(one.given[0])
+    alone = one.is_batched and len(one.given) == 1
+    fits = False
+    if name in PLACEWISE:
+        spread = all(leaf.dim() < len(shape) or leaf.shape[0] == 1 for leaf in one.constants)
+        fits = one.is_batched and spread and all(len(each) == len(shape) for each in one.given)
+    elif name == "conv2d" and (node := _conv2d(one)) is not None:
+        return replace(node, kind="whole")
+    elif name == "linear":
+        weight = call.option(1, "weight")
+        if alone and len(shape) == 2 and isinstance(weight, Tensor):
+            return Node("whole", Product(weight, call.option(2, "bias")))
+        fits = alone and not (len(shape) == 2 and isinstance(weight, Tensor))
+    elif name in ("reshape", "view") and alone:
+        return Node("whole", lambda x: x.reshape(x.shape[0], *shape[1:]))
+    elif name == "cat":
+        values = len(one.given) == len(call.leaves) - len(call.args[1:]) - len(call.kwargs)
+        fits = one.is_batched and values and call.option(1, "dim", 0) % len(shape) > 0
+    elif name == "flatten":
+        start, end = call.option(1, "start_dim", 0), call.option(2, "end_dim", -1)
+        fits = alone and start % axes == 1 and end % axes == axes - 1
+    elif name == "permute":
+        order = call.option(1, "dims")
+        fits = alone and (order if isinstance(order, (tuple, list)) else call.args[1:])[0] == 0
+    elif name == "mean":
+        over = call.option(1, "dim")
+        over = over if isinstance(over, (tuple, list)) else [over]
+        fits = alone and all(isinstance(axis, int) and axis % axes > 0 for axis in over)
+    else:
+        fits = alone and call.operation.each_alone
+    return Node("whole", one.again if fits else one.each)

@@ -7,7 +7,7 @@ costs speed, and never exactness.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,236 +38,198 @@ class Operation:
     """Is it max(x, 0) with some arguments?"""
     switches: bool = False
     """Does it choose numbers, to whose places a signal goes back? Linear while the choice stays."""
-    reads: Literal["all", "like", "nothing", "python"] = "all"
+    reads: Literal["all", "like", "blank", "python"] = "all"
     """What it needs of its tensors: all; the numbers of the first, and the shape or type of others
-    ("like"); shapes or types only ("nothing"); the same, for plain Python values ("python")."""
+    ("like"); shapes or types only ("blank"); the same, for plain Python values ("python")."""
     counts: bool = False
     """Is the result as long as the numbers in a tensor have it?"""
     probabilities: bool = False
     """Does it make probabilities of scores?"""
     weighed: bool = False
     """Is it what a layer with weights does?"""
-    vmap: Literal["", "one by one", "one by one in place", "dense"] = ""
-    """How torch.vmap (2.15) takes it: one by one too, and complaining; or only if what it is given
-    lies channel by channel in memory."""
-    arguments: tuple[str, ...] = ()
-    """The first ones by their names, of operations on windows."""
+    vmap: Literal["", "complains", "inplace", "dense"] = ""
+    """How torch.vmap (2.15) takes it: one by one, complaining; or only if what it is given lies
+    channel by channel in memory."""
     nodes: tuple[str, ...] = ()
     """What autograd calls its nodes, without `Backward0`."""
 
 
-_CONVOLVED = "input weight bias stride padding dilation groups"
-_MAX_POOLED = "input kernel_size stride padding dilation"
-_AVERAGED = "input kernel_size stride padding"
-_ACTIVATIONS = """
-celu Celu CELU
-elu Elu ELU
-gelu Gelu GELU
-hardshrink Hardshrink Hardshrink
-hardswish Hardswish Hardswish
-leaky_relu LeakyRelu LeakyReLU
-mish Mish Mish
-selu Elu SELU
-silu Silu SiLU
-softplus Softplus Softplus
-softshrink Softshrink Softshrink
-softsign - Softsign
-tanh Tanh Tanh
-tanhshrink - Tanhshrink
+TABLE = """
+relu                       | number alike rectifies                  | Relu
+relu6                      | number alike rectifies                  |
+clamp clip                 | number alike rectifies inplace          | Clamp ClampMin
+clamp_min                  | number alike rectifies                  | ClampMin
+clamp_max                  | number alike                            |
+hardtanh                   | number alike rectifies =Hardtanh        | Hardtanh
+threshold                  | number alike rectifies =Threshold       | Threshold
+maximum fmax               | number rectifies                        |
+abs                        | number alike =abs                       | Abs
+celu                       | number alike =CELU                      | Celu
+elu                        | number alike =ELU                       | Elu
+selu                       | number alike =SELU                      | Elu
+gelu                       | number alike =GELU                      | Gelu
+hardshrink                 | number alike =Hardshrink                | Hardshrink
+hardswish                  | number alike =Hardswish                 | Hardswish
+leaky_relu                 | number alike =LeakyReLU                 | LeakyRelu
+mish                       | number alike =Mish                      | Mish
+silu                       | number alike =SiLU                      | Silu
+softplus                   | number alike =Softplus                  | Softplus
+softshrink                 | number alike =Softshrink                | Softshrink
+softsign                   | number alike =Softsign                  |
+tanh                       | number alike =Tanh                      | Tanh
+tanhshrink                 | number alike =Tanhshrink                |
+sigmoid                    | number alike =Sigmoid probabilities     | Sigmoid
+hardsigmoid                | number alike =Hardsigmoid probabilities | Hardsigmoid
+logsigmoid                 | number alike =LogSigmoid probabilities  | LogSigmoid
+softmax                    | =Softmax probabilities                  | Softmax
+log_softmax                | =LogSoftmax probabilities               | LogSoftmax
+prelu                      | number =PReLU                           | PreluKernel
+rrelu                      | number =RReLU training@3                | RreluWithNoise
+glu                        | =GLU                                    | Glu
+dropout alpha_dropout      | number alike first idle training@2      | NativeDropout
+feature_dropout            | number alike first idle training@2      | NativeDropout
+dropout1d dropout2d        | number alike first idle training@2      |
+dropout3d                  | number alike first idle training@2      |
+feature_alpha_dropout      | number alike first idle training@2      |
+
+add sub                    | number sum                              | Add Sub Rsub
+neg                        | number sum                              | Neg
+mul                        | number factors                          | Mul
+div                        | number weights                          | Div
+rdiv pow exp log log1p erf | number                                  |
+sqrt rsqrt square sign     | number                                  |
+lerp nan_to_num reciprocal | number                                  |
+positive masked_fill where | number                                  |
+eq ge gt le lt ne minimum  | number                                  |
+
+clone                      | number alike sum idle                   | Clone
+contiguous                 | number alike sum idle                   |
+detach identity            | number idle                             |
+alias                      | number sum                              | Alias
+copy                       | sum                                     | Copy CopyBackwards CopySlices
+float half bfloat16 double | number sum                              | ToCopy
+to type_as                 | number sum like                         | ToCopy
+full_like ones_like        | number blank                            |
+zeros_like                 | number blank                            |
+empty_like rand_like       | blank                                   |
+randn_like new_empty       | blank                                   |
+new_full new_ones          | blank                                   |
+new_zeros new_tensor       | blank                                   |
+
+view flatten reshape       | moved sum                               | View ReshapeAlias UnsafeView
+unflatten                  | moved sum                               | View ReshapeAlias UnsafeView
+view_as reshape_as         | moved sum like                          | View ReshapeAlias UnsafeView
+as_strided                 | sum                                     | AsStrided
+cat                        | moved sum                               | Cat
+stack                      | moved sum                               | Stack
+chunk split                | moved sum                               | Split SplitWithSizes
+chunk split                | moved sum                               | UnsafeSplit
+expand                     | moved sum                               | Expand
+expand_as                  | moved sum like                          | Expand
+flip                       | moved sum                               | Flip
+getitem                    | moved first                             | Index Select Slice
+gather                     | first                                   | Gather
+index_select               | first                                   | IndexSelect
+narrow                     | moved sum                               | Slice
+select                     | moved sum                               | Select
+movedim permute            | moved sum                               | Permute
+swapaxes transpose         | moved sum                               | Transpose
+t                          | sum                                     | T
+channel_shuffle            | moved sum                               |
+pixel_shuffle              | moved sum                               | PixelShuffle
+pixel_unshuffle            | moved sum                               | PixelUnshuffle
+repeat                     | moved sum                               | Repeat
+roll                       | moved sum                               | Roll
+squeeze                    | moved sum                               | Squeeze
+unsqueeze                  | moved sum                               | Unsqueeze
+unbind                     | moved sum                               | Unbind
+
+conv2d                     | window weights weighed                  | Convolution MkldnnConvolution
+conv2d                     | window weights weighed                  | CudnnConvolution SlowConv2D
+conv2d                     | window weights weighed                  | MiopenConvolution
+conv2d                     | window weights weighed                  | ConvolutionOverrideable
+conv1d conv3d              | weights weighed                         |
+conv_transpose1d           | weights weighed                         |
+conv_transpose2d           | weights weighed                         |
+conv_transpose3d           | weights weighed                         |
+max_pool2d                 | window alike each switches              | MaxPool2DWithIndices
+max_pool2d_with_indices    | window switches                         | MaxPool2DWithIndices
+adaptive_max_pool2d        | alike each switches                     | AdaptiveMaxPool2D
+adaptive_max_pool2d_with_indices | switches                                | AdaptiveMaxPool2D
+fractional_max_pool2d      | switches                                | FractionalMaxPool2D
+fractional_max_pool2d_with_indices | switches                                | FractionalMaxPool2D
+avg_pool2d                 | window alike each first                 | AvgPool2D
+adaptive_avg_pool2d        | alike each first dense                  | AdaptiveAvgPool2D
+avg_pool1d avg_pool3d      | first                                   |
+adaptive_avg_pool1d        | first                                   |
+adaptive_avg_pool3d        | first                                   |
+pad                        | window first                            | ConstantPadNd ReflectionPad2D
+pad                        | window first                            | ReplicationPad2D
+unfold                     | first                                   | Im2Col
+interpolate                | first                                   | UpsampleNearest2D
+interpolate                | first                                   | UpsampleBilinear2D
+interpolate                | first                                   | UpsampleBicubic2D
+
+sum mean                   | first                                   | Sum Mean
+amax                       | switches                                | Amax
+max                        | switches rectifies                      | Max
+linear                     | weights weighed                         | Linear MkldnnLinear
+bilinear                   | weighed                                 |
+matmul mm bmm mv addmm     | factors weighed                         | Mm Bmm Mv Addmm Addmv Baddbmm
+addmv baddbmm              | factors weighed                         | Mm Bmm Mv Addmm Addmv Baddbmm
+einsum tensordot           | factors weighed                         |
+batch_norm                 | own each first training@5               | NativeBatchNorm
+batch_norm                 | own each first training@5               | CudnnBatchNorm
+batch_norm                 | own each first training@5               | MiopenBatchNorm
+local_response_norm        | place each                              |
+layer_norm group_norm      | each                                    |
+multi_head_attention_forward | complains                               |
+scaled_dot_product_attention | complains                               |
+
+get len assert data_ptr    | python                                  |
+dim element_size           | python                                  |
+get_device is_complex      | python                                  |
+is_contiguous              | python                                  |
+is_floating_point nelement | python                                  |
+ndimension numel size      | python                                  |
+storage_offset stride      | python                                  |
+argwhere bincount nonzero  | counts                                  |
+masked_select              | counts                                  |
+nonzero_numpy unique       | counts                                  |
+unique_consecutive         | counts                                  |
+unique_dim unique2         | counts                                  |
 """
-"""Name, node and title of those that have no other traits."""
-
-_NUMBER: Mapping[str, Any] = {"places": "number"}
-_ACTIVATION: Mapping[str, Any] = {"places": "number", "maps": "alike"}
-_DROPOUT: Mapping[str, Any] = {**_ACTIVATION, "linear": "first", "idle": True, "training": 2}
-_MOVED: Mapping[str, Any] = {"places": "moved", "linear": "sum"}
-_SUM: Mapping[str, Any] = {"places": "number", "linear": "sum"}
-_COPY: Mapping[str, Any] = {**_ACTIVATION, "linear": "sum", "idle": True}
-_WEIGHTS: Mapping[str, Any] = {"linear": "weights", "weighed": True}
-_POOL: Mapping[str, Any] = {"maps": "alike", "each_alone": True}
-_MAX_POOL: Mapping[str, Any] = {"switches": True, "places": "window", "arguments": _MAX_POOLED}
-
-_GROUPS: Sequence[tuple[str, Mapping[str, Any]]] = (
-    # activations
-    *(
-        (name, {**_ACTIVATION, "title": title, "nodes": node.strip("-")})
-        for name, node, title in (line.split() for line in _ACTIVATIONS.strip().splitlines())
-    ),
-    ("abs", {**_ACTIVATION, "title": "abs", "nodes": "Abs"}),
-    ("relu", {**_ACTIVATION, "rectifies": True, "nodes": "Relu"}),
-    ("relu6", {**_ACTIVATION, "rectifies": True}),
-    (
-        "clamp clip",
-        {
-            **_ACTIVATION,
-            "rectifies": True,
-            "vmap": "one by one in place",
-            "nodes": "Clamp ClampMin",
-        },
-    ),
-    ("clamp_min", {**_ACTIVATION, "rectifies": True, "nodes": "ClampMin"}),
-    ("clamp_max", _ACTIVATION),
-    ("hardtanh", {**_ACTIVATION, "rectifies": True, "title": "Hardtanh", "nodes": "Hardtanh"}),
-    ("threshold", {**_ACTIVATION, "rectifies": True, "title": "Threshold", "nodes": "Threshold"}),
-    ("sigmoid", {**_ACTIVATION, "probabilities": True, "title": "Sigmoid", "nodes": "Sigmoid"}),
-    (
-        "hardsigmoid",
-        {**_ACTIVATION, "probabilities": True, "title": "Hardsigmoid", "nodes": "Hardsigmoid"},
-    ),
-    (
-        "logsigmoid",
-        {**_ACTIVATION, "probabilities": True, "title": "LogSigmoid", "nodes": "LogSigmoid"},
-    ),
-    ("softmax", {"probabilities": True, "title": "Softmax", "nodes": "Softmax"}),
-    ("log_softmax", {"probabilities": True, "title": "LogSoftmax", "nodes": "LogSoftmax"}),
-    ("prelu", {**_NUMBER, "title": "PReLU", "nodes": "PreluKernel"}),
-    ("rrelu", {**_NUMBER, "training": 3, "title": "RReLU", "nodes": "RreluWithNoise"}),
-    ("glu", {"title": "GLU", "nodes": "Glu"}),
-    ("dropout alpha_dropout feature_dropout", {**_DROPOUT, "nodes": "NativeDropout"}),
-    ("dropout1d dropout2d dropout3d feature_alpha_dropout", _DROPOUT),
-    # arithmetic
-    ("add sub", {**_SUM, "nodes": "Add Sub Rsub"}),
-    ("neg", {**_SUM, "nodes": "Neg"}),
-    ("mul", {**_NUMBER, "linear": "factors", "nodes": "Mul"}),
-    ("div", {**_NUMBER, "linear": "weights", "nodes": "Div"}),
-    ("rdiv pow erf exp lerp log log1p nan_to_num reciprocal rsqrt sign sqrt square", _NUMBER),
-    ("eq ge gt le lt minimum ne where masked_fill positive", _NUMBER),
-    ("maximum fmax", {**_NUMBER, "rectifies": True}),
-    # copies, and copies in another precision
-    ("clone", {**_COPY, "nodes": "Clone"}),
-    ("contiguous", _COPY),
-    ("detach identity", {**_NUMBER, "idle": True}),
-    ("alias", {**_SUM, "nodes": "Alias"}),
-    ("copy", {"linear": "sum", "nodes": "Copy CopyBackwards CopySlices"}),
-    ("float half bfloat16 double", {**_SUM, "nodes": "ToCopy"}),
-    ("to type_as", {**_SUM, "reads": "like", "nodes": "ToCopy"}),
-    ("full_like ones_like zeros_like", {**_NUMBER, "reads": "nothing"}),
-    ("empty_like rand_like randn_like", {"reads": "nothing"}),
-    ("new_empty new_full new_ones new_tensor new_zeros", {"reads": "nothing"}),
-    # numbers are moved about
-    ("view flatten reshape unflatten", {**_MOVED, "nodes": "View ReshapeAlias UnsafeView"}),
-    ("view_as reshape_as", {**_MOVED, "reads": "like", "nodes": "View ReshapeAlias UnsafeView"}),
-    ("as_strided", {"linear": "sum", "nodes": "AsStrided"}),
-    ("cat", {**_MOVED, "nodes": "Cat"}),
-    ("stack", {**_MOVED, "nodes": "Stack"}),
-    ("chunk split", {**_MOVED, "nodes": "Split SplitWithSizes UnsafeSplit"}),
-    ("expand", {**_MOVED, "nodes": "Expand"}),
-    ("expand_as", {**_MOVED, "reads": "like", "nodes": "Expand"}),
-    ("flip", {**_MOVED, "nodes": "Flip"}),
-    ("getitem", {"places": "moved", "linear": "first", "nodes": "Index Select Slice"}),
-    ("gather", {"linear": "first", "nodes": "Gather"}),
-    ("index_select", {"linear": "first", "nodes": "IndexSelect"}),
-    ("narrow", {**_MOVED, "nodes": "Slice"}),
-    ("select", {**_MOVED, "nodes": "Select"}),
-    ("movedim permute", {**_MOVED, "nodes": "Permute"}),
-    ("swapaxes transpose", {**_MOVED, "nodes": "Transpose"}),
-    ("t", {"linear": "sum", "nodes": "T"}),
-    ("channel_shuffle", _MOVED),
-    ("pixel_shuffle", {**_MOVED, "nodes": "PixelShuffle"}),
-    ("pixel_unshuffle", {**_MOVED, "nodes": "PixelUnshuffle"}),
-    ("repeat", {**_MOVED, "nodes": "Repeat"}),
-    ("roll", {**_MOVED, "nodes": "Roll"}),
-    ("squeeze", {**_MOVED, "nodes": "Squeeze"}),
-    ("unsqueeze", {**_MOVED, "nodes": "Unsqueeze"}),
-    ("unbind", {**_MOVED, "nodes": "Unbind"}),
-    # windows
-    (
-        "conv2d",
-        {
-            **_WEIGHTS,
-            "places": "window",
-            "arguments": _CONVOLVED,
-            "nodes": "Convolution ConvolutionOverrideable CudnnConvolution MiopenConvolution"
-            " MkldnnConvolution SlowConv2D",
-        },
-    ),
-    ("conv1d conv3d conv_transpose1d conv_transpose2d conv_transpose3d", _WEIGHTS),
-    (
-        "max_pool2d",
-        {**_POOL, **_MAX_POOL, "nodes": "MaxPool2DWithIndices"},
-    ),
-    ("max_pool2d_with_indices", {**_MAX_POOL, "nodes": "MaxPool2DWithIndices"}),
-    ("adaptive_max_pool2d", {**_POOL, "switches": True, "nodes": "AdaptiveMaxPool2D"}),
-    ("adaptive_max_pool2d_with_indices", {"switches": True, "nodes": "AdaptiveMaxPool2D"}),
-    (
-        "fractional_max_pool2d fractional_max_pool2d_with_indices",
-        {"switches": True, "nodes": "FractionalMaxPool2D"},
-    ),
-    (
-        "avg_pool2d",
-        {
-            **_POOL,
-            "places": "window",
-            "linear": "first",
-            "arguments": _AVERAGED,
-            "nodes": "AvgPool2D",
-        },
-    ),
-    (
-        "adaptive_avg_pool2d",
-        {**_POOL, "linear": "first", "vmap": "dense", "nodes": "AdaptiveAvgPool2D"},
-    ),
-    ("avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d", {"linear": "first"}),
-    (
-        "pad",
-        {
-            "places": "window",
-            "linear": "first",
-            "arguments": "input pad mode value",
-            "nodes": "ConstantPadNd ReflectionPad2D ReplicationPad2D",
-        },
-    ),
-    ("unfold", {"linear": "first", "nodes": "Im2Col"}),
-    (
-        "interpolate",
-        {"linear": "first", "nodes": "UpsampleBicubic2D UpsampleBilinear2D UpsampleNearest2D"},
-    ),
-    # sums, products, norms
-    ("sum mean", {"linear": "first", "nodes": "Sum Mean"}),
-    ("amax", {"switches": True, "nodes": "Amax"}),
-    ("max", {"switches": True, "rectifies": True, "nodes": "Max"}),
-    ("linear", {**_WEIGHTS, "nodes": "Linear MkldnnLinear"}),
-    ("bilinear", {"weighed": True}),
-    (
-        "matmul mm bmm mv addmm addmv baddbmm",
-        {"linear": "factors", "weighed": True, "nodes": "Mm Bmm Mv Addmm Addmv Baddbmm"},
-    ),
-    ("einsum tensordot", {"linear": "factors", "weighed": True}),
-    (
-        "batch_norm",
-        {
-            "maps": "own",
-            "each_alone": True,
-            "linear": "first",
-            "training": 5,
-            "nodes": "NativeBatchNorm CudnnBatchNorm MiopenBatchNorm",
-        },
-    ),
-    ("local_response_norm", {"places": "place", "each_alone": True}),
-    ("layer_norm group_norm", {"each_alone": True}),
-    ("multi_head_attention_forward scaled_dot_product_attention", {"vmap": "one by one"}),
-    # of other results
-    (
-        "get len assert data_ptr dim element_size get_device is_complex is_contiguous"
-        " is_floating_point ndimension nelement numel size storage_offset stride",
-        {"reads": "python"},
-    ),
-    (
-        "argwhere bincount masked_select nonzero nonzero_numpy"
-        " unique unique_consecutive unique_dim unique2",
-        {"counts": True},
-    ),
-)
+"""Operations, their traits (`TRAITS`; =Title; training@place of the argument), autograd's nodes."""
+TRAITS: Mapping[str, Mapping[str, Any]] = {
+    **{word: {"places": word} for word in ("number", "place", "moved", "window")},
+    **{word: {"linear": word} for word in ("sum", "first", "weights", "factors")},
+    **{word: {"maps": word} for word in ("alike", "own")},
+    **{word: {"reads": word} for word in ("like", "blank", "python")},
+    **{word: {"vmap": word} for word in ("complains", "inplace", "dense")},
+    **{
+        word: {word: True}
+        for word in ("idle", "rectifies", "switches", "counts", "probabilities", "weighed")
+    },
+    "each": {"each_alone": True},
+}
 
 
-def _listed() -> Iterator[Operation]:
-    for names, facts in _GROUPS:
-        split = {key: tuple(facts.get(key, "").split()) for key in ("arguments", "nodes")}
-        for name in names.split():
-            yield Operation(name, **{**facts, **split})
+def _listed() -> dict[str, Operation]:
+    operations: dict[str, Operation] = {}
+    for row in TABLE.split("\n"):
+        names, traits, nodes = (cell.split() for cell in (row or "||").split("|"))
+        facts: dict[str, Any] = {}
+        for trait in traits:
+            word, _, value = trait.partition("@" if "@" in trait else "=")
+            facts |= {"training": int(value)} if word == "training" else TRAITS.get(word, {})
+            facts |= {} if word else {"title": value}
+        for name in names:
+            more = operations[name].nodes if name in operations else ()
+            operations[name] = Operation(name, **facts, nodes=(*more, *nodes))
+    return operations
 
 
-OPERATIONS: Mapping[str, Operation] = {operation.name: operation for operation in _listed()}
+OPERATIONS: Mapping[str, Operation] = _listed()
 """Name → operation."""
 _OPERATORS = ("add", "sub", "mul", "matmul")
 ALIASES: Mapping[str, str] = {

@@ -88,7 +88,7 @@ class Origins(Recorder[Origin]):
         operation = call.operation
         self.activations += operation.probabilities
         number = self.activations if operation.probabilities else 0
-        read = {"like": marks[:1], "nothing": ()}.get(operation.reads, marks)
+        read = {"like": marks[:1], "blank": ()}.get(operation.reads, marks)
         takes = tuple(mark for mark in read if mark is not None)
         made = list(tensors_in(result))
         if not made and operation.name == "setitem":  # x[0] = y writes into x

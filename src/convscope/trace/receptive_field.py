@@ -329,7 +329,7 @@ class _Read:
                 rank = call.option(0, "tensors", ())[0].ndim
                 return call.option(1, "dim", 0) % rank - rank not in read
         made = operation.places in ("number", "place")
-        return made and operation.reads != "nothing"
+        return made and operation.reads != "blank"
 
     def _measured(self, inputs: list[Span | None], outputs: list[Tensor]) -> list[Span | None]:
         """Find out from the operation itself, run again on altered arguments."""

@@ -115,8 +115,8 @@ class Call:
     def is_one_by_one(self) -> bool:
         """Would torch.vmap do it one by one too, complaining?"""
         how = self.operation.vmap
-        inside = how == "one by one in place" and in_place(self.function, self.kwargs)
-        return inside or how == "one by one"
+        inside = how == "inplace" and in_place(self.function, self.kwargs)
+        return inside or how == "complains"
 
     @property
     def _takes_first(self) -> bool:
@@ -279,7 +279,7 @@ class Recording(Trace):
 
     def is_constant(self, call: Call, marks: Sequence[int | None]) -> bool:
         operation = call.operation
-        blank = operation.reads == "nothing" and not operation.places
+        blank = operation.reads == "blank" and not operation.places
         like = operation.reads == "like" and marks[:1] == [None]
         return blank or like or super().is_constant(call, marks)
 

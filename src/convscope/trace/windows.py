@@ -63,12 +63,22 @@ class Window:
         return table, Affine(reach, self.stride, -self.padding)
 
 
+ARGUMENTS = {
+    "conv2d": ("input", "weight", "bias", "stride", "padding", "dilation"),
+    "max_pool2d": ("input", "kernel_size", "stride", "padding", "dilation"),
+    "max_pool2d_with_indices": ("input", "kernel_size", "stride", "padding", "dilation"),
+    "avg_pool2d": ("input", "kernel_size", "stride", "padding"),
+    "pad": ("input", "pad", "mode", "value"),
+}
+"""Operations on windows, and their first arguments."""
+
+
 def window_of(call: Call, axis: int) -> Window | None:
     """The window of a call along rows (axis 0) or columns (1); None for other operations."""
     operation = call.operation
-    if not operation.arguments:
+    if operation.name not in ARGUMENTS:
         return None
-    given = dict(zip(operation.arguments, call.args, strict=False)) | dict(call.kwargs)
+    given = dict(zip(ARGUMENTS[operation.name], call.args, strict=False)) | dict(call.kwargs)
     size = given["input"].shape[axis - 2]
     if operation.name == "pad":
         return _padded(given, axis, size)
