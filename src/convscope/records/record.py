@@ -8,27 +8,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 from types import NoneType
-from typing import (
-    Any,
-    BinaryIO,
-    ClassVar,
-    Literal,
-    Self,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, BinaryIO, ClassVar, Self, cast, get_args, get_type_hints
 
 import numpy as np
 
 from convscope.errors import DataError, printable
 from convscope.publish import publish_folder
 from convscope.records.inside import digest, open_inside, read_array, read_inside, read_packed
-from convscope.texts import as_path, decoded, parsed
+from convscope.texts import as_path, brief, decoded, parsed
 
 SCHEMA = 2
 """1: without checksums; `arrays` a list of names. 2: `arrays` has the SHA-256 of each file, and
@@ -121,7 +110,7 @@ class Record:
             index = cls._index(place)
             if name in index["arrays"]:
                 return cls._array(place, name, index["arrays"][name], whole=True)
-            return cls._revive(index["plain"])[name]
+            return cls._revive({name: index["plain"][name]})[name]
         except DataError:
             raise
         except Exception as fault:
@@ -149,13 +138,17 @@ class Record:
         return values
 
     @classmethod
-    def _revive(cls, plain: dict[str, Any]) -> dict[str, Any]:
-        """JSON knows only lists: fields annotated as tuples become tuples again."""
-        kinds = {entry.name: str(entry.type) for entry in dataclasses.fields(cls)}
-        return {
-            name: _tuples(value) if kinds.get(name, "").startswith("tuple") else value
-            for name, value in plain.items()
-        }
+    def _revive(cls, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """Values as their fields' annotations say: JSON knows only lists. Raises ValueError."""
+        import msgspec  # only reading needs it
+
+        hints, made = get_type_hints(cls), {}
+        for name, value in plain.items():
+            try:
+                made[name] = msgspec.convert(value, hints[name])
+            except msgspec.ValidationError as fault:
+                raise ValueError(f"{name} is of another kind: {fault}") from fault
+        return made
 
 
 def _damaged(place: Path, kind: str, fault: Exception) -> DataError:
@@ -218,37 +211,16 @@ def _written(path: Path, value: np.ndarray) -> str:
 
 
 def _require_fits(record: Record) -> None:
-    """Raises ValueError unless all fields are of their kind, and sides of one name agree."""
-    hints, sides = get_type_hints(type(record)), dict[str, int]()
-    for entry in dataclasses.fields(record):
-        value, hint = getattr(record, entry.name), hints[entry.name]
-        if not _fits(value, hint, sides):
-            told = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else repr(value)
-            raise ValueError(f"{entry.name} is of another kind: {told[:60]}")
-
-
-def _fits(value: Any, hint: Any, sides: dict[str, int]) -> bool:
-    """Whether a value that was read is what an annotation says; True for one we do not know."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if hasattr(hint, "dim_str"):
-        return isinstance(value, np.ndarray) and _array_fits(value, hint, sides)
-    if hint in (int, bool, str, NoneType):
-        return type(value) is hint
-    if hint is float:
-        return type(value) in (int, float)
-    if origin is Literal:
-        return value in inner
-    if origin is tuple:
-        known = isinstance(value, tuple) and (inner[-1] is ... or len(value) == len(inner))
-        each = (inner[0],) * len(value) if inner[-1] is ... else inner
-        return known and all(map(_fits, value, each, repeat(sides)))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(
-            _fits(one, inner[1], sides) for one in value.values()
-        )
-    if NoneType in inner:
-        return any(_fits(value, kind, sides) for kind in inner)
-    return True
+    """Raises ValueError unless arrays are of their kind, and sides of one name agree."""
+    sides: dict[str, int] = {}
+    for name, hint in get_type_hints(type(record)).items():
+        kinds = [kind for kind in (hint, *get_args(hint)) if hasattr(kind, "dim_str")]
+        value = getattr(record, name)
+        if isinstance(value, np.ndarray):
+            if not kinds or not _array_fits(value, kinds[0], sides):
+                raise ValueError(f"{name} is of another kind: {value.dtype} {value.shape}")
+        elif kinds and not (value is None and NoneType in get_args(hint)):
+            raise ValueError(f"{name} is of another kind: {brief(value)}")
 
 
 def _array_fits(value: np.ndarray, hint: Any, sides: dict[str, int]) -> bool:
@@ -268,7 +240,3 @@ def _array_fits(value: np.ndarray, hint: Any, sides: dict[str, int]) -> bool:
         for name, side in zip(names, value.shape, strict=False)
     ]
     return value.ndim == len(names) and list(value.shape) == wanted
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -94,11 +94,6 @@ class PictureCache:
             raise DataError("D153", name, "could be read before training, and cannot be now")
         return [fresh[n] if n in fresh else self._kept[n] for n in wanted]
 
-    def each(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """All framed pictures, a few at a time in memory."""
-        for start in range(0, len(self), AT_ONCE):
-            yield from self.take(range(start, min(start + AT_ONCE, len(self))), self.workers)
-
     def _read_all(self, memory: int, progress: Callable[[int, int], None] | None) -> list[int]:
         good: list[int] = []
         for picture in self.folder.read(self.framing, workers=self.workers):
@@ -114,8 +109,9 @@ class PictureCache:
 def pixel_mean(cache: PictureCache, framing: Framer) -> Float32[np.ndarray, "3 h w"]:
     """Mean of all framed pictures at every pixel, 0 to 255; summed in whole numbers, so exact."""
     total = np.zeros((), np.uint64)
-    for pixels in cache.each():
-        total = total + framing(Image.fromarray(pixels)).astype(np.uint64)
+    for start in range(0, len(cache), AT_ONCE):
+        for pixels in cache.take(range(start, min(start + AT_ONCE, len(cache))), cache.workers):
+            total = total + framing(Image.fromarray(pixels)).astype(np.uint64)
     return (total / len(cache)).transpose(2, 0, 1).astype(np.float32)
 
 
@@ -283,6 +279,7 @@ class Batch(NamedTuple):
         return Batch(*(v.to(device) if isinstance(v, Tensor) else v for v in self))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
 class Batches:
     """The batches of one epoch, made ahead by threads: Pillow works beside the network.
 
@@ -291,23 +288,13 @@ class Batches:
     is left out; with `drop_last` also if it is not full, unless it is the only one.
     """
 
-    def __init__(
-        self,
-        cache: PictureCache,
-        recipe: Recipe,
-        epoch: int,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        threads: int = 1,
-    ) -> None:
-        """epoch: counted from 0."""
-        self.cache = cache
-        self.recipe = recipe
-        self.epoch = epoch
-        self.rank = rank
-        self.world = world
-        self.threads = threads
+    cache: PictureCache
+    recipe: Recipe
+    epoch: int
+    """Counted from 0."""
+    rank: int = 0
+    world: int = 1
+    threads: int = 1
 
     def __len__(self) -> int:
         return steps(len(self.cache), self.recipe, self.world)
@@ -329,16 +316,16 @@ class Batches:
     def _make(self, sequence: Int64[np.ndarray, "pictures"], number: int) -> Batch:
         everyone = sequence[number * self.recipe.batch : (number + 1) * self.recipe.batch]
         places = [int(place) for place in everyone[self.rank :: self.world]]
-        size = self.recipe.size_at(self.epoch)
-        seed, epoch = self.recipe.seed, self.epoch
+        seed, epoch, size = self.recipe.seed, self.epoch, self.recipe.size_at(self.epoch)
         views = [
             view(pixels, size, self.recipe, stream(seed, CROP, epoch, place))
             for place, pixels in zip(places, self.cache.take(places), strict=True)
         ]
+        pixels, colour, offset = (torch.from_numpy(np.stack(v)) for v in zip(*views, strict=True))
         return Batch(
-            torch.from_numpy(np.stack([one.pixels for one in views])),
-            torch.from_numpy(np.stack([one.colour for one in views])),
-            torch.from_numpy(np.stack([one.offset for one in views])),
+            pixels,
+            colour,
+            offset,
             torch.tensor([self.cache.labels[place] for place in places]),
             mixing(self.recipe, epoch, stream(seed, MIX, epoch, number)),
             len(places) * self.world / len(everyone),

@@ -343,14 +343,8 @@ class Trainer:
         self._tally, self._epoch_began = Tally(), time.monotonic()
         noise = stream(recipe.seed, NOISE, self.epoch, processes.rank)
         torch.manual_seed(int(noise.integers(2**63)))
-        batches = Batches(
-            self.training,
-            recipe,
-            self.epoch,
-            rank=processes.rank,
-            world=processes.count,
-            threads=self.options.threads,
-        )
+        place = processes.rank, processes.count, self.options.threads
+        batches = Batches(self.training, recipe, self.epoch, *place)
         for step, batch in enumerate(batches):
             self._step(network, batch.to(processes.device), step)
             self._tell(self._standing("training", step + 1))
@@ -456,23 +450,17 @@ class Trainer:
             self.options.progress(progress)
 
     def _standing(self, stage: str, step: int) -> Progress:
-        loss, accuracy = self._tally.means()
-        done, begun, whole = (
-            _work(self.recipe, epoch, part)
-            for epoch, part in (
-                (self.epoch, step / self.steps),
-                (self.first_epoch, 0.0),
-                (self.recipe.epochs, 0.0),
-            )
-        )
+        (loss, accuracy), recipe = self._tally.means(), self.recipe
+        done = _work(recipe, self.epoch, step / self.steps)
+        begun, whole = (_work(recipe, n, 0.0) for n in (self.first_epoch, recipe.epochs))
         now, rows = time.monotonic(), self.history.rows
         speed = self._tally.pictures * self.processes.count / max(1e-9, now - self._epoch_began)
         return Progress(
             stage=stage,
             done=self.epoch * self.steps + step,
-            total=self.recipe.epochs * self.steps,
+            total=recipe.epochs * self.steps,
             epoch=self.epoch + 1,
-            epochs=self.recipe.epochs,
+            epochs=recipe.epochs,
             loss=loss,
             accuracy=accuracy,
             # validation took time too

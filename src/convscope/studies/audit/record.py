@@ -54,8 +54,3 @@ class Audit(Record):
             "facts": dict(self.facts),
             "origin": dict(self.origin),
         }
-
-    @classmethod
-    def _revive(cls, plain: dict[str, Any]) -> dict[str, Any]:
-        found = tuple(Finding(*line) for line in plain["findings"])
-        return {**super()._revive(plain), "findings": found}
