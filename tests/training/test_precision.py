@@ -15,7 +15,7 @@ from torch import nn
 
 from convscope.errors import DataError, Stopped
 from convscope.lens import machine
-from convscope.lens.trial import ROUNDS, fastest_runs
+from convscope.lens.machine import ROUNDS, fastest_runs
 from convscope.network.weights.checkpoint import read_weights
 from convscope.pictures.pictures import Folder
 from convscope.training import optimise as precision

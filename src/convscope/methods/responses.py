@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens
-from convscope.lens.sizes import usual_batch
 from convscope.methods.similarity import ranks
 from convscope.methods.tuning import blank
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.pictures import Folder
+from convscope.trace.batch_size import usual_batch
 
 
 def responses(

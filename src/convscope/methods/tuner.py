@@ -26,7 +26,6 @@ from convscope import __version__
 from convscope.errors import EnvironmentFault, UsageError
 from convscope.foreign import TheirCode
 from convscope.lens.machine import cores, free_memory, has_bfloat16, machine
-from convscope.lens.sizes import Sizes, fitting, sizes
 from convscope.lens.twin import bare
 from convscope.methods.given import taking
 from convscope.methods.tuning import KINDS, Trial, Tuning, Way, blank
@@ -36,6 +35,7 @@ from convscope.pictures.decode.limits import Limits
 from convscope.pictures.framing import Framing
 from convscope.publish import cache_folder, publish_file
 from convscope.texts import parsed
+from convscope.trace.batch_size import Sizes, fitting, sizes
 
 SECONDS = 4.0
 """For all that is tried."""

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
-from convscope.lens.sizes import usual_batch
 from convscope.lens.twin import Twin, bare
+from convscope.trace.batch_size import usual_batch
 from convscope.trace.folding import folded
 
 Precision = Literal["float32", "bfloat16", "float16"]

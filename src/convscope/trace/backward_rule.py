@@ -20,13 +20,14 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.trace.autograd import Coverage, coverage
@@ -35,11 +36,7 @@ from convscope.trace.operations import OPERATIONS, in_place, name_of
 Rule = Literal["gradient", "deconvnet", "guided"]
 Overlap = Literal["add", "overwrite"]
 Other = Literal["refuse", "gradient"]
-CHOICES = {
-    "rule": ("gradient", "deconvnet", "guided"),
-    "overlap": ("add", "overwrite"),
-    "other": ("refuse", "gradient"),
-}
+CHOICES = {"rule": get_args(Rule), "overlap": get_args(Overlap), "other": get_args(Other)}
 _inner = threading.local()
 """Which rule is at work on a call of this thread: those around it let the call pass."""
 
@@ -95,8 +92,9 @@ class BackwardRule(TorchFunctionMode):
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = name_of(func)
-        if name in SENDING and func in SENDING[name]:
-            self.look(*SENDING[name][func](*args, **kwargs))
+        if func in SENDING:
+            places = 2 if func is torch.autograd.grad else 1
+            self.look(*_ends(*args[:places], **kwargs))
         elif torch.is_grad_enabled() and self.rule != "gradient":
             return self._forward(name, func, args, kwargs)
         return self._plain(name, func, args, kwargs)
@@ -146,28 +144,21 @@ def _refuse(rule: str, met: Coverage) -> None:
         raise ModelError("M531", ", ".join(met.unruled), what, next_step=choice)
 
 
-def _tuple(tensors: Any) -> tuple[Tensor, ...]:
-    return () if tensors is None else (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+SENDING = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+"""The calls that send a signal down."""
 
 
-def _sent(outputs: Any, *_: Any, inputs: Any = None, **__: Any) -> Any:
-    return _tuple(outputs), _tuple(inputs)
+def _ends(*args: Any, **kwargs: Any) -> Iterator[tuple[Tensor, ...]]:
+    """Between which tensors such a call does: from outputs to inputs, if it says to which."""
+    given = dict(zip(("outputs", "inputs"), args, strict=False)) | kwargs
+    for tensors in (given.get("outputs", given.get("tensors")), given.get("inputs")):
+        if isinstance(tensors, Tensor):
+            yield (tensors,)
+        else:
+            yield () if tensors is None else tuple(tensors)
 
 
-def _asked(outputs: Any, inputs: Any, *_: Any, **__: Any) -> Any:
-    return _tuple(outputs), _tuple(inputs)
-
-
-SENDING: Mapping[str, Mapping[Any, Callable[..., Any]]] = {
-    "backward": {Tensor.backward: _sent, torch.autograd.backward: _sent},
-    "grad": {torch.autograd.grad: _asked},
-}
-"""The calls that send a signal down, and between which tensors they do."""
-
-
-SendBack = Callable[..., Tensor]
-
-RULES: Mapping[str, SendBack | None] = {
+RULES: Mapping[str, Callable[..., Tensor] | None] = {
     "gradient": None,
     "deconvnet": lambda signal, *_: signal.relu(),
     "guided": lambda signal, closed: signal.relu().masked_fill(closed, 0),
@@ -297,45 +288,31 @@ class Masks:
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Tensor], int]] = {}
+        self._of: Any = WeakIdKeyDictionary()
 
     def note(self, name: str, args: tuple[Any, ...], result: Any) -> None:
         """Remember what `x > 0`, or a cast of such a mask, has given."""
-        if not args or not isinstance(result, Tensor):
+        if not args or not isinstance(result, Tensor) or not isinstance(args[0], Tensor):
             return
-        x = args[0]
-        if name in ("gt", "ge") and isinstance(x, Tensor) and len(args) == 2 and _is_zero(args[1]):
-            self._remember(result, x)
-        elif name in CASTS and isinstance(x, Tensor):
-            source = self.of(x)
-            if source is not None:
-                self._remember(result, source)
-
-    def _remember(self, mask: Tensor, x: Tensor) -> None:
-        forget = self._of.pop
-        key = id(mask)
-        self._of[key] = (
-            weakref.ref(mask, lambda _: forget(key, None)),
-            weakref.ref(x),
-            x._version,
-        )
+        source: Tensor | None = args[0]
+        if name in CASTS:
+            source = self.of(source)
+        elif name not in ("gt", "ge") or len(args) != 2 or not _is_zero(args[1]):
+            source = None
+        if source is not None:
+            self._of[result] = (weakref.ref(source), source._version)
 
     def of(self, mask: Any) -> Tensor | None:
         """The x whose positive places this is, or None."""
-        if id(mask) not in self._of:
-            return None
-        mine, source, version = self._of[id(mask)]
-        x = source()
-        return x if mine() is mask and x is not None and x._version == version else None
+        source, version = self._of.get(mask, (None, 0)) if isinstance(mask, Tensor) else (None, 0)
+        x: Tensor | None = None if source is None else source()
+        return x if x is not None and x._version == version else None
 
 
 def recognise(
     name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], masks: Masks
 ) -> Rectifier | None:
-    """What the call rectifies, or None if it is something else.
-
-    name: of the operation.
-    """
+    """What the call rectifies, or None if it is something else. name: of the operation."""
     if name in SPELLINGS:
         plain = {key: value for key, value in kwargs.items() if key not in ("inplace", "out")}
         with contextlib.suppress(TypeError):  # some other overload of that name
@@ -346,14 +323,6 @@ def recognise(
         mask, x, zero = args
         return _masked(x, mask, masks) if _is_zero(zero) else None
     return None
-
-
-def _relu(input: Tensor) -> Rectifier:
-    return Rectifier(input)
-
-
-def _relu6(input: Tensor) -> Rectifier:
-    return Rectifier(input, 6.0)
 
 
 def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Rectifier | None:
@@ -396,8 +365,8 @@ def _is_zero(value: Any) -> bool:
 
 
 SPELLINGS: Mapping[str, Callable[..., Rectifier | None]] = {
-    "relu": _relu,
-    "relu6": _relu6,
+    "relu": lambda input: Rectifier(input),
+    "relu6": lambda input: Rectifier(input, 6.0),
     "hardtanh": _hardtanh,
     "clamp": _clamp,
     "clip": _clamp,

@@ -8,8 +8,7 @@ Source: receptive fields as in Zeiler and Fergus 2014, §2.1 and Fig. 2 (the pat
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from convscope.errors import ModelError, UsageError, nearest, shown
-from convscope.lens.lens import HOOK, layer_name
+from convscope.lens.lens import layer_name, run_with_hooks
 from convscope.lens.taps import call_of, tensors_in
-from convscope.lens.twin import Twin, is_scripted
+from convscope.lens.twin import Twin
 from convscope.trace.recorder import Call, Recorder, tensors_of
 from convscope.trace.windows import Affine, local_affine, window_of
 from convscope.units import Box
@@ -74,102 +73,61 @@ def fields(
     if not numbers or len(size) != 3:
         step = "give (channels, height, width)"
         raise UsageError("U380", "size", f"{shown(size)} is no size of an input", next_step=step)
-    twin = Twin(model)
     if layers is not None:
         several = list(layers) if isinstance(layers, list | tuple) else [layers]
         layers = [layer_name(model, one) for one in several]
+    twin = Twin(model)
     for layer in layers or ():
         if call_of(layer)[0] not in twin.modules:
             known = nearest(layer, twin.names)
             raise ModelError("M500", layer, f"no such layer in the model; {known}")
-    with torch.no_grad():
-        calls = _traced(twin, size)
-        _check(twin, size, calls)
-    return _named(twin, calls, layers)
+    known_fields = _checked(twin.model, size, _traced(twin.model, size))
+    return known_fields if layers is None else _chosen(twin, known_fields, layers)
 
 
-@dataclass
-class _Watched:
-    """One call of a module, and its field as far as we know."""
-
-    module: nn.Module
-    field: ReceptiveField
-
-
-def _traced(twin: Twin, size: tuple[int, int, int]) -> list[_Watched]:
-    picture = _blank(twin.model, size)
-    mode = Reading(picture, tensors_of(twin.model))
-    calls: list[_Watched] = []
-
-    def note(module: nn.Module, output: Tensor) -> None:
-        calls.append(_Watched(module, _field(output, *mode.spans(output), (size[1], size[2]))))
-
+def _traced(model: nn.Module, size: tuple[int, int, int]) -> dict[str, ReceptiveField]:
+    picture = _blank(model, size)
+    mode = Reading(picture, tensors_of(model))
     with mode:
-        _run(twin, picture, note)
-    return calls
+        calls, _ = run_with_hooks(
+            model, picture, lambda _, output: _field(output, *mode.spans(output), size[1:])
+        )
+    return dict(calls)
 
 
-def _run(twin: Twin, picture: Tensor, note: Callable[[nn.Module, Tensor], None]) -> None:
-    """Run the network and tell `note` of every module that puts out a tensor."""
-
-    def see(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            note(module, output)
-
-    for module in twin.model.modules():
-        if not is_scripted(module):
-            module._forward_hooks[HOOK] = see
-    twin.run(picture)
-
-
-def _named(
-    twin: Twin, calls: list[_Watched], layers: Sequence[str] | None
+def _chosen(
+    twin: Twin, every: dict[str, ReceptiveField], layers: Sequence[str]
 ) -> dict[str, ReceptiveField]:
+    """Of these layers, which may be named by any name that a module has."""
     names = {module: name for name, module in reversed(list(twin.model.named_modules()))}
-    times, so_far = Counter(call.module for call in calls), Counter[nn.Module]()
-    found: dict[tuple[nn.Module, int], ReceptiveField] = {}
-    everything: dict[str, ReceptiveField] = {}
-    for call in calls:
-        so_far[call.module] += 1
-        number = so_far[call.module]
-        found[call.module, number] = call.field
-        suffix = f"#{number}" if times[call.module] > 1 else ""
-        everything[names[call.module] + suffix] = call.field
-    if layers is None:
-        everything.pop("", None)
-        return everything
-    wanted = {}
+    found: dict[str, str] = {}
     for layer in layers:
-        name, chosen = call_of(layer)
-        module = twin.modules[name]
-        if chosen is None and times[module] > 1:
-            choice = f"name one of its calls: {layer}#1 … {layer}#{times[module]}"
-            raise ModelError("M503", layer, f"runs {times[module]} times", next_step=choice)
-        if (module, chosen or 1) not in found:
+        own, number = call_of(layer)
+        name = names.get(twin.modules[own], own)  # inside scripted ones there is no twin
+        calls = sum(call_of(each)[0] == name for each in every)
+        if number is None and calls > 1:
+            choice = f"name one of its calls: {layer}#1 … {layer}#{calls}"
+            raise ModelError("M503", layer, f"runs {calls} times", next_step=choice)
+        found[layer] = name if calls == 1 and number in (None, 1) else f"{name}#{number}"
+        if found[layer] not in every:
             raise ModelError("M502", layer, "puts out no tensor when a picture passes")
-        wanted[layer] = found[module, chosen or 1]
-    order = {id(field): place for place, field in enumerate(found.values())}
-    return dict(sorted(wanted.items(), key=lambda item: order[id(item[1])]))
+    order = list(every)
+    return {
+        one: every[found[one]] for one in sorted(found, key=lambda one: order.index(found[one]))
+    }
 
 
 def _field(
-    output: Tensor, rows: Span | None, columns: Span | None, picture: tuple[int, int]
+    output: Tensor, rows: Span | None, columns: Span | None, picture: tuple[int, ...]
 ) -> ReceptiveField:
-    shape = tuple(output.shape[1:])
+    shape, (height, width) = tuple(output.shape[1:]), picture
     if len(shape) != 3 or rows is None or columns is None or (rows.dim, columns.dim) != (-2, -1):
-        return _whole(shape, picture)
-    axes = [_axis(span, extent) for span, extent in zip((rows, columns), picture, strict=True)]
-    (down, row_table), (across, column_table) = axes
-    return ReceptiveField(
-        (down.size, across.size),
-        (down.stride, across.stride),
-        (down.start, across.start),
-        shape,
-        picture,
-        False,
-        row_table,
-        column_table,
-    )
+        return _whole(shape, (height, width))
+    axes = [_axis(rows, height), _axis(columns, width)]
+    (down, of_rows), (across, of_columns) = axes
+    size, stride = (down.size, across.size), (down.stride, across.stride)
+    start = (down.start, across.start)
+    return ReceptiveField(size, stride, start, shape, (height, width), False, of_rows, of_columns)
 
 
 def _whole(shape: tuple[int, ...], picture: tuple[int, int]) -> ReceptiveField:
@@ -194,23 +152,26 @@ def _axis(span: Span, extent: int) -> tuple[Affine, tuple[Interval, ...]]:
     return span.nominal or irregular, tuple(table)
 
 
-def _check(twin: Twin, size: tuple[int, int, int], calls: list[_Watched]) -> None:
+def _checked(
+    model: nn.Module, size: tuple[int, int, int], found: dict[str, ReceptiveField]
+) -> dict[str, ReceptiveField]:
     """Make a few pixels NaN: a layer where that shows outside our claim sees the whole picture."""
     height, width = size[1:]
     for down, across in ((0.5, 0.5), (0.0, 0.26), (0.37, 1.0), (1.0, 0.71)):
         row, column = round(down * (height - 1)), round(across * (width - 1))
-        picture = _blank(twin.model, size)
+        picture = _blank(model, size)
         picture[:, :, row, column] = float("nan")
-        order = iter(calls)
+        fields = iter(found.values())
 
-        def compare(_: nn.Module, output: Tensor, at: Interval = (row, column)) -> None:
-            call = next(order)  # noqa: B023
-            if not call.field.whole and _surprises(call.field, output, *at):
-                call.field = _whole(call.field.shape, call.field.picture)
+        def compare(_: nn.Module, output: Tensor, at: Interval = (row, column)) -> ReceptiveField:
+            field = next(fields)  # noqa: B023
+            surprise = not field.whole and _surprises(field, output, *at)
+            return _whole(field.shape, field.picture) if surprise else field
 
         # cuDNN may choose an algorithm (Winograd, FFT) that lets a NaN seep into its neighbours.
         with torch.backends.cudnn.flags(enabled=False):
-            _run(twin, picture, compare)
+            found = dict(run_with_hooks(model, picture, compare)[0])
+    return found
 
 
 def _surprises(field: ReceptiveField, output: Tensor, row: int, column: int) -> bool:

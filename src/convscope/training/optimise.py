@@ -22,8 +22,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
-from convscope.lens.machine import has_bfloat16, machine
-from convscope.lens.trial import fastest_runs
+from convscope.lens.machine import fastest_runs, has_bfloat16, machine
 from convscope.training.recipe import Recipe
 
 

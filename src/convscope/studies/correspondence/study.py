@@ -242,7 +242,7 @@ def correspondence(
 
     parts: centres of parts by picture and part, as `read_parts` gives them, or their file; only
     these pictures of the folder are read. layers: by default the last convolution's layer and
-    what the classifier is given, as `lens.ends` has them. patch: side of the square masks in
+    what the classifier is given, as `layers.ends` has them. patch: side of the square masks in
     pixels of the network's input, a seventh of its shorter side if none is given. fill: as of
     `occlusion`. draws: random masks a picture, of the same size, centres even over the box of the
     picture's parts, grown on each side by `around` times its longer side; `math.inf`: over the

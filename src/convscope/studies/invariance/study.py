@@ -68,7 +68,7 @@ def invariance(
     """Move, enlarge and turn each picture of a folder, and see what the network makes of it.
 
     layers: from low to high; by default the first convolution's layer and what the classifier is
-    given, as `lens.ends` has them. changes: amounts by name (`images.warp.CHANGES`); by default
+    given, as `layers.ends` has them. changes: amounts by name (`images.warp.CHANGES`); by default
     `paper_changes`. border: what is shown where the picture ends: "mean" (what the preprocessing
     subtracts), "edge", "mirror" or a colour. beyond: show what of the picture lies outside of the
     network's crop before the border; without it the border begins at the crop. labels: as of

@@ -1,7 +1,7 @@
 """Which maps matter: how often is the network right when one map of a layer is silent?
 
 The map's output is set to zero, or to its mean, at every place of every picture; nothing is
-trained. Only what follows the layer is computed again, see `lens/without.py`.
+trained. Only what follows the layer is computed again, see `trace/tail.py`.
 Source: the paper asks this of whole layers, retrained (Zeiler and Fergus 2014, §5.1).
 """
 

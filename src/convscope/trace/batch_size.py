@@ -1,4 +1,4 @@
-"""How large do a network's outputs get, and how many pictures fit into memory together?"""
+"""How many pictures to compute together: sizes of a network's outputs, and of its weights."""
 
 from __future__ import annotations
 
