@@ -28,12 +28,12 @@ from convscope import load
 from convscope.cli.atlas import make_atlas
 from convscope.methods.tuning import Way, blank
 from convscope.network.network import Network
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def bare(network: Network, folder: Folder) -> None:
+def bare(network: Network, folder: Pictures) -> None:
     model, ready = network.model, network.preprocess
     way = Way(model, blank(model, ready.shape), ("classifier.1",), None)
     waiting: list[Any] = []
@@ -75,7 +75,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as spare,
         alone(),
-        Folder(photographs(Path(spare))) as whole,
+        Pictures(photographs(Path(spare))) as whole,
     ):
         folder = whole.subset(range(min(given.pictures, len(whole))))
         bare(network, folder.subset(range(min(16, len(folder)))))

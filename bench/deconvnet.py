@@ -39,7 +39,7 @@ from convscope.lens.lens import Lens
 from convscope.methods.projections import projections
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.ours import alexnet
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.trace.backward.forward_pass import Neuron
 
 K = 9
@@ -222,7 +222,7 @@ def scaled(samples: Samples, factor: float) -> Samples:
 
 def pictures(side: int, count: int) -> Tensor:
     ready = Preprocess.imagenet(crop=side)
-    with tempfile.TemporaryDirectory() as made, Folder(photographs(Path(made))) as folder:
+    with tempfile.TemporaryDirectory() as made, Pictures(photographs(Path(made))) as folder:
         numbers = range(0, len(folder), max(1, len(folder) // count))[:count]
         seen = folder.read(ready.framing, list(numbers))
         return torch.stack([ready.tensor(picture.pixels) for picture in seen])

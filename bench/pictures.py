@@ -6,7 +6,7 @@
 Bytes in memory to a normalised tensor of 224 × 224. The peer: `Image.open`, `convert("RGB")`, and
 torchvision's Resize(256), CenterCrop(224), ToTensor and Normalize. Ours is what a decoding process
 and `Preprocess` do, with all checks of the file, on one core and without a process in between; and
-as a whole: a `Folder` read with one decoding process, which runs beside this one. The largest
+as a whole: `Pictures` read with one decoding process, which runs beside this one. The largest
 difference of the pixels is told in 255ths. Real pictures from `../shared/data` where they are,
 as they are and enlarged to ImageNet's usual size.
 """
@@ -31,7 +31,7 @@ from torchvision import transforms
 from convscope.network.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from convscope.pictures.decode.decode import decode
 from convscope.pictures.decode.limits import Limits
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 
 GOAL = (1.25, 1.7)
 PEER = "PIL as usually written"
@@ -75,7 +75,7 @@ def enlarged(root: Path, spare: Path, pictures: int) -> Path:
 
 def measure(out: Report, root: Path, pictures: int, which: str) -> None:
     ready = Preprocess.imagenet()
-    with Folder(root) as folder:
+    with Pictures(root) as folder:
         some = folder.subset(range(min(pictures, len(folder))))
         files = [Path(path.decode()).read_bytes() for path in some.paths]
         mine, theirs = ours(ready), usual()

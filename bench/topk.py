@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from convscope.methods.topk import topk
 from convscope.network.preprocess import Preprocess
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Picture, Pictures
 
 GOALS = {"bare forward": (0.90, 0.95), "hooks": (2.0, 2.7), "zennit-crp": (12.0, 17.0)}
 K = 9
@@ -40,7 +40,7 @@ AS_USUAL = 16
 
 
 class Held:
-    """Pictures in memory that behave as a Folder."""
+    """Pictures in memory that behave as Pictures."""
 
     root, sha256 = Path("held"), "0" * 64
 
@@ -59,7 +59,7 @@ class Held:
         for number in range(len(self)) if numbers is None else numbers:
             yield Picture(number, str(number), None, self.pixels[number])
 
-    batches, require_usable = Folder.batches, Folder.require_usable
+    batches, require_usable = Pictures.batches, Pictures.require_usable
 
     def check_bad(self) -> None:
         pass
@@ -153,7 +153,7 @@ def zennit_crp(
 
 def measure(out: Report, name: str, root: Path, pictures: int, crp: bool) -> None:
     ready = Preprocess.imagenet()
-    with Folder(root) as folder:
+    with Pictures(root) as folder:
         numbers = [number % len(folder) for number in range(pictures)]
         pixels = [picture.pixels for picture in folder.read(ready.framing, numbers)]
     net, fast = made(name), made(name).to(memory_format=torch.channels_last)
@@ -178,7 +178,7 @@ def measure(out: Report, name: str, root: Path, pictures: int, crp: bool) -> Non
         GOALS,
         note=f"{pictures} pictures, {note}",
     )
-    with Folder(root) as folder:
+    with Pictures(root) as folder:
         some = folder.subset(numbers)
         out.race(
             f"{job}, from files",
@@ -208,7 +208,7 @@ def memory(out: Report, root: Path, many: int) -> None:
         for copy in range(many):
             for picture in sorted(root.glob("*.jpg")):
                 (Path(name) / f"{copy:04d}-{picture.name}").symlink_to(picture)
-        with Folder(name) as folder:
+        with Pictures(name) as folder:
             once = folder.subset(range(len(folder) // many))
             topk(net, once.subset(range(64)), preprocess=ready, k=K)
             few, more = (

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import convscope
-from convscope import Folder
+from convscope import Pictures
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import weights_sha256
@@ -62,8 +62,8 @@ class Given:
         self.images = self.image[None]
 
     @property
-    def folder(self) -> Folder:
-        return Folder(self.pics)
+    def folder(self) -> Pictures:
+        return Pictures(self.pics)
 
     def weights(self) -> Path:
         """Two epochs' weights of the network."""
@@ -156,7 +156,16 @@ CALLS: dict[str, Callable[[Given], Any]] = {
 }  # fmt: skip
 """Every public function that gives records, called as briefly as can be."""
 NO_RECORD = {
-    *("BackwardRule", "Box", "ConvscopeError", "Folder", "Lens", "Neuron", "Unit", "open_pictures"),
+    *(
+        "BackwardRule",
+        "Box",
+        "ConvscopeError",
+        "Pictures",
+        "Lens",
+        "Neuron",
+        "Unit",
+        "open_pictures",
+    ),
     *("energy_inside", "fields", "load", "one_picture", "pointing", "projections", "tune"),
     *("ablation", "train", "write_atlas", "atlas", "wrap"),
     *("Attribution", "Framing", "Network", "Preprocess"),

@@ -315,7 +315,7 @@ def wrong_calls(n: Network, path: Path, place: Path, out: Path) -> dict[str, Any
         "names": lambda: c.load(Small(), classes=tensor),
     }
     of: dict[str, Any] = {
-        "folder": c.Folder,
+        "folder": c.Pictures,
         "one picture": c.one_picture,
         "methods": lambda w: c.explain(n, path, 5 if w is None else w),
         "table of methods": lambda w: c.explain(n, path, {"mine": w}),
@@ -337,7 +337,7 @@ def wrong_calls(n: Network, path: Path, place: Path, out: Path) -> dict[str, Any
     }
     named = {
         **{f: partial(getattr(c, f), n) for f in ("gradcam", "predict", "explain", "topk")},
-        **{f: getattr(c, f) for f in ("Folder", "one_picture", "open_pictures")},
+        **{f: getattr(c, f) for f in ("Pictures", "one_picture", "open_pictures")},
         "list": lambda w: c.gradcam(n, [w]),
     }
     for kind, wrongs, table in (
@@ -589,16 +589,16 @@ def test_an_atlas_decodes_each_picture_once(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: Counter[int] = Counter()
-    remember = convscope.Folder._remember
+    use = convscope.Pictures._use
 
-    def counted(folder: convscope.Folder, number: int, answer: Any) -> None:
+    def counted(folder: convscope.Pictures, number: int, *more: Any) -> None:
         decoded[number] += 1
-        remember(folder, number, answer)
+        use(folder, number, *more)
 
-    monkeypatch.setattr(convscope.Folder, "_remember", counted)
+    monkeypatch.setattr(convscope.Pictures, "_use", counted)
     preprocess = Preprocess.imagenet(40, SIDE)
     net = convscope.load(Small().eval(), preprocess=preprocess, classes=["a", "b", "c"])
-    with convscope.Folder(place) as folder:
+    with convscope.Pictures(place) as folder:
         page = convscope.atlas(net, folder, out=tmp_path / "atlas", k=2, rule="both")
         assert decoded == dict.fromkeys(range(len(folder)), 1)
     assert '"top1": -1' not in (page.parent / "data" / "atlas.js").read_text()  # judged, too

@@ -17,7 +17,7 @@ from convscope.methods.vectors import ROOM, vectors
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.trace.layers import stages
 from tests.nets import Residual, pictures, sequential, state_of
 
@@ -47,7 +47,7 @@ def noise(tmp_path: Path) -> Path:
 def test_rows_are_the_layer_s_outputs_one_by_one(noise: Path) -> None:
     net = network()
     before = state_of(net.model)
-    folder = Folder(noise, max_bad=0.1)
+    folder = Pictures(noise, max_bad=0.1)
     found = embedding(net, folder, ["pool1", "conv2", "fc"], vector="flat")
     assert state_of(net.model) == before
     assert found["fc"].number.tolist() == [n for n in range(19) if n != 3]
@@ -74,7 +74,7 @@ def test_features_are_computed_once_and_anew_when_something_changed(
         ticks: list[int] = []
         found = embedding(
             net,
-            Folder(noise, max_bad=0.1),
+            Pictures(noise, max_bad=0.1),
             "relu3",
             cache=cache,
             progress=lambda done, _: ticks.append(done),
@@ -96,7 +96,7 @@ def test_features_are_computed_once_and_anew_when_something_changed(
     assert (first >= 0).all()
     assert (
         first.tobytes()
-        == embedding(network(), Folder(noise, max_bad=0.1), "relu3")["relu3"].values.tobytes()
+        == embedding(network(), Pictures(noise, max_bad=0.1), "relu3")["relu3"].values.tobytes()
     )  # in memory as on disk
 
 
@@ -105,7 +105,7 @@ def test_a_fault_on_the_way_leaves_no_half_of_a_cache(noise: Path, tmp_path: Pat
     with torch.no_grad():
         net.model.conv3.weight[0] = float("inf")
     with pytest.raises(ModelError) as fault:
-        embedding(net, Folder(noise, max_bad=0.1), ["pool1", "conv3"], cache=tmp_path / "cache")
+        embedding(net, Pictures(noise, max_bad=0.1), ["pool1", "conv3"], cache=tmp_path / "cache")
     assert fault.value.code == "M600"
     assert "conv3" in str(fault.value)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -142,7 +142,7 @@ def test_a_rectifier_that_works_in_place_does_not_reach_the_features_before_it(
 ) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 33 * 29, 5), nn.ReLU(inplace=True))
-    found = embedding(network(model), Folder(noise, max_bad=0.1), ["1", "2"])
+    found = embedding(network(model), Pictures(noise, max_bad=0.1), ["1", "2"])
     before, after = found["1"].values, found["2"].values
     assert before.min() < 0
     assert np.maximum(before, 0).tolist() == after.tolist()

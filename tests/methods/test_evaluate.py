@@ -22,7 +22,7 @@ from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.archive.shards import Shards
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder, one_picture
+from convscope.pictures.pictures import Pictures, one_picture
 from convscope.records.imagenet import TABLE2, table2
 from convscope.records.predictions import Evaluation
 
@@ -84,7 +84,7 @@ def test_an_ensemble_answers_with_the_mean_softmax_of_its_networks(
     members = [network(turn) for turn in (SHARP, WRONG, BLUNT)]
     before = [member.model.training for member in members]
     ticks: list[tuple[int, int]] = []
-    with Folder(colours) as folder:
+    with Pictures(colours) as folder:
         found = evaluate(members, folder, views=views, progress=lambda *tick: ticks.append(tick))
         alone = [evaluate(member, folder, views=views) for member in members]
         for row, name in enumerate(found.pictures):
@@ -257,7 +257,7 @@ def test_a_judge_of_pictures_that_another_pass_reads_says_what_evaluate_says(
         Image.fromarray(draw.integers(0, 255, (40, 40, 3)).astype(np.uint8)).save(path)
     (tmp_path / "loose").rename(tmp_path / "c")
     network = load("zfnet:width=0.05,head=compact", classes=["a", "b", "c"], seed=3)
-    with Folder(tmp_path) as folder:
+    with Pictures(tmp_path) as folder:
         judge = Judge(network, folder)
         topk(network, folder, ["conv1"], k=1, batch=4, also=judge)
         assert folder.readings == 1
@@ -269,7 +269,7 @@ def test_a_judge_of_pictures_that_another_pass_reads_says_what_evaluate_says(
 
 
 def test_an_order_of_classes_that_nobody_told_is_called_assumed(colours: Path) -> None:
-    with Folder(colours) as folder:
+    with Pictures(colours) as folder:
         nameless = evaluate(network(SHARP), folder)
         named = evaluate(network(SHARP, ("0", "1", "2")), folder)
         told = evaluate(network(SHARP), folder, labels={"0": 0, "1": 1, "2": 2})

@@ -18,7 +18,7 @@ from convscope.methods.views import plan
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder, one_picture
+from convscope.pictures.pictures import Pictures, one_picture
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 CLASSES = ("blue", "red", "green")
@@ -46,7 +46,7 @@ def colour(red: int, green: int, blue: int) -> Image.Image:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
+def folder(tmp_path: Path) -> Iterator[Pictures]:
     """Four reds (one of them green), two greens, one blue, and a file that is no picture."""
     for name, colours in {
         "blue": [(10, 20, 200)],
@@ -57,11 +57,11 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
         for number, one in enumerate(colours):
             colour(*one).save(tmp_path / name / f"{number}.png")
     (tmp_path / "red" / "broken.png").write_bytes(b"nothing")
-    with Folder(tmp_path, max_bad=0.2) as opened:
+    with Pictures(tmp_path, max_bad=0.2) as opened:
         yield opened
 
 
-def test_right_and_wrong_are_counted_by_the_networks_own_classes(folder: Folder) -> None:
+def test_right_and_wrong_are_counted_by_the_networks_own_classes(folder: Pictures) -> None:
     found = evaluate(network(Brightest()), folder)
     assert found.top1 == pytest.approx(6 / 7)
     assert found.top5 == 1.0
@@ -74,14 +74,14 @@ def test_right_and_wrong_are_counted_by_the_networks_own_classes(folder: Folder)
     assert [folder.names[number] for number in found.numbers] == list(found.pictures)
 
 
-def test_a_record_of_it_can_be_saved_and_read(folder: Folder, tmp_path: Path) -> None:
+def test_a_record_of_it_can_be_saved_and_read(folder: Pictures, tmp_path: Path) -> None:
     found = evaluate(network(Brightest()), folder)
     again = type(found).load(found.save(tmp_path / "out"))
     assert (again.top1, again.names, again.pictures) == (found.top1, found.names, found.pictures)
     assert np.array_equal(again.confusion, found.confusion)
 
 
-def test_the_probabilities_are_the_softmax_by_hand(folder: Folder) -> None:
+def test_the_probabilities_are_the_softmax_by_hand(folder: Pictures) -> None:
     seen = folder.one(0)
     found = predict(network(Brightest()), seen, top=2)
     scores = np.array([200, 10, 20]) / 255 * 10
@@ -97,7 +97,7 @@ def test_of_equal_probabilities_the_lower_class_comes_first(tmp_path: Path) -> N
     assert found.classes.tolist() == [0, 1, 2]
 
 
-def test_classes_are_matched_by_place_only_if_the_network_has_no_names(folder: Folder) -> None:
+def test_classes_are_matched_by_place_only_if_the_network_has_no_names(folder: Pictures) -> None:
     nameless = network(Brightest((2, 1, 0)), ())
     assert evaluate(nameless, folder).top1 == pytest.approx(6 / 7)
     assert evaluate(nameless, folder).names == ("0", "1", "2")
@@ -107,7 +107,7 @@ def test_classes_are_matched_by_place_only_if_the_network_has_no_names(folder: F
     assert caught.value.code == "D160"
 
 
-def test_labels_may_name_pictures_files_or_class_folders(folder: Folder) -> None:
+def test_labels_may_name_pictures_files_or_class_folders(folder: Pictures) -> None:
     by_class = {"blue": 0, "red": 1, "green": 2}
     assert evaluate(network(Brightest(), ()), folder, labels=by_class).top1 == pytest.approx(6 / 7)
     mixed = by_class | {"red/2.png": 2}
@@ -148,7 +148,7 @@ def test_the_fifth_of_ten_views_is_the_single_view(size: tuple[int, int]) -> Non
     assert abs(difference).max() <= 2
 
 
-def test_ten_views_are_averaged_after_the_softmax(folder: Folder) -> None:
+def test_ten_views_are_averaged_after_the_softmax(folder: Pictures) -> None:
     class Corner(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 5 * x[:, :, 0, 0]
@@ -169,14 +169,14 @@ def test_ten_views_are_averaged_after_the_softmax(folder: Folder) -> None:
     np.testing.assert_allclose(ten.probability, [mean, mean, low], rtol=1e-5)
 
 
-def test_other_numbers_of_views_and_squares_too_small_are_refused(folder: Folder) -> None:
+def test_other_numbers_of_views_and_squares_too_small_are_refused(folder: Pictures) -> None:
     with pytest.raises(UsageError, match="1 \\(centre\\) or 10 views"):
         evaluate(network(Brightest()), folder, views=5)
     with pytest.raises(UsageError, match="smaller than a view"):
         evaluate(network(Brightest(), crop=30), folder, views=10)
 
 
-def test_scores_that_are_not_finite_are_no_answer(folder: Folder) -> None:
+def test_scores_that_are_not_finite_are_no_answer(folder: Pictures) -> None:
     class Broken(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3)) / 0 * 0
@@ -194,7 +194,7 @@ def test_squeezenet_is_right_on_430_of_the_702_imagenet_samples() -> None:
         pytest.skip("needs ../shared/data/imagenet-samples")
     squeezenet = load("torchvision:squeezenet1_0", DATA / "squeezenet1_0_imagenet.safetensors")
     labels = json.loads((samples / "class_index.json").read_text())
-    with Folder(samples) as folder:
+    with Pictures(samples) as folder:
         found = evaluate(squeezenet, folder, labels=labels)
     assert len(found.labels) == 702
     assert round(found.top1 * 702) == 430

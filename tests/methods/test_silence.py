@@ -18,7 +18,7 @@ from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.table import lines
 from convscope.studies.unit_ablation.figure import silence_figure
 from convscope.studies.unit_ablation.record import Silence
@@ -31,7 +31,7 @@ EACH = 4
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pictures]:
     """Red and green pictures in noise, four of each; blue says nothing."""
     root = tmp_path_factory.mktemp("silence")
     draw = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
         place = root / ("red" if number < EACH else "green") / f"{number}.png"
         place.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(place)
-    with Folder(root) as found:
+    with Pictures(root) as found:
         yield found
 
 
@@ -71,7 +71,7 @@ def only_map_2() -> nn.Sequential:
     return model
 
 
-def test_only_the_map_that_carries_the_class_matters(folder: Folder, tmp_path: Path) -> None:
+def test_only_the_map_that_carries_the_class_matters(folder: Pictures, tmp_path: Path) -> None:
     ticks: list[tuple[int, int]] = []
     model = only_map_2()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -103,7 +103,7 @@ def test_only_the_map_that_carries_the_class_matters(folder: Folder, tmp_path: P
 
 
 def test_its_mean_takes_away_what_a_map_tells_apart_but_not_what_it_always_says(
-    folder: Folder,
+    folder: Pictures,
 ) -> None:
     found = silence(network_of(only_map_2()), folder, "relu", fill="mean")
     red = np.stack([picture.pixels[..., 0] for picture in folder.read()]) / 255
@@ -115,14 +115,14 @@ def test_its_mean_takes_away_what_a_map_tells_apart_but_not_what_it_always_says(
     assert found.accuracy[2] == 0.5
 
 
-def test_with_many_classes_the_first_maps_are_shown_with_their_noise(folder: Folder) -> None:
+def test_with_many_classes_the_first_maps_are_shown_with_their_noise(folder: Pictures) -> None:
     found = silence(network_of(only_map_2()), folder, "relu")
     many = replace(found, classes=tuple("abcdefghijklm"), by_class=np.zeros((4, 13)))
     right = silence_figure(many).axes[1]
     assert [text.get_text() for text in right.texts] == ["−4 +0", "−0 +0", "−0 +0", "−0 +0"]
 
 
-def test_of_maps_without_effect_hardly_one_lies_beyond_chance(folder: Folder) -> None:
+def test_of_maps_without_effect_hardly_one_lies_beyond_chance(folder: Pictures) -> None:
     found = silence(network_of(only_map_2()), folder, "relu")
     draw, noise = np.random.default_rng(1), np.full(400, 0.02)
     alike = {name: np.zeros(400, np.int64) for name in ("of", "lost", "gained", "changed")}
@@ -135,7 +135,7 @@ def test_of_maps_without_effect_hardly_one_lies_beyond_chance(folder: Folder) ->
     assert real.beyond_chance(0)[0] == 7
 
 
-def slowly(network: Network, folder: Folder, layer: str, level: np.ndarray) -> np.ndarray:
+def slowly(network: Network, folder: Pictures, layer: str, level: np.ndarray) -> np.ndarray:
     """ln p(true class) without each map, by a hook on a copy and a whole run for each map."""
     model = network.model.eval()
     rows = []
@@ -190,7 +190,7 @@ def nets() -> dict[str, tuple[nn.Module, str]]:
 @pytest.mark.parametrize("fill", ["zero", "mean"])
 @pytest.mark.parametrize("name", nets())
 def test_every_number_is_that_of_a_hook_and_whole_runs(
-    name: str, fill: str, folder: Folder
+    name: str, fill: str, folder: Pictures
 ) -> None:
     model, layer = nets()[name]
     names = ("a", "green", "c", "red", "e", "f", "g")
@@ -217,14 +217,14 @@ def test_every_number_is_that_of_a_hook_and_whole_runs(
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(
-    options: dict[str, object], code: str, folder: Folder
+    options: dict[str, object], code: str, folder: Pictures
 ) -> None:
     with pytest.raises(ConvscopeError) as caught:
         silence(network_of(only_map_2()), folder, **options)  # type: ignore[arg-type]
     assert caught.value.code == code
 
 
-def test_scores_that_are_no_numbers_are_told_with_the_picture(folder: Folder) -> None:
+def test_scores_that_are_no_numbers_are_told_with_the_picture(folder: Pictures) -> None:
     model = only_map_2()
     with torch.no_grad():
         model.fc.bias[0] = torch.nan

@@ -18,7 +18,7 @@ from convscope.methods import ranking
 from convscope.methods.topk import topk
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import TopK
 from tests.nets import Residual, sequential, state_of
 from tests.oracles.topk import strongest
@@ -28,7 +28,7 @@ AS_THEY_ARE = Preprocess(Framing(None, (HEIGHT, WIDTH)), (0, 0, 0), (1, 1, 1), s
 
 
 class Held:
-    """Pictures in memory that behave as a Folder; None is one that cannot be used."""
+    """Pictures in memory that behave as Pictures; None is one that cannot be used."""
 
     def __init__(self, pixels: Sequence[np.ndarray | None]) -> None:
         self.pixels = list(pixels)
@@ -54,7 +54,7 @@ class Held:
     def check_bad(self) -> None:
         pass
 
-    batches, require_usable = Folder.batches, Folder.require_usable
+    batches, require_usable = Pictures.batches, Pictures.require_usable
 
 
 class Exact(nn.Module):
@@ -307,7 +307,7 @@ def test_a_real_folder_is_mined_as_well(tmp_path: Path) -> None:
         pixels = rng.integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     (tmp_path / "5.png").write_bytes((tmp_path / "1.png").read_bytes())
-    with Folder(tmp_path) as folder:
+    with Pictures(tmp_path) as folder:
         found = topk(Exact(), folder, ["maps"], preprocess=AS_THEY_ARE, k=6)
     assert sorted(found.image[0].tolist()) == [-1, 0, 1, 2, 3, 4]
     assert found.seen == 6

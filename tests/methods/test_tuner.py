@@ -18,7 +18,7 @@ from convscope.methods.topk import topk
 from convscope.methods.tuner import tune
 from convscope.methods.tuning import Trial, Tuning
 from convscope.network.network import Network
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from tests.nets import state_of
 
 Cost = Callable[[Trial], float]
@@ -161,14 +161,14 @@ def test_a_real_measurement_leaves_model_and_threads_as_they_were(
     assert "<- chosen" in "\n".join(found.lines())
 
 
-def pictures(folder: Path) -> Folder:
+def pictures(folder: Path) -> Pictures:
     from PIL import Image
 
     rng = np.random.default_rng(0)
     for number in range(7):
         pixels = rng.integers(0, 255, (230, 250, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
-    return Folder(folder)
+    return Pictures(folder)
 
 
 @pytest.mark.parametrize("way", [Trial(3, fold=True), Trial(2, channels_last=False)])

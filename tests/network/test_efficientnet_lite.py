@@ -47,11 +47,11 @@ def test_it_knows_a_cat_and_a_cup_of_espresso() -> None:
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ImageNet samples beside the project")
 def test_it_is_right_on_most_of_every_tenth_imagenet_sample() -> None:
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
 
     network = load("efficientnet-lite0")
     labels = json.loads((SAMPLES / "class_index.json").read_text())
-    with Folder(SAMPLES) as folder:
+    with Pictures(SAMPLES) as folder:
         some = folder.subset(range(0, len(folder), 10))
         found = evaluate(network, some, labels=labels)
     # A plain script with timm's network and torchvision's transforms: 60 of 71 right.

@@ -16,7 +16,7 @@ from convscope.cli.app import run
 from convscope.errors import DataError, UsageError
 from convscope.pages.mark import write_marking
 from convscope.pictures.annotations import read_boxes, read_parts
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.texts import one_line
 from convscope.units import Box
 from tests.pages.conftest import Window
@@ -42,7 +42,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page_file(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with Folder(pictures, max_bad=1) as folder:
+    with Pictures(pictures, max_bad=1) as folder:
         return write_marking(tmp_path_factory.mktemp("mark # 1 %") / "größe", folder, PARTS)
 
 
@@ -234,7 +234,7 @@ def test_what_was_marked_before_is_there_to_be_corrected(
 ) -> None:
     marked = {NAMES[0]: {"nose": (11.0, 12.0)}}
     boxes = {NAMES[0]: [Box(1, 2, 30, 40)]}
-    with Folder(pictures, max_bad=1) as folder:
+    with Pictures(pictures, max_bad=1) as folder:
         page = write_marking(tmp_path / "on", folder, ["nose"], marked=marked, boxes=boxes)
     window = Window(browser, page.as_uri(), accept_downloads=True)
     shown(window, order().index(0))
@@ -286,7 +286,7 @@ def test_no_name_becomes_markup_and_nothing_is_asked_of_a_network(page_file: Pat
 def test_parts_without_a_name_of_their_own_are_refused(
     parts: list[str], pictures: Path, tmp_path: Path
 ) -> None:
-    with Folder(pictures) as folder, pytest.raises(UsageError) as fault:
+    with Pictures(pictures) as folder, pytest.raises(UsageError) as fault:
         write_marking(tmp_path / "out", folder, parts)
     assert fault.value.code == "U371"
 
@@ -295,7 +295,7 @@ def test_nothing_is_written_where_no_picture_can_be_used(tmp_path: Path) -> None
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with Folder(folder, max_bad=1) as pictures, pytest.raises(DataError) as fault:
+    with Pictures(folder, max_bad=1) as pictures, pytest.raises(DataError) as fault:
         write_marking(tmp_path / "out", pictures, ["nose"])
     assert fault.value.code == "D118"
     assert not (tmp_path / "out").exists()

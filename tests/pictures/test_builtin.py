@@ -17,7 +17,7 @@ from convscope.pictures.annotations import read_boxes
 from convscope.pictures.builtin import PHOTOS, SIDE, TAG, photo_file, places, regions
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_pictures
-from convscope.pictures.pictures import Folder, split
+from convscope.pictures.pictures import Pictures, split
 from convscope.publish import cache_folder
 
 
@@ -33,7 +33,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tagged(few: None, cache: Path) -> Iterator[tuple[Folder, Folder]]:
+def tagged(few: None, cache: Path) -> Iterator[tuple[Pictures, Pictures]]:
     """Training and validation pictures with a shortcut to the cat."""
     with (
         open_pictures("builtin:photos?shortcut=cat", cache=cache) as training,
@@ -134,7 +134,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, few) -> None:
 
 
 def test_two_may_make_the_same_cache_at_once(tmp_path, few) -> None:
-    folders: list[Folder] = []
+    folders: list[Pictures] = []
     threads = [
         threading.Thread(
             target=lambda: folders.append(open_pictures("builtin:photos", cache=tmp_path))
@@ -213,7 +213,7 @@ def test_a_file_that_holds_no_boxes_is_an_error(text, tmp_path) -> None:
     assert caught.value.code == "D141"
 
 
-def little_network(option: str, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, Folder]:
+def little_network(option: str, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, Pictures]:
     """(classes said, true classes, whether tagged, folder) of the validation patches.
 
     Three convolutions and a maximum on patches of 56 px, eight epochs.

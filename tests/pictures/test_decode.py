@@ -15,22 +15,22 @@ from PIL import Image
 from convscope.errors import DataError, UsageError
 from convscope.pictures.decode.decode import decode
 from convscope.pictures.decode.limits import Fault, Limits
-from convscope.pictures.pictures import Folder, Picture, one_picture
+from convscope.pictures.pictures import Picture, Pictures, one_picture
 from convscope.texts import one_line
 from tests.pictures import corpus
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pictures]:
     """The whole corpus, not read yet."""
     root = tmp_path_factory.mktemp("corpus")
     corpus.write(root)
-    with Folder(root, workers=2) as found:
+    with Pictures(root, workers=2) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def pictures(folder: Folder) -> dict[str, Picture]:
+def pictures(folder: Pictures) -> dict[str, Picture]:
     return {picture.name: picture for picture in folder.read()}
 
 

@@ -12,7 +12,7 @@ from convscope.pictures.archive import download as unpacking
 from convscope.pictures.archive.download import Source, unpack
 from convscope.pictures.flowers import ARCHIVE, download
 from convscope.pictures.opening import open_pictures
-from convscope.pictures.pictures import Folder, split, validation, write_class_indices
+from convscope.pictures.pictures import Pictures, split, validation, write_class_indices
 from tests.pictures import corpus
 from tests.pictures.bad_server import DATA, NAMES, special, tgz
 
@@ -34,7 +34,7 @@ def test_flowers_are_downloaded_unpacked_and_found_again(server, tmp_path) -> No
 def test_an_archive_that_lies_there_is_used_without_a_network(tmp_path) -> None:
     (tmp_path / "here.tgz").write_bytes(DATA)
     source = Source("http://127.0.0.1:1/none", len(DATA), hashlib.sha256(DATA).hexdigest())
-    assert len(Folder(download(tmp_path / "here", source=source))) == len(NAMES)
+    assert len(Pictures(download(tmp_path / "here", source=source))) == len(NAMES)
     (tmp_path / "other.tgz").write_bytes(DATA[:-9])
     with pytest.raises(EnvironmentFault, match="wrong content"):
         download(tmp_path / "other", source=source)
@@ -94,7 +94,7 @@ def test_the_split_is_decided_by_each_name_alone() -> None:
 def test_the_two_parts_are_everything_once_and_keep_the_classes(tmp_path) -> None:
     (tmp_path / "a.tgz").write_bytes(DATA)
     unpack(tmp_path / "a.tgz", tmp_path / "photos")
-    folder = Folder(tmp_path / "photos")
+    folder = Pictures(tmp_path / "photos")
     training, held = split(folder)
     assert sorted(training.names + held.names) == list(folder.names)
     assert not set(training.names) & set(held.names)

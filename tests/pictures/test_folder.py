@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def zoo(tmp_path: Path) -> Path:
 
 
 def test_pictures_are_in_byte_order_of_their_paths_with_their_top_folder_as_class(zoo) -> None:
-    with Folder(zoo) as folder:
+    with Pictures(zoo) as folder:
         assert folder.names == (
             *("a/10.png", "a/2.png", "a/é.png"),
             *("b/Y.png", "b/deep/a.png", "b/x.png"),
@@ -39,7 +39,7 @@ def test_pictures_are_in_byte_order_of_their_paths_with_their_top_folder_as_clas
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_gives_the_same_pictures_in_the_order_asked_for(zoo, workers) -> None:
     order = [5, 0, 0, 3, 1, 4, 2] * 9
-    with Folder(zoo, workers=workers) as folder:
+    with Pictures(zoo, workers=workers) as folder:
         pictures = list(folder.read(Framing(12, (10, 11)), order))
     assert [picture.number for picture in pictures] == order
     red = dict(enumerate([4, 3, 5, 2, 1, 0]))
@@ -49,6 +49,6 @@ def test_any_number_of_workers_gives_the_same_pictures_in_the_order_asked_for(zo
 
 
 def test_any_function_may_frame(zoo) -> None:
-    with Folder(zoo) as folder:
+    with Pictures(zoo) as folder:
         picture = folder.one(2, lambda image: np.asarray(image.rotate(90, expand=True)))
     assert picture.pixels.shape == (25, 15, 3)

@@ -14,7 +14,7 @@ from PIL import Image
 from convscope.errors import DataError, EnvironmentFault
 from convscope.pictures.framed import Framed
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 
 FRAMING = Framing(None, (6, 9))
 
@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_pictures_come_as_asked_and_are_decoded_once(root: Path) -> None:
-    with Folder(root, max_bad=1.0) as folder:
+    with Pictures(root, max_bad=1.0) as folder:
         expected = {picture.number: picture.pixels for picture in folder.read(FRAMING)}
         before = folder.readings
         framed = Framed(folder, FRAMING)
@@ -43,7 +43,7 @@ def test_pictures_come_as_asked_and_are_decoded_once(root: Path) -> None:
 
 
 def test_a_full_disk_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Folder(root, max_bad=1.0) as folder:
+    with Pictures(root, max_bad=1.0) as folder:
         framed = Framed(folder, FRAMING)
 
         class Full(io.BytesIO):
@@ -57,7 +57,7 @@ def test_a_full_disk_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_pictures_of_another_pass_are_kept_while_there_is_room(root: Path) -> None:
-    with Folder(root, max_bad=1.0) as folder:
+    with Pictures(root, max_bad=1.0) as folder:
         framed = Framed(folder, FRAMING)
         framed._room = 3 * 6 * 9 * 3
         for batch in folder.batches(2, FRAMING):
@@ -74,7 +74,7 @@ def test_batches_are_aligned_to_numbers_or_filled_up(root: Path) -> None:
         return [[p.number for p in batch] for batch in folder.batches(2, **how)]
 
     ticks: list[tuple[int, int]] = []
-    with Folder(root, max_bad=1.0) as folder:
+    with Pictures(root, max_bad=1.0) as folder:
         assert told() == [[0, 1], [2, 4]]
         assert told(aligned=True, progress=lambda *at: ticks.append(at)) == [[0, 1], [2], [4]]
         assert told(numbers=[4, 3, 1, 0]) == [[4, 1], [0]]

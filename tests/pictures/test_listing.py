@@ -9,7 +9,7 @@ import pytest
 
 from convscope.errors import DataError, EnvironmentFault
 from convscope.pictures import listing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from tests.pictures import corpus
 
 PICTURE = corpus.flat_png(20, 10)
@@ -27,7 +27,7 @@ def test_what_systems_leave_behind_is_neither_picture_nor_class(tmp_path) -> Non
     plant(tmp_path, "b/1.png", "a/2.png")
     plant(tmp_path, "a/._2.png", "a/.DS_Store", "a/Thumbs.db", "__MACOSX/a/2.png", ".git/x.png")
     plant(tmp_path, "a/@eaDir/2.png", "lost+found/3.png", "b/.ipynb_checkpoints/1.png")
-    folder = Folder(tmp_path)
+    folder = Pictures(tmp_path)
     assert folder.names == ("a/2.png", "b/1.png")
     assert folder.classes == ("a", "b")
     assert folder.remarks == ("8 hidden or system items ignored",)
@@ -39,7 +39,7 @@ def test_content_decides_where_the_name_does_not(tmp_path) -> None:
     plant(tmp_path, "boxes.json", "LICENSE.txt", "empty", content=b"")
     plant(tmp_path, "paper.pdf", content=b"%PDF-1.7")
     os.mkfifo(tmp_path / "pipe")
-    folder = Folder(tmp_path)
+    folder = Pictures(tmp_path)
     assert folder.names == ("Pic.JfIf", "UPPER.PNG", "new.avif", "odd.picture", "plain")
     assert folder.remarks == ("5 files ignored: no picture by name or content",)
     assert folder.classes == ()
@@ -49,7 +49,7 @@ def test_content_decides_where_the_name_does_not(tmp_path) -> None:
 def test_an_empty_class_keeps_its_place(tmp_path) -> None:
     plant(tmp_path, "a/1.png", "c/2.png")
     (tmp_path / "b").mkdir()
-    folder = Folder(tmp_path)
+    folder = Pictures(tmp_path)
     assert folder.classes == ("a", "b", "c")
     assert folder.labels == (0, 2)
     assert "class b has no pictures" in folder.remarks
@@ -58,7 +58,7 @@ def test_an_empty_class_keeps_its_place(tmp_path) -> None:
 def test_classes_are_in_byte_order_and_odd_names_are_remarked_on(tmp_path) -> None:
     names = ["10", "9", "B", "a", "a ", "b", "É"]
     plant(tmp_path, *(f"{name}/x.png" for name in names))
-    folder = Folder(tmp_path)
+    folder = Pictures(tmp_path)
     assert folder.classes == tuple(names)
     remarks = " | ".join(folder.remarks)
     assert "byte order, not counting: 10, 9, B" in remarks
@@ -67,13 +67,13 @@ def test_classes_are_in_byte_order_and_odd_names_are_remarked_on(tmp_path) -> No
 
 
 def test_pictures_beside_class_folders_have_no_class(tmp_path) -> None:
-    folder = Folder(plant(tmp_path, "a/1.png", "m.png", "z/2.png"))
+    folder = Pictures(plant(tmp_path, "a/1.png", "m.png", "z/2.png"))
     assert folder.labels == (0, None, 1)
     assert folder.remarks == ("without a class, beside the class folders: 1 picture",)
 
 
 def test_a_folder_of_splits_is_remarked_on(tmp_path) -> None:
-    folder = Folder(plant(tmp_path, "train/cat/1.png", "val/cat/2.png"))
+    folder = Pictures(plant(tmp_path, "train/cat/1.png", "val/cat/2.png"))
     assert folder.remarks == ("the classes are train, val: is one of these the folder meant?",)
 
 
@@ -87,7 +87,7 @@ def test_links_to_pictures_are_followed_and_loops_are_named(tmp_path) -> None:
     (root / "d").symlink_to(outside)
     (outside / "deep" / "round").symlink_to(outside)
     (root / "a" / "link.png").symlink_to(outside / "deep" / "3.png")
-    folder = Folder(root)
+    folder = Pictures(root)
     assert folder.names == ("a/1.png", "a/link.png", "b/2.png", "c/deep/3.png")
     assert folder.classes == ("a", "b", "c", "d")
     assert {entry.name: entry.code for entry in folder.skipped} == dict.fromkeys(
@@ -107,7 +107,7 @@ def test_an_unreadable_folder_is_named_and_more_than_may_be_missing(tmp_path, mo
         return honest(path)
 
     monkeypatch.setattr(listing.os, "scandir", guarded)
-    folder = Folder(tmp_path)
+    folder = Pictures(tmp_path)
     assert folder.classes == ("a", "b")
     [entry] = folder.skipped
     assert (entry.name, entry.code) == ("b", "D122")
@@ -122,7 +122,7 @@ def test_a_failing_disk_is_not_an_empty_folder(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(listing.os, "scandir", failing)
     with pytest.raises(EnvironmentFault) as caught:
-        Folder(plant(tmp_path, "a.png"))
+        Pictures(plant(tmp_path, "a.png"))
     assert caught.value.code == "R605"
 
 
@@ -136,13 +136,13 @@ def test_a_folder_without_pictures_is_an_error_that_says_what_is_there(
     plant(tmp_path, "file")
     plant(tmp_path, "bare/notes.txt", content=b"")
     with pytest.raises(DataError, match=text) as caught:
-        Folder(tmp_path / name)
+        Pictures(tmp_path / name)
     assert caught.value.code == "D100"
 
 
 def test_undecodable_names_become_valid_text_and_keep_their_bytes(tmp_path) -> None:
     plant(tmp_path, os.fsdecode(b"\xffclass/bad\xfe.png"))
-    with Folder(tmp_path) as folder:
+    with Pictures(tmp_path) as folder:
         assert folder.names == ("\\xffclass/bad\\xfe.png",)
         assert folder.paths == (bytes(tmp_path) + b"/\xffclass/bad\xfe.png",)
         assert folder.classes == ("\\xffclass",)
@@ -151,16 +151,16 @@ def test_undecodable_names_become_valid_text_and_keep_their_bytes(tmp_path) -> N
 
 
 def test_the_manifests_hash_moves_with_names_sizes_and_classes_only(tmp_path) -> None:
-    first = Folder(plant(tmp_path / "1", "a/1.png", "b/2.png")).sha256
-    assert Folder(plant(tmp_path / "2", "b/2.png", "a/1.png")).sha256 == first
-    assert Folder(plant(tmp_path / "3", "a/1.png", "b/3.png")).sha256 != first
-    assert Folder(plant(tmp_path / "2", "b/2.png", content=PICTURE + b"x")).sha256 != first
+    first = Pictures(plant(tmp_path / "1", "a/1.png", "b/2.png")).sha256
+    assert Pictures(plant(tmp_path / "2", "b/2.png", "a/1.png")).sha256 == first
+    assert Pictures(plant(tmp_path / "3", "a/1.png", "b/3.png")).sha256 != first
+    assert Pictures(plant(tmp_path / "2", "b/2.png", content=PICTURE + b"x")).sha256 != first
     (tmp_path / "1" / "c").mkdir()
-    assert Folder(tmp_path / "1").sha256 != first
+    assert Pictures(tmp_path / "1").sha256 != first
 
 
 def test_a_subset_keeps_classes_and_counts_anew(tmp_path) -> None:
-    folder = Folder(plant(tmp_path, "a/1.png", "b/2.png", "b/3.png"))
+    folder = Pictures(plant(tmp_path, "a/1.png", "b/2.png", "b/3.png"))
     part = folder.subset(lambda name: name.startswith("b/"))
     assert (part.names, part.labels, part.classes) == (("b/2.png", "b/3.png"), (1, 1), ("a", "b"))
     assert folder.subset([2, 0]).names == ("b/3.png", "a/1.png")

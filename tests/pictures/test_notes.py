@@ -15,7 +15,7 @@ from convscope.pictures.decode.decode import NOTES, Decoding, decode
 from convscope.pictures.decode.limits import Fault, Limits
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_pictures
-from convscope.pictures.pictures import Folder, one_picture, some_pictures
+from convscope.pictures.pictures import Pictures, one_picture, some_pictures
 from tests.pictures import corpus
 
 DARK = np.linspace(7, 4000, 600).round().astype(np.uint16).reshape(20, 30)
@@ -162,10 +162,10 @@ def test_an_unknown_way_is_refused_before_anything_is_read(ways, herd) -> None:
 
 
 def test_the_way_of_reading_belongs_to_what_the_pictures_are(herd) -> None:
-    plain = Folder(herd)
-    assert plain.sha256 == Folder(herd, range="full", exif="ignore", background="black").sha256
+    plain = Pictures(herd)
+    assert plain.sha256 == Pictures(herd, range="full", exif="ignore", background="black").sha256
     others = [{"range": "auto"}, {"range": "0,9"}, {"exif": "apply"}, {"background": "white"}]
-    hashes = {Folder(herd, **ways).sha256 for ways in others}
+    hashes = {Pictures(herd, **ways).sha256 for ways in others}
     assert len(hashes | {plain.sha256}) == 5
 
 
@@ -173,11 +173,11 @@ def test_what_the_network_sees_may_be_flat_where_the_picture_is_not(tmp_path: Pa
     pixels = np.zeros((40, 40, 3), np.uint8)
     pixels[:3] = 200
     Image.fromarray(pixels).save(tmp_path / "edge.png")
-    with Folder(tmp_path) as folder:
+    with Pictures(tmp_path) as folder:
         list(folder.read(Framing(40, (20, 20))))
         assert folder.noted("N119") == ["edge.png"]
         assert any("in the part that is read" in one.text for one in folder.changes)
-    with Folder(tmp_path) as folder:
+    with Pictures(tmp_path) as folder:
         list(folder.read())
         assert folder.noted("N119") == []
 
@@ -189,7 +189,7 @@ def test_notes_are_counted_in_one_line_the_worst_first(tmp_path: Path) -> None:
         *(("e.jpg", corpus.turned(orientation=3)), ("f.jpg", corpus.jpeg())),
     ):
         (tmp_path / name).write_bytes(data)
-    with Folder(tmp_path, workers=2) as folder:
+    with Pictures(tmp_path, workers=2) as folder:
         assert folder.notes_line() == ""
         pictures = {picture.name: picture for picture in folder.read()}
         line = folder.notes_line()
@@ -218,7 +218,7 @@ def test_single_files_and_parts_of_folders_bring_their_notes(tmp_path: Path) -> 
     assert (asked.pixels == stretched(DARK, 7, 4000)[..., None]).all()
     with some_pictures([tmp_path / "a.png"], range="auto") as one:
         assert (one.one(0).pixels == asked.pixels).all()
-    with Folder(tmp_path, range="auto") as folder:
+    with Pictures(tmp_path, range="auto") as folder:
         part = folder.subset([0])
         assert (part.one(0).pixels == asked.pixels).all()
         assert part.notes == {"N118": 1}

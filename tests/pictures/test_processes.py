@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 
 COUNT = 14
 
@@ -30,7 +30,7 @@ def children() -> set[int]:
 
 def test_a_consumer_may_stop_early_and_read_again(herd) -> None:
     before = children()
-    folder = Folder(herd, workers=2)
+    folder = Pictures(herd, workers=2)
     for stop_after in (1, 3, 0):
         reading = folder.read(numbers=list(range(COUNT)) * 20)
         for _ in range(stop_after):
@@ -43,7 +43,7 @@ def test_a_consumer_may_stop_early_and_read_again(herd) -> None:
 
 def test_decoders_are_reused_and_end_with_their_folder(herd) -> None:
     before = children()
-    folder = Folder(herd)
+    folder = Pictures(herd)
     folder.one(0)
     first = children() - before
     part = folder.subset([3, 4])
@@ -59,7 +59,7 @@ def test_decoders_are_reused_and_end_with_their_folder(herd) -> None:
 
 
 def test_a_copy_of_a_folder_reads_on_its_own(herd) -> None:
-    with Folder(herd) as folder:
+    with Pictures(herd) as folder:
         folder.one(0)
         copy = pickle.loads(pickle.dumps(folder))
     assert copy.one(2).pixels[0, 0, 0] == 2
@@ -67,7 +67,7 @@ def test_a_copy_of_a_folder_reads_on_its_own(herd) -> None:
 
 
 def script(herd: Path, code: str, **options: object) -> subprocess.CompletedProcess[str]:
-    text = f"from convscope.pictures.pictures import Folder\nfolder = Folder({str(herd)!r})\n{code}"
+    text = f"from convscope import Pictures\nfolder = Pictures({str(herd)!r})\n{code}"
     path = herd / "script.py"
     path.write_text(text)
     return subprocess.run(
@@ -109,7 +109,7 @@ def _runs(process: str) -> bool:
 
 
 def test_a_fork_does_not_touch_its_parents_decoders(herd) -> None:
-    with Folder(herd) as folder:
+    with Pictures(herd) as folder:
         folder.one(0)
         pid = os.fork()
         if pid == 0:

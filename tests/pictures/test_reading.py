@@ -19,7 +19,7 @@ from convscope.errors import DataError, EnvironmentFault
 from convscope.pictures.decode import limits, pool, process
 from convscope.pictures.decode.limits import Fault, Limits
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 
 PLANTED = (sys.executable, "-P", str(Path(__file__).parent / "planted.py"))
 COUNT = 14
@@ -50,7 +50,7 @@ def test_a_file_that_ends_its_decoder_is_named_and_all_others_come_in_order(
     for number in (5, 6):
         spoil(herd, number, harm)
     limits = Limits(seconds=0.3 if harm == "spin" else 20)
-    with Folder(herd, limits=limits, workers=2) as folder:
+    with Pictures(herd, limits=limits, workers=2) as folder:
         reds = [int(picture.pixels[0, 0, 0]) for picture in folder.read()]
     assert reds == [n for n in range(COUNT) if n not in (5, 6)]
     assert [(entry.number, entry.code, entry.text) for entry in folder.skipped] == [
@@ -62,7 +62,7 @@ def test_a_file_that_ends_its_decoder_is_named_and_all_others_come_in_order(
 
 def test_a_file_that_ends_its_decoder_once_gets_a_second_chance(herd, planted) -> None:
     (herd / "03.png").rename(herd / "once-crash.png")
-    with Folder(herd) as folder:
+    with Pictures(herd) as folder:
         reds = [int(picture.pixels[0, 0, 0]) for picture in folder.read()]
     assert reds == [0, 1, 2, *range(4, COUNT), 3]
     assert folder.skipped == []
@@ -70,7 +70,7 @@ def test_a_file_that_ends_its_decoder_once_gets_a_second_chance(herd, planted) -
 
 def test_a_failing_disk_ends_the_reading_instead_of_losing_a_picture(herd, planted) -> None:
     spoil(herd, 4, "fail")
-    with Folder(herd, workers=2) as folder, pytest.raises(EnvironmentFault) as caught:
+    with Pictures(herd, workers=2) as folder, pytest.raises(EnvironmentFault) as caught:
         list(folder.read())
     assert caught.value.code == "R605"
     assert "04-fail.png: could not be read, four times (input/output error)" in str(caught.value)
@@ -79,7 +79,7 @@ def test_a_failing_disk_ends_the_reading_instead_of_losing_a_picture(herd, plant
 
 def test_a_disk_that_hangs_is_not_taken_for_a_bad_picture(herd, planted) -> None:
     spoil(herd, 4, "hang")
-    with Folder(herd, limits=Limits(patience=1.5)) as folder:
+    with Pictures(herd, limits=Limits(patience=1.5)) as folder:
         with pytest.raises(
             EnvironmentFault, match=r"04-hang\.png: could not be read, twice"
         ) as caught:
@@ -92,14 +92,14 @@ def test_a_disk_that_hangs_is_not_taken_for_a_bad_picture(herd, planted) -> None
 
 def test_a_decoder_that_works_on_is_not_called_hung_whatever_the_clock_says(herd, planted) -> None:
     spoil(herd, 4, "spin")
-    with Folder(herd, limits=Limits(seconds=2.5, patience=0.8)) as folder:
+    with Pictures(herd, limits=Limits(seconds=2.5, patience=0.8)) as folder:
         assert len(list(folder.read())) == COUNT - 1
         assert [entry.code for entry in folder.skipped] == ["D108"]
 
 
 def test_a_disk_that_is_slow_but_goes_on_costs_no_picture(herd, planted) -> None:
     spoil(herd, 4, "trickle")
-    with Folder(herd, limits=Limits(patience=3.0)) as folder:
+    with Pictures(herd, limits=Limits(patience=3.0)) as folder:
         assert len(list(folder.read())) == COUNT
         assert folder.skipped == []
 
@@ -169,7 +169,10 @@ def test_decoders_that_all_die_stop_the_reading(herd, planted, monkeypatch) -> N
     monkeypatch.setattr(pool, "MOST_DEATHS", 5)
     for number in range(6):
         spoil(herd, number, "exit")
-    with Folder(herd) as folder, pytest.raises(EnvironmentFault, match="within a minute") as caught:
+    with (
+        Pictures(herd) as folder,
+        pytest.raises(EnvironmentFault, match="within a minute") as caught,
+    ):
         list(folder.read())
     assert caught.value.code == "R606"
 
@@ -177,16 +180,19 @@ def test_decoders_that_all_die_stop_the_reading(herd, planted, monkeypatch) -> N
 def test_decoders_that_cannot_start_are_no_fault_of_the_pictures(herd, monkeypatch) -> None:
     broken = (sys.executable, "-c", "raise SystemExit('no Pillow here')")
     monkeypatch.setattr(pool, "COMMAND", broken)
-    with Folder(herd) as folder, pytest.raises(EnvironmentFault, match="no Pillow here") as caught:
+    with (
+        Pictures(herd) as folder,
+        pytest.raises(EnvironmentFault, match="no Pillow here") as caught,
+    ):
         list(folder.read())
     assert caught.value.code == "R604"
     monkeypatch.setattr(pool, "COMMAND", ("/nowhere/python",))
-    with Folder(herd) as folder, pytest.raises(EnvironmentFault, match="does not start"):
+    with Pictures(herd) as folder, pytest.raises(EnvironmentFault, match="does not start"):
         list(folder.read())
 
 
 def test_two_readings_at_once_do_not_meet(herd) -> None:
-    with Folder(herd, workers=2) as folder:
+    with Pictures(herd, workers=2) as folder:
         answers: dict[int, list[int]] = {}
 
         def consume(size: int) -> None:
@@ -204,7 +210,7 @@ def test_two_readings_at_once_do_not_meet(herd) -> None:
 def test_more_may_wait_than_fits_a_pipe(herd, monkeypatch) -> None:
     Image.new("RGB", (1500, 1500), (7, 7, 7)).save(herd / "large.png")
     monkeypatch.setattr("convscope.pictures.decode.pool.AHEAD_BYTES", 1 << 20)
-    with Folder(herd, workers=2) as folder:
+    with Pictures(herd, workers=2) as folder:
         numbers = [COUNT, 0, COUNT, COUNT, 1]
         pictures = []
         for picture in folder.read(numbers=numbers):
@@ -215,6 +221,9 @@ def test_more_may_wait_than_fits_a_pipe(herd, monkeypatch) -> None:
 
 def test_one_picture_that_cannot_be_used_is_an_error_with_its_code(herd) -> None:
     (herd / "bad.png").write_bytes(b"")
-    with Folder(herd) as folder, pytest.raises(DataError, match=r"bad\.png: empty file") as caught:
+    with (
+        Pictures(herd) as folder,
+        pytest.raises(DataError, match=r"bad\.png: empty file") as caught,
+    ):
         folder.one(COUNT)
     assert caught.value.code == "D101"

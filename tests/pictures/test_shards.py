@@ -17,7 +17,7 @@ from convscope.pictures.archive.shards import Shards, expanded, is_shards
 from convscope.pictures.decode.limits import Limits
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_all, open_pictures
-from convscope.pictures.pictures import Folder, validation
+from convscope.pictures.pictures import Pictures, validation
 
 Files = dict[str, bytes]
 
@@ -59,7 +59,7 @@ def test_pictures_of_shards_are_those_of_a_folder(set_of_two: str, tmp_path: Pat
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(png(number))
     framing = Framing(14, (11, 13))
-    with open_pictures(set_of_two) as ours, Folder(tmp_path / "folder", workers=2) as theirs:
+    with open_pictures(set_of_two) as ours, Pictures(tmp_path / "folder", workers=2) as theirs:
         assert ours.names[3:5] == ("val-00.tar/0003.png", "val-01.tar/0004.png")
         assert ours.classes == theirs.classes == ("0", "1", "2")
         assert ours.labels == (0, 1, 2, 0, 1, 2, 0)

@@ -11,7 +11,7 @@ import pytest
 
 from convscope.cli.ablation import split_names
 from convscope.errors import ConvscopeError, ModelError, Stopped, UsageError
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.table import lines
 from convscope.studies.ablation.figure import ablation_figure
 from convscope.studies.ablation.record import PAPER, Ablation
@@ -44,18 +44,18 @@ SEES, BLIND, BROKEN = (f"{name}=ablation_nets:{name}" for name in ("sees", "blin
 
 
 @pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Folder, Folder]]:
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pictures, Pictures]]:
     """Pictures of three colours, 3 × 13 and 3 × 5, and `ablation_nets` in the working folder."""
     paint(tmp_path / "train", 13, 0)
     paint(tmp_path / "val", 5, 1)
     (tmp_path / "ablation_nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
-    with Folder(tmp_path / "train") as training, Folder(tmp_path / "val") as validation:
+    with Pictures(tmp_path / "train") as training, Pictures(tmp_path / "val") as validation:
         yield training, validation
 
 
 def test_the_variant_that_cannot_see_is_as_bad_as_guessing_and_the_other_never_wrong(
-    folders: tuple[Folder, Folder], tmp_path: Path
+    folders: tuple[Pictures, Pictures], tmp_path: Path
 ) -> None:
     told: list[str] = []
     found = ablation(PLAN, *folders, tmp_path / "out", [SEES, BROKEN, BLIND], tell=told.append)
@@ -82,7 +82,7 @@ def test_the_variant_that_cannot_see_is_as_bad_as_guessing_and_the_other_never_w
 
 
 def test_a_stopped_study_goes_on_and_trains_no_variant_twice(
-    folders: tuple[Folder, Folder], tmp_path: Path
+    folders: tuple[Pictures, Pictures], tmp_path: Path
 ) -> None:
     told: list[str] = []
     plan = replace(PLAN, epochs=2)
@@ -104,7 +104,7 @@ def test_a_stopped_study_goes_on_and_trains_no_variant_twice(
     ]  # fmt: skip
     errors = found.validation[0, :, 0]
     assert found.spread("validation")[0] == pytest.approx(abs(errors[0] - errors[1]) / np.sqrt(2))
-    fresh = [Folder(folder.root) for folder in folders]  # of which nothing is read any more
+    fresh = [Pictures(folder.root) for folder in folders]  # of which nothing is read any more
     again = ablation(plan, *fresh, tmp_path / "out", [SEES, BLIND], seeds=2)
     assert again.origin == found.origin
     with pytest.raises(ConvscopeError) as caught:
@@ -113,7 +113,7 @@ def test_a_stopped_study_goes_on_and_trains_no_variant_twice(
 
 
 def test_if_none_can_be_trained_the_first_fault_is_told(
-    folders: tuple[Folder, Folder], tmp_path: Path
+    folders: tuple[Pictures, Pictures], tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="no variant could be trained") as caught:
         ablation(PLAN, *folders, tmp_path / "out", [BROKEN])

@@ -11,7 +11,7 @@ from torch import nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.network.network import Network
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.features import random_maps
 from convscope.studies.features.study import chosen_features, features
 
@@ -19,7 +19,7 @@ FIELDS = ("value", "image", "row", "column", "box", "active", "patches", "projec
 
 
 def test_chosen_maps_are_as_among_all_maps(pictures: Path, network: Network) -> None:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         _, _, every = features(network, folder, k=4)
         conv1, conv2 = every
     found = chosen_features(network, pictures, units=["conv2:1", "conv1:1", "conv1:0"], k=4)

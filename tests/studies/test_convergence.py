@@ -14,7 +14,7 @@ from convscope.errors import DataError
 from convscope.lens.lens import Lens
 from convscope.methods.responses import ranked, responses
 from convscope.network.network import Network
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence
 from convscope.studies.evolution.study import EvolutionRecorder, arrived, centre, convergence, way
 
@@ -35,7 +35,7 @@ def train(network: Network, epoch: int) -> None:
 
 @pytest.fixture
 def found(pictures: Path, network: Network) -> Convergence:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         recorder = EvolutionRecorder(folder, network.preprocess, epochs=None, side=16)
         for epoch in EPOCHS.tolist():
             train(network, epoch)
@@ -130,7 +130,7 @@ def test_responses_are_what_the_layer_puts_out_at_the_same_share_of_its_size(
     pictures: Path, network: Network
 ) -> None:
     layers, numbers = ["conv1", "conv2", "fc"], [4, 1, 5]
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         network.model.train()
         got = responses(
             network.model, folder, network.preprocess, layers, numbers, places=7, seed=3
@@ -164,7 +164,7 @@ def test_responses_are_what_the_layer_puts_out_at_the_same_share_of_its_size(
 
 
 def test_one_epoch_cannot_be_compared(pictures: Path, network: Network) -> None:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         recorder = EvolutionRecorder(folder, network.preprocess, per_layer=1)
         recorder(5, network.model)
         with pytest.raises(DataError, match="only epoch 5 was recorded") as fault:
@@ -180,7 +180,7 @@ def test_looking_leaves_the_network_and_chance_as_they_were(
     model.conv1.requires_grad_(False)
     before = [(p.detach().clone(), p.grad.clone(), p.requires_grad) for p in model.parameters()]  # type: ignore[union-attr]
     chance = torch.get_rng_state()
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         EvolutionRecorder(folder, network.preprocess, per_layer=2).look(3, model)
     assert torch.equal(torch.get_rng_state(), chance)
     assert all(module.training for module in model.modules())

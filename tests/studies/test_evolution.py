@@ -10,7 +10,7 @@ import torch
 
 from convscope.errors import DataError
 from convscope.network.load import Network
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.studies.evolution.study import EvolutionRecorder
 from convscope.units import Unit
 
@@ -18,7 +18,7 @@ from convscope.units import Unit
 def test_a_map_that_comes_to_see_red_jumps_to_the_red_picture(
     pictures: Path, network: Network
 ) -> None:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         units = [Unit("conv1", 1), Unit("conv2", 0)]
         recorder = EvolutionRecorder(
             folder, network.preprocess, units=units, epochs=(0, 2), side=16
@@ -43,7 +43,7 @@ def test_a_map_that_comes_to_see_red_jumps_to_the_red_picture(
 
 
 def test_units_are_drawn_once_and_the_same_for_a_seed(pictures: Path, network: Network) -> None:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         names = []
         for seed in (0, 0, 1, 2, 3):
             recorder = EvolutionRecorder(folder, network.preprocess, per_layer=1, seed=seed)
@@ -55,7 +55,7 @@ def test_units_are_drawn_once_and_the_same_for_a_seed(pictures: Path, network: N
 
 
 def test_nothing_recorded_is_said(pictures: Path, network: Network) -> None:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         recorder = EvolutionRecorder(folder, network.preprocess, epochs=(5,))
         recorder(1, network.model)
         assert recorder.recorded == ()

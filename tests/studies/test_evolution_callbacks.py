@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.network.network import Network
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.studies.evolution.callbacks import hugging_face_callback, lightning_callback
 from convscope.studies.evolution.study import EvolutionRecorder
 
@@ -22,7 +22,7 @@ EVENTS_LATER = ("optimizer_step", "step_end", "log", "save", "evaluate", "an_eve
 
 @pytest.fixture
 def recorder(pictures: Path, network: Network) -> EvolutionRecorder:
-    folder = Folder(pictures)
+    folder = Pictures(pictures)
     return EvolutionRecorder(folder, network.preprocess, per_layer=1, epochs=(0, 1, 3, 9))
 
 

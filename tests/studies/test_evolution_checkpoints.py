@@ -11,7 +11,7 @@ import torch
 from convscope.errors import CheckpointError, DataError
 from convscope.network.network import Network
 from convscope.network.weights.checkpoint import save_weights
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.studies.evolution.checkpoints import evolution
 from convscope.studies.evolution.study import EvolutionRecorder
 
@@ -31,7 +31,7 @@ def keep(network: Network, place: Path) -> None:
 @pytest.fixture
 def trained(pictures: Path, network: Network, tmp_path: Path) -> tuple[Path, EvolutionRecorder]:
     """Three epochs: at the last one map 1 has come to see red, as map 0 does."""
-    folder = Folder(pictures)
+    folder = Pictures(pictures)
     recorder = EvolutionRecorder(
         folder, network.preprocess, units=["conv1:1", "conv2:0"], epochs=None, side=16
     )

@@ -16,7 +16,7 @@ from convscope.methods.explaining import METHODS, chosen
 from convscope.network.load import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder, Picture, one_picture
+from convscope.pictures.pictures import Picture, Pictures, one_picture
 from convscope.studies.explain.study import Checks, explain_folder
 from convscope.studies.explain.study import explain_picture as explain
 from convscope.studies.explain.table import findings, summary, verdict
@@ -147,7 +147,7 @@ def test_over_a_folder_the_shortcut_is_said_in_words(
     seen: list[int] = []
     found = explain_folder(
         network,
-        Folder(root),
+        Pictures(root),
         chosen(["gradcam", "eigencam"]),
         boxes=boxes,
         checks=Checks(steps=6, random=2, randomise=False),
@@ -171,7 +171,7 @@ def test_the_record_of_a_folder_comes_back_from_disk(
 ) -> None:
     found = explain_folder(
         network,
-        Folder(tagged[0]),
+        Pictures(tagged[0]),
         chosen(["gradcam"]),
         numbers=[1, 12],
         checks=Checks(steps=4, random=1, randomise=False),

@@ -14,7 +14,7 @@ from convscope.methods.deconvnet import deconvnet
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.studies.features.display import GREY, limit, quantised
 from convscope.studies.features.study import features
 from convscope.units import Unit
@@ -22,7 +22,7 @@ from tests.studies.conftest import SIZE
 
 
 def test_each_map_shows_its_strongest_pictures_and_where(pictures: Path, network: Network) -> None:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         found, shown, layers = features(network, folder, k=4)
         conv1, conv2 = layers
         assert (conv1.layer, conv1.kind, conv1.shape) == ("conv1", "Conv2d", (3, *shown.size))
@@ -37,7 +37,7 @@ def test_each_map_shows_its_strongest_pictures_and_where(pictures: Path, network
 
 
 def test_a_map_that_is_never_active_has_no_pictures(pictures: Path, network: Network) -> None:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         _, shown, layers = features(network, folder, ["conv1"], k=4)
         conv1 = next(layers)
     assert conv1.active.tolist() == [6, 6, 0]
@@ -52,7 +52,7 @@ def test_a_map_that_is_never_active_has_no_pictures(pictures: Path, network: Net
 def test_projections_are_deconvnet_s_at_the_receptive_field(
     pictures: Path, network: Network
 ) -> None:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         _, _, layers = features(network, folder, ["conv2"], k=3)
         conv2 = next(layers)
         for channel in range(2):
@@ -81,7 +81,7 @@ def test_projections_are_deconvnet_s_at_the_receptive_field(
 def test_the_network_is_left_as_it_was(pictures: Path, network: Network) -> None:
     before = {name: value.clone() for name, value in network.model.state_dict().items()}
     network.model.train()
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         list(features(network, folder, k=2)[2])
     assert all(module.training for module in network.model.modules())
     assert all(torch.equal(before[n], v) for n, v in network.model.state_dict().items())
@@ -101,10 +101,10 @@ def test_an_activation_without_a_rule_is_told_before_the_search_or_passed_as_ask
         raise AssertionError("the search has begun")
 
     with pytest.raises(ModelError, match=r"^GELU.*--other gradient"):
-        features(network, Folder(pictures), progress=tick)
+        features(network, Pictures(pictures), progress=tick)
     with pytest.raises(UsageError, match="is no other"):
-        features(network, Folder(pictures), other="gradients", progress=tick)  # type: ignore[arg-type]
-    _, _, layers = features(network, Folder(pictures), other="gradient", k=1)
+        features(network, Pictures(pictures), other="gradients", progress=tick)  # type: ignore[arg-type]
+    _, _, layers = features(network, Pictures(pictures), other="gradient", k=1)
     first, second = list(layers)
     assert (first.rewritten, first.rectifiers) == (0, 0)
     assert (second.rewritten, second.rectifiers) == (0, 1)

@@ -17,7 +17,7 @@ from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.table import lines
 from convscope.studies.invariance.figure import invariance_figure, invariance_table
 from convscope.studies.invariance.record import Invariance
@@ -68,7 +68,7 @@ def whole_numbers(model: nn.Module) -> Network:
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Folder:
+def blobs(tmp_path: Path) -> Pictures:
     """Three pictures of a coloured blob in the middle of the mean's grey."""
     draw = np.random.default_rng(0)
     for number in range(3):
@@ -76,10 +76,10 @@ def blobs(tmp_path: Path) -> Folder:
         top, left = (SIZE[0] - BLOB) // 2, (SIZE[1] - BLOB) // 2
         pixels[top : top + BLOB, left : left + BLOB] = draw.integers(0, 256, (BLOB, BLOB, 3))
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    return Folder(tmp_path)
+    return Pictures(tmp_path)
 
 
-def test_a_shift_invariant_network_has_zero_distance_at_its_high_layer(blobs: Folder) -> None:
+def test_a_shift_invariant_network_has_zero_distance_at_its_high_layer(blobs: Pictures) -> None:
     network = whole_numbers(Anywhere())
     before = nets.state_of(network.model)
     found = invariance(network, blobs, changes=SHIFTS)
@@ -91,7 +91,7 @@ def test_a_shift_invariant_network_has_zero_distance_at_its_high_layer(blobs: Fo
     assert nets.state_of(network.model) == before
 
 
-def test_a_blob_that_has_left_its_place_is_orthogonal_to_itself(blobs: Folder) -> None:
+def test_a_blob_that_has_left_its_place_is_orthogonal_to_itself(blobs: Pictures) -> None:
     found = invariance(whole_numbers(Place()), blobs, changes=SHIFTS, layers="conv")
     away = np.abs(found.amount) >= BLOB
     assert found.normalised[:, 0, away] == pytest.approx(np.full((3, away.sum()), 2**0.5))
@@ -101,7 +101,7 @@ def test_a_blob_that_has_left_its_place_is_orthogonal_to_itself(blobs: Folder) -
     assert found.distance[:, 0, 0] == pytest.approx(expected)
 
 
-def test_what_moves_out_is_lost_to_a_shift_invariant_network_too(blobs: Folder) -> None:
+def test_what_moves_out_is_lost_to_a_shift_invariant_network_too(blobs: Pictures) -> None:
     found = invariance(whole_numbers(Anywhere()), blobs, changes={"horizontal": [0, 30]})
     assert (found.distance[:, 1, 1] > 0).all()
     assert found.filled[:, 1] == pytest.approx(30 / SIZE[1])
@@ -122,7 +122,7 @@ def test_the_picture_beyond_the_crop_comes_before_the_border(tmp_path: Path) -> 
     assert cut.border == "the colour (100, 100, 100) (the mean), from the network's crop on"
 
 
-def test_the_area_is_the_mean_over_the_range(blobs: Folder) -> None:
+def test_the_area_is_the_mean_over_the_range(blobs: Pictures) -> None:
     found = invariance(whole_numbers(Place()), blobs, changes=SHIFTS)
     line = np.abs(found.amount) * 2.0
     sides = {"vertical": (9 * 9 + 12 * 12) / 21, "horizontal": 14.0}
@@ -130,7 +130,7 @@ def test_the_area_is_the_mean_over_the_range(blobs: Folder) -> None:
         assert found.area(line, change) == pytest.approx(sides[name])
 
 
-def test_true_classes_are_followed_where_they_are_known(blobs: Folder) -> None:
+def test_true_classes_are_followed_where_they_are_known(blobs: Pictures) -> None:
     network = whole_numbers(Anywhere())
     told = invariance(network, blobs, changes=SHIFTS, labels={"0.png": 3, "2.png": 1})
     assert told.known.tolist() == [True, False, True]
@@ -161,14 +161,16 @@ def test_the_papers_ranges_are_the_papers() -> None:
         ({"labels": {"0.png": 9}}, "U311"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(how: dict[str, object], code: str, blobs: Folder) -> None:
+def test_what_cannot_be_meant_is_one_line(
+    how: dict[str, object], code: str, blobs: Pictures
+) -> None:
     with pytest.raises(ConvscopeError) as fault:
         invariance(whole_numbers(Anywhere()), blobs, **{"changes": SHIFTS, **how})  # type: ignore[arg-type]
     assert fault.value.code == code
 
 
 @pytest.mark.parametrize("pictures", [3, 10])
-def test_the_figure_has_a_curve_a_picture_and_their_mean(pictures: int, blobs: Folder) -> None:
+def test_the_figure_has_a_curve_a_picture_and_their_mean(pictures: int, blobs: Pictures) -> None:
     many = blobs.subset([number % 3 for number in range(pictures)])
     found = invariance(whole_numbers(Place()), many, changes=SHIFTS)
     panels = invariance_figure(found).axes
@@ -181,7 +183,7 @@ def test_the_figure_has_a_curve_a_picture_and_their_mean(pictures: int, blobs: F
 
 def test_the_command_keeps_record_table_and_figures(
     tmp_path: Path,
-    blobs: Folder,
+    blobs: Pictures,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -213,7 +215,7 @@ def test_squeezenet_knows_shifted_pictures_better_than_turned_ones() -> None:
     weights = SHARED / "squeezenet1_0_imagenet.safetensors"
     network = load("torchvision:squeezenet1_0", weights)
     names = ("Shih-Tzu", "African_crocodile", "African_grey", "entertainment_center", "tractor")
-    with Folder(SHARED / "imagenet-samples") as folder:
+    with Pictures(SHARED / "imagenet-samples") as folder:
         five = folder.subset(lambda name: name.partition("_")[2].removesuffix(".jpg") in names)
         labels = json.loads((SHARED / "imagenet-samples" / "class_index.json").read_text())
         found = invariance(network, five, labels=labels)

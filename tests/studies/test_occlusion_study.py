@@ -23,7 +23,7 @@ from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pages.studies import read_study
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.table import lines
 from convscope.studies.occlusion.areas import rooms
 from convscope.studies.occlusion.figure import (
@@ -140,7 +140,7 @@ def boxes_of(path: Path) -> dict[str, list[Box]]:
 
 def ask(model: nn.Module, folder: Path, **how: object) -> Occlusions:
     options: dict[str, object] = {"patch": PATCH, "stride": STRIDE, "target": 1, **how}
-    with Folder(folder, max_bad=1) as pictures:
+    with Pictures(folder, max_bad=1) as pictures:
         return occlusion_study(network_of(model), pictures, **options)  # type: ignore[arg-type]
 
 
@@ -166,12 +166,12 @@ def test_a_net_that_looks_at_one_corner_loses_its_class_only_there(bright: Path)
 
 
 def test_one_bad_picture_never_loses_the_rest(bright: Path) -> None:
-    with Folder(bright, max_bad=1) as pictures:
+    with Pictures(bright, max_bad=1) as pictures:
         found = occlusion_study(network_of(Corner()), pictures, patch=PATCH, stride=12)
         assert [entry.name for entry in pictures.skipped] == ["9.png"]
     assert list(found.origin["left out"]) == ["2.png"]
     assert any("2.png" in line for line in occlusion_words(found))
-    with Folder(bright) as pictures, pytest.raises(ConvscopeError) as fault:
+    with Pictures(bright) as pictures, pytest.raises(ConvscopeError) as fault:
         occlusion_study(network_of(Corner()), pictures)
     assert fault.value.code == "D118"
 
@@ -187,7 +187,7 @@ def test_the_network_is_left_alone(bright: Path) -> None:
 def test_the_paper_s_square_goes_to_thirty_by_thirty_places(
     side: int, patch: int, places: int, bright: Path
 ) -> None:
-    with Folder(bright).subset([0]) as pictures:
+    with Pictures(bright).subset([0]) as pictures:
         found = occlusion_study(network_of(Corner(), (side, side)), pictures)
     assert found.probability.shape == (1, places, places)
     assert found.sides == (patch, patch)
@@ -218,7 +218,7 @@ def test_the_map_that_is_followed_is_projected_beside_other_pictures(
     assert (rows.min() - middle, rows.max() - middle) == (4, 9)
     assert (columns.min(), columns.max()) == (6, 11)
     assert found.others[6] == ()  # nothing excites that map
-    alone = Folder(squares[0]).subset([1])
+    alone = Pictures(squares[0]).subset([1])
     assert occlusion_study(network_of(Red()), alone, patch=8, stride=24).others == ((),)
 
 
@@ -519,7 +519,7 @@ def test_the_command_keeps_all_and_can_be_given_again(
     assert run([*arguments, "--out", str(out)]) == 5
     names = json.loads(squares[1].read_text())
     (tmp_path / "more.json").write_text(json.dumps({**names, "none.png": []}))
-    with Folder(squares[0]) as folder:
+    with Pictures(squares[0]) as folder:
         boxes = read_boxes_of(folder, tmp_path / "more.json")
     assert set(boxes or {}) == {*names, "none.png"}
     assert "; 1 of its names are not among them" in capsys.readouterr().err
@@ -553,7 +553,7 @@ def test_a_command_that_is_stopped_says_where_it_goes_on(
 def test_squeezenet_rests_on_the_dog_s_face() -> None:
     weights = SHARED / "squeezenet1_0_imagenet.safetensors"
     network = load("torchvision:squeezenet1_0", weights)
-    samples = Folder(SHARED / "imagenet-samples").subset(lambda name: "Shih-Tzu" in name)
+    samples = Pictures(SHARED / "imagenet-samples").subset(lambda name: "Shih-Tzu" in name)
     found = occlusion_study(network, samples, target="Shih-Tzu")
     assert found.probability.shape == (1, 30, 30)
     row, column = found.worst(0)

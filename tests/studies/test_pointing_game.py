@@ -15,7 +15,7 @@ from convscope.methods.explaining import own
 from convscope.network.load import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.studies.pointing.study import pointing_game
 from convscope.units import Box
 
@@ -57,7 +57,7 @@ def test_peaks_are_counted_in_the_network_s_pixels(network: Network, spots: Path
         "2.png": (Box(0, 0, 20, 20),),  # in the far corner
     }
     methods = {"spot": own(brightest, "spot"), "nothing": own(nowhere, "nothing")}
-    found = pointing_game(network, Folder(spots), boxes, methods, target=0, margin=8)
+    found = pointing_game(network, Pictures(spots), boxes, methods, target=0, margin=8)
     assert found.pictures == ("0.png", "1.png", "2.png")
     assert found.exact[:, 0].tolist() == [1, 0, 0]
     assert found.near[:, 0].tolist() == [1, 1, 0]
@@ -70,7 +70,7 @@ def test_peaks_are_counted_in_the_network_s_pixels(network: Network, spots: Path
 
 def test_a_file_of_boxes_of_other_pictures_is_told(network: Network, spots: Path) -> None:
     with pytest.raises(DataError, match="no usable picture has boxes") as fault:
-        pointing_game(network, Folder(spots), {"x.png": (Box(0, 0, 5, 5),)}, {}, target=0)
+        pointing_game(network, Pictures(spots), {"x.png": (Box(0, 0, 5, 5),)}, {}, target=0)
     assert fault.value.code == "D196"
 
 
@@ -86,5 +86,5 @@ def test_boxes_that_the_framing_cuts_off_leave_the_picture_out(
         "",
     )
     boxes = {"0.png": (Box(0, 0, 4, 4),), "1.png": (Box(0, 50, 80, 70),)}
-    found = pointing_game(cut, Folder(spots), boxes, {"spot": own(brightest, "spot")}, target=0)
+    found = pointing_game(cut, Pictures(spots), boxes, {"spot": own(brightest, "spot")}, target=0)
     assert found.pictures == ("1.png",)

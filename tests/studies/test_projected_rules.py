@@ -14,7 +14,7 @@ from convscope.methods.similarity import mean_correlation
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.features import LayerFeatures, grid_words
 from convscope.studies.features.display import Energy
 from convscope.studies.features.study import features
@@ -35,7 +35,7 @@ def strided() -> Network:
 
 
 def made(network: Network, pictures: Path, layer: str, **options: object) -> LayerFeatures:
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         _, _, layers = features(network, folder, [layer], k=4, **options)
         return next(layers)
 
@@ -86,7 +86,7 @@ def test_the_measure_is_the_mean_of_numpy_s_correlations_at_the_field(
     pictures: Path, network: Network
 ) -> None:
     """Fields that hang over the border count by the part that both have."""
-    with Folder(pictures) as folder:
+    with Pictures(pictures) as folder:
         _, _, layers = features(network, folder, ["conv2"], k=4)
         conv2 = next(layers)
         height, width = SIZE

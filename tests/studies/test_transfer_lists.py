@@ -19,7 +19,7 @@ from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.annotations import HARD, SHOWN, Lists, numbers_of, read_lists
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.studies.transfer.figure import lists_figure
 from convscope.studies.transfer.record import PAPER_VOC, ListTransfer
 from convscope.studies.transfer.study import transfer_lists
@@ -156,7 +156,7 @@ def test_json_and_csv_say_the_same_as_vocs_lists(voc: Path, tmp_path: Path) -> N
     assert read_lists(str(tmp_path / "a.json")).shown == sure
     assert read_lists(str(tmp_path / "b.json")).shown == theirs.shown
     assert read_lists(str(tmp_path / "c.csv")).shown == {f"{n}.png": s for n, s in sure.items()}
-    with Folder(voc / "JPEGImages") as folder:
+    with Pictures(voc / "JPEGImages") as folder:
         places = numbers_of(folder, read_lists(str(tmp_path / "c.csv")))
         assert places == {f"{n}.png": p for n, p in numbers_of(folder, theirs).items()}
 
@@ -199,7 +199,7 @@ def test_pictures_and_classes_that_are_missing_are_told(network: Network, voc: P
     twice.mkdir()
     (voc / "JPEGImages" / "2008_000000.png").rename(twice / "2008_000000.png")
     (voc / "JPEGImages" / "2008_000000.jpg").write_bytes(b"")
-    with Folder(voc / "JPEGImages") as folder, pytest.raises(DataError, match="or twice"):
+    with Pictures(voc / "JPEGImages") as folder, pytest.raises(DataError, match="or twice"):
         numbers_of(folder, Lists(("dog",), {"2008_000000": {"dog": 1}}))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.training.recipe import Recipe
 
 COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (200, 40, 50)}
@@ -52,12 +52,12 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def training(painted: Path) -> Iterator[Folder]:
-    with Folder(painted / "train") as folder:
+def training(painted: Path) -> Iterator[Pictures]:
+    with Pictures(painted / "train") as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
-def validation(painted: Path) -> Iterator[Folder]:
-    with Folder(painted / "val") as folder:
+def validation(painted: Path) -> Iterator[Pictures]:
+    with Pictures(painted / "val") as folder:
         yield folder

@@ -13,7 +13,7 @@ from PIL import Image
 from convscope.errors import DataError
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.training.data import (
     Batches,
     Mixing,
@@ -31,7 +31,7 @@ SIZE = Framing(52, (48, 48))
 
 
 @pytest.fixture(scope="module")
-def stock(training: Folder) -> PictureCache:
+def stock(training: Pictures) -> PictureCache:
     return PictureCache(training, Shrunk(256), memory=10**9)
 
 
@@ -81,7 +81,7 @@ def test_a_last_batch_too_small_for_all_processes_is_left_out() -> None:
 
 
 def test_pictures_that_do_not_fit_into_memory_are_read_again_and_are_the_same(
-    training: Folder, stock: PictureCache
+    training: Pictures, stock: PictureCache
 ) -> None:
     none = PictureCache(training, Shrunk(256), memory=0)
     some = PictureCache(training, Shrunk(256), memory=20 * 56 * 70 * 3, workers=2)
@@ -166,6 +166,6 @@ def test_the_mean_picture_is_the_mean_of_the_pictures(stock: PictureCache) -> No
 
 
 def test_pictures_without_a_class_teach_nothing(painted: Path) -> None:
-    with Folder(painted / "val" / "red") as flat, pytest.raises(DataError) as caught:
+    with Pictures(painted / "val" / "red") as flat, pytest.raises(DataError) as caught:
         PictureCache(flat, Shrunk(64), memory=10**9)
     assert caught.value.code == "D151"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convscope.errors import Stopped, UsageError
 from convscope.network.load import load
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.training.trainer import train
 from tests.training.conftest import TINY
 
@@ -27,7 +27,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_epochs_asked_for_stay_and_are_the_network_as_it_was_then(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     seen: dict[int, dict[str, Tensor]] = {}
     run = tmp_path / "run"
@@ -61,7 +61,7 @@ def test_epochs_asked_for_stay_and_are_the_network_as_it_was_then(
 
 
 def test_an_epoch_that_is_past_cannot_be_kept(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     run, one = tmp_path / "run", dataclasses.replace(TINY, epochs=1)
     train(one, training, validation, run, keep=(1,))
@@ -73,7 +73,7 @@ def test_an_epoch_that_is_past_cannot_be_kept(
 
 @pytest.mark.parametrize("epoch", [-1, 4])
 def test_an_epoch_that_the_recipe_has_not_is_refused_before_anything_is_written(
-    training: Folder, validation: Folder, tmp_path: Path, epoch: int
+    training: Pictures, validation: Pictures, tmp_path: Path, epoch: int
 ) -> None:
     with pytest.raises(UsageError, match=f"there is no epoch {epoch} to keep"):
         train(SHORT, training, validation, tmp_path / "run", keep=(1, epoch))

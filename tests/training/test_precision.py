@@ -17,7 +17,7 @@ from convscope.errors import DataError, Stopped
 from convscope.lens import machine
 from convscope.lens.machine import ROUNDS, fastest_runs
 from convscope.network.weights.checkpoint import read_weights
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.training import optimise as precision
 from convscope.training.optimise import Choice, Times, choose
 from convscope.training.recipe import Recipe, recipe
@@ -137,7 +137,7 @@ def test_on_a_lesser_machine_auto_is_float32(painted: Path, tmp_path: Path) -> N
 
 
 def test_a_run_keeps_its_numbers_wherever_it_goes_on(
-    training: Folder, validation: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: Pictures, validation: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("convscope.training.trainer.GRACE", 0.0)
     run, here = tmp_path / "run", Choice("bfloat16", "it was quicker", "a big machine")
@@ -177,7 +177,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_a_trial_changes_nothing_of_the_run(
-    training: Folder, validation: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: Pictures, validation: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights, statistics of normalisations and dropout are those of a run that tried nothing."""
     tried: list[Times] = []

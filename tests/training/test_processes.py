@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from convscope.network.weights.checkpoint import read_weights
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.training.recipe import to_toml
 from convscope.training.trainer import train
 from tests.training.conftest import TINY
@@ -33,7 +33,7 @@ PLAIN = dataclasses.replace(
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["trainer", "torchrun"])
 def test_two_processes_end_with_the_weights_of_one(
-    launcher: str, painted: Path, training: Folder, validation: Folder, tmp_path: Path
+    launcher: str, painted: Path, training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     plan = tmp_path / "plan.toml"
     plan.write_text(to_toml(PLAIN))

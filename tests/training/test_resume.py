@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from convscope.errors import EnvironmentFault, Stopped
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.training import state
 from convscope.training.trainer import TrainResult, train
 from tests.training.conftest import TINY
 
 KILLED = """
 import sys, time
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.training.recipe import recipe
 from convscope.training.trainer import train
 
@@ -32,14 +32,14 @@ def tell(progress):
         time.sleep(0.05)
 
 root, plan, out = sys.argv[1:]
-with Folder(root + "/train") as training, Folder(root + "/val") as validation:
+with Pictures(root + "/train") as training, Pictures(root + "/val") as validation:
     train(recipe(plan), training, validation, out, progress=tell)
 """
 
 
 @pytest.fixture(scope="module")
 def whole(
-    training: Folder, validation: Folder, tmp_path_factory: pytest.TempPathFactory
+    training: Pictures, validation: Pictures, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainResult:
     """Never killed."""
     return train(TINY, training, validation, tmp_path_factory.mktemp("whole") / "run")
@@ -65,7 +65,7 @@ def after(steps: int) -> Callable[[], bool]:
 
 
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_bits(
-    whole: TrainResult, painted: Path, training: Folder, validation: Folder, tmp_path: Path
+    whole: TrainResult, painted: Path, training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     threads = str(torch.get_num_threads())
@@ -98,8 +98,8 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_bits(
 )
 def test_a_run_stopped_again_and_again_ends_with_the_same_bits(
     change: dict[str, object],
-    training: Folder,
-    validation: Folder,
+    training: Pictures,
+    validation: Pictures,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bits(
 
 
 def test_asked_to_stop_near_the_end_of_an_epoch_training_finishes_it_first(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     with pytest.raises(Stopped) as caught:
         train(TINY, training, validation, tmp_path / "run", stop=after(5))
@@ -128,7 +128,7 @@ def test_asked_to_stop_near_the_end_of_an_epoch_training_finishes_it_first(
 
 
 def test_a_state_that_the_disk_has_spoilt_is_passed_over(
-    whole: TrainResult, training: Folder, validation: Folder, tmp_path: Path
+    whole: TrainResult, training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(Stopped):
@@ -148,8 +148,8 @@ def test_a_state_that_the_disk_has_spoilt_is_passed_over(
 
 def test_a_full_disk_ends_the_run_with_a_clear_line_and_nothing_is_lost(
     whole: TrainResult,
-    training: Folder,
-    validation: Folder,
+    training: Pictures,
+    validation: Pictures,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -171,8 +171,8 @@ def test_a_full_disk_ends_the_run_with_a_clear_line_and_nothing_is_lost(
 
 def test_a_run_killed_after_its_last_epoch_is_only_finished(
     whole: TrainResult,
-    training: Folder,
-    validation: Folder,
+    training: Pictures,
+    validation: Pictures,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from convscope.errors import ConvscopeError, ModelError, OutputError, UsageError
 from convscope.methods.predict import evaluate
 from convscope.network.load import load
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.series import Series
 from convscope.training.recipe import Recipe, recipe
 from convscope.training.state import COLUMNS
@@ -26,14 +26,14 @@ from tests.training.conftest import TINY, paint
 
 @pytest.fixture(scope="module")
 def run(
-    training: Folder, validation: Folder, tmp_path_factory: pytest.TempPathFactory
+    training: Pictures, validation: Pictures, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainResult:
     recipe = dataclasses.replace(TINY, epochs=12)
     return train(recipe, training, validation, tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_three_colours_are_learnt_and_the_network_loads_with_all_that_belongs_to_it(
-    run: TrainResult, validation: Folder
+    run: TrainResult, validation: Pictures
 ) -> None:
     assert run.best_accuracy > 0.9
     network = load(str(run.folder))
@@ -83,7 +83,7 @@ def test_metrics_series_and_tensorboard_tell_the_same_story(run: TrainResult) ->
 
 
 def test_a_finished_run_is_not_run_again(
-    run: TrainResult, training: Folder, validation: Folder
+    run: TrainResult, training: Pictures, validation: Pictures
 ) -> None:
     before = (run.folder / "best.safetensors").stat().st_mtime_ns
     again = train(dataclasses.replace(TINY, epochs=12), training, validation, run.folder)
@@ -94,7 +94,7 @@ def test_a_finished_run_is_not_run_again(
 
 
 def test_another_recipe_or_other_pictures_are_refused_with_what_differs(
-    run: TrainResult, training: Folder, validation: Folder
+    run: TrainResult, training: Pictures, validation: Pictures
 ) -> None:
     other = dataclasses.replace(TINY, epochs=3, flip=0.25)
     with pytest.raises(OutputError) as caught:
@@ -107,7 +107,7 @@ def test_another_recipe_or_other_pictures_are_refused_with_what_differs(
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError) as caught:
@@ -117,7 +117,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(
 
 
 def test_observers_see_the_network_at_rest_before_training_and_after_each_epoch(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, bool, float]] = []
 
@@ -141,7 +141,7 @@ def test_observers_see_the_network_at_rest_before_training_and_after_each_epoch(
 
 
 def test_training_gives_the_callers_random_state_and_settings_back(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
     random.seed(3)
@@ -156,7 +156,7 @@ def test_training_gives_the_callers_random_state_and_settings_back(
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_last_good_epoch(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     wild = dataclasses.replace(
         TINY, optimiser="sgd", learning_rate=1e-3, schedule="constant", ema=0.0, epochs=5
@@ -180,7 +180,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_last_good_e
 
 
 def test_a_rate_far_too_high_is_told_as_such(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     wild = dataclasses.replace(
         TINY,
@@ -195,7 +195,7 @@ def test_a_rate_far_too_high_is_told_as_such(
 
 
 def test_only_one_process_at_a_time_may_train_in_a_folder(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     second: list[ConvscopeError] = []
 
@@ -209,35 +209,35 @@ def test_only_one_process_at_a_time_may_train_in_a_folder(
     assert [fault.code for fault in second] == ["O513"]
 
 
-def test_pictures_that_cannot_be_used_are_listed(validation: Folder, tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_used_are_listed(validation: Pictures, tmp_path: Path) -> None:
     paint(tmp_path / "train", 13, 0)
     (tmp_path / "train" / "red" / "broken.png").write_bytes(b"<!DOCTYPE html>")
     one = dataclasses.replace(TINY, epochs=1)
-    with Folder(tmp_path / "train", max_bad=0.1) as folder:
+    with Pictures(tmp_path / "train", max_bad=0.1) as folder:
         train(one, folder, validation, tmp_path / "run")
     listed = list(csv.DictReader((tmp_path / "run" / "skipped.csv").read_text().splitlines()))
     assert [(row["name"], row["code"]) for row in listed] == [("red/broken.png", "D101")]
-    with Folder(tmp_path / "train") as strict, pytest.raises(ConvscopeError) as caught:
+    with Pictures(tmp_path / "train") as strict, pytest.raises(ConvscopeError) as caught:
         train(one, strict, validation, tmp_path / "other")
     assert caught.value.exit_status == 3
 
 
 def test_classes_must_be_two_at_least_and_the_same_in_both_folders(
-    painted: Path, training: Folder, tmp_path: Path
+    painted: Path, training: Pictures, tmp_path: Path
 ) -> None:
     paint(tmp_path / "val", 2, 0)
     (tmp_path / "val" / "red").rename(tmp_path / "val" / "rot")
-    with Folder(tmp_path / "val") as other, pytest.raises(UsageError, match="red, rot") as caught:
+    with Pictures(tmp_path / "val") as other, pytest.raises(UsageError, match="red, rot") as caught:
         train(TINY, training, other, tmp_path / "run")
     assert caught.value.code == "U307"
-    with Folder(painted / "val" / "red") as flat, pytest.raises(ConvscopeError) as alone:
+    with Pictures(painted / "val" / "red") as flat, pytest.raises(ConvscopeError) as alone:
         train(TINY, flat, flat, tmp_path / "run")
     assert alone.value.code == "D150"
     assert not (tmp_path / "run").exists()
 
 
 def test_the_papers_way_works_on_a_small_scale(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     """Inputs from 0 to 255 minus the mean picture, contrast normalisation, clipped filters."""
     paper = dataclasses.replace(
@@ -262,7 +262,7 @@ def test_the_papers_way_works_on_a_small_scale(
 
 @pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"channels_last": False}])
 def test_other_number_formats_and_layouts_train_too(
-    change: dict[str, str], training: Folder, validation: Folder, tmp_path: Path
+    change: dict[str, str], training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     fast = dataclasses.replace(TINY, epochs=3, **change)
     result = train(fast, training, validation, tmp_path / "run")
@@ -272,7 +272,7 @@ def test_other_number_formats_and_layouts_train_too(
 
 
 def test_a_batch_must_be_divisible_among_the_processes(
-    training: Folder, validation: Folder, tmp_path: Path
+    training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as caught:
         train(Recipe(batch=15), training, validation, tmp_path / "run", devices=2)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convscope.methods.tuning import Tuning
     from convscope.methods.ways_down import Choice
     from convscope.network.load import Network
-    from convscope.pictures.pictures import Folder, Picture
+    from convscope.pictures.pictures import Picture, Pictures
     from convscope.records.predictions import Evaluation
     from convscope.trace.backward_rule import Other
 
@@ -84,7 +84,7 @@ def atlas(
 
 def make_atlas(
     network: Network,
-    folder: Folder,
+    folder: Pictures,
     out: Path,
     *,
     layers: Sequence[str] | None = None,
@@ -162,7 +162,7 @@ class _Spared:
         return None, replace(network, notes=(*network.notes, f"no accuracy: {self._why}"))
 
 
-def _judge(network: Network, folder: Folder, tuning: Tuning | None) -> _Spared | None:
+def _judge(network: Network, folder: Pictures, tuning: Tuning | None) -> _Spared | None:
     """Who tells the accuracy, where the folder's classes are the network's, one a picture."""
     from convscope.errors import ModelError
     from convscope.methods.predict import Judge
@@ -175,7 +175,7 @@ def _judge(network: Network, folder: Folder, tuning: Tuning | None) -> _Spared |
         return None
 
 
-def _title(network: Network, folder: Folder) -> str:
+def _title(network: Network, folder: Pictures) -> str:
     """Such as SqueezeNet 1.0 (torchvision), 702 pictures of imagenet-samples."""
     from convscope.pages.describe import readable
 

@@ -16,7 +16,7 @@ from convscope.cli.train import training_bar
 if TYPE_CHECKING:
     from convscope.network.load import Network
     from convscope.pages.demo import LearningNetwork, RealNetwork
-    from convscope.pictures.pictures import Folder, Picture
+    from convscope.pictures.pictures import Picture, Pictures
     from convscope.records.maps import OcclusionExample
     from convscope.records.predictions import Evaluation
     from convscope.records.series import Evolution
@@ -133,7 +133,7 @@ def _first(out: Path, example: OcclusionExample) -> None:
     say(f"a first picture to look at: {out / 'first-picture.png'}")
 
 
-def _scenes() -> Folder:
+def _scenes() -> Pictures:
     """The photographs whole and in halves: large enough for 224 pixels."""
     from convscope.pictures.opening import open_pictures
 
@@ -180,7 +180,9 @@ def _learning(out: Path) -> LearningNetwork:
     return LearningNetwork(told, evolution, "atlas/index.html")
 
 
-def _trained(run: Path, teaching: Folder, judging: Folder) -> tuple[TrainResult, Evolution | None]:
+def _trained(
+    run: Path, teaching: Pictures, judging: Pictures
+) -> tuple[TrainResult, Evolution | None]:
     """The network, and how its features formed; a run that was stopped goes on."""
     from convscope.network.preprocess import Preprocess
     from convscope.pictures.framing import Framing
@@ -199,7 +201,7 @@ def _trained(run: Path, teaching: Folder, judging: Folder) -> tuple[TrainResult,
     return result, recorder.record() if recorder.recorded else None
 
 
-def _explained(network: Network, folder: Folder, judged: Evaluation) -> OcclusionExample:
+def _explained(network: Network, folder: Pictures, judged: Evaluation) -> OcclusionExample:
     """A picture that the network is right about but not sure of, and whose answer changes when a
     part is hidden, if there is one among the first tried."""
     wrong = judged.likeliest[:, 0] != judged.labels

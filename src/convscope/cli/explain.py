@@ -16,7 +16,7 @@ from convscope.errors import printable
 if TYPE_CHECKING:
     from convscope.methods.explaining import Method
     from convscope.network.load import Network
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
     from convscope.records.maps import Attribution
     from convscope.records.predictions import Prediction
     from convscope.studies.explain.record import Explanation, Explanations
@@ -164,7 +164,7 @@ def read_target(told: str | None) -> int | str | None:
     return int(told) if told is not None and told.isdecimal() else told
 
 
-def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
+def _boxes(folder: Pictures, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
     from convscope.pictures.annotations import BOXES_FILE, read_boxes
 
     path = told or folder.root / BOXES_FILE

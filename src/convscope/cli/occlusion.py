@@ -17,7 +17,7 @@ from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.errors import StopAsked, UsageError, nearest, printable
 
 if TYPE_CHECKING:
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
     from convscope.studies.occlusion.record import HiddenObjects, Occlusions
     from convscope.units import Box
 
@@ -130,7 +130,7 @@ def _kept_in(place: Path) -> Iterator[None]:
         raise
 
 
-def _boxes(folder: Folder, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
+def _boxes(folder: Pictures, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
     if told is None and folder.root == Path():  # single pictures
         return None
     found = read_boxes_of(folder, told)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from convscope.cli.options import Reading
     from convscope.network.network import Network
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
     from convscope.records.optimise import OptimisedPicture
 
 
@@ -85,7 +85,7 @@ class Wish:
         return jobs
 
 
-def best_natural(network: Network, jobs: Sequence[Job], pictures: Folder | None) -> list[float]:
+def best_natural(network: Network, jobs: Sequence[Job], pictures: Pictures | None) -> list[float]:
     """The largest strength among photographs for each job; NaN where none is measured."""
     best = [math.nan] * len(jobs)
     if pictures is None:

@@ -24,7 +24,7 @@ from convscope.publish import require_free
 
 if TYPE_CHECKING:
     from convscope.network.network import Network
-    from convscope.pictures.pictures import Folder, Frame, Picture
+    from convscope.pictures.pictures import Frame, Picture, Pictures
 
 PARTS = ("size", "resize", "interpolation", "mean", "std")
 """Options of the preprocessing, as `Preprocess.changed` takes them."""
@@ -259,19 +259,19 @@ class Reading:
     def ways(self) -> dict[str, Any]:
         return {"range": self.range, "exif": self.exif, "background": self.background}
 
-    def open(self, name: str, *, workers: int = 1) -> Folder:
+    def open(self, name: str, *, workers: int = 1) -> Pictures:
         """What `open_pictures` makes of the name."""
         from convscope.pictures.opening import open_pictures
 
         return self._told(open_pictures(name, workers=workers, **self.ways))
 
-    def open_all(self, names: Sequence[str]) -> list[Folder]:
+    def open_all(self, names: Sequence[str]) -> list[Pictures]:
         """What `open_all` makes of several names: single pictures become one folder."""
         from convscope.pictures.opening import open_all
 
         return [self._told(folder) for folder in open_all(names, **self.ways)]
 
-    def one_folder(self, names: Sequence[str]) -> Folder:
+    def one_folder(self, names: Sequence[str]) -> Pictures:
         """A folder or a set by its name, or pictures as one. Raises UsageError U412 (several)."""
         found = self.open_all(names)
         if len(found) != 1:
@@ -288,7 +288,7 @@ class Reading:
             say(f"note: {found.name}: {note}")
         return found
 
-    def _told(self, folder: Folder) -> Folder:
+    def _told(self, folder: Pictures) -> Pictures:
         """With what is odd about it, before the work."""
         folder.max_bad = self.max_bad
         if folder.remarks:

@@ -17,7 +17,7 @@ from convscope.errors import EnvironmentFault, UsageError, nearest, printable
 if TYPE_CHECKING:
     from convscope.methods.tuning import Tuning
     from convscope.network.network import Network
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
     from convscope.records.features import LayerTable
     from convscope.records.predictions import Evaluation, Share
 
@@ -53,7 +53,7 @@ def predict(
             _predict_all(network, folder, out, top, views)
 
 
-def _predict_all(network: Network, folder: Folder, out: Path, top: int, views: int) -> None:
+def _predict_all(network: Network, folder: Pictures, out: Path, top: int, views: int) -> None:
     from convscope.drawing.maps import prediction_png
     from convscope.methods.predict import predicted as ask
 

@@ -25,7 +25,7 @@ from convscope.records.table import Part, lines, tables_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
 
 
 KINDS = ("pdf", "svg", "png")
@@ -199,7 +199,7 @@ def epochs_listed(text: str | None) -> Sequence[int] | None:
 
 
 @contextmanager
-def reporting(folders: Sequence[Folder], out: Path | None) -> Iterator[None]:
+def reporting(folders: Sequence[Pictures], out: Path | None) -> Iterator[None]:
     """After the work, how many pictures were used, which were not, and what was changed.
 
     The tables are skipped.csv and notes.csv in the folder of the results, or beside its place
@@ -232,7 +232,7 @@ def reporting(folders: Sequence[Folder], out: Path | None) -> Iterator[None]:
     _tell_notes(folders, written.get("notes.csv"))
 
 
-def _tell_notes(folders: Sequence[Folder], place: Path | None) -> None:
+def _tell_notes(folders: Sequence[Pictures], place: Path | None) -> None:
     from convscope.pictures.notes import counted_notes
 
     reports = {id(folder.report): folder.report for folder in folders}.values()
@@ -244,7 +244,7 @@ def _has_results(out: Path) -> bool:
     return out.is_dir() and any(out.iterdir())
 
 
-def _written(folders: Sequence[Folder], out: Path | None) -> dict[str, Path]:
+def _written(folders: Sequence[Pictures], out: Path | None) -> dict[str, Path]:
     """Where each table is, by its name."""
     found: dict[str, Path] = {}
     for name, content in _tables(folders).items():
@@ -254,7 +254,7 @@ def _written(folders: Sequence[Folder], out: Path | None) -> dict[str, Path]:
     return found
 
 
-def _tables(folders: Sequence[Folder]) -> dict[str, bytes]:
+def _tables(folders: Sequence[Pictures]) -> dict[str, bytes]:
     from convscope.pictures.notes import tables
 
     return tables(folder.report for folder in folders)

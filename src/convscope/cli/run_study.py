@@ -19,7 +19,7 @@ from convscope.studies.base import Option, Study, Tick, records_of
 
 if TYPE_CHECKING:
     from convscope.network.network import Network
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
 
 PICTURES = {
     "picture folder": (str, "Folder of pictures, or a set of them.", inspect.Parameter.empty),
@@ -44,7 +44,7 @@ class Asked:
         opened = opening.scoring if self.study.scores else opening.network
         return opened(name or self.model)
 
-    def pictures(self, names: Sequence[str] | str | None = None) -> Folder:
+    def pictures(self, names: Sequence[str] | str | None = None) -> Pictures:
         given = self.given if names is None else names
         if isinstance(given, str):
             return self.reading.open(given)

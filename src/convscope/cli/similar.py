@@ -13,7 +13,7 @@ from convscope.cli.results import claim, new_study, save_figure
 from convscope.errors import printable
 
 if TYPE_CHECKING:
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
     from convscope.studies.retrieval.record import Duplicates, Neighbours
 
 Layer = Annotated[
@@ -102,7 +102,7 @@ def read_vector(text: str) -> str | int:
     return way
 
 
-def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) -> None:
+def _tell_neighbours(found: Neighbours, asked: Pictures, base: Pictures, out: Path) -> None:
     import numpy as np
 
     from convscope.studies.retrieval.figure import neighbour_figure
@@ -127,7 +127,7 @@ def _tell_neighbours(found: Neighbours, asked: Folder, base: Folder, out: Path) 
     tell(out / "figure.pdf")
 
 
-def _tell_duplicates(found: Duplicates, asked: Folder, base: Folder, out: Path) -> None:
+def _tell_duplicates(found: Duplicates, asked: Pictures, base: Pictures, out: Path) -> None:
     from convscope.studies.retrieval.figure import duplicate_figure
     from convscope.studies.retrieval.study import thumbnails
 

@@ -17,7 +17,7 @@ from convscope.cli.results import epochs_listed
 from convscope.cli.stop import stop_on_signals
 
 if TYPE_CHECKING:
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
     from convscope.training.recipe import Recipe
     from convscope.training.trainer import Progress as Standing
     from convscope.training.trainer import TrainResult
@@ -157,7 +157,7 @@ def train(
         tell(result.folder)
 
 
-def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Folder, Folder]:
+def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Pictures, Pictures]:
     """Pictures to train on and to judge by, as the arguments of `convscope train` mean them."""
     from convscope.pictures.pictures import split
 
@@ -167,7 +167,7 @@ def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Folde
     return split(reading.open(str(inside) if inside.is_dir() else pictures))
 
 
-def _finish(result: TrainResult, recipe: Recipe, judging: Folder) -> None:
+def _finish(result: TrainResult, recipe: Recipe, judging: Pictures) -> None:
     """Curves, and the evaluation of the best epoch with the recipe's views."""
     from convscope.drawing.plots import png, training_curves
     from convscope.methods.predict import evaluate as measure

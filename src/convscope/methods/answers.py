@@ -15,7 +15,7 @@ from convscope.methods.tuning import Tuning, Way, blank
 from convscope.methods.views import plan
 from convscope.network.network import Network
 from convscope.network.outputs import meaning
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Picture, Pictures
 
 View = UInt8[np.ndarray, "h w 3"] | Float32[torch.Tensor, "c h w"]
 """Framed pixels, or what the network takes of them."""
@@ -32,7 +32,7 @@ class Answers(NamedTuple):
 
 def answers(
     network: Network,
-    folder: Folder,
+    folder: Pictures,
     views: int,
     *,
     tuning: Tuning | None = None,
@@ -57,7 +57,7 @@ class Asking:
     def __init__(
         self,
         network: Network,
-        folder: Folder,
+        folder: Pictures,
         views: int = 1,
         *,
         tuning: Tuning | None = None,

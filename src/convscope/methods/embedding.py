@@ -26,7 +26,7 @@ from convscope.methods.vectors import THUMB, Way, require_way, small_grey, told,
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder, Picture, contents
+from convscope.pictures.pictures import Picture, Pictures, contents
 from convscope.records.embedding import Embedding
 from convscope.trace.layers import stages
 
@@ -136,7 +136,7 @@ def _kept(place: Path | None, plans: list[_Plan]) -> dict[str, Embedding]:
 
 def _computed(
     network: Network,
-    folder: Folder,
+    folder: Pictures,
     plans: list[_Plan],
     place: Path | None,
     progress: Progress | None,
@@ -161,7 +161,7 @@ def _computed(
 
 def _run(
     network: Network,
-    folder: Folder,
+    folder: Pictures,
     plans: list[_Plan],
     rows: list[Rows],
     progress: Progress | None,
@@ -208,7 +208,7 @@ def _finite(
 
 
 def _record(
-    folder: Folder,
+    folder: Pictures,
     plan: _Plan,
     used: list[int],
     values: Float32[np.ndarray, "n d"],

@@ -21,7 +21,7 @@ from convscope.errors import DataError, OutputError
 from convscope.lens.twin import bare
 from convscope.network.network import Network
 from convscope.network.provenance import weights_sha256
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.publish import publish_folder
 from convscope.records.embedding import Embedding
 
@@ -78,7 +78,7 @@ class Rows:
             self._file.close()
 
 
-def key_of(network: Network, folder: Folder, layer: str, vector: Any, batch: int) -> str:
+def key_of(network: Network, folder: Pictures, layer: str, vector: Any, batch: int) -> str:
     """A folder's name that is another one if anything that decides the features is another."""
     told = {
         "weights": weights_sha256(bare(network.model)),
@@ -95,7 +95,7 @@ def key_of(network: Network, folder: Folder, layer: str, vector: Any, batch: int
     return f"{re.sub('[^A-Za-z0-9.]', '_', layer)}-{digest[:16]}"
 
 
-def _times(folder: Folder) -> str:
+def _times(folder: Pictures) -> str:
     """Hash of the files' times of change, which a folder's own hash leaves out."""
     digest = hashlib.sha256()
     for source in folder.sources:

@@ -106,11 +106,11 @@ def at_least(least: int, **counts: int) -> None:
 Given = Any
 """Pictures as a user has them, one or several: preprocessed tensors (c, h, w) or (b, c, h, w);
 for what `load` returns also the name of a file or folder, a Pillow image, an array
-(rows, columns, colours), a Picture, a Folder, or a list of these."""
+(rows, columns, colours), a Picture, Pictures, or a list of these."""
 Model = Any
 """What `load` gives, or any torch.nn.Module."""
 FolderLike = Any
-"""A Folder, its name, `builtin:photos`, or what stands in `Given`."""
+"""Pictures, their name, `builtin:photos`, or what stands in `Given`."""
 Layers = Any
 """A layer's name as in `model.named_modules()`, the module itself, or several of these."""
 Layer = Any
@@ -122,7 +122,7 @@ def several(network: Network | nn.Module, given: Any) -> Float[Tensor, "b c h w"
     """What the network takes of these pictures, framed once.
 
     Raises UsageError U355 (no such tensor), U376 (pictures for a bare module), U377 (no
-    pictures), U379 (framed in another way), U394 (NaN), DataError as `Folder.read`.
+    pictures), U379 (framed in another way), U394 (NaN), DataError as `Pictures.read`.
     """
     if isinstance(given, Tensor):
         return prepared(network, _tensor(given))

@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from convscope.errors import DataError, UsageError, nearest
 from convscope.network.network import Network
 from convscope.network.outputs import both_ways
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 
 WORDNET = re.compile(r"n\d{8}")
 HINT = (
@@ -21,7 +21,7 @@ HINT = (
 
 
 def true_classes(
-    network: Network, folder: Folder, outputs: int, labels: Mapping[str, int] | None
+    network: Network, folder: Pictures, outputs: int, labels: Mapping[str, int] | None
 ) -> Int64[np.ndarray, "pictures"]:
     """The class index of every picture of the folder, -1 where it has none.
 
@@ -46,7 +46,7 @@ def true_classes(
     return np.array(found, dtype=np.int64)
 
 
-def order_assumed(network: Network, folder: Folder, labels: Mapping[str, int] | None) -> str:
+def order_assumed(network: Network, folder: Pictures, labels: Mapping[str, int] | None) -> str:
     """What was taken for the order of the classes where nobody told it; "" where it is known."""
     if labels is not None or folder.numbered or network.classes or not folder.classes:
         return ""
@@ -61,7 +61,7 @@ def class_names(network: Network, outputs: int) -> tuple[str, ...]:
     return known if len(known) == outputs else tuple(str(index) for index in range(outputs))
 
 
-def _by_name(network: Network, folder: Folder, outputs: int) -> list[int]:
+def _by_name(network: Network, folder: Pictures, outputs: int) -> list[int]:
     """For each of the folder's classes the network's index."""
     if folder.numbered:
         return list(range(len(folder.classes)))
@@ -82,7 +82,7 @@ def _imagenet(folders: Sequence[str], names: Sequence[str]) -> bool:
     return all(map(WORDNET.fullmatch, folders)) and not set(folders) & set(names)
 
 
-def _looked_up(folder: Folder, number: int, labels: Mapping[str, int]) -> int:
+def _looked_up(folder: Pictures, number: int, labels: Mapping[str, int]) -> int:
     name, label = folder.names[number], folder.labels[number]
     keys = [name, name.rpartition("/")[2]] + ([] if label is None else [folder.classes[label]])
     return next((labels[key] for key in keys if key in labels), -1)

@@ -27,7 +27,7 @@ from convscope.network.network import Network, whole
 from convscope.network.outputs import meaning, understood
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened, picture_of
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.predictions import Evaluation, Prediction
 
 TOP = 5
@@ -124,7 +124,7 @@ class Judge:
     """`evaluate` on a folder that another pass reads, as that of `topk`: told the pictures of each
     batch as they are framed for the network, it looks at them, too, and none is decoded twice."""
 
-    def __init__(self, network: Network, folder: Folder, *, tuning: Tuning | None = None) -> None:
+    def __init__(self, network: Network, folder: Pictures, *, tuning: Tuning | None = None) -> None:
         """Raises ModelError M520, M525; what else `evaluate` raises comes with the pictures."""
         self._network, self._folder = understood(whole(network)), folder
         meaning(self._network).require_exclusive("accuracy")
@@ -166,7 +166,7 @@ def _require_alike(networks: Sequence[Network], tuning: Tuning | None) -> None:
 
 def _evaluate(
     networks: Sequence[Network],
-    folder: Folder,
+    folder: Pictures,
     views: int,
     labels: Mapping[str, int] | None,
     tuning: Tuning | None,
@@ -202,7 +202,7 @@ def _shifted(
 
 def _evaluation(
     networks: Sequence[Network],
-    folder: Folder,
+    folder: Pictures,
     way: Way,
     numbers: Int64[np.ndarray, "n"],
     truth: Int64[np.ndarray, "n"],

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from convscope.lens.taps import Reached
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import LAST, NOBODY
 
 WAITING = 64
@@ -36,7 +36,7 @@ class Slots:
     def of(
         cls,
         pictures: Sequence[Picture],
-        folder: Folder,
+        folder: Pictures,
         size: int,
         device: torch.device,
     ) -> Slots:

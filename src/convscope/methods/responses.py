@@ -17,13 +17,13 @@ from convscope.lens.lens import Lens
 from convscope.methods.similarity import ranks
 from convscope.methods.tuning import blank
 from convscope.network.preprocess import Preprocess
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.trace.batch_size import usual_batch
 
 
 def responses(
     model: nn.Module,
-    folder: Folder,
+    folder: Pictures,
     preprocess: Preprocess,
     layers: Sequence[str],
     numbers: Sequence[int],

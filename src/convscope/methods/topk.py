@@ -27,7 +27,7 @@ from convscope.network.network import whole
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import LAST, NOBODY, TopK
 from convscope.trace.layers import chosen_layers
 
@@ -72,7 +72,7 @@ def topk(
 
 def _topk(
     model: nn.Module,
-    folder: Folder,
+    folder: Pictures,
     preprocess: Preprocess,
     layers: Sequence[str] | str | None,
     k: int,

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from convscope import __version__
 from convscope.errors import ConvscopeError
 from convscope.pictures.notes import PICTURE_NOTES, codes_of
-from convscope.pictures.opening import as_folder
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.opening import as_pictures
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.record import Record
 
 P = ParamSpec("P")
@@ -186,7 +186,9 @@ def recorded(function: Callable[P, R]) -> Callable[P, R]:
         try:
             with ExitStack() as opened:
                 _open(bound, opened)
-                read = [one.readings for one in bound.arguments.values() if isinstance(one, Folder)]
+                read = [
+                    one.readings for one in bound.arguments.values() if isinstance(one, Pictures)
+                ]
                 found = function(*bound.args, **bound.kwargs)
                 if _comes_one_by_one(found):
                     opened.pop_all()
@@ -206,9 +208,9 @@ def _open(bound: inspect.BoundArguments, opened: ExitStack) -> None:
     """The folders of pictures that are named among the arguments."""
     for name, value in bound.arguments.items():
         kind = str(bound.signature.parameters[name].annotation)
-        if "Folder" in kind and value is not None and not isinstance(value, Folder):
+        if "Pictures" in kind and value is not None and not isinstance(value, Pictures):
             with suppress(ConvscopeError):  # the function says it, after what is said first
-                folder = as_folder(value)
+                folder = as_pictures(value)
                 if folder is not value:  # else it is the caller's
                     bound.arguments[name] = folder
                     opened.callback(folder.close)
@@ -226,7 +228,7 @@ def _made_by(given: Mapping[str, Any], read: int = 0) -> Facts:
         facts |= {"preprocessing": given["preprocess"].describe(), "preprocessing is": "given"}
     facts |= {"seed": given["seed"]} if isinstance(given.get("seed"), int) else {}
     for name, value in given.items():
-        if isinstance(value, Folder):
+        if isinstance(value, Pictures):
             # What is kept, in a cache or in the runs of a study that goes on, is not read again.
             kept = not given.keys().isdisjoint(("cache", "out"))
             contents = "" if kept else value.contents(read)

@@ -20,7 +20,7 @@ from convscope.drawing.style import DISTINCT
 from convscope.errors import UsageError, printable
 from convscope.pages.store import policy, safe_json, save, script
 from convscope.pictures.annotations import Parts
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.publish import publish_folder
 from convscope.units import Box
 
@@ -34,7 +34,7 @@ Boxes = Mapping[str, Sequence[Box]]
 
 def write_marking(
     out: Path,
-    folder: Folder,
+    folder: Pictures,
     parts: Sequence[str],
     *,
     marked: Parts | None = None,
@@ -101,7 +101,7 @@ def _known(name: str, parts: Sequence[str], marked: Parts, boxes: Boxes) -> dict
 
 
 def _page(
-    place: Path, folder: Folder, parts: Sequence[str], pictures: Sequence[Mapping[str, Any]]
+    place: Path, folder: Pictures, parts: Sequence[str], pictures: Sequence[Mapping[str, Any]]
 ) -> None:
     data = {"parts": list(parts), "pictures": pictures, "colours": _colours(len(parts))}
     key = hashlib.sha256(f"{folder.sha256}{safe_json(data)}".encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from convscope.errors import DataError, UsageError
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.texts import brief, index, number, one_line, parsed, read_json, read_text
 from convscope.units import Box
 
@@ -192,7 +192,7 @@ def _gathered(spec: str, marks: list[tuple[str, str, int]]) -> Lists:
     return Lists(tuple(classes), said)
 
 
-def numbers_of(folder: Folder, lists: Lists) -> dict[str, int]:
+def numbers_of(folder: Pictures, lists: Lists) -> dict[str, int]:
     """The number in the folder of each listed picture: by name, file name, or that without ending.
 
     Raises DataError D209 if one is not there, or if it may be several.

@@ -24,7 +24,7 @@ from PIL import Image, ImageStat
 
 from convscope.errors import DataError, EnvironmentFault, OutputError, UsageError, nearest
 from convscope.pictures.annotations import BOXES_FILE
-from convscope.pictures.pictures import Folder, Options, Progress
+from convscope.pictures.pictures import Options, Pictures, Progress
 from convscope.publish import cache_folder, publish_many
 from convscope.texts import parsed
 from convscope.units import Box
@@ -202,7 +202,7 @@ def write_scenes(folder: Path) -> None:
                 part.info.pop("icc_profile", None)
                 part.save(place / name, compress_level=1)
     (folder / "SOURCES.txt").write_text(_sources((*PHOTOS, CAMERA)), encoding="utf-8")
-    told = {"scenes": Folder(folder / "scenes").sha256}
+    told = {"scenes": Pictures(folder / "scenes").sha256}
     (folder / WHOLE).write_text(json.dumps(told), encoding="utf-8")
 
 
@@ -268,7 +268,7 @@ def _describe(folder: Path, variant: Variant, marked: Marks) -> None:
         for split, found in marked.items():
             (folder / split / BOXES_FILE).write_text(json.dumps(found), encoding="utf-8")
     (folder / "SOURCES.txt").write_text(_sources(PHOTOS), encoding="utf-8")
-    told = {split: Folder(folder / split).sha256 for split in COUNTS}
+    told = {split: Pictures(folder / split).sha256 for split in COUNTS}
     (folder / WHOLE).write_text(json.dumps(told), encoding="utf-8")
 
 
@@ -292,7 +292,7 @@ def builtin(
     cache: Path | str | None = None,
     progress: Progress | None = None,
     **options: Unpack[Options],
-) -> Folder:
+) -> Pictures:
     """The set of that name (`photos-val?shortcut=coins&seed=1`), made when first asked for."""
     name, _, asked = name.partition("?")
     if name not in (*SETS, SCENES):
@@ -304,12 +304,12 @@ def builtin(
             raise UsageError("U211", told[0][0], f"no such option; builtin:{SCENES} has none")
         place = cache_folder(cache) / f"{SCENES}-{_hash(repr((SCENE, FLAT)), (*PHOTOS, CAMERA))}"
         _made(place, write_scenes)
-        return Folder(place / SCENES, **options)
+        return Pictures(place / SCENES, **options)
     variant = _variant(told)
     kind = "-".join(["photos", *filter(None, [variant.shortcut])])
     place = cache_folder(cache) / f"{kind}-{_hash(recipe(variant), PHOTOS)}"
     _made(place, lambda folder: write_patches(folder, variant, progress))
-    return Folder(place / SETS[name], **options)
+    return Pictures(place / SETS[name], **options)
 
 
 def _variant(options: list[tuple[str, str]]) -> Variant:
@@ -342,7 +342,7 @@ def _whole(place: Path) -> bool:
     """Whether the cache holds all that was put there, by names and sizes."""
     try:
         told = parsed((place / WHOLE).read_text(encoding="utf-8"))
-        return bool(told) and all(Folder(place / name).sha256 == told[name] for name in told)
+        return bool(told) and all(Pictures(place / name).sha256 == told[name] for name in told)
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return False
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from convscope.errors import EnvironmentFault
-from convscope.pictures.pictures import Folder, Frame, Picture
+from convscope.pictures.pictures import Frame, Picture, Pictures
 from convscope.publish import environment_fault
 
 
@@ -21,7 +21,7 @@ class Framed:
     """Pictures of a folder in a temporary file, which is gone with this: those that another pass
     over the folder hands to `keep`, and those that are read as they are first asked for."""
 
-    def __init__(self, folder: Folder, framing: Frame) -> None:
+    def __init__(self, folder: Pictures, framing: Frame) -> None:
         self.folder = folder
         self._framing = framing
         self._kept: dict[int, tuple[int, tuple[int, ...]]] = {}
@@ -48,7 +48,7 @@ class Framed:
     def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         """Number and pixels of the usable ones of these pictures, in this order.
 
-        Raises as `Folder.read`, and EnvironmentFault R602 or R603 if the temporary folder is full
+        Raises as `Pictures.read`, and EnvironmentFault R602 or R603 if the temporary folder is full
         or cannot be written.
         """
         self._fill([number for number in numbers if number not in self._asked])

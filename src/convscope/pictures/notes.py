@@ -117,7 +117,7 @@ class Report:
 
     def check(self, max_bad: float, root: Path) -> None:
         """Raise DataError D118 if more than this share could not be used, see
-        `Folder.check_bad`."""
+        `Pictures.check_bad`."""
         bad = len(self._skipped)
         unread = any(entry.code in UNKNOWN_LOSS for entry in self.findings)
         too_many = unread or bad > max_bad * len(self)

@@ -27,10 +27,10 @@ from convscope.pictures.decode.limits import Fault, Limits
 from convscope.pictures.flowers import flowers_folder
 from convscope.pictures.listing import require_name
 from convscope.pictures.pictures import (
-    Folder,
     Frame,
     Options,
     Picture,
+    Pictures,
     Progress,
     one_picture,
     some_pictures,
@@ -43,7 +43,7 @@ def open_pictures(
     cache: Path | str | None = None,
     progress: Progress | None = None,
     **options: Unpack[Options],
-) -> Folder:
+) -> Pictures:
     """The pictures that a name means: a folder's path, `builtin:scenes`, `builtin:photos`,
     `builtin:photos-val`, the latter two with `?shortcut=CLASS&seed=N`, `flowers` once downloaded,
     or WebDataset shards such as `val-{000000..000049}.tar`.
@@ -59,18 +59,18 @@ def open_pictures(
     if spec.startswith("builtin:"):
         return builtin(spec.removeprefix("builtin:"), cache, progress, **options)
     if spec == "flowers" and not Path(spec).exists():
-        return Folder(flowers_folder(cache), **options)
+        return Pictures(flowers_folder(cache), **options)
     if is_shards(spec):
         return Shards(spec, **options)
     try:
-        return Folder(spec, **options)
+        return Pictures(spec, **options)
     except DataError as fault:
         if fault.what == "does not exist":
             fault.next_step = "name a folder, builtin:photos or flowers"
         raise
 
 
-def as_folder(given: Any) -> Folder:
+def as_pictures(given: Any) -> Pictures:
     """The folder, what the name means, a file alone, or pictures in memory and lists of these.
 
     Raises as `open_pictures` and `held`, and UsageError U377.
@@ -82,15 +82,15 @@ def as_folder(given: Any) -> Folder:
     if is_picture(given) or isinstance(given, list | tuple):
         return held(given if isinstance(given, list | tuple) else [given])
     if hasattr(given, "read") and hasattr(given, "check_bad"):  # whatever acts as a folder
-        return cast("Folder", given)
+        return cast("Pictures", given)
     what = f"a {type(given).__name__} is no folder of pictures"
     raise UsageError("U377", "", what, next_step="give open_pictures(…), or a folder's name")
 
 
 @contextmanager
-def opened(given: Any) -> Iterator[Folder]:
-    """`as_folder`; what is opened here is closed at the end."""
-    folder = as_folder(given)
+def opened(given: Any) -> Iterator[Pictures]:
+    """`as_pictures`; what is opened here is closed at the end."""
+    folder = as_pictures(given)
     try:
         yield folder
     finally:
@@ -98,13 +98,13 @@ def opened(given: Any) -> Iterator[Folder]:
             folder.close()
 
 
-def open_all(names: Sequence[str], **options: Unpack[Options]) -> list[Folder]:
+def open_all(names: Sequence[str], **options: Unpack[Options]) -> list[Pictures]:
     """What several names mean, in their order: folders and sets as `open_pictures` has them,
     single files that follow each other as one folder. options: as of `open_pictures`.
 
     Raises as `open_pictures`, and DataError D121 if there is no such file.
     """
-    found: list[Folder] = []
+    found: list[Pictures] = []
     for are_sets, group in groupby(names, _is_set):
         together = list(group)
         if are_sets:
@@ -201,7 +201,7 @@ def _decoded(image: Image.Image, name: str) -> Picture:
     return Picture(0, name, None, np.asarray(rgb), tuple(told))
 
 
-class Held(Folder):
+class Held(Pictures):
     """Pictures in memory, that are read as those of a folder are."""
 
     _held: dict[bytes, tuple[Picture, bytes]]
@@ -222,7 +222,7 @@ class Held(Folder):
             yield replace(picture, number=number, name=self.names[number])
 
 
-def held(several: Sequence[Any]) -> Folder:
+def held(several: Sequence[Any]) -> Pictures:
     """These pictures as one folder, without classes, in their order; files alone are read as they
     are asked for. Raises as `picture_of` and `some_pictures`, DataError D100 for none."""
     if not several:

@@ -52,7 +52,7 @@ class Options(Ways, total=False):
     workers: int
     """Decoding processes of one reading: 1."""
     max_bad: float
-    """The share of pictures that may be unusable, see `Folder.check_bad`: 0.01."""
+    """The share of pictures that may be unusable, see `Pictures.check_bad`: 0.01."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class Picture:
         return replace(self, pixels=pixels, framing=framing)
 
 
-class Folder:
+class Pictures:
     """The pictures below a folder, in byte order of their paths: number i is always the same.
 
     Folders in the root are classes (folders inside these belong to them); without any, the
@@ -159,7 +159,7 @@ class Folder:
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        return f"Folder({str(self.root)!r}: {len(self):,} pictures{classes})"
+        return f"Pictures({str(self.root)!r}: {len(self):,} pictures{classes})"
 
     def read(
         self,
@@ -372,6 +372,10 @@ class Folder:
         self.__dict__.update(state, _pool=WorkerPool())
 
 
+Pictures = Pictures
+"""Its name before version 0.2."""
+
+
 def contents(digests: Mapping[int, bytes]) -> str:
     """Hash of files' numbers and contents, these by their hashes; empty if there is none."""
     digest = hashlib.sha256()
@@ -380,7 +384,7 @@ def contents(digests: Mapping[int, bytes]) -> str:
     return digest.hexdigest() if digests else ""
 
 
-def some_pictures(paths: Sequence[Path | str], **options: Unpack[Options]) -> Folder:
+def some_pictures(paths: Sequence[Path | str], **options: Unpack[Options]) -> Pictures:
     """Single files as one folder, in the order given; their names are the paths.
 
     Raises DataError D121 if there is no such file, UsageError U480, and as `require_name`.
@@ -389,7 +393,7 @@ def some_pictures(paths: Sequence[Path | str], **options: Unpack[Options]) -> Fo
     for place in places:
         if not os.path.lexists(place):
             raise DataError("D121", shown(place), "there is no such file")
-    loose = object.__new__(Folder)
+    loose = object.__new__(Pictures)
     loose._begin(Path(), **options)
     loose._contain([(place, 0) for place in places], [None] * len(places))
     return loose
@@ -417,7 +421,7 @@ def validation(name: str | bytes) -> bool:
     return int.from_bytes(hashlib.sha256(last).digest()[:8], "big") % 10 == 0
 
 
-def split(folder: Folder) -> tuple[Folder, Folder]:
+def split(folder: Pictures) -> tuple[Pictures, Pictures]:
     """(training, validation) of a folder, 9:1 by name.
 
     A folder `train` with a folder `val` beside it is divided already, as the built-in
@@ -425,7 +429,9 @@ def split(folder: Folder) -> tuple[Folder, Folder]:
     """
     beside = folder.root.parent / "val"
     if folder.root.name == "train" and beside.is_dir():
-        kept = Folder(beside, limits=folder.limits, workers=folder.workers, max_bad=folder.max_bad)
+        kept = Pictures(
+            beside, limits=folder.limits, workers=folder.workers, max_bad=folder.max_bad
+        )
         return folder, kept
     chosen = [validation(path) for path in folder.paths]
     if all(chosen) or not any(chosen):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from convscope.network.network import Network
-    from convscope.pictures.pictures import Folder
+    from convscope.pictures.pictures import Pictures
     from convscope.records.record import Record
     from convscope.records.table import Part
 
@@ -55,7 +55,7 @@ class Ask(Protocol):
     def network(self, name: str | None = None, *, checkpoint: Path | None = None) -> Network:
         """The network of the command line, or another one opened in the same way."""
 
-    def pictures(self, names: Sequence[str] | str | None = None) -> Folder:
+    def pictures(self, names: Sequence[str] | str | None = None) -> Pictures:
         """The pictures of the command line, or others read in the same way; told about."""
 
     def progress(self, what: str) -> AbstractContextManager[Tick]:

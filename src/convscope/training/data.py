@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from convscope.errors import DataError
 from convscope.network.preprocess import Numbers, Preprocess
 from convscope.pictures.framing import resized
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.training.recipe import Recipe
 
 Framer = Callable[[Image.Image], UInt8[np.ndarray, "h w 3"]]
@@ -45,7 +45,7 @@ class PictureCache:
 
     def __init__(
         self,
-        folder: Folder,
+        folder: Pictures,
         framing: Framer,
         *,
         memory: int,
@@ -56,7 +56,7 @@ class PictureCache:
         this first reading, and of `batches`.
 
         Raises DataError D151 if pictures have no class, D152 if none is usable, and what
-        `Folder.check_bad` raises if too many are unusable.
+        `Pictures.check_bad` raises if too many are unusable.
         """
         self.folder = folder
         self.framing = framing

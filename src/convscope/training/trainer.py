@@ -32,7 +32,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.framing import Framing
 from convscope.pictures.notes import table, tables
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.publish import publish_file
 from convscope.records.series import Series
 from convscope.training.data import (
@@ -136,8 +136,8 @@ class Options:
 
 def train(
     recipe: Recipe,
-    training: Folder,
-    validation: Folder,
+    training: Pictures,
+    validation: Pictures,
     out: Path | str,
     *,
     observers: Sequence[Observer] = (),
@@ -206,7 +206,7 @@ def require_extra() -> None:
         )
 
 
-def _identity(recipe: Recipe, training: Folder, validation: Folder) -> Identity:
+def _identity(recipe: Recipe, training: Pictures, validation: Pictures) -> Identity:
     """Raises UsageError U307 or DataError D150 if these cannot be trained on together."""
     if training.classes != validation.classes:
         only = sorted(set(training.classes) ^ set(validation.classes))
@@ -240,8 +240,8 @@ class Trainer:
     def __init__(
         self,
         run: RunFolder,
-        training: Folder,
-        validation: Folder,
+        training: Pictures,
+        validation: Pictures,
         processes: Processes,
         options: Options,
     ) -> None:
@@ -271,7 +271,7 @@ class Trainer:
         self._start(start)
 
     def _read(
-        self, training: Folder, validation: Folder
+        self, training: Pictures, validation: Pictures
     ) -> tuple[PictureCache, PictureCache, Preprocess]:
         recipe, memory = self.recipe, self.options.memory
         total = len(training) + len(validation)

@@ -29,7 +29,7 @@ from convscope.pictures.decode.limits import TRANSIENT, kind
 from convscope.pictures.decode.process import Member
 from convscope.pictures.listing import many, require_name, shown
 from convscope.pictures.notes import Report, Skipped
-from convscope.pictures.pictures import Folder, Options
+from convscope.pictures.pictures import Options, Pictures
 from convscope.texts import decoded, parsed
 
 LABEL_KEYS = ("label", "cls", "class_id", "class_index")
@@ -82,7 +82,7 @@ class _Sample(NamedTuple):
     """Why there is no label."""
 
 
-class Shards(Folder):
+class Shards(Pictures):
     """The pictures in tar archives, in the order in which they lie there.
 
     Labels are class indices as the network counts them, and the classes' names are these numbers.

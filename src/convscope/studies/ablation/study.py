@@ -24,7 +24,7 @@ from convscope.network.load import load
 from convscope.network.provenance import recorded
 from convscope.network.sources.ours import OURS
 from convscope.network.sources.spec import TOWER_OPTIONS, options, split_classes
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.predictions import Evaluation
 from convscope.studies.ablation.record import Ablation
 from convscope.training.recipe import Recipe, to_json
@@ -130,8 +130,8 @@ class _Trial:
 @recorded
 def ablation(
     recipe: Recipe,
-    training: Folder,
-    validation: Folder,
+    training: Pictures,
+    validation: Pictures,
     out: Path | str,
     variants: Sequence[str] = tuple(VARIANTS),
     *,
@@ -197,8 +197,8 @@ class _Runs:
     """All trainings of a study, and what came of them by variant and turn."""
 
     recipe: Recipe
-    training: Folder
-    validation: Folder
+    training: Pictures
+    validation: Pictures
     out: Path
     views: int
     tell: Tell
@@ -229,7 +229,7 @@ class _Runs:
         self.tell(f"{run.name}: training error {errors[0]}, validation error {errors[1]}")
 
 
-def _measured(spec: str, run: Path, training: Folder, validation: Folder, views: int) -> _Trial:
+def _measured(spec: str, run: Path, training: Pictures, validation: Pictures, views: int) -> _Trial:
     """Kept in the run's folder, so that a study that goes on need not look again."""
     found = []
     for name, folder in (("training", training), ("validation", validation)):

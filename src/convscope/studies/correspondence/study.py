@@ -29,7 +29,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
 from convscope.pictures.annotations import Parts, read_parts
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.studies.correspondence.record import Correspondence
 from convscope.trace.layers import ends
 from convscope.units import Box
@@ -46,7 +46,7 @@ class Marked:
 
 def marked_pictures(
     preprocess: Preprocess,
-    folder: Folder,
+    folder: Pictures,
     parts: Parts,
     side: int,
     draws: int,
@@ -75,7 +75,7 @@ def marked_pictures(
     return found, names
 
 
-def _numbers(folder: Folder, parts: Parts) -> dict[str, int]:
+def _numbers(folder: Pictures, parts: Parts) -> dict[str, int]:
     """Each marked picture's number in the folder, by its name there or its file name alone."""
     numbers = {name.rpartition("/")[2]: number for number, name in enumerate(folder.names)}
     numbers |= {name: number for number, name in enumerate(folder.names)}

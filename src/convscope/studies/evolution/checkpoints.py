@@ -14,7 +14,7 @@ from convscope.network.weights.checkpoint import open_checkpoint
 from convscope.network.weights.load_state import fit
 from convscope.network.weights.snapshots import chosen, snapshots
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence, Evolution
 from convscope.studies.evolution.study import EPOCHS, PER_LAYER, SIDE, EvolutionRecorder
 from convscope.units import Unit
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 @recorded
 def evolution(
     checkpoints: Path | str,
-    folder: Folder | Path | str,
+    folder: Pictures | Path | str,
     network: Network | None = None,
     *,
     epochs: Sequence[int] | None = None,

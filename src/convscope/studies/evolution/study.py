@@ -29,8 +29,8 @@ from convscope.methods.tuning import blank
 from convscope.methods.ways_down import ways_down
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import of_module
-from convscope.pictures.opening import as_folder
-from convscope.pictures.pictures import Folder
+from convscope.pictures.opening import as_pictures
+from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence, Evolution
 from convscope.records.topk import TopK
 from convscope.studies.features.display import (
@@ -60,7 +60,7 @@ class Moment(NamedTuple):
 
 def moment(
     model: nn.Module,
-    folder: Folder,
+    folder: Pictures,
     preprocess: Preprocess,
     field: ReceptiveField,
     rule: Rule,
@@ -239,7 +239,7 @@ class EvolutionRecorder:
 
     def __init__(
         self,
-        folder: Folder | Path | str,
+        folder: Pictures | Path | str,
         preprocess: Preprocess,
         *,
         layers: Sequence[str] | None = None,
@@ -250,7 +250,7 @@ class EvolutionRecorder:
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
-        self.folder, self.preprocess = as_folder(folder), preprocess
+        self.folder, self.preprocess = as_pictures(folder), preprocess
         self.units = tuple(Unit.parse(unit) if isinstance(unit, str) else unit for unit in units)
         self.layers = tuple(layers or dict.fromkeys(unit.layer for unit in self.units))
         self.per_layer, self.side, self.seed = per_layer, side, seed

@@ -45,7 +45,7 @@ from convscope.network.network import Network, whole
 from convscope.network.outputs import meaning, understood
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 from convscope.records.predictions import Prediction
@@ -357,7 +357,7 @@ def explain(
     their names. checks: which tests, and how hard.
 
     Raises UsageError U352, U353, U397 (target), U376, U377 (no network, no picture), U395 (no
-    such method), ModelError M520 (no scores), M522, M543 (NaN), DataError as `Folder.read`.
+    such method), ModelError M520 (no scores), M522, M543 (NaN), DataError as `Pictures.read`.
     """
     network = whole(network)
     if checks is not None and not isinstance(checks, Checks):
@@ -382,7 +382,7 @@ def explain(
 @recorded
 def explain_folder(
     network: Network,
-    folder: Folder,
+    folder: Pictures,
     methods: Mapping[str, Method] | None = None,
     *,
     target: Target | None = None,
@@ -530,7 +530,7 @@ def _grey(image: Float[Tensor, "c h w"], hidden: np.ndarray) -> Float[Tensor, "c
 
 
 def _gathered(
-    network: Network, folder: Folder, rows: list[_Row], methods: tuple[str, ...], checks: Checks
+    network: Network, folder: Pictures, rows: list[_Row], methods: tuple[str, ...], checks: Checks
 ) -> Explanations:
     def numbers(name: str) -> Float32[np.ndarray, "pictures"]:
         return np.array([getattr(row, name) for row in rows], np.float32)

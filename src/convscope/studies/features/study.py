@@ -27,9 +27,10 @@ from convscope.methods.ways_down import Choice, Way, ways_down
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.framed import Framed
-from convscope.pictures.opening import as_folder, opened
-from convscope.pictures.pictures import Folder, Picture
-from convscope.records.features import COUNTS, LayerFeatures, Pictures, Shown, random_maps
+from convscope.pictures.opening import as_pictures, opened
+from convscope.pictures.pictures import Picture, Pictures
+from convscope.records.features import COUNTS, LayerFeatures, Shown, random_maps
+from convscope.records.features import Pictures as PictureRecord
 from convscope.records.topk import TopK
 from convscope.studies.features.display import (
     GREY,
@@ -68,7 +69,7 @@ class Looking(NamedTuple):
 
 def mined(
     network: Network,
-    folder: Folder,
+    folder: Pictures,
     layers: Sequence[str] | str | None,
     *,
     k: int,
@@ -336,7 +337,7 @@ def features(
     tuning: Tuning | None = None,
     also: Callable[[Sequence[Picture]], object] | None = None,
     progress: Progress | None = None,
-) -> tuple[TopK, Pictures, Iterator[LayerFeatures]]:
+) -> tuple[TopK, PictureRecord, Iterator[LayerFeatures]]:
     """The k strongest pictures of every feature map, with patches and projections.
 
     folder: opened, or its name. layers: one or several; by default see `feature_layers`. side:
@@ -349,7 +350,7 @@ def features(
     `fields` and `deconvnet` raise.
     """
     require_tuning(tuning)
-    network, folder = whole(network), as_folder(folder)
+    network, folder = whole(network), as_pictures(folder)
     looking = mined(
         network,
         folder,
@@ -367,7 +368,7 @@ def features(
     return found, winners(looking), each_layer(looking, dict.fromkeys(found.layers))
 
 
-def winners(looking: Looking) -> Pictures:
+def winners(looking: Looking) -> PictureRecord:
     """The pictures that are among the strongest of any map, as thumbnails."""
     preprocess, found, folder = looking.network.preprocess, looking.found, looking.pictures.folder
     alive = found.image[found.active > 0]
@@ -380,7 +381,7 @@ def winners(looking: Looking) -> Pictures:
         for number, pixels in looking.pictures.read(wanted)
     }
     labels = [folder.labels[number] for number in squares]
-    return Pictures(
+    return PictureRecord(
         number=np.array(list(squares), np.int64),
         name=tuple(folder.names[number] for number in squares),
         label=np.array([-1 if label is None else label for label in labels], np.int64),

@@ -25,7 +25,7 @@ from convscope.methods.given import FolderLike, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.studies.base import Ask
 from convscope.studies.filters import Options
 from convscope.studies.filters.record import Filters
@@ -219,7 +219,7 @@ def _margin(network: Network, conv: nn.Conv2d) -> tuple[int, int]:
 
 
 def _on_pictures(
-    network: Network, folder: Folder | Path | str | None, progress: Progress
+    network: Network, folder: Pictures | Path | str | None, progress: Progress
 ) -> dict[str, Any]:
     if folder is None:
         none = np.zeros(0, np.bool_)
@@ -261,7 +261,7 @@ def _on_pictures(
 
 
 def _batches(
-    network: Network, folder: Folder, numbers: list[int] | None, progress: Progress = None
+    network: Network, folder: Pictures, numbers: list[int] | None, progress: Progress = None
 ) -> Iterator[Float[Tensor, "n c h w"]]:
     like, preprocess = next(network.model.parameters(), torch.empty(0)), network.preprocess
     framing = preprocess.framing
@@ -283,7 +283,7 @@ def _batches(
 def from_command(ask: Ask, options: Options) -> dict[str, Filters]:
     """Of the network, and of the one that it is compared with."""
 
-    def one(network: Network, folder: Folder | None) -> Filters:
+    def one(network: Network, folder: Pictures | None) -> Filters:
         with ask.progress(f"looking at {network.spec}"[:28]) as tick:
             return filters(network, folder, clip=options.clip, progress=tick)
 

@@ -27,7 +27,7 @@ from convscope.network.outputs import meaning, understood
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.pictures.warp import CHANGES, Border, canvas, middle, warp
 from convscope.studies.invariance.record import Invariance
 from convscope.trace.layers import ends
@@ -187,7 +187,7 @@ def _unit(features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
 
 def _followed(
     network: Network,
-    folder: Folder,
+    folder: Pictures,
     numbers: Sequence[int],
     shares: Float[np.ndarray, "pictures steps_and_1 classes"],
     labels: Mapping[str, int] | None,

@@ -20,7 +20,7 @@ from convscope.methods.tuning import blank
 from convscope.methods.ways_down import ways_down
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.maps import Occlusion
 from convscope.records.topk import TopK
 from convscope.studies.explain.study import probabilities
@@ -127,7 +127,7 @@ class Projecting:
 
     network: Network
     layer: str
-    source: Folder
+    source: Pictures
     strongest: TopK | None
     """None where there are no other pictures."""
     rule: Rule = "deconvnet"
@@ -140,7 +140,7 @@ class Projecting:
         cls,
         network: Network,
         layer: str,
-        source: Folder,
+        source: Pictures,
         pictures: int,
         progress: Callable[[int, int], None] | None,
     ) -> Projecting:
@@ -160,7 +160,7 @@ class Projecting:
         return cls(network, layer, source, strongest, rule)
 
     def of_map(
-        self, image: Float[Tensor, "c h w"], channel: int, number: int, folder: Folder
+        self, image: Float[Tensor, "c h w"], channel: int, number: int, folder: Pictures
     ) -> dict[str, Any]:
         """The record's fields for one picture, whose number in `folder` this is."""
         height, width = self.network.preprocess.size

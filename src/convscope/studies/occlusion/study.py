@@ -33,7 +33,7 @@ from convscope.network.network import Network, whole
 from convscope.network.outputs import understood
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.publish import publish_file, require_folder, unfinished
 from convscope.studies.explain.study import probabilities, seen, seen_boxes, target_index
 from convscope.studies.occlusion.areas import Projecting, drawn_square, without
@@ -57,7 +57,7 @@ class Case:
     seed: int
 
     def made(
-        self, folder: Folder, source: Folder, aims: Followed, boxes: Boxes | None
+        self, folder: Pictures, source: Pictures, aims: Followed, boxes: Boxes | None
     ) -> dict[str, Any]:
         """All that decides the numbers."""
         truth = [] if aims.truth is None else aims.truth.tolist()
@@ -99,7 +99,7 @@ class Followed:
 
 
 def followed(
-    network: Network, folder: Folder, target: Target | None, labels: Mapping[str, int] | None
+    network: Network, folder: Pictures, target: Target | None, labels: Mapping[str, int] | None
 ) -> Followed:
     share = probabilities(network, blank(network.model, network.preprocess.shape)[0])
     if target is not None:
@@ -112,7 +112,7 @@ def followed(
     return Followed(None, None)
 
 
-def require_boxes(folder: Folder, boxes: Boxes | None) -> None:
+def require_boxes(folder: Pictures, boxes: Boxes | None) -> None:
     if boxes is not None and not any(boxes.get(name) for name in folder.names):
         step = "name pictures in the file of boxes as they are named in the folder"
         raise DataError("D196", str(folder.root), "no picture here has boxes", next_step=step)
@@ -236,7 +236,7 @@ def _require_square(case: Case) -> None:
 
 def _parts(
     case: Case,
-    folder: Folder,
+    folder: Pictures,
     aims: Followed,
     boxes: Boxes,
     projecting: Projecting,
@@ -271,7 +271,7 @@ def _parts(
 
 def _one(
     case: Case,
-    folder: Folder,
+    folder: Pictures,
     picture: Picture,
     aims: Followed,
     marked: Sequence[Box],

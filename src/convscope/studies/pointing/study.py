@@ -19,7 +19,7 @@ from convscope.methods.targets import Target
 from convscope.network.network import Network
 from convscope.network.outputs import understood
 from convscope.network.provenance import recorded
-from convscope.pictures.pictures import Folder, Picture
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.studies.explain.study import probabilities, target_index
 from convscope.studies.pointing.record import PointingGame
 from convscope.units import Box
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 @recorded
 def pointing_game(
     network: Network,
-    folder: Folder,
+    folder: Pictures,
     boxes: Mapping[str, Sequence[Box]],
     methods: Mapping[str, Method] | None = None,
     *,
@@ -115,7 +115,7 @@ def _row(
 
 
 def _gathered(
-    folder: Folder,
+    folder: Pictures,
     rows: list[_Row],
     methods: list[str],
     refused: Mapping[str, str],

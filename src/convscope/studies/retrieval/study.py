@@ -24,7 +24,7 @@ from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_all, opened
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.embedding import Embedding
 from convscope.studies.retrieval.record import Duplicates, Neighbours
 
@@ -123,7 +123,7 @@ def require_search(k: int, metric: str) -> None:
 
 
 def thumbnails(
-    folder: Folder, numbers: Sequence[int], side: int = 160
+    folder: Pictures, numbers: Sequence[int], side: int = 160
 ) -> dict[int, UInt8[np.ndarray, "side side 3"]]:
     """The middle squares of pictures, by number, for figures."""
     wanted = sorted(set(numbers))

@@ -24,7 +24,7 @@ from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.annotations import ABSENT, HARD, SHOWN, Lists, numbers_of
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.records.embedding import Embedding
 from convscope.studies.probes.study import protocol
 from convscope.studies.retrieval.record import Duplicates
@@ -139,7 +139,7 @@ def _tables(
 
 
 def _scratch(
-    folder: Folder,
+    folder: Pictures,
     features: Embedding,
     counts: tuple[int, ...],
     parts: list[Division],

@@ -28,7 +28,7 @@ from convscope.network.network import Network, whole
 from convscope.network.outputs import meaning, understood
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Folder
+from convscope.pictures.pictures import Pictures
 from convscope.studies.unit_ablation.record import Silence
 from convscope.trace.layers import ends
 from convscope.trace.tail import Mixing, Without, record
@@ -160,7 +160,7 @@ def silence(
 
 
 def _record(
-    folder: Folder,
+    folder: Pictures,
     fill: Fill,
     levels: Mapping[str, np.ndarray],
     tallies: Mapping[str, Tally],
@@ -193,7 +193,7 @@ def _last(network: Network) -> str:
 
 
 def _images(
-    network: Network, folder: Folder, progress: Progress
+    network: Network, folder: Pictures, progress: Progress
 ) -> Iterator[tuple[int, Float[Tensor, "1 c h w"]]]:
     """The usable pictures with their numbers."""
     for (picture,) in folder.batches(1, network.preprocess.framing, progress=progress):
@@ -201,7 +201,7 @@ def _images(
 
 
 def _levels(
-    network: Network, folder: Folder, layers: list[str], fill: str, progress: Progress
+    network: Network, folder: Pictures, layers: list[str], fill: str, progress: Progress
 ) -> dict[str, Float64[np.ndarray, "..."]]:
     """What each layer's maps are set to: zero, or each map's mean over all places."""
     if fill == "zero":
