@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from convscope.pages.atlas import write_atlas
     from convscope.pictures.framing import Framing
     from convscope.pictures.opening import open_pictures
-    from convscope.pictures.pictures import Pictures, one_picture
+    from convscope.pictures.pictures import Folder, Pictures, one_picture
     from convscope.records.maps import Attribution
     from convscope.studies.ablation.study import ablation
     from convscope.studies.audit.study import audit, check
@@ -89,7 +89,7 @@ _HOME = {
     "BackwardRule": "trace.backward_rule",
     "Box": "units",
     "ConvscopeError": "errors",
-    "Pictures": "pictures.pictures",
+    "Folder": "pictures.pictures",
     "Pictures": "pictures.pictures",
     "Lens": "lens.lens",
     "Neuron": "trace.backward.forward_pass",
@@ -161,7 +161,7 @@ __all__ = [
     "Box",
     "ConvscopeError",
     "EvolutionRecorder",
-    "Pictures",
+    "Folder",
     "Framing",
     "Lens",
     "Network",

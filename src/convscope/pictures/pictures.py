@@ -372,7 +372,7 @@ class Pictures:
         self.__dict__.update(state, _pool=WorkerPool())
 
 
-Pictures = Pictures
+Folder = Pictures
 """Its name before version 0.2."""
 
 
