@@ -1,6 +1,6 @@
-"""How can a network take or give something else, and have the same layers, names and weights?
+"""Wraps a network's forward, so that it takes or gives something else under the same layer names.
 
-By a second module object with the same class, parts and weights, whose forward is run by a
+A second module object with the same class, parts and weights, whose forward is run by a
 function of ours. Nothing is wrapped, so `conv1` is still called `conv1`, and the network itself is
 not touched.
 """

@@ -1,10 +1,10 @@
-"""What do the layers of a network put out for this input, and what if one put out something else?
+"""Forward hooks: what layers put out for an input, and what if one put out something else.
 
     with Lens(model, ["conv1", "conv5"]) as lens:
         scores = lens(pictures)
         maps = lens["conv5"]
 
-The model is looked at through a twin (`twin.py`): any number of threads may look at one model at
+The model is looked at through a shadow model (`twin.py`): any number of threads may look at one model at
 once, each through its own Lens, and the model itself is never touched.
 """
 
@@ -25,11 +25,11 @@ from torch.utils.checkpoint import CheckpointError
 from convscope.errors import ModelError, UsageError, nearest
 from convscope.foreign import TheirCode
 from convscope.lens.taps import Edit, Reached, Run, Watch, call_of, hook, only_tensor
-from convscope.lens.twin import Twin, bare, is_scripted, refuse_scripted
+from convscope.lens.twin import ShadowModel, bare, is_scripted, refuse_scripted
 
 T = TypeVar("T")
 HOOK = -1
-"""Our hook's key in a twin's own table; torch's keys count from 0, and counting is not safe
+"""Our hook's key in a shadow's own table; torch's keys count from 0, and counting is not safe
 under threads."""
 
 
@@ -59,7 +59,7 @@ class Lens:
         names = tuple(
             layer_name(model, one) for one in cast("Any", layers if several else [layers])
         )
-        self._twin = Twin(model)
+        self._shadow = ShadowModel(model)
         self._watched: dict[nn.Module, Watch] = {}
         for name in names:
             self._watch(name).taps.append(call_of(name)[1])
@@ -84,7 +84,7 @@ class Lens:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; its output, whatever that is."""
         self._start(stop_after=None)
-        return self._twin.run(*args, **kwargs)
+        return self._shadow.run(*args, **kwargs)
 
     def reach(self, *args: Any, **kwargs: Any) -> None:
         """Run the network no further than needed to see all tapped layers.
@@ -95,11 +95,11 @@ class Lens:
         early = all(self._runs_once(layer) for layer in self._layers)
         self._start(stop_after=len(self._layers) if early else None)
         with contextlib.suppress(Reached):
-            self._twin.run(*args, **kwargs)
+            self._shadow.run(*args, **kwargs)
 
     def _runs_once(self, layer: str) -> bool:
         name, number = call_of(layer)
-        return number is not None or any(True for _ in self._twin.modules[name].parameters())
+        return number is not None or any(True for _ in self._shadow.modules[name].parameters())
 
     def _start(self, stop_after: int | None) -> None:
         if not self._open:
@@ -119,15 +119,15 @@ class Lens:
         if run is None:
             raise UsageError("U511", layer, "has no output yet", next_step="run lens(pictures)")
         name, number = call_of(layer)
-        module = self._twin.modules[name]
+        module = self._shadow.modules[name]
         return only_tensor(layer, run.of(module, number, layer))
 
     def _watch(self, layer: str) -> Watch:
         name = call_of(layer)[0]
-        if name not in self._twin.modules:
-            known = nearest(name, self._twin.names)
+        if name not in self._shadow.modules:
+            known = nearest(name, self._shadow.names)
             raise ModelError("M500", layer, f"no such layer in the model; {known}")
-        module = self._twin.modules[name]
+        module = self._shadow.modules[name]
         refuse_scripted(layer, module)
         return self._watched.setdefault(module, Watch())
 
@@ -184,8 +184,8 @@ def conv_layers(model: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
     if args or kwargs:
         met = _met(model, args, kwargs)
         return [name for name, module in met if isinstance(module, nn.Conv2d)]
-    twin = Twin(model)
-    return [name for name in twin.names if isinstance(twin.modules[name], nn.Conv2d)]
+    shadow = ShadowModel(model)
+    return [name for name in shadow.names if isinstance(shadow.modules[name], nn.Conv2d)]
 
 
 def only_scores(output: Any) -> Float[Tensor, "b classes"]:
@@ -208,32 +208,32 @@ def run_with_hooks(
     a block comes after its parts. A module that runs several times is named `relu#1`, `relu#2`.
     Returns the list and the network's output.
     """
-    twin = Twin(model)
+    shadow = ShadowModel(model)
     seen: list[tuple[str, T]] = []
 
     def look(name: str, module: nn.Module, output: Any) -> None:
         if isinstance(output, Tensor):
             seen.append((name, see(module, output)))
 
-    _look(_named(twin), look)
+    _look(_named(shadow), look)
     with torch.no_grad():
-        output = twin.run(images.clone())  # a network may work in place on what it is given
+        output = shadow.run(images.clone())  # a network may work in place on what it is given
     return _numbered(seen), output
 
 
 def _met(model: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, nn.Module]]:
-    twin = Twin(model)
+    shadow = ShadowModel(model)
     met: list[tuple[str, nn.Module]] = []
-    leaves = {m: name for m, name in _named(twin).items() if not any(True for _ in m.children())}
+    leaves = {m: name for m, name in _named(shadow).items() if not any(True for _ in m.children())}
     _look(leaves, lambda name, module, _: met.append((name, module)))
     with torch.no_grad():
-        twin.run(*args, **kwargs)
+        shadow.run(*args, **kwargs)
     return _numbered(met)
 
 
-def _named(twin: Twin) -> dict[nn.Module, str]:
+def _named(shadow: ShadowModel) -> dict[nn.Module, str]:
     """The modules inside, each by its first name."""
-    named = reversed(list(twin.model.named_modules()))
+    named = reversed(list(shadow.model.named_modules()))
     return {module: name for module, name in ((m, n) for n, m in named) if name}
 
 

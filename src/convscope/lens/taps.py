@@ -1,4 +1,4 @@
-"""What is wanted of a layer, and what was seen of it in one run?"""
+"""The hook itself: what is wanted of a layer, and what was seen of it in one forward pass."""
 
 from __future__ import annotations
 

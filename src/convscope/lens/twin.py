@@ -1,9 +1,9 @@
-"""How can a network be watched, edited and set to eval mode while others use it untouched?
+"""Shadow models: a network is hooked, edited and set to eval mode while others use it untouched.
 
-By looking at a shallow twin: new module objects around the *same* weights and buffers. Hooks and
-modes set on the twin are nobody else's, so there is nothing to undo after an error and nothing
+A shadow is shallow: new module objects around the *same* weights and buffers. Hooks and
+modes set on the shadow are nobody else's, so there is nothing to undo after an error and nothing
 that a second thread could see. (Hooks added to and removed from one shared model gave 98 % wrong
-answers under four threads.) A twin costs some ten microseconds a module and no copy of a weight.
+answers under four threads.) A shadow costs some ten microseconds a module and no copy of a weight.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ SCRIPTED = "is a scripted or traced module, which hides the calls inside it"
 NEEDS_PYTHON = "use the Python module that it was made from"
 
 
-class Twin:
-    """A network's twin in eval mode, and its modules by their names in the original."""
+class ShadowModel:
+    """A network's shadow in eval mode, and its modules by their names in the original."""
 
     def __init__(self, model: nn.Module) -> None:
         """Raises ModelError M530 (not a Python module) or M526 (weights not there yet)."""
@@ -48,14 +48,14 @@ class Twin:
                 "M530", type(model).__name__, "is not a torch.nn.Module", next_step=NEEDS_PYTHON
             )
         refuse_scripted("the network", model)
-        self._twins: dict[int, nn.Module] = {}
-        self.model = self._twin(model)
-        own = {id(twin): twin for twin in self._twins.values()}.values()
-        for twin in own:
-            self._rewire(twin)
-        self._shared = [box for twin in own for box in _boxes(twin)]
+        self._shadows: dict[int, nn.Module] = {}
+        self.model = self._shadow(model)
+        own = {id(shadow): shadow for shadow in self._shadows.values()}.values()
+        for shadow in own:
+            self._rewire(shadow)
+        self._shared = [box for shadow in own for box in _boxes(shadow)]
         self.modules = {
-            name: self._twins.get(id(module), module)  # inside scripted ones there are no twins
+            name: self._shadows.get(id(module), module)  # inside scripted ones there are no shadows
             for name, module in model.named_modules(remove_duplicate=False)
         } | dict(self.model.named_modules(remove_duplicate=False))
         """Also by names that pass through a wrapper, e.g. `module.conv1` of a DataParallel."""
@@ -75,19 +75,19 @@ class Twin:
         """The modules' names, wrappers left out, in the order of registration."""
         return [name for name, _ in self.model.named_modules() if name]
 
-    def _twin(self, module: nn.Module) -> nn.Module:
-        if id(module) not in self._twins:
-            self._twins[id(module)] = self._made(module)
+    def _shadow(self, module: nn.Module) -> nn.Module:
+        if id(module) not in self._shadows:
+            self._shadows[id(module)] = self._made(module)
             for child in () if is_scripted(module) else module.children():
-                self._twin(child)
-        return self._twins[id(module)]
+                self._shadow(child)
+        return self._shadows[id(module)]
 
     def _made(self, module: nn.Module) -> nn.Module:
         if is_scripted(module):
             return module
         inner = wrapped(module)
         if inner is not None:
-            return self._twin(inner)
+            return self._shadow(inner)
         if any(
             isinstance(weight, UninitializedParameter) for weight in module._parameters.values()
         ):
@@ -97,14 +97,14 @@ class Twin:
                 "has no weights before the first forward pass",
                 next_step="run the network once on a picture",
             )
-        twin = object.__new__(type(module))
-        twin.__dict__.update(module.__dict__)
-        return twin
+        shadow = object.__new__(type(module))
+        shadow.__dict__.update(module.__dict__)
+        return shadow
 
-    def _rewire(self, twin: nn.Module) -> None:
-        if is_scripted(twin):
+    def _rewire(self, shadow: nn.Module) -> None:
+        if is_scripted(shadow):
             return
-        state = twin.__dict__
+        state = shadow.__dict__
         for key, value in list(state.items()):
             own = self._own(value, {})
             state[key] = own.copy() if own is value and key in MODULES_OWN else own
@@ -114,15 +114,15 @@ class Twin:
         state["_compiled_call_impl"] = None
 
     def _own(self, value: Any, met: dict[int, Any]) -> Any:
-        """The value with twins in the originals' places; the very same value if it has none.
+        """The value with shadows in the originals' places; the very same value if it has none.
 
         What else the network's code keeps in lists and dicts stays shared with the original, as
         several modules may speak to each other through it.
         """
         if isinstance(value, nn.Module):
-            return self._twins.get(id(value), value)
-        if isinstance(value, types.MethodType) and id(value.__self__) in self._twins:
-            return types.MethodType(value.__func__, self._twins[id(value.__self__)])
+            return self._shadows.get(id(value), value)
+        if isinstance(value, types.MethodType) and id(value.__self__) in self._shadows:
+            return types.MethodType(value.__func__, self._shadows[id(value.__self__)])
         if type(value) not in (dict, OrderedDict, list, tuple, set) or id(value) in met:
             return met.get(id(value), value)
         met[id(value)] = value
@@ -138,11 +138,11 @@ BOXES = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
 Box = list[Any] | dict[Any, Any] | set[Any] | deque[Any]
 
 
-def _boxes(twin: nn.Module) -> list[Box]:
+def _boxes(shadow: nn.Module) -> list[Box]:
     """What the network's code may put things into; not the tables of nn.Module itself."""
-    if is_scripted(twin):
+    if is_scripted(shadow):
         return []
-    left: list[Any] = [value for key, value in vars(twin).items() if key not in MODULES_OWN]
+    left: list[Any] = [value for key, value in vars(shadow).items() if key not in MODULES_OWN]
     found: dict[int, Box] = {}
     while left:
         value = left.pop()

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from convscope.lens.lens import HOOK, Lens
-from convscope.lens.twin import Twin, is_scripted
+from convscope.lens.twin import ShadowModel, is_scripted
 
 EDGES = (0.125, 0.25)
 """Cycles a pixel between low, middle and high: what strides of 4 and of 2 can keep."""
@@ -144,7 +144,7 @@ def folds_on_pictures(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w
     Names in the order in which they run, the first run of each. Maps so small that only the mean
     is below what the stride can show are left out. The model is not touched.
     """
-    twin = Twin(model)
+    twin = ShadowModel(model)
     names = {module: name for name, module in reversed(list(twin.model.named_modules()))}
     kept: dict[nn.Module, list[np.ndarray]] = {}
     seen: set[nn.Module] = set()

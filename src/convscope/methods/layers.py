@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convscope.errors import UsageError, shown
 from convscope.lens.lens import HOOK
 from convscope.lens.taps import tensors_in
-from convscope.lens.twin import Twin, bare, is_scripted
+from convscope.lens.twin import ShadowModel, bare, is_scripted
 from convscope.methods.given import taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
@@ -69,7 +69,7 @@ def layer_table(model: nn.Module | Network, size: tuple[int, int, int]) -> Layer
     """
     model = bare(model)
     known = fields(model, size)
-    twin = Twin(model)
+    twin = ShadowModel(model)
     rows = _rows(twin, size)
     names = {module: name for name, module in reversed(list(twin.model.named_modules()))}
     seen = [_seen(known, names[row.module], row) for row in rows]
@@ -112,7 +112,7 @@ def model_card(
     )
 
 
-def _rows(twin: Twin, size: tuple[int, int, int]) -> list[_Row]:
+def _rows(twin: ShadowModel, size: tuple[int, int, int]) -> list[_Row]:
     rows: dict[nn.Module, _Row] = {}
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:

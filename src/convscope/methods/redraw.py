@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from convscope.errors import ModelError
 from convscope.foreign import TheirCode
-from convscope.lens.twin import Twin
+from convscope.lens.twin import ShadowModel
 from convscope.methods.erasing import surveyed
 
 DRAWS = {
@@ -91,7 +91,7 @@ def layers_down(model: nn.Module, images: Float[Tensor, "b c h w"]) -> list[str]
     """
     seen, _ = surveyed(model, images, lambda *_: None)
     ran = dict.fromkeys(name.partition("#")[0] for name, _ in reversed(seen))
-    own = [name for name, module in Twin(model).model.named_modules() if _own(module)]
+    own = [name for name, module in ShadowModel(model).model.named_modules() if _own(module)]
     down = [name for name in ran if name in set(own)]
     place = 0
     for name in reversed(own):
@@ -108,7 +108,7 @@ def _own(module: nn.Module) -> bool:
 def copied(model: nn.Module) -> nn.Module:
     """A copy that shares nothing with the model, in eval mode and without wrappers."""
     with torch.inference_mode(False), torch.enable_grad():
-        twin = Twin(model).model
+        twin = ShadowModel(model).model
         try:
             with TheirCode("M527", "the network"), Copied():
                 return copy.deepcopy(twin)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
-from convscope.lens.twin import Twin, bare
+from convscope.lens.twin import ShadowModel, bare
 from convscope.trace.batch_size import usual_batch
 from convscope.trace.folding import folded
 
@@ -72,7 +72,7 @@ class Tuning:
         """A twin to run in the place of the model, which is not touched. layers: see `folded`."""
         twin = folded(model, picture, layers)[0] if self.best.fold else model
         if twin is model:
-            twin = Twin(model).model
+            twin = ShadowModel(model).model
         for module in twin.modules() if self.best.channels_last else ():
             for name, weight in module._parameters.items():
                 if weight is not None and weight.dim() == 4:

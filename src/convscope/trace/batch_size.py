@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convscope.lens.lens import HOOK
 from convscope.lens.taps import tensors_in
-from convscope.lens.twin import Twin
+from convscope.lens.twin import ShadowModel
 
 LARGEST, LARGEST_ELSEWHERE = 24_000_000, 1 << 30
 """Bytes of the largest output of a batch, on a CPU and on an accelerator. Above some 30 MB the
@@ -33,14 +33,14 @@ class Sizes:
 
 
 def sizes(model: nn.Module, picture: Float[Tensor, "1 c h w"]) -> Sizes:
-    """By one forward pass. Raises ModelError as `Twin`, and M522 if it takes no such picture."""
-    twin = Twin(model)
+    """By one forward pass. Raises as `ShadowModel`, and ModelError M522 for such a picture."""
+    shadow = ShadowModel(model)
     seen = _Seen(picture)
-    for module in twin.model.modules():
+    for module in shadow.model.modules():
         if not any(True for _ in module.children()):
             module._forward_hooks[HOOK] = seen
     with torch.inference_mode():
-        twin.run(picture)
+        shadow.run(picture)
     weights = [*model.parameters(), *model.buffers()]
     return Sizes(seen.largest, seen.live, sum(w.nbytes for w in weights))
 

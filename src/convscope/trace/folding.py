@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convscope.lens.lens import HOOK, Lens
 from convscope.lens.taps import tensors_in
-from convscope.lens.twin import Twin
+from convscope.lens.twin import ShadowModel
 
 ROUNDING = 1e-4
 """Of the largest output: what rounding may add up to in a deep network. Where something else reads
@@ -55,7 +55,7 @@ def fold(
 def folded(
     model: nn.Module, picture: Float[Tensor, "1 c h w"], layers: Sequence[str] = ()
 ) -> tuple[nn.Module, int]:
-    """A twin with batch normalisations folded, and how many; the model itself is not touched.
+    """A shadow with batch normalisations folded, and how many; the model itself is not touched.
 
     layers: those whose outputs are wanted, besides the network's own; a convolution among them is
     left alone. Without any to fold, or if an output differs by more than rounding, the model as it
@@ -63,21 +63,21 @@ def folded(
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, *picture.shape[1:], generator=generator).to(picture)
-    twin = Twin(model)
-    pairs = _pairs(twin, noise, layers)
-    plain = _run(twin.model, noise, layers) if pairs else []
+    shadow = ShadowModel(model)
+    pairs = _pairs(shadow, noise, layers)
+    plain = _run(shadow.model, noise, layers) if pairs else []
     for conv, norm in pairs:
         _fold(conv, norm)
-    if not pairs or not _same(plain, _run(twin.model, noise, layers)):
+    if not pairs or not _same(plain, _run(shadow.model, noise, layers)):
         return model, 0
-    return twin.model, len(pairs)
+    return shadow.model, len(pairs)
 
 
 def _pairs(
-    twin: Twin, noise: Tensor, layers: Sequence[str]
+    shadow: ShadowModel, noise: Tensor, layers: Sequence[str]
 ) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """The convolutions that go straight into a normalisation, each of which runs once."""
-    kept = {twin.modules.get(name.partition("#")[0]) for name in layers}
+    kept = {shadow.modules.get(name.partition("#")[0]) for name in layers}
     came: dict[tuple[int, int], nn.Module] = {}  # an output not changed in place since
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     calls: Counter[nn.Module] = Counter()
@@ -92,11 +92,11 @@ def _pairs(
         elif type(module) is nn.BatchNorm2d and source is not None and _plain(module):
             pairs.append((source, module))  # type: ignore[arg-type]  # only these are in `came`
 
-    watched = [m for m in twin.model.modules() if type(m) in (nn.Conv2d, nn.BatchNorm2d)]
+    watched = [m for m in shadow.model.modules() if type(m) in (nn.Conv2d, nn.BatchNorm2d)]
     for module in watched:
         module._forward_hooks[HOOK] = look
     with torch.inference_mode(False), torch.no_grad():
-        twin.run(noise.clone())
+        shadow.run(noise.clone())
     for module in watched:
         del module._forward_hooks[HOOK]
     once = [p for p in pairs if calls[p[0]] == calls[p[1]] == 1 and p[0] not in kept]
@@ -112,7 +112,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Both are twins, whose tables of weights are their own."""
+    """Both are shadows, whose tables of weights are their own."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     with torch.no_grad():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens, layers_in_order
-from convscope.lens.twin import Twin, bare
+from convscope.lens.twin import ShadowModel, bare
 from convscope.trace.origins import Run, run_seen
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -54,7 +54,7 @@ def feature_layers(model: nn.Module, *args: Any) -> list[str]:
     """
     args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
     names = layers_in_order(model, *args)
-    modules = Twin(model).modules  # also of what a wrapper holds
+    modules = ShadowModel(model).modules  # also of what a wrapper holds
     found = []
     for name, following in zip(names, [*names[1:], ""], strict=True):
         layer, after = (modules.get(n.partition("#")[0]) for n in (name, following))

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from convscope.errors import ModelError, UsageError, nearest, shown
 from convscope.lens.lens import layer_name, run_with_hooks
 from convscope.lens.taps import call_of, tensors_in
-from convscope.lens.twin import Twin
+from convscope.lens.twin import ShadowModel
 from convscope.trace.recorder import Call, Recorder, tensors_of
 from convscope.trace.windows import Affine, local_affine, window_of
 from convscope.units import Box
@@ -76,13 +76,13 @@ def fields(
     if layers is not None:
         several = list(layers) if isinstance(layers, list | tuple) else [layers]
         layers = [layer_name(model, one) for one in several]
-    twin = Twin(model)
+    shadow = ShadowModel(model)
     for layer in layers or ():
-        if call_of(layer)[0] not in twin.modules:
-            known = nearest(layer, twin.names)
+        if call_of(layer)[0] not in shadow.modules:
+            known = nearest(layer, shadow.names)
             raise ModelError("M500", layer, f"no such layer in the model; {known}")
-    known_fields = _checked(twin.model, size, _traced(twin.model, size))
-    return known_fields if layers is None else _chosen(twin, known_fields, layers)
+    known_fields = _checked(shadow.model, size, _traced(shadow.model, size))
+    return known_fields if layers is None else _chosen(shadow, known_fields, layers)
 
 
 def _traced(model: nn.Module, size: tuple[int, int, int]) -> dict[str, ReceptiveField]:
@@ -96,14 +96,14 @@ def _traced(model: nn.Module, size: tuple[int, int, int]) -> dict[str, Receptive
 
 
 def _chosen(
-    twin: Twin, every: dict[str, ReceptiveField], layers: Sequence[str]
+    shadow: ShadowModel, every: dict[str, ReceptiveField], layers: Sequence[str]
 ) -> dict[str, ReceptiveField]:
     """Of these layers, which may be named by any name that a module has."""
-    names = {module: name for name, module in reversed(list(twin.model.named_modules()))}
+    names = {module: name for name, module in reversed(list(shadow.model.named_modules()))}
     found: dict[str, str] = {}
     for layer in layers:
         own, number = call_of(layer)
-        name = names.get(twin.modules[own], own)  # inside scripted ones there is no twin
+        name = names.get(shadow.modules[own], own)  # inside scripted ones there is no shadow
         calls = sum(call_of(each)[0] == name for each in every)
         if number is None and calls > 1:
             choice = f"name one of its calls: {layer}#1 … {layer}#{calls}"

@@ -22,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens, only_scores
 from convscope.lens.taps import tensors_in
-from convscope.lens.twin import Twin
+from convscope.lens.twin import ShadowModel
 from convscope.trace.operations import Operation, in_place, operation_of
 
 Mark = TypeVar("Mark")
@@ -380,7 +380,7 @@ def _recorded(
     # Not in inference mode, in which tensors do not say whose memory they share.
     with torch.inference_mode(False), torch.no_grad():
         image = picture.detach()[None].clone(memory_format=memory)
-        mode = Recording(image, tensors_of(Twin(model).model))
+        mode = Recording(image, tensors_of(ShadowModel(model).model))
 
         def watch(output: Tensor, layer: str) -> Tensor:
             calls[layer] += 1

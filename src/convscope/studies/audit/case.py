@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convscope.foreign import TheirCode
-from convscope.lens.twin import Twin, is_scripted
+from convscope.lens.twin import ShadowModel, is_scripted
 from convscope.network.network import Delivered, Network
 from convscope.studies.audit.record import Finding, Verdict
 
@@ -61,8 +61,8 @@ class Case:
 
 
 def private(model: nn.Module) -> nn.Module:
-    """A twin in eval mode that shares weights and nothing else. Raises as Twin does."""
-    twin = Twin(model).model
+    """A twin in eval mode that shares weights and nothing else. Raises as ShadowModel does."""
+    twin = ShadowModel(model).model
     for module in twin.modules():
         if not is_scripted(module):
             state = module.__dict__

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, ModelError
 from convscope.lens.lens import HOOK, Lens
-from convscope.lens.twin import Twin
+from convscope.lens.twin import ShadowModel
 from convscope.network.outputs import Meaning, both_ways, leaves, meaning, scored
 from convscope.network.sources.user_code import assumed
 from convscope.pictures.builtin import PHOTOS, photo_file
@@ -341,7 +341,7 @@ def check_scale(case: Case) -> Iterator[Finding]:
 
 def _factor(case: Case) -> float | None:
     """Spread of what the first batch norm is given, over what it remembers; around its mean."""
-    twin = Twin(case.model)
+    twin = ShadowModel(case.model)
     seen: list[float | None] = []
 
     def look(norm: nn.Module, inputs: Any) -> None:

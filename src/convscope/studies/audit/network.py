@@ -13,7 +13,7 @@ from torch.nn.modules import module as global_hooks
 from torch.overrides import TorchFunctionMode
 
 from convscope.lens.lens import HOOK
-from convscope.lens.twin import Twin, is_scripted
+from convscope.lens.twin import ShadowModel, is_scripted
 from convscope.studies.audit.case import Case, Heading, many, some
 from convscope.studies.audit.record import Finding
 from convscope.trace.backward_rule import Masks, recognise
@@ -208,7 +208,7 @@ def _spelled(func: Any, name: str) -> str:
 
 def calls_of(model: nn.Module, images: torch.Tensor) -> Calls:
     """Run the network once on pictures and count. The model is not touched."""
-    twin, calls = Twin(model), Calls()
+    twin, calls = ShadowModel(model), Calls()
 
     def enter(module: nn.Module, _: Any) -> None:
         calls.inside.append(module)
