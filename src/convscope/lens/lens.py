@@ -4,8 +4,8 @@
         scores = lens(pictures)
         maps = lens["conv5"]
 
-The model is looked at through a shadow model (`twin.py`): any number of threads may look at one model at
-once, each through its own Lens, and the model itself is never touched.
+The model is looked at through a shadow model (`twin.py`): any number of threads may look at one
+model at once, each through its own Lens, and the model itself is never touched.
 """
 
 from __future__ import annotations
