@@ -19,9 +19,9 @@ import torch
 from deconvnet import chain, pictures, strongest
 from occlusion import JOBS, network, ours, picture
 
-from convscope.lens import incremental_plan
 from convscope.methods.projections import projections
 from convscope.trace.backward import transposed
+from convscope.trace.forward import plan
 
 EVERY = 8
 """One of so many neurons is projected."""
@@ -41,7 +41,7 @@ def projected(name: str) -> Callable[[], object]:
 def without(job: Callable[[], object]) -> Callable[[], object]:
     def run() -> object:
         with (
-            patch.object(incremental_plan, "tile", lambda _, windows: (0, [False] * len(windows))),
+            patch.object(plan, "tile", lambda _, windows: (0, [False] * len(windows))),
             patch.object(transposed.Even, "_tile", lambda *_: 0),
         ):
             return job()

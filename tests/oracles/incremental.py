@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from convscope.lens.incremental_patches import Patches
+from convscope.trace.forward.plan import Patches
 
 
 def asked(model: Callable[[Tensor], Tensor], picture: Tensor, patches: Patches) -> Tensor:

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convscope.lens.tiles import PLACES, matrices
 from convscope.trace.backward.transposed import Even, Tiles, TransposedConvolution
 from convscope.trace.backward.windows import cropped
+from convscope.trace.winograd import PLACES, matrices
 
 KINDS = {
     "3 × 3": ((3, 3), (1, 1), (1, 1), 1),

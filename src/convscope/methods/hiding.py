@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError, shown
-from convscope.lens.incremental import Incremental
-from convscope.lens.incremental_patches import Patches
 from convscope.methods.fills import Fill, filled, named
+from convscope.trace.forward.engine import Incremental
+from convscope.trace.forward.plan import Patches
 
 Pair = int | tuple[int, int]
 Progress = Callable[[int, int], None] | None

@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.lens.incremental import MEMORY, Incremental
 from convscope.methods.fills import Fill
 from convscope.methods.given import Given, Layer, Model, several, single, taking
 from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
 from convscope.network.outputs import Meaning, meaning, scored
 from convscope.network.provenance import recorded
 from convscope.records.maps import Occlusion
+from convscope.trace.forward.engine import MEMORY, Incremental
 from convscope.trace.layers import feature_layers
 from convscope.trace.origins import run_seen
 

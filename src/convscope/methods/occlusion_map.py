@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.lens.incremental import MEMORY, Incremental
 from convscope.lens.lens import Lens
 from convscope.methods.fills import Fill
 from convscope.methods.given import Given, Model, several, taking
@@ -23,6 +22,7 @@ from convscope.methods.hiding import Hiding, Pair, aims_of, covering, finite, pa
 from convscope.network.outputs import scored
 from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
+from convscope.trace.forward.engine import MEMORY, Incremental
 
 
 @taking(images=several)

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.lens.incremental_packed import Convolution, Product
 from convscope.trace.operations import OPERATIONS, in_place
 from convscope.trace.recorder import Call, Slot
 from convscope.trace.windows import Window, window_of
@@ -149,8 +148,15 @@ def same(x: Tensor) -> Tensor:
 
 def convolution(weight: Tensor, bias: Tensor | None, *how: object) -> Node:
     """how: stride, padding, dilation, groups, as conv2d takes them."""
-    made = Convolution(weight, bias, how)
-    return Node("slide", made, bare=made.bare, weight=made.weight, bias=bias, how=how)
+    stride, padding, dilation, groups = how
+    # Not in oneDNN's order: which it wants depends on the maps' sizes, and bringing weights from
+    # one of its orders into another takes up to six times the convolution.
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    conv2d: Callable[..., Tensor] = partial(
+        torch.conv2d, weight=weight, bias=bias, stride=stride, dilation=dilation, groups=groups
+    )
+    run, bare = partial(conv2d, padding=padding), partial(conv2d, padding=0)
+    return Node("slide", run, bare=bare, weight=weight, bias=bias, how=how)
 
 
 def _conv2d(one: Result) -> Node | None:
@@ -340,7 +346,8 @@ def _whole(one: Result) -> Node:
     elif name == "linear":
         weight = call.option(1, "weight")
         if alone and len(shape) == 2 and isinstance(weight, Tensor):
-            return Node("whole", Product(weight, call.option(2, "bias")))
+            linear = partial(F.linear, weight=weight.detach(), bias=call.option(2, "bias"))
+            return Node("whole", linear)
         fits = alone and not (len(shape) == 2 and isinstance(weight, Tensor))
     elif name in ("reshape", "view") and alone:
         return Node("whole", lambda x: x.reshape(x.shape[0], *shape[1:]))

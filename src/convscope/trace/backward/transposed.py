@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from convscope.lens.incremental_packed import Convolution
-from convscope.lens.tiles import PLACES, Products, matrices
 from convscope.trace.backward.windows import Cuts, Pair, cropped
+from convscope.trace.winograd import PLACES, Products, matrices
 
 SLOWER, MOVING, LAYING, GAIN = 1.25, 160.0, 300.0, 0.85
 """In multiplications of a convolution: one product of a tile; to move a channel's number of a
@@ -115,9 +115,8 @@ class Even:
     def __init__(self, weight: Float[Tensor, "out in k l"]) -> None:
         self.weight = weight
         self.kernel: Pair = (weight.shape[2], weight.shape[3])
-        turned = weight.flip(2, 3).transpose(0, 1)
-        reach = (self.kernel[0] - 1, self.kernel[1] - 1)
-        self._turned = Convolution(turned, None, (1, reach, 1, 1))
+        turned = weight.detach().flip(2, 3).transpose(0, 1)
+        self._turned = turned.contiguous(memory_format=torch.channels_last)
         self._tiled: dict[int, Tiles] = {}
         self._seen = 0
         """Windows so far: of a few, laying out the weights would take longer than it saves."""
@@ -129,11 +128,11 @@ class Even:
             if m not in self._tiled:
                 self._tiled[m] = Tiles(self.weight, m)
             return self._tiled[m](values, cuts)
-        before, after = zip(*cuts, strict=True)
-        if before == after == (0, 0):
-            return self._turned(values)
+        if not any(map(sum, cuts)):
+            reach = (self.kernel[0] - 1, self.kernel[1] - 1)
+            return torch.conv2d(values, self._turned, padding=reach)
         pads = [self.kernel[axis] - 1 - cut for axis in (1, 0) for cut in cuts[axis]]
-        return self._turned.bare(F.pad(values, pads))
+        return torch.conv2d(F.pad(values, pads), self._turned)
 
     def _tile(self, sides: Sequence[int]) -> int:
         """The tile that is quickest for windows of these sides; 0: no tiles are."""

@@ -1,4 +1,4 @@
-"""By which small matrices does a convolution of tiles become products of single numbers?
+"""Winograd's tiles: the small matrices by which a convolution becomes products of single numbers.
 
 A tile of m numbers and a filter of k are two polynomials, and their m + k - 1 products are those
 of their values at as many places: so many multiplications instead of m · k. The same three

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
-from convscope.lens.incremental import Incremental
-from convscope.lens.incremental_patches import Patches
-from convscope.lens.incremental_run import Run
-from convscope.lens.incremental_winograd import Tiled, Tiling
+from convscope.trace.forward.engine import Incremental
+from convscope.trace.forward.plan import Patches
+from convscope.trace.forward.run import Windowed
+from convscope.trace.forward.tiles import Tiled
 from convscope.trace.nodes import convolution
 from tests.nets import RECTIFIERS, Fire, Residual, Spelled, sequential, state_of
 from tests.oracles.incremental import asked, settled
@@ -342,8 +342,7 @@ def test_a_convolution_in_tiles_is_the_convolution(
     x = torch.randn(3, 5, 11, 10, dtype=torch.float64)
     node = convolution(conv.weight, conv.bias, 1, padding, 1, 1)
     with torch.no_grad():
-        tiles = Tiling(m, len(x), *size)
-        found = Tiled(node, m)(tiles.of(x, padding), tiles)
+        found = Tiled(node, m)(x, padding, size)
         torch.testing.assert_close(found, conv(x))
         assert found.abs().max() > 0
 
@@ -356,7 +355,7 @@ def test_wide_convolutions_are_computed_in_tiles_and_round_little() -> None:
     where = Patches(range(20), range(17), (5, 5), torch.zeros(3, 5, 5))
     engine = Incremental(net, image, where)
     engine.begin(image, where)
-    assert isinstance(engine._run, Run)
+    assert isinstance(engine._run, Windowed)
     assert any(plan.tiles for plan in engine._run.plans)
     some = range(0, len(where), 23)
     found = engine.follow({}).scores[list(some)]
@@ -402,7 +401,7 @@ def test_the_pass_that_is_recorded_is_not_made_again(
     base = engine.begin(image, where)
     found = engine.follow({"one": 2})
     assert net.passes <= 2
-    assert isinstance(engine._run, Run)
+    assert isinstance(engine._run, Windowed)
     chosen = slice(None) if classes is None else classes
     with torch.no_grad():
         expected = net(where.paint(image, range(len(where))))[:, chosen]
@@ -416,7 +415,7 @@ def test_windows_that_say_something_else_are_not_believed(monkeypatch: pytest.Mo
     net, image = settled(Counted()), picture()
     where = patches(image)
     engine = Incremental(net, image, where)
-    assert isinstance(engine._run, Run)
+    assert isinstance(engine._run, Windowed)
     node = next(node for node in engine._run.graph.nodes.values() if node.weight is not None)
     monkeypatch.setitem(
         engine._run.graph.nodes,

@@ -10,9 +10,9 @@ import torch
 import torchvision
 from torch import nn
 
-from convscope.lens.incremental import Incremental
-from convscope.lens.incremental_patches import Patches
 from convscope.network.sources.ours import alexnet, zfnet
+from convscope.trace.forward.engine import Incremental
+from convscope.trace.forward.plan import Patches
 from tests.oracles.incremental import settled
 
 ZOO = torchvision.models.list_models(module=torchvision.models)

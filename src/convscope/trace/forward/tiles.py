@@ -1,26 +1,23 @@
-"""How can a 3 × 3 convolution be computed with a third of the multiplications?
+"""3 × 3 convolutions of windows in Winograd's tiles, with a third of the multiplications.
 
 A tile of m × m results is the image, under a small matrix, of products of (m + 2)² numbers, one
-product each, instead of nine for each result. The sums over channels are then one matrix product
-for each of those (m + 2)² numbers.
-Source: Winograd 1980; Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks".
+product each, instead of nine for each result (`winograd.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from math import ceil
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from convscope.lens.tiles import ROWS, Products, matrices
 from convscope.trace.nodes import Node
+from convscope.trace.winograd import ROWS, Products, matrices
 
 TILES = (2, 3, 4)
 TOGETHER = 4 * ROWS
@@ -71,53 +68,26 @@ class Tiled:
     def _products(self) -> Products:
         return Products(*matrices(self._m), self._weight.permute(2, 3, 0, 1))
 
-    def __call__(self, take: Take, tiles: Tiling) -> Float[Tensor, "n out rows columns"]:
-        """take: the tiles of some windows, as (t, q, q, channels)."""
-        m, (down, across) = self._m, tiles.counts
-        products, out = self._products, len(self._weight)
-        y = self._weight.new_empty((tiles.windows, down * m, across * m, out))
-        step = max(1, TOGETHER // (down * across))
-        for first in range(0, tiles.windows, step):
-            part = slice(first, first + step)
-            found = products(take(part))
-            place = y[part].view(-1, down, m, across, m, out)
-            found = found.view(-1, down, across, m, m, out).transpose(2, 3)
-            if self._bias is None:
-                place.copy_(found)
-            else:
-                torch.add(found, self._bias, out=place)
-        return y[:, : tiles.rows, : tiles.columns].permute(0, 3, 1, 2)
-
-
-Take = Callable[[slice], Float[Tensor, "t q q c"]]
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Windows of results, divided into tiles of m × m."""
-
-    m: int
-    windows: int
-    rows: int
-    columns: int
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Tiles of a window, down and across."""
-        return ceil(self.rows / self.m), ceil(self.columns / self.m)
-
-    def of(self, x: Float[Tensor, "n c l k"], padding: tuple[int, int]) -> Take:
-        """Tiles of maps, with rows and columns of zeros put around them."""
-        m, (down, across), (top, left) = self.m, self.counts, padding
+    def __call__(
+        self, x: Float[Tensor, "n c l k"], padding: tuple[int, int], size: tuple[int, int]
+    ) -> Float[Tensor, "n out rows columns"]:
+        """padding: rows above and columns left of the windows that are zero. size: rows and
+        columns of the result; what the last tiles read beyond the windows is zero, too."""
+        m, out, (top, left), (rows, columns) = self._m, len(self._weight), padding, size
+        down, across = ceil(rows / m), ceil(columns / m)
         bottom, right = down * m + 2 - x.shape[2] - top, across * m + 2 - x.shape[3] - left
         if max(top, left, bottom, right) > 0:
             x = F.pad(x, (left, max(0, right), top, max(0, bottom)))
         cut = x.permute(0, 2, 3, 1).unfold(1, m + 2, m).unfold(2, m + 2, m)
         cut = cut[:, :down, :across].permute(0, 1, 2, 4, 5, 3)
-        return lambda part: cut[part].reshape(-1, m + 2, m + 2, x.shape[1])
-
-    def picked(self, index: Int[Tensor, "n l k"]) -> Int[Tensor, "n tiles"]:
-        """The rows that the tiles of windows are made of, from those that the windows are."""
-        m = self.m
-        cut = index.unfold(1, m + 2, m).unfold(2, m + 2, m)
-        return cut.reshape(len(index), -1)
+        y = self._weight.new_empty((len(x), down, m, across, m, out))
+        step = max(1, TOGETHER // (down * across))
+        for part, place in zip(torch.split(cut, step), torch.split(y, step), strict=True):
+            result = self._products(part.reshape(-1, m + 2, m + 2, x.shape[1]))
+            result = result.view(-1, down, across, m, m, out).transpose(2, 3)
+            if self._bias is None:
+                place.copy_(result)
+            else:
+                torch.add(result, self._bias, out=place)
+        y = y.view(len(x), down * m, across * m, out)
+        return y[:, :rows, :columns].permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""What does a network say to a picture with a patch, at each of many positions?
+"""All positions of a patch through a network: each call computes the window that the patch changes.
 
 The picture without any patch is run once. Then, for a portion of the positions at a time, each
 node computes only the window that the patch can change; its surroundings are that first run's.
@@ -6,26 +6,25 @@ node computes only the window that the patch can change; its surroundings are th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from convscope.lens.incremental_head import Head
-from convscope.lens.incremental_patches import Patches
-from convscope.lens.incremental_plan import TEMPORARY, Plan, Portion, plans, sizes_of
-from convscope.lens.incremental_rows import Rows, row_numbers
-from convscope.lens.incremental_sums import Sums
-from convscope.lens.incremental_winograd import Take, Tiled, Tiling
+from convscope.trace.forward.plan import TEMPORARY, Patches, Plan, Portion, plans, takers_of
+from convscope.trace.forward.rows import Rows, Sums, row_numbers
+from convscope.trace.forward.tiles import Tiled
 from convscope.trace.graph import Graph, plain_pass
 from convscope.trace.nodes import Node
 from convscope.trace.recorder import PICTURE
 
 INDICES = 64e6
 """Bytes of row numbers that are kept for the next picture."""
+TOGETHER = 64e6
+"""Bytes of vectors that are gathered before the head is run."""
 Progress = Callable[[int, int], None] | None
 
 
@@ -48,37 +47,34 @@ class Known:
     """Of all wanted slots."""
 
 
-class Run:
-    """All positions of a patch, for one picture after the other."""
+class Windowed:
+    """All positions of a patch by way of windows, for one picture after the other."""
 
     def __init__(self, graph: Graph, patches: Patches, like: Tensor, memory: float) -> None:
         self.graph, self.patches = graph, patches
         self.plans = plans(graph, patches, memory, like.element_size())
-        sizes = [sizes_of(plan, like.element_size()) for plan in self.plans]
+        sizes = [plan.bytes(like.element_size()) for plan in self.plans]
         self.needs = max(kept + TEMPORARY * largest for largest, kept in sizes)
         """Bytes for one position."""
         self._head, self._device = Head(graph), like.device
         self._summed = {n.takes[0] for n in graph.nodes.values() if n.kind == "mean"}
-        self._rows: dict[int, Rows] = {}
         rooms: dict[int, int] = {}
         for plan in self.plans:
             most = max(len(portion) for portion in plan.portions)
             for slot in plan.cut:
-                rows, columns = plan.size(slot)
-                rooms[slot] = max(rooms.get(slot, 0), most * rows * columns)
-        self._rows = {slot: Rows(room) for slot, room in rooms.items()}
+                rooms[slot] = max(rooms.get(slot, 0), most * prod(plan.size(slot)))
+        self.rows = {slot: Rows(room) for slot, room in rooms.items()}
         tiled = {slot: m for plan in self.plans for slot, m in plan.tiles.items()}
         self.tiled = {slot: Tiled(graph.nodes[slot], m) for slot, m in tiled.items()}
-        self._sums: dict[int, Sums] = {}
+        self.sums: dict[int, Sums] = {}
         self._watched: dict[int, Tensor] = {}
-        self._indices: dict[tuple[int, int, int], Tensor] = {}
+        self._indices: dict[tuple[Portion, int, int], Tensor] = {}
         self._kept = 0.0
-        self._probes: list[Portion] = []
 
     @property
     def wanted(self) -> set[int]:
         """The slots whose values for the picture without any patch are needed."""
-        return {*self._rows, *self._summed, *self.graph.layers.values()}
+        return {*self.rows, *self._summed, *self.graph.layers.values()}
 
     def begin(
         self, picture: Float[Tensor, "1 c h w"], patches: Patches, known: Known | None = None
@@ -87,10 +83,10 @@ class Run:
         self.patches = patches
 
         def keep(slot: int, value: Tensor) -> None:
-            if slot in self._rows:
-                self._rows[slot].begin(_maps(value))
+            if slot in self.rows:
+                self.rows[slot].begin(_maps(value))
             if slot in self._summed:
-                self._sums[slot] = Sums(value)
+                self.sums[slot] = Sums(value)
             if slot in self.graph.layers.values():
                 self._watched[slot] = value.relu()
 
@@ -114,39 +110,31 @@ class Run:
         done = 0
         for plan in self.plans:
             for portion in plan.portions:
-                _Pass(self, plan, portion, watches).run(self._head)
+                _Pass(self, plan, portion).run(self._head, watches)
                 done += len(portion)
                 if progress is not None:
                     progress(done, total)
-        activity = {layer: watches[slot].found for layer, slot in self.graph.layers.items()}
+        activity = {layer: watches[slot].sums for layer, slot in self.graph.layers.items()}
         return Answers(self._head.scores(), activity)
 
     def unchanged(self, picture: Float[Tensor, "c h w"]) -> Float[Tensor, "1 classes"]:
         """The scores by way of windows, of the picture seen through the patch at one position."""
-        work = {
-            plan: sum(prod(plan.size(slot)) for slot in plan.graph.mapped) for plan in self.plans
-        }
-        plan = min(self.plans, key=work.__getitem__)
+        plan = min(self.plans, key=lambda p: sum(prod(p.size(slot)) for slot in p.axes))
         first = plan.portions[0]
-        one = Portion(first.down[:1], first.across[:1], first.numbers[:1])
-        self._probes.append(one)  # indices are kept by the ids of portions
+        one = Portion((first.at[0][:1], first.at[1][:1]), first.numbers[:1])
         patches, self.patches = self.patches, replace(self.patches, fill=picture)
         self._head.begin(len(patches))
-        _Pass(self, plan, one, {}).run(self._head)
+        _Pass(self, plan, one).run(self._head, {})
         self.patches = patches
         return self._head.scores()[one.numbers]
 
-    def index(
-        self, plan: Plan, portion: Portion, source: int, taker: int, tiles: Tiling | None = None
-    ) -> Tensor:
-        """Which rows of the source the taker's windows, or their tiles, are made of."""
-        key = (id(portion), source, taker)
+    def index(self, plan: Plan, portion: Portion, source: int, taker: int) -> Int[Tensor, "n r k"]:
+        """Which rows of the source the taker's windows are made of."""
+        key = (portion, source, taker)
         if key in self._indices:
             return self._indices[key]
-        wanted = plan.wanted(source, taker, portion)
-        at = (portion.down, portion.across)
-        index = row_numbers(*plan.axes(source), at, wanted).to(self._device)
-        index = tiles.picked(index) if tiles else index
+        wanted = plan.wanted(source, taker, portion.at)
+        index = row_numbers(plan.axes[source], portion.at, wanted).to(self._device)
         if self._kept < INDICES:
             self._indices[key] = index
             self._kept += index.numel() * index.element_size()
@@ -158,34 +146,34 @@ class Watch:
 
     def __init__(self, base: Float[Tensor, "1 c h w"], channel: int, count: int) -> None:
         self._map = slice(channel, channel + 1)
-        self._sums = Sums(base[:, self._map])
-        self.found = base.new_empty(count)
+        self._base = Sums(base[:, self._map])
+        self.sums = base.new_empty(count)
 
     def see(self, value: Float[Tensor, "n c r k"], plan: Plan, slot: int, portion: Portion) -> None:
         active = value[:, self._map].relu()
-        if not plan.graph.nodes[slot].mapped or plan.whole(slot):
-            found = active.sum((1, 2, 3))
+        if slot not in plan.axes or plan.whole(slot):
+            sums = active.sum((1, 2, 3))
         else:
-            at = (portion.down, portion.across)
-            found = self._sums.with_windows(active, plan.axes(slot), at)[:, 0]
-        self.found[torch.from_numpy(portion.numbers)] = found.to(self.found.dtype)
+            sums = self._base.with_windows(active, plan.axes[slot], portion.at)[:, 0]
+        self.sums[torch.from_numpy(portion.numbers)] = sums.to(self.sums.dtype)
 
 
 class _Pass:
     """One portion of the positions on its way through the network."""
 
-    def __init__(self, run: Run, plan: Plan, portion: Portion, watches: dict[int, Watch]) -> None:
-        self.of, self.plan, self.portion, self.watches = run, plan, portion, watches
+    def __init__(self, of: Windowed, plan: Plan, portion: Portion) -> None:
+        self.of, self.plan, self.portion = of, plan, portion
+        self.nodes = of.graph.nodes
         self.held: dict[int, Tensor] = {}
-        self.left = run.graph.users
+        self.left = of.graph.users
 
-    def run(self, head: Head) -> None:
-        for slot, node in self.of.graph.nodes.items():
+    def run(self, head: Head, watches: Mapping[int, Watch]) -> None:
+        for slot, node in self.nodes.items():
             if slot in head.nodes:
                 continue
             value = self.held[slot] = self._value(slot, node)
-            if slot in self.watches:
-                self.watches[slot].see(value, self.plan, slot, self.portion)
+            if slot in watches:
+                watches[slot].see(value, self.plan, slot, self.portion)
             for source in node.takes:
                 self.left[source] -= 1
                 if not self.left[source]:
@@ -200,7 +188,7 @@ class _Pass:
         """The node's windows; where they will be cut from, if somebody will."""
         place = None
         if slot in self.plan.cut:
-            place = self.of._rows[slot].fresh(len(self.portion), *self.plan.size(slot))
+            place = self.of.rows[slot].fresh(len(self.portion), *self.plan.size(slot))
         if slot == PICTURE:
             value = self.of.patches.windows(self.portion.numbers.tolist())
         elif node.kind == "slide":
@@ -221,59 +209,100 @@ class _Pass:
 
     def _mine(self, source: int) -> bool:
         """May a value be overwritten: made by a convolution, and wanted by nobody else?"""
-        made = self.of.graph.nodes[source]
-        return made.weight is not None and self.left[source] == 1 and source not in self.plan.cut
+        made = self.nodes[source].weight is not None
+        return made and self.left[source] == 1 and source not in self.plan.cut
 
     def _taken(self, source: int, taker: int) -> Tensor:
-        node = self.of.graph.nodes[source]
+        node = self.nodes[source]
         if not node.mapped or not self.plan.cuts(source, taker):
             return self.held[source]
         index = self.of.index(self.plan, self.portion, source, taker)
-        cut = self.of._rows[source].cut(index, self.of.graph.nodes[taker].outside)
-        return (
-            cut
-            if len(node.shape) == 4
-            else cut.reshape(len(index), *node.shape[1:-2], *index.shape[1:])
-        )
+        cut = self.of.rows[source].cut(index, self.nodes[taker].outside)
+        return cut if len(node.shape) == 4 else cut.reshape(-1, *node.shape[1:-2], *cut.shape[2:])
 
     def _slide(self, slot: int, node: Node) -> Tensor:
-        source = node.takes[0]
-        cut = self.plan.cuts(source, slot)
-        if m := self.plan.tiles.get(slot):
-            tiles = Tiling(m, len(self.portion), *self.plan.size(slot))
-            return self.of.tiled[slot](self._tiles(source, slot, tiles), tiles)
-        x = self._taken(source, slot)
+        x, cut = self._taken(node.takes[0], slot), self.plan.cuts(node.takes[0], slot)
+        if slot in self.plan.tiles:
+            down, across = (0 if cut else window.padding for window in node.windows or ())
+            return self.of.tiled[slot](x, (down, across), self.plan.size(slot))
         if not cut and not node.in_place:
             return node.run(x)
         assert node.bare is not None
         value = node.bare(x)
-        if node.share is not None:
-            for axis, at in enumerate((self.portion.down, self.portion.across)):
-                one = self.plan.axes(slot)[axis]
-                places = torch.from_numpy(one.at(at))[:, None] + torch.arange(one.size)
-                share = node.share[axis][places].to(value)
-                value *= share[:, None, :, None] if axis == 0 else share[:, None, None]
+        for n, share in enumerate(node.share or ()):
+            axis = self.plan.axes[slot][n]
+            starts = torch.from_numpy(axis.at(self.portion.at[n]))
+            each = share[starts[:, None] + torch.arange(axis.size)].to(value)
+            value *= each[:, None, :, None] if n == 0 else each[:, None, None]
         return value
-
-    def _tiles(self, source: int, taker: int, tiles: Tiling) -> Take:
-        node = self.of.graph.nodes[taker]
-        assert node.windows is not None
-        if not self.plan.cuts(source, taker):
-            down, across = node.windows
-            return tiles.of(self.held[source], (down.padding, across.padding))
-        index = self.of.index(self.plan, self.portion, source, taker, tiles)
-        return lambda part: self.of._rows[source].picked(index[part], tiles.m + 2)
 
     def _mean(self, node: Node) -> Tensor:
         source = node.takes[0]
         value = self.held[source]
         if self.plan.whole(source):
             return node.run(value)
-        at = (self.portion.down, self.portion.across)
-        sums = self.of._sums[source].with_windows(value, self.plan.axes(source), at)
-        rows, columns = self.of.graph.nodes[source].shape[-2:]
-        means = (sums / (rows * columns)).to(value.dtype)
+        sums = self.of.sums[source].with_windows(value, self.plan.axes[source], self.portion.at)
+        means = (sums / prod(self.nodes[source].shape[-2:])).to(value.dtype)
         return means.view(len(value), *node.shape[1:])
+
+
+class Head:
+    """The layers at the end that see one vector for each picture: run once for many positions.
+
+    Their weights are many, and reading them takes longer than computing with them.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        takers, watched = takers_of(graph), set(graph.layers.values())
+        self.nodes: set[int] = set()
+        for slot, node in reversed(graph.nodes.items()):
+            vector = node.kind == "whole" and len(node.shape) == 2 and slot not in watched
+            if vector and self.nodes.issuperset(takers[slot]):
+                self.nodes.add(slot)
+        self.takes = {
+            source: slot
+            for slot in self.nodes
+            for source in graph.nodes[slot].takes
+            if source not in self.nodes
+        } or {graph.output: graph.output}
+        """What the head takes, and one that takes it."""
+        self._graph = graph
+        self._waiting: list[tuple[Tensor, Sequence[Tensor]]] = []
+        self._bytes = 0.0
+
+    def begin(self, count: int) -> None:
+        """Expect this many positions."""
+        self._scores: Tensor | None = None
+        self._count = count
+
+    def give(self, numbers: Int[Tensor, "n"], values: Sequence[Tensor]) -> None:
+        """What the head takes of these positions, in the order of `takes`."""
+        self._waiting.append((numbers, values))
+        self._bytes += sum(value.numel() * value.element_size() for value in values)
+        if self._bytes > TOGETHER:
+            self._run()
+
+    def scores(self) -> Float[Tensor, "positions classes"]:
+        self._run()
+        assert self._scores is not None
+        return self._scores
+
+    def _run(self) -> None:
+        if not self._waiting:
+            return
+        numbers, values = zip(*self._waiting, strict=True)
+        held = {
+            slot: torch.cat(parts)
+            for slot, parts in zip(self.takes, zip(*values, strict=True), strict=True)
+        }
+        self._waiting, self._bytes = [], 0.0
+        for slot, node in self._graph.nodes.items():
+            if slot in self.nodes:
+                held[slot] = node.run(*(held[s] for s in node.takes))
+        scores = held[self._graph.output]
+        if self._scores is None:
+            self._scores = scores.new_empty((self._count, scores.shape[1]))
+        self._scores[torch.cat(numbers)] = scores
 
 
 def _maps(value: Tensor) -> Float[Tensor, "n c r k"]:

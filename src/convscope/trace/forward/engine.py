@@ -1,8 +1,8 @@
-"""What does a network say if only a window of the picture changes, for many windows?
+"""Occlusion without computing anything twice: one window of a picture changes, for many windows.
 
     engine = Incremental(model, picture, patches, layers=["features.12"])
     base = engine.begin(picture, patches)            # the picture as it is
-    found = engine.follow({"features.12": 17})       # with the patch at each position
+    answers = engine.follow({"features.12": 17})     # with the patch at each position
     engine.how                                       # what was spared
 
 The answers are those of the network run on each changed picture, to the rounding of a sum taken
@@ -16,18 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from math import prod
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError
-from convscope.lens.incremental_narrow import narrow
-from convscope.lens.incremental_patches import Patches
-from convscope.lens.incremental_run import Answers, Known, Progress, Run
-from convscope.lens.incremental_whole import Whole, refuse_flat
 from convscope.lens.lens import Lens, only_scores
+from convscope.lens.sizes import LARGEST, MOST
+from convscope.trace.forward.plan import Patches
+from convscope.trace.forward.run import Answers, Known, Progress, Windowed
 from convscope.trace.graph import Graph, graph_of, plain_pass
+from convscope.trace.nodes import Node, convolution
 from convscope.trace.operations import OPERATIONS
 from convscope.trace.recorder import Recording, record_calls
 
@@ -60,22 +63,27 @@ class Incremental:
         Raises ModelError M500, M502, M503, M506 (layers), M507 (classes), M520 (no scores), M530;
         UsageError U370 (not enough memory for one position).
         """
-        self.memory = memory
         self._model, self._layers, self._patches = model, tuple(layers), patches
         self._picture = picture
         with torch.inference_mode():
             recording, scores = record_calls(model, picture, layers)
             for layer, slot in recording.layers.items():
-                refuse_flat(layer, recording.shapes[slot])
-            self._classes = None if classes is None else _known(classes, scores.shape[1])
+                _refuse_flat(layer, recording.shapes[slot])
+            self._classes = None if classes is None else _checked(classes, scores.shape[1])
             self._largest = 0.0 if recording.mixes else _largest(recording, picture)
-            self._scores: tuple[Tensor, Tensor] | None = (picture[None].clone(), scores)
             graph, self.how = _graph(model, recording, picture)
             narrowed = graph is not None and classes is not None and narrow(graph, classes)
             self._choose = None if narrowed else self._classes
-            self._run = self._whole() if graph is None else Run(graph, patches, scores, memory)
-            self._known = self._recorded(recording, scores, narrowed)
-        if isinstance(self._run, Run) and self._run.needs > memory:
+            self._run: Windowed | Whole
+            known = None
+            if graph is None:
+                self._run = self._whole()
+            else:
+                self._run = Windowed(graph, patches, scores, memory)
+                known = self._recorded(self._run, recording, scores)
+            self._first: tuple[Tensor, Tensor, Known | None] | None
+            self._first = picture[None].clone(), scores, known
+        if isinstance(self._run, Windowed) and self._run.needs > memory:
             needs = f"one position needs {self._run.needs / 1e6:.0f} MB, not {memory / 1e6:.0f}"
             raise UsageError("U370", "memory", needs, next_step="allow that much")
 
@@ -84,21 +92,12 @@ class Incremental:
         """What the network says to the picture as it is: scores (1, classes), activity of all
         maps. patches: of the same size and places as before, perhaps showing something else."""
         image = picture[None].contiguous(memory_format=torch.channels_last)
+        if isinstance(self._run, Whole):
+            return self._chosen(self._run.begin(image, patches))
         try:
-            known = self._known if self._was_recorded(image) else None
-            self._known = None
-            if known is None or isinstance(self._run, Whole):
-                answers = self._chosen(self._run.begin(image, patches))
-                right = self._is_right(image, answers)
-            else:
-                answers = self._run.begin(image, patches, known)
-                right = self._agrees(self._run.unchanged(picture))
-                answers = self._chosen(answers)
-            self._scores = None
+            answers, right = self._begun(self._run, image, patches)
             fault = "" if right else "its calls depend on the picture"
         except RuntimeError as error:  # calls that only work in the way they were written
-            if isinstance(self._run, Whole):
-                raise
             fault = str(error).splitlines()[0]
         if fault:
             self._run, self.how = self._whole(), f"whole pictures: {fault}"
@@ -112,49 +111,43 @@ class Incremental:
         the activity (n,) of one map of each layer. progress: gets positions done and all."""
         return self._chosen(self._run.follow(maps, progress))
 
+    def _begun(self, run: Windowed, image: Tensor, patches: Patches) -> tuple[Answers, bool]:
+        """Also whether windows give the network's own scores, which the first picture tests."""
+        first, self._first = self._first, None
+        if first is None:
+            return self._chosen(run.begin(image, patches)), True
+        recorded, expected, known = first
+        if not torch.equal(recorded, image):
+            known = None
+            with Lens(self._model, ()) as lens:
+                expected = only_scores(lens(image))
+        answers = run.begin(image, patches, known)
+        tested = answers if known is None else replace(answers, scores=run.unchanged(image[0]))
+        right = agree(self._chosen(tested).scores, expected, self._classes)
+        return self._chosen(answers), right
+
     def _chosen(self, answers: Answers) -> Answers:
         """With the scores of the wanted classes, where the network gave them all."""
         if self._choose is None:
             return answers
         return replace(answers, scores=answers.scores[:, self._choose])
 
-    def _whole(self) -> Run | Whole:
+    def _whole(self) -> Whole:
         if self._largest and _mixes(self._model, self._picture):
             self._largest = 0.0
         return Whole(self._model, self._layers, self._patches, self._largest)
 
-    def _recorded(self, recording: Recording, scores: Tensor, narrowed: bool) -> Known | None:
+    def _recorded(self, run: Windowed, recording: Recording, scores: Tensor) -> Known | None:
         """What the network made of the picture when it was recorded, for the graph's slots."""
-        if isinstance(self._run, Whole) or (
-            narrowed and len(self._classes or ()) == len(scores[0])
-        ):
-            return None
-        values = recording.values(self._run.wanted)
-        if values is None or self._classes is None or not narrowed:
+        values = recording.values(run.wanted)
+        if values is None or self._classes is None or self._choose is not None:
             return None if values is None else Known(scores, values)
-        shapes = {slot: node.shape for slot, node in self._run.graph.nodes.items()}
+        if len(self._classes) == len(scores[0]):  # their order is not to be seen in shapes
+            return None
         for slot, value in values.items():
-            if tuple(value.shape) != shapes[slot]:
+            if tuple(value.shape) != run.graph.nodes[slot].shape:
                 values[slot] = value[:, self._classes]
         return Known(scores[:, self._classes], values)
-
-    def _agrees(self, found: Tensor) -> bool:
-        """Are these scores, of all classes or of those the graph gives, the recorded ones?"""
-        assert self._scores is not None
-        return agree(found, self._scores[1], self._classes if self._choose is None else None)
-
-    def _was_recorded(self, image: Tensor) -> bool:
-        return self._scores is not None and torch.equal(self._scores[0], image)
-
-    def _is_right(self, image: Tensor, answers: Answers) -> bool:
-        """Has the first picture got the answer that the network gives?"""
-        if self._scores is None or isinstance(self._run, Whole):
-            return True
-        expected = self._scores[1]
-        if not self._was_recorded(image):
-            with Lens(self._model, ()) as lens:
-                expected = only_scores(lens(image))
-        return agree(answers.scores, expected, self._classes)
 
 
 def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Graph | None, str]:
@@ -191,7 +184,7 @@ def _mixes(model: nn.Module, picture: Float[Tensor, "c h w"]) -> bool:
         return True
 
 
-def _known(classes: Sequence[int], count: int) -> list[int]:
+def _checked(classes: Sequence[int], count: int) -> list[int]:
     for number in classes:
         if not 0 <= number < count:
             what = f"the network has {count} classes, counted from 0"
@@ -210,3 +203,90 @@ def agree(found: Tensor, expected: Tensor, classes: list[int] | None = None) -> 
 def _largest(recording: Recording, picture: Tensor) -> float:
     counts = (torch.Size(shape).numel() for shape in recording.shapes.values())
     return float(max(counts) * picture.element_size())
+
+
+class Whole:
+    """The network as it is, a batch at a time; the same questions and answers as `Windowed`."""
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str], patches: Patches, largest: float
+    ) -> None:
+        """largest: bytes of the largest activation of one picture; 0: take one at a time."""
+        self._model, self._layers = model, layers
+        self._batch = int(min(MOST, max(1, LARGEST // largest))) if largest else 1
+        self._patches = patches
+
+    def begin(self, picture: Float[Tensor, "1 c h w"], patches: Patches) -> Answers:
+        self._picture, self._patches = picture[0], patches
+        return self._ask(picture, None)
+
+    def follow(self, maps: Mapping[str, int], progress: Progress = None) -> Answers:
+        total = len(self._patches)
+        answers = []
+        for start in range(0, total, self._batch):
+            numbers = range(start, min(start + self._batch, total))
+            answers.append(self._ask(self._patches.paint(self._picture, numbers), maps))
+            if progress is not None:
+                progress(numbers[-1] + 1, total)
+        scores = torch.cat([one.scores for one in answers])
+        layers = self._layers
+        return Answers(scores, {k: torch.cat([one.activity[k] for one in answers]) for k in layers})
+
+    def _ask(self, pictures: Float[Tensor, "b c h w"], maps: Mapping[str, int] | None) -> Answers:
+        with Lens(self._model, self._layers) as lens:
+            scores = only_scores(lens(pictures))
+            seen = {layer: lens[layer] for layer in self._layers}
+        for layer, value in seen.items():
+            _refuse_flat(layer, tuple(value.shape))
+        if maps is not None:
+            seen = {layer: value[:, maps[layer]] for layer, value in seen.items()}
+        return Answers(scores, {k: value.relu().sum((-2, -1)) for k, value in seen.items()})
+
+
+def _refuse_flat(layer: str, shape: tuple[int, ...]) -> None:
+    """Raises ModelError M506 where a layer puts out no feature maps."""
+    if len(shape) != 4:
+        raise ModelError("M506", layer, f"puts out {shape}, which are no feature maps")
+
+
+def narrow(graph: Graph, classes: Sequence[int]) -> bool:
+    """Let the graph put out these classes' scores only; False (and nothing done) if it cannot.
+
+    It can where the scores come from a fully connected layer, or from a convolution of which only
+    a rectifier, a mean over places and a change of shape separate them.
+    """
+    nodes, users = graph.nodes, graph.users
+    way, slot = [], graph.output
+    while nodes[slot].weight is None and not _is_linear(nodes[slot]):
+        node = nodes[slot]
+        flat = node.name == "flatten"
+        before = nodes[node.takes[0]].shape if node.takes else ()
+        if not (flat or node.kind == "mean" or node.run is torch.relu) or users[slot] != 1:
+            return False
+        if len(before) not in (2, 4) or (flat and prod(before[2:]) > 1):
+            return False
+        way.append(slot)
+        slot = node.takes[0]
+    if users[slot] != 1 or nodes[slot].how[3:] not in ((), (1,)):
+        return False
+    nodes[slot] = _fewer(nodes[slot], list(classes))
+    for above in (slot, *way):
+        shape = nodes[above].shape
+        nodes[above] = replace(nodes[above], shape=(1, len(classes), *shape[2:]))
+    return True
+
+
+def _is_linear(node: Node) -> bool:
+    return isinstance(node.run, partial) and node.run.func is F.linear
+
+
+def _fewer(node: Node, classes: list[int]) -> Node:
+    """A fully connected layer or a convolution with these outputs only."""
+    if isinstance(node.run, partial):
+        given: dict[str, Tensor | None] = node.run.keywords
+        some = {name: None if value is None else value[classes] for name, value in given.items()}
+        return replace(node, run=partial(node.run.func, **some))
+    assert node.weight is not None
+    bias = None if node.bias is None else node.bias[classes]
+    made = convolution(node.weight[classes], bias, *node.how)
+    return replace(node, run=made.run, bare=made.bare, weight=made.weight, bias=bias)

@@ -1,4 +1,4 @@
-"""How are windows cut out of a map of which only a window is new?
+"""Feature maps of which only a window is new: cutting windows out of them, summing them up.
 
 Maps lie in memory place after place, all channels of a place together. A map's rows are
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convscope.lens.incremental_windows import Axis, Places
+from convscope.trace.forward.plan import Axis, Places, Wanted
 
 NOWHERE = -(2**29)
 """A row number so small that adding any other leaves it below 0."""
@@ -51,20 +52,15 @@ class Rows:
         windows = self._rows.index_select(0, index.view(-1))
         return windows.view(count, rows, columns, -1).permute(0, 3, 1, 2)
 
-    def picked(self, index: Int[Tensor, "n some"], side: int) -> Float[Tensor, "t side side c"]:
-        """The tiles of a convolution that these rows are: 0 lies outside."""
-        self._rows[0].zero_()
-        found = self._rows.index_select(0, index.view(-1))
-        return found.view(-1, side, side, self._rows.shape[1])
-
 
 def row_numbers(
-    down: Axis, across: Axis, at: tuple[Places, Places], wanted: tuple[Wanted, Wanted]
+    axes: tuple[Axis, Axis], at: tuple[Places, Places], wanted: tuple[Wanted, Wanted]
 ) -> Int[Tensor, "n r k"]:
-    """Rows of the windows `wanted` of a map whose own windows are `down` and `across`.
+    """Rows of the windows `wanted` of a map whose own windows are `axes`.
 
     at: of each position, its number along both axes.
     """
+    down, across = axes
     tall, wide = down.size * across.size, across.size
     count = np.arange(len(at[0]))
     first = 1 + down.extent * across.extent
@@ -76,10 +72,6 @@ def row_numbers(
     base = _table(base_y)[:, :, None] + _table(base_x)[:, None]
     own = _table(own_y)[:, :, None] + _table(own_x)[:, None]
     return torch.maximum(base, own, out=base).clamp_(min=0)
-
-
-Wanted = tuple[Places, int]
-"""Along one axis: where the window of each position starts, and how long all of them are."""
 
 
 def _numbers(
@@ -95,3 +87,24 @@ def _numbers(
 
 def _table(numbers: np.ndarray) -> Tensor:
     return torch.from_numpy(np.maximum(numbers, NOWHERE).astype(np.int32))
+
+
+class Sums:
+    """The sums of a map's windows without any patch, in float64: differences of large numbers."""
+
+    def __init__(self, base: Float[Tensor, "1 c h w"]) -> None:
+        table = base[0].double().cumsum(1).cumsum(2)
+        self._table = F.pad(table, (1, 0, 1, 0)).permute(1, 2, 0).contiguous()
+
+    def with_windows(
+        self, fresh: Float[Tensor, "n c r k"], axes: tuple[Axis, Axis], at: tuple[Places, Places]
+    ) -> Float[Tensor, "n c"]:
+        """Sums over the whole map with each of these windows in its place."""
+        device = fresh.device
+        top, left = (
+            torch.from_numpy(axis.at(a)).to(device) for axis, a in zip(axes, at, strict=True)
+        )
+        bottom, right = top + axes[0].size, left + axes[1].size
+        t = self._table
+        old = t[bottom, right] - t[top, right] - t[bottom, left] + t[top, left]
+        return t[-1, -1] - old + fresh.sum((2, 3)).double()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convscope.lens.tiles import Products, matrices
+from convscope.trace.winograd import Products, matrices
 
 
 def slowly(forms: tuple[Tensor, ...], weights: Tensor, tiles: Tensor) -> Tensor:
