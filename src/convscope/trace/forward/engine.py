@@ -282,11 +282,11 @@ def _is_linear(node: Node) -> bool:
 
 def _fewer(node: Node, classes: list[int]) -> Node:
     """A fully connected layer or a convolution with these outputs only."""
-    if isinstance(node.run, partial):
+    if node.weight is None:
+        assert isinstance(node.run, partial)
         given: dict[str, Tensor | None] = node.run.keywords
         some = {name: None if value is None else value[classes] for name, value in given.items()}
         return replace(node, run=partial(node.run.func, **some))
-    assert node.weight is not None
     bias = None if node.bias is None else node.bias[classes]
     made = convolution(node.weight[classes], bias, *node.how)
     return replace(node, run=made.run, bare=made.bare, weight=made.weight, bias=bias)
