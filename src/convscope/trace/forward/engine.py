@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.lens.lens import Lens, only_scores
-from convscope.lens.sizes import LARGEST, MOST
+from convscope.trace.batch_size import LARGEST, MOST
 from convscope.trace.forward.plan import Patches
 from convscope.trace.forward.run import Answers, Known, Progress, Windowed
 from convscope.trace.graph import Graph, graph_of, plain_pass

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from convscope.lens.sizes import LARGEST
+from convscope.trace.batch_size import LARGEST
 from convscope.trace.forward.tiles import tile
 from convscope.trace.graph import Graph
 from convscope.trace.recorder import PICTURE
