@@ -85,7 +85,7 @@ def test_the_mark_that_windows_puts_before_utf8_is_no_fault(tmp_path) -> None:
 def test_a_fault_names_the_picture_it_stands_at(tmp_path) -> None:
     path = tmp_path / "told.json"
     path.write_text('{"a.png": [[0, 0, 1, 1]], "b.png": [[0, 0, "x", 1]]}')
-    with pytest.raises(ConvscopeError, match=r"b\.png: 'x'"):
+    with pytest.raises(ConvscopeError, match=r"b\.png: .*'x'"):
         read_boxes(path)
     path.write_text('{"roses": 0, "tulips": -1}')
     with pytest.raises(ConvscopeError, match="tulips: -1"):

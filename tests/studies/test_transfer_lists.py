@@ -164,8 +164,8 @@ def test_json_and_csv_say_the_same_as_vocs_lists(voc: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.json", "[1]", "no table of pictures"),
-        ("a.json", '{"a.png": 3}', "a.png: 3 is no list of classes"),
+        ("a.json", "[1]", "no table of names"),
+        ("a.json", '{"a.png": 3}', "a.png: 3: Expected"),
         ("a.json", '{"a.png": {"dog": 2}}', "a.png is marked 2"),
         ("a.json", "{", "is no list of pictures"),
         ("a.json", "{}", "names no picture of any class"),

@@ -20,10 +20,13 @@ from convscope.errors import CheckpointError, nearest
 from convscope.network.preprocess import PARTS
 from convscope.network.sources.user_code import NAMES
 from convscope.publish import publish_file, require_free
-from convscope.texts import as_toml, read_text
+from convscope.texts import as_toml, checked, read_text
 
 SUFFIX = ".toml"
 KEYS = ("network", "checkpoint", "preprocess", "classes", *PARTS, "output", "scores")
+Plain = str | int | float | bool
+Told = Plain | list[Plain] | dict[str, Plain] | None
+"""What `load` then looks at itself."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,13 @@ class Remembered:
     network: str
     checkpoint: str | None = None
     preprocess: str | None = None
-    classes: Any = None
-    size: Any = None
-    resize: Any = None
-    interpolation: Any = None
-    mean: Any = None
-    std: Any = None
-    output: str | int | None = None
+    classes: Told = None
+    size: Told = None
+    resize: Told = None
+    interpolation: Told = None
+    mean: Told = None
+    std: Told = None
+    output: str | int | bool | None = None
     scores: str | None = None
 
     def ready(self) -> Any:
@@ -55,13 +58,13 @@ def remembered(path: Path | str) -> Remembered:
         plain = tomllib.loads(read_text(path))
     except (ValueError, RecursionError) as fault:
         _refuse(path, f"cannot be read as TOML ({fault})")
-    for key, value in plain.items():
-        if key not in KEYS:
-            _refuse(path, f"has the unknown key {key!r}; {nearest(key, KEYS)}")
-        text = key in ("network", "checkpoint", "preprocess")
-        if not isinstance(value, str) and (text or not _plain(value)):
-            _refuse(path, f"{key} is a {type(value).__name__}")
-    if not plain.get("network") or plain["network"].endswith(SUFFIX):
+    if unknown := [key for key in plain if key not in KEYS]:
+        _refuse(path, f"has the unknown key {unknown[0]!r}; {nearest(unknown[0], KEYS)}")
+    try:
+        told = checked({"network": ""} | plain, Remembered)
+    except ValueError as fault:
+        _refuse(path, f"has a value of another kind ({fault})")
+    if not told.network or told.network.endswith(SUFFIX):
         _refuse(path, "names no network", 'write network = "package.module:factory"')
     if "preprocess" in plain and any(key in plain for key in PARTS):
         _refuse(path, "has preprocess, which says all, and parts of it besides")
@@ -80,14 +83,6 @@ def remember(path: Path, told: Remembered) -> Path:
 def _refuse(path: Path | str, what: str, next_step: str = "") -> NoReturn:
     step = next_step or "mend it; docs/networks.md has an example"
     raise CheckpointError("C417", str(path), what, next_step=step)
-
-
-def _plain(value: object) -> bool:
-    """Numbers, or a list or table of what is told by texts and numbers."""
-    if isinstance(value, dict):
-        value = [*value.values()]
-    items = value if isinstance(value, list) else [value]
-    return all(isinstance(one, str | int | float) for one in items)
 
 
 def _moved(plain: Mapping[str, Any], moved: Callable[[str], str], folder: Path) -> dict[str, Any]:

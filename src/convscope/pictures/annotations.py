@@ -6,13 +6,20 @@ import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from convscope.errors import DataError, UsageError
 from convscope.pictures.pictures import Pictures
-from convscope.texts import brief, index, number, one_line, parsed, read_json, read_text
+from convscope.texts import brief, checked_table, one_line, parsed, read_json, read_text
 from convscope.units import Box
 
 BOXES_FILE = "boxes.json"
+Index = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Place = Annotated[float, Meta(gt=-(1 << 31), lt=1 << 31)]
+Pixel = Annotated[int, Meta(gt=-(1 << 31), lt=1 << 31)] | Place
+"""Beyond any picture's."""
 FORM = "write {name: [[xmin, ymin, xmax, ymax], …]}"
 
 
@@ -23,30 +30,16 @@ def read_boxes(path: Path | str) -> dict[str, tuple[Box, ...]]:
     Raises DataError D141 if the file is not that.
     """
     try:
-        told = read_json(path)
-        if not isinstance(told, dict):
-            raise ValueError(f"{brief(told)} is no table of names")
-        return {one_line(name): _boxes(name, boxes) for name, boxes in told.items()}
+        told = checked_table(read_json(path), list[tuple[Pixel, Pixel, Pixel, Pixel]])
+        return {name: tuple(_box(name, *box) for box in boxes) for name, boxes in told.items()}
     except ValueError as fault:
         what = f"is not a file of boxes ({fault})"
         raise DataError("D141", str(path), what, next_step=FORM) from fault
 
 
-def _boxes(name: str, told: object) -> tuple[Box, ...]:
-    if not isinstance(told, list):
-        raise ValueError(f"{name}: {brief(told)} is no list of boxes")
-    return tuple(_box(name, box) for box in told)
-
-
-def _box(name: str, told: object) -> Box:
-    if not isinstance(told, list) or len(told) != 4:
-        raise ValueError(f"{name}: {brief(told)} is not [xmin, ymin, xmax, ymax]")
-    try:
-        left, top, right, bottom = (number(value) for value in told)
-    except ValueError as fault:
-        raise ValueError(f"{name}: {fault}") from None
+def _box(name: str, left: Pixel, top: Pixel, right: Pixel, bottom: Pixel) -> Box:
     if left >= right or top >= bottom:
-        raise ValueError(f"{name}: {brief(told)} is empty or inverted")
+        raise ValueError(f"{name}: {[left, top, right, bottom]} is empty or inverted")
     return Box(top, left, bottom, right)  # type: ignore[arg-type]  # pixels may be split
 
 
@@ -61,37 +54,11 @@ def read_parts(path: Path | str) -> dict[str, dict[str, tuple[float, float]]]:
     """
     try:
         told = read_json(path)
-        pictures = _table(told, "the file").get("images", told)
-        return {
-            one_line(name): _parts(name, parts)
-            for name, parts in _table(pictures, "images").items()
-        }
+        pictures = told.get("images", told) if isinstance(told, dict) else told
+        return checked_table(pictures, dict[str, tuple[Place, Place]])
     except ValueError as fault:
-        step = 'write {"images": {name: {part: [x, y]}}}'
-        raise DataError(
-            "D173", str(path), f"is not a file of parts ({fault})", next_step=step
-        ) from fault
-
-
-def _parts(name: str, told: object) -> dict[str, tuple[float, float]]:
-    marked = _table(told, name)
-    return {part: _point(f"{name}: {part}", place) for part, place in marked.items()}
-
-
-def _table(told: object, where: str) -> dict[str, object]:
-    if not isinstance(told, dict):
-        raise ValueError(f"{where}: {brief(told)} in the place of a table of names")
-    return told
-
-
-def _point(where: str, place: object) -> tuple[float, float]:
-    if not isinstance(place, list) or len(place) != 2:
-        raise ValueError(f"{where}: {brief(place)} in the place of [x, y]")
-    try:
-        x, y = (float(number(value)) for value in place)
-    except ValueError as fault:
-        raise ValueError(f"{where}: {fault}") from None
-    return x, y
+        what, step = f"is not a file of parts ({fault})", 'write {"images": {name: {part: [x, y]}}}'
+        raise DataError("D173", str(path), what, next_step=step) from fault
 
 
 SHOWN, HARD, ABSENT = 1, 0, -1
@@ -128,17 +95,12 @@ def read_lists(spec: str) -> Lists:
 
 
 def _from_json(text: str) -> Iterator[tuple[str, str, int]]:
-    told = parsed(text)
-    if not isinstance(told, dict):
-        raise ValueError(f"{brief(told)} is no table of pictures")
+    told = checked_table(parsed(text), str | list[str] | dict[str, Any])
     for name, given in told.items():
-        plain = [given] if isinstance(given, str) else given
-        if isinstance(plain, list) and all(isinstance(key, str) for key in plain):
-            plain = dict.fromkeys(plain, SHOWN)
-        if not isinstance(plain, dict):
-            raise ValueError(f"{name}: {brief(plain)} is no list of classes")
+        classes = [given] if isinstance(given, str) else given
+        marks = classes if isinstance(classes, dict) else dict.fromkeys(classes, SHOWN)
         yield name, "", ABSENT
-        for key, value in plain.items():
+        for key, value in marks.items():
             yield name, key, _mark(value, name)
 
 
@@ -220,11 +182,9 @@ def read_labels(path: Path | str) -> dict[str, int]:
     """
     try:
         told = read_json(path)
-        if not isinstance(told, dict):
-            raise ValueError(f"{brief(told)} is no table of names")
-        if told and all(_is_class(key, value) for key, value in told.items()):
+        if isinstance(told, dict) and told and all(_is_class(*entry) for entry in told.items()):
             told = {value[0]: int(key) for key, value in told.items()}
-        return {one_line(name): _index(name, value) for name, value in told.items()}
+        return checked_table(told, Index)
     except ValueError as fault:
         what = f"does not hold a class index for each name ({fault})"
         raise UsageError("U313", str(path), what, next_step='write {"name": 0, …}') from fault
@@ -234,10 +194,3 @@ def _is_class(key: str, value: object) -> bool:
     """Whether this is `"0": ["n01440764", …]`."""
     number = key.isdecimal() and len(key) < 10
     return number and isinstance(value, list) and bool(value) and type(value[0]) is str
-
-
-def _index(name: str, value: object) -> int:
-    try:
-        return index(value)
-    except ValueError as fault:
-        raise ValueError(f"{name}: {fault}") from None

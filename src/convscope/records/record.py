@@ -17,7 +17,7 @@ import numpy as np
 from convscope.errors import DataError, printable
 from convscope.publish import publish_folder
 from convscope.records.inside import digest, open_inside, read_array, read_inside, read_packed
-from convscope.texts import as_path, brief, decoded, parsed
+from convscope.texts import as_path, brief, checked, decoded, parsed
 
 SCHEMA = 2
 """1: without checksums; `arrays` a list of names. 2: `arrays` has the SHA-256 of each file, and
@@ -140,13 +140,11 @@ class Record:
     @classmethod
     def _revive(cls, plain: Mapping[str, Any]) -> dict[str, Any]:
         """Values as their fields' annotations say: JSON knows only lists. Raises ValueError."""
-        import msgspec  # only reading needs it
-
         hints, made = get_type_hints(cls), {}
         for name, value in plain.items():
             try:
-                made[name] = msgspec.convert(value, hints[name])
-            except msgspec.ValidationError as fault:
+                made[name] = checked(value, hints[name])
+            except ValueError as fault:
                 raise ValueError(f"{name} is of another kind: {fault}") from fault
         return made
 

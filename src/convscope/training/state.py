@@ -49,7 +49,7 @@ from convscope.publish import (
 )
 from convscope.records.record import seal
 from convscope.records.series import Series
-from convscope.texts import csv_table, parsed, read_json
+from convscope.texts import checked, csv_table, parsed, read_json
 from convscope.training.optimise import Choice
 from convscope.training.recipe import Recipe, differences, to_json, to_toml
 
@@ -274,7 +274,7 @@ class RunFolder:
         """A file of JSON, if it is there. Raises ValueError if it is not of this kind."""
         if not (self.path / name).exists():
             return None
-        return msgspec.convert(read_json(self.path / name), kind)
+        return checked(read_json(self.path / name), kind)
 
     def _result(self, name: str, kind: type[Kind]) -> Kind | None:
         try:
