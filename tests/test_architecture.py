@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "convscope"
 STOREYS = [
     {"errors"},
-    {"units", "publish", "texts", "foreign"},
+    {"units", "publish", "texts", "foreign", "run"},
     {"pictures", "records"},
     {"lens"},
     {"trace"},
@@ -23,7 +23,7 @@ STOREYS = [
 ]
 LEVEL = {name: level for level, names in enumerate(STOREYS) for name in names}
 WITHOUT_TORCH = {
-    *("errors", "units", "publish", "texts", "foreign"),
+    *("errors", "units", "publish", "texts", "foreign", "run"),
     *("pictures", "records", "drawing", "study entries", "study records", "study figures", "pages"),
 }
 COMPUTE = {"network", "lens", "trace", "methods", "training", "scale", "studies"}

@@ -487,11 +487,10 @@ OPTIONS: dict[str, list[Any]] = {
     "layer": [3, "nowhere", [], [None], 1.5],
     "layers": [3, "nowhere", [None], 1.5],
     "k": ["1", 1.5, None, 0, True],
-    "memory": ["1GB", None, True],
     "fill": [None, "black", {}, [1.0, 2.0]],
     "patch": ["8", 0, 1.5, None, (1, 2, 3)],
     "stride": ["8", 0, 1.5, None],
-    "seed": ["0", 1.5, None],
+    "run": [3, "bar", None],
     "steps": ["2", 0, 1.5, None],
     "samples": ["2", 0, 1.5, None],
     "random": ["2", 0, None],
@@ -504,7 +503,6 @@ OPTIONS: dict[str, list[Any]] = {
     "views": ["1", 3, None],
     "top": ["1", None, 1.5],
     "classes": [3, [1, 2], "Rose"],
-    "progress": [3, "bar"],
     "every_class": ["yes", None, 3],
     "whole_map": ["yes", None],
     "road": ["yes", 3],
@@ -523,9 +521,7 @@ def options(function: Any) -> set[str]:
     parameters = inspect.signature(function).parameters.values()
     names = {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        names |= (
-            {"target", "variant", "classes", "progress"} if function.__name__ in METHODS else set()
-        )
+        names |= {"target", "variant", "classes", "run"} if function.__name__ in METHODS else set()
     return names
 
 

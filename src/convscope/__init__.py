@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from convscope.pictures.opening import open_pictures
     from convscope.pictures.pictures import Folder, Pictures, one_picture
     from convscope.records.maps import Attribution
+    from convscope.run import Run
     from convscope.studies.ablation.study import ablation
     from convscope.studies.audit.study import audit, check
     from convscope.studies.correspondence.study import correspondence
@@ -93,6 +94,7 @@ _HOME = {
     "Pictures": "pictures.pictures",
     "Lens": "lens.lens",
     "Neuron": "trace.backward.forward_pass",
+    "Run": "run",
     "Unit": "units",
     "ablation": "studies.ablation.study",
     "activation_maximisation": "methods.optimise",
@@ -168,6 +170,7 @@ __all__ = [
     "Neuron",
     "Pictures",
     "Preprocess",
+    "Run",
     "Unit",
     "ablation",
     "ablationcam",

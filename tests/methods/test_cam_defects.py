@@ -15,6 +15,7 @@ from convscope.errors import ModelError, UsageError
 from convscope.methods.cam import METHODS
 from convscope.methods.cam_formulas import gradcam_plus_plus, gradcam_plus_plus_of_pgc
 from convscope.records.maps import Attribution
+from convscope.run import Run
 from tests.methods.cam_nets import HEADS, by_hand, head_by_hand, net_of, pictures, scores_by_hand
 from tests.nets import RECTIFIERS, Spelled, Stumbling, state_of
 from tests.nets import pictures as noise
@@ -224,7 +225,7 @@ def test_score_cam_never_holds_all_masked_pictures_at_once(monkeypatch: pytest.M
     counted, sizes = counting(net_of("linear layers, as VGG"))
     told: list[tuple[int, int]] = []
     METHODS["scorecam"](
-        counted, pictures(2), layer="net.trunk", progress=lambda *now: told.append(now)
+        counted, pictures(2), layer="net.trunk", run=Run(progress=lambda *now: told.append(now))
     )
     assert max(sizes[2:]) <= 2
     assert told[-1] == (10, 10)

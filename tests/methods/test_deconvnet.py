@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from convscope.errors import ConvscopeError, ModelError
 from convscope.methods.deconvnet import deconvnet, project
 from convscope.network.sources.ours import alexnet, zfnet
+from convscope.run import Run
 from convscope.units import Unit
 from tests.nets import (
     RECTIFIERS,
@@ -300,7 +301,9 @@ def test_a_projection_says_how_it_was_made(tmp_path):
 def test_progress_is_told_for_each_unit():
     told: list[tuple[int, int]] = []
     units = [Unit("conv1", 0), Unit("squeeze", 1)]
-    deconvnet(Fire(), pictures(2), units, target=1, progress=lambda *step: told.append(step))
+    deconvnet(
+        Fire(), pictures(2), units, target=1, run=Run(progress=lambda *step: told.append(step))
+    )
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 

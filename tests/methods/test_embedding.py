@@ -18,6 +18,7 @@ from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
+from convscope.run import Run
 from convscope.trace.layers import stages
 from tests.nets import Residual, pictures, sequential, state_of
 
@@ -77,7 +78,7 @@ def test_features_are_computed_once_and_anew_when_something_changed(
             Pictures(noise, max_bad=0.1),
             "relu3",
             cache=cache,
-            progress=lambda done, _: ticks.append(done),
+            run=Run(progress=lambda done, _: ticks.append(done)),
             **more,  # type: ignore[arg-type]
         )
         passes.append(len(ticks))

@@ -25,6 +25,7 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures, one_picture
 from convscope.records.imagenet import TABLE2, table2
 from convscope.records.predictions import Evaluation
+from convscope.run import Run
 
 CROP = (20, 22)
 
@@ -85,7 +86,9 @@ def test_an_ensemble_answers_with_the_mean_softmax_of_its_networks(
     before = [member.model.training for member in members]
     ticks: list[tuple[int, int]] = []
     with Pictures(colours) as folder:
-        found = evaluate(members, folder, views=views, progress=lambda *tick: ticks.append(tick))
+        found = evaluate(
+            members, folder, views=views, run=Run(progress=lambda *tick: ticks.append(tick))
+        )
         alone = [evaluate(member, folder, views=views) for member in members]
         for row, name in enumerate(found.pictures):
             share = by_hand([SHARP, WRONG, BLUNT], colours / name, views)

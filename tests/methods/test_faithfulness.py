@@ -21,6 +21,7 @@ from convscope.methods.erasing import Asked, blurred, order
 from convscope.methods.faithfulness import faithfulness
 from convscope.methods.targets import Aims
 from convscope.records.faithfulness import Faithfulness, area
+from convscope.run import Run
 from convscope.units import Box
 from tests.methods.faithful_nets import Linear, Lookalike, Square, a_map, noise
 from tests.nets import pictures, state_of
@@ -162,7 +163,7 @@ def test_the_same_seed_gives_the_same_curves_and_another_seed_others() -> None:
     net, image = Lookalike(), pictures(1, 21, 16)[0]
     maps = [a_map(np.round(noise(21, 16)), 2)]
     one, same = (faithfulness(net, image, maps, road=True)[0] for _ in range(2))
-    (other,) = faithfulness(net, image, maps, seed=1, road=True)
+    (other,) = faithfulness(net, image, maps, run=Run(seed=1), road=True)
     for name in (*ARRAYS, "road_most", "road_least"):
         assert (getattr(one, name) == getattr(same, name)).all()
         assert (getattr(one, name) != getattr(other, name)).any() or name.startswith("blob")
@@ -307,7 +308,9 @@ def test_progress_counts_every_curve_to_the_end() -> None:
     told: list[tuple[int, int]] = []
     net, image = Lookalike(), pictures(1, 21, 16)[0]
     maps = [a_map(noise(21, 16), 1), a_map(noise(21, 16), 2), a_map(noise(21, 16, seed=1), 2)]
-    faithfulness(net, image, maps, road=True, random=3, progress=lambda *now: told.append(now))
+    faithfulness(
+        net, image, maps, road=True, random=3, run=Run(progress=lambda *now: told.append(now))
+    )
     # Two targets, each with three random maps and the blob; three maps with two and two curves.
     total = 2 * (2 * 3 + 2) + 3 * 4
     assert told == [(done, total) for done in range(1, total + 1)]

@@ -15,6 +15,7 @@ from convscope.methods.gradient_many import RULES
 from convscope.methods.gradient_run import How
 from convscope.methods.gradients import METHODS, TITLES
 from convscope.records.maps import Attribution
+from convscope.run import Run
 from tests.methods.cam_nets import SIZE, Split, by_hand, net_of, pictures
 from tests.nets import Fire, Residual, sequential
 from tests.nets import pictures as noise_of
@@ -80,7 +81,7 @@ def test_guided_grad_cam_is_the_enlarged_grad_cam_times_guided_backpropagation()
 @pytest.mark.parametrize("variant", ["authors", "squared"])
 def test_smoothgrad_is_the_mean_over_noisy_copies(variant: str) -> None:
     net, images = net_of("linear layers, as VGG"), pictures(2)
-    how = {"samples": 7, "noise": 0.2, "seed": 5, "variant": variant}
+    how = {"samples": 7, "noise": 0.2, "run": Run(seed=5), "variant": variant}
     generator = torch.Generator().manual_seed(5)
     drawn = [torch.randn(3, *SIZE, generator=generator).double().numpy() for _ in range(7)]
     for number, found in enumerate(METHODS["smoothgrad"](net, images, target=[2, 3], **how)):
@@ -219,7 +220,7 @@ def test_the_page_names_every_method_and_option() -> None:
     assert METHODS.keys() == TITLES.keys()
     for name in METHODS:
         assert f"| `{name}` |" in page
-    own = ("samples", "noise", "seed", "baseline", "steps", "quadrature", "layer", "other")
+    own = ("samples", "noise", "baseline", "steps", "quadrature", "layer", "other")
     for option in (*How.__annotations__, *own):
         assert f"| `{option}` |" in page
     for rule in RULES:

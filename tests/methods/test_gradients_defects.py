@@ -14,6 +14,7 @@ from convscope.errors import ModelError
 from convscope.methods import gradient_many
 from convscope.methods.gradients import METHODS
 from convscope.records.maps import Attribution
+from convscope.run import Run
 from tests.methods.cam_nets import net_of, pictures
 from tests.nets import RECTIFIERS, Fire, Residual, Spelled
 from tests.nets import pictures as noise
@@ -123,7 +124,7 @@ def test_the_same_seed_is_the_same_map_and_another_seed_another() -> None:
     net, images = Fire(), noise(2)
     smooth = METHODS["smoothgrad"]
     one, same, other = (
-        [found.pixels for found in smooth(net, images, target=1, samples=4, seed=seed)]
+        [found.pixels for found in smooth(net, images, target=1, samples=4, run=Run(seed=seed))]
         for seed in (3, 3, 4)
     )
     torch.manual_seed(99)

@@ -16,6 +16,7 @@ import convscope
 from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.methods.gradients import METHODS, TITLES
 from convscope.records.maps import Attribution
+from convscope.run import Run
 from tests.methods.cam_nets import SIZE, net_of, pictures
 from tests.methods.test_cam_options import ANSWERS, Careless
 from tests.methods.test_gradients_defects import maps_of
@@ -253,7 +254,9 @@ def test_progress_counts_the_runs_to_the_end() -> None:
     for name, runs in {"smoothgrad": 15, "integrated-gradients": 30}.items():
         told: list[tuple[int, int]] = []
         two = {"baseline": [torch.zeros(3, 1, 1)] * 2} if name == "integrated-gradients" else {}
-        maps_of(name, Fire(), noise(3), progress=lambda *s, told=told: told.append(s), **two)
+        maps_of(
+            name, Fire(), noise(3), run=Run(progress=lambda *s, told=told: told.append(s)), **two
+        )
         assert told[-1] == (runs, runs)
         assert [done for done, _ in told] == sorted({done for done, _ in told})
 

@@ -17,6 +17,7 @@ from convscope.methods.hiding import corners
 from convscope.methods.occlusion import occlusion, occlusions
 from convscope.methods.occlusion_map import occlusion_map
 from convscope.records.maps import Occlusion
+from convscope.run import Run
 from tests.nets import Fire, Residual
 from tests.oracles.occlusion import occluded
 
@@ -112,9 +113,9 @@ def test_a_network_that_puts_out_probabilities_is_taken_at_its_word() -> None:
 
 def test_noise_is_the_same_for_a_seed_and_mean_is_the_picture_s_own() -> None:
     model, image = toy(1).float(), torch.rand(3, 26, 26)
-    once = occlusion(model, image, fill="noise", seed=5, patch=8, stride=9)
-    again = occlusion(model, image, fill="noise", seed=5, patch=8, stride=9)
-    other = occlusion(model, image, fill="noise", seed=6, patch=8, stride=9)
+    once = occlusion(model, image, fill="noise", run=Run(seed=5), patch=8, stride=9)
+    again = occlusion(model, image, fill="noise", run=Run(seed=5), patch=8, stride=9)
+    other = occlusion(model, image, fill="noise", run=Run(seed=6), patch=8, stride=9)
     assert np.array_equal(once.probability, again.probability)
     assert not np.array_equal(once.probability, other.probability)
     mean = tuple(image.mean((1, 2)).tolist())
@@ -192,7 +193,7 @@ def test_several_pictures_give_what_each_gives_alone() -> None:
     told: list[tuple[int, int]] = []
     together = occlusions(
         model, images, target=[1, 2, 3], patch=8, stride=9, fill="mean", layer="0",
-        progress=lambda *done: told.append(done),
+        run=Run(progress=lambda *done: told.append(done)),
     )  # fmt: skip
     assert told[-1] == (36, 36)
     for number, (image, found) in enumerate(zip(images, together, strict=True)):

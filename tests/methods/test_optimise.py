@@ -26,6 +26,7 @@ from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.optimise import OptimisedPicture
+from convscope.run import Run
 from tests.nets import Fire, Stumbling, Telling, pictures, sequential, state_of
 
 STILL: dict[str, Any] = {"jitter": 0, "turn": 0.0, "noise": 0.0}
@@ -177,7 +178,7 @@ def stopping(after: int) -> Callable[[], bool]:
 def test_a_stopped_picture_is_kept_and_can_be_gone_on_from(basis: str) -> None:
     how: dict[str, Any] = {"basis": basis, "jitter": 0, "turn": 0.0, "preprocess": (-2.0, 2.0)}
     net = sequential().double()
-    kept = activation_maximisation(net, "conv3:4", size=(33, 29), stop=stopping(5), **how)
+    kept = activation_maximisation(net, "conv3:4", size=(33, 29), run=Run(stop=stopping(5)), **how)
     assert kept.stopped
     assert len(kept.values) == len(kept.objective) == 5
     assert kept.value > kept.values[0]
@@ -190,7 +191,7 @@ def test_a_stopped_picture_is_kept_and_can_be_gone_on_from(basis: str) -> None:
 
 def test_a_stopped_dream_keeps_what_its_octaves_have_drawn() -> None:
     image = pictures(1)[0]
-    kept = deep_dream(sequential(), image, "conv2", steps=4, stop=stopping(7))
+    kept = deep_dream(sequential(), image, "conv2", steps=4, run=Run(stop=stopping(7)))
     assert kept.stopped
     assert 4 < len(kept.values) < 16
     assert kept.pixels.shape == image.shape
@@ -198,7 +199,7 @@ def test_a_stopped_dream_keeps_what_its_octaves_have_drawn() -> None:
 
 
 def test_stopped_at_once_the_start_comes_back() -> None:
-    found = class_image(Corner(), 1, size=(4, 5), stop=lambda: True, **STILL)
+    found = class_image(Corner(), 1, size=(4, 5), run=Run(stop=lambda: True), **STILL)
     assert found.stopped
     assert len(found.values) == 0
     assert (found.pixels == 0).all()
@@ -206,10 +207,15 @@ def test_stopped_at_once_the_start_comes_back() -> None:
 
 def test_the_same_seed_makes_the_same_picture_bit_for_bit() -> None:
     how: dict[str, Any] = {"size": (33, 29), "steps": 4, "blur": 0.7, "blur_every": 2}
-    found = [activation_maximisation(sequential(), "conv2:3", seed=s, **how) for s in (1, 1, 2)]
+    found = [
+        activation_maximisation(sequential(), "conv2:3", run=Run(seed=s), **how) for s in (1, 1, 2)
+    ]
     assert found[0].pixels.tobytes() == found[1].pixels.tobytes()
     assert np.abs(found[0].pixels - found[2].pixels).max() > 0.01
-    dreams = [deep_dream(sequential(), pictures(1)[0], "conv2", steps=2, seed=3) for _ in range(2)]
+    dreams = [
+        deep_dream(sequential(), pictures(1)[0], "conv2", steps=2, run=Run(seed=3))
+        for _ in range(2)
+    ]
     assert dreams[0].pixels.tobytes() == dreams[1].pixels.tobytes()
 
 
@@ -368,7 +374,7 @@ def test_each_step_can_be_watched() -> None:
         size=(9, 8),
         steps=4,
         observe=lambda *state: seen.append(state),
-        progress=lambda *state: told.append(state),
+        run=Run(progress=lambda *state: told.append(state)),
     )
     assert [step for step, _, _ in seen] == [1, 2, 3, 4]
     assert [value for _, value, _ in seen] == found.objective.tolist()
@@ -382,7 +388,7 @@ def test_each_step_can_be_watched() -> None:
         "conv1",
         octaves=2,
         steps=2,
-        progress=lambda *state: told.append(state),
+        run=Run(progress=lambda *state: told.append(state)),
     )
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 

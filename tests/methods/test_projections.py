@@ -16,6 +16,7 @@ from convscope.errors import ConvscopeError
 from convscope.methods import projections as module
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.projections import Projected, projections
+from convscope.run import Run
 from convscope.trace.backward.forward_pass import Neuron, forward_pass
 from convscope.trace.backward_rule import BackwardRule
 from convscope.units import Unit
@@ -171,7 +172,7 @@ def test_with_little_memory_the_same_comes_in_the_same_order_of_layers(memory):
     net, x = Branching().eval(), pictures(15, 49, 51)
     wanted = {layer: edges(net, x, layer) for layer in ("last", "three")}
     plenty = {(f.layer, f.number): f for f in projections(net, x, wanted)}
-    little = list(projections(net, x, wanted, memory=memory))
+    little = list(projections(net, x, wanted, run=Run(memory=memory)))
     assert [f.layer for f in little] == [layer for layer in wanted for _ in wanted[layer]]
     for f in little:
         expected = laid(plenty[f.layer, f.number], x)
@@ -242,7 +243,7 @@ def test_progress_is_told_and_the_model_is_left_as_it_was():
     net, x = Residual().train(), pictures(2)
     before, told = state_of(net), []
     wanted = {"conv2": [Neuron(0, 1, 2, 3), Neuron(1, 2, 0, 0)], "conv1": [Neuron(0, 0, 0, 0)]}
-    list(projections(net, x, wanted, progress=lambda *step: told.append(step)))
+    list(projections(net, x, wanted, run=Run(progress=lambda *step: told.append(step))))
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert state_of(net) == before
 

@@ -20,6 +20,7 @@ from convscope.methods.gradients import gradient_x_input, saliency
 from convscope.methods.randomisation import difference, randomisation, sensitivity
 from convscope.methods.redraw import copied, layers_down, randomised
 from convscope.records.maps import Attribution
+from convscope.run import Run
 from tests.methods.faithful_nets import Linear, Lookalike, a_map, noise
 from tests.nets import Fire, Residual, pictures, state_of
 
@@ -196,7 +197,10 @@ def test_model_and_random_numbers_are_untouched() -> None:
     kept, chance, numbers = state_of(net), torch.get_rng_state(), np.random.get_state()[1].copy()
     during = []
     randomisation(
-        net, IMAGE, METHODS, progress=lambda *_: during.append(torch.get_rng_state().numpy().copy())
+        net,
+        IMAGE,
+        METHODS,
+        run=Run(progress=lambda *_: during.append(torch.get_rng_state().numpy().copy())),
     )
     assert state_of(net) == kept
     assert all(
@@ -229,7 +233,7 @@ def test_the_same_seed_forgets_the_same_way_and_the_users_seed_does_not_matter()
     net, found = Lookalike(), []
     for seed, users in ((0, 1), (0, 2), (3, 1)):
         torch.manual_seed(users)
-        found.append(randomisation(net, IMAGE, METHODS, seed=seed)["saliency"].spearman)
+        found.append(randomisation(net, IMAGE, METHODS, run=Run(seed=seed))["saliency"].spearman)
     assert (found[0] == found[1]).all()
     assert (found[0] != found[2]).any()
 
@@ -239,7 +243,7 @@ def test_sixteen_threads_get_the_serial_answers() -> None:
     together = threading.Barrier(16)
 
     def one(number: int) -> np.ndarray:
-        found = randomisation(net, images[number], METHODS, seed=number, steps=2)
+        found = randomisation(net, images[number], METHODS, run=Run(seed=number), steps=2)
         return np.concatenate([row.spearman for row in found.values()])
 
     def at_once(number: int) -> np.ndarray:
@@ -320,7 +324,9 @@ def test_wrapped_models_are_taken() -> None:
 
 def test_progress_counts_every_map_to_the_end() -> None:
     told: list[tuple[int, int]] = []
-    randomisation(Lookalike(), IMAGE, METHODS, steps=3, progress=lambda *now: told.append(now))
+    randomisation(
+        Lookalike(), IMAGE, METHODS, steps=3, run=Run(progress=lambda *now: told.append(now))
+    )
     assert told == [(done, 6) for done in range(1, 7)]
 
 

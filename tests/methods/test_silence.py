@@ -20,6 +20,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.records.table import lines
+from convscope.run import Run
 from convscope.studies.unit_ablation.figure import silence_figure
 from convscope.studies.unit_ablation.record import Silence
 from convscope.studies.unit_ablation.study import silence
@@ -75,7 +76,9 @@ def test_only_the_map_that_carries_the_class_matters(folder: Pictures, tmp_path:
     ticks: list[tuple[int, int]] = []
     model = only_map_2()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = silence(network_of(model), folder, "relu", progress=lambda *tick: ticks.append(tick))
+    found = silence(
+        network_of(model), folder, "relu", run=Run(progress=lambda *tick: ticks.append(tick))
+    )
     assert found.base_accuracy == 1
     assert found.accuracy.tolist() == [1, 1, 0.5, 1]  # all green: chance
     assert found.lost.tolist() == [0, 0, EACH, 0]

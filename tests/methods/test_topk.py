@@ -20,6 +20,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import TopK
+from convscope.run import Run
 from tests.nets import Residual, sequential, state_of
 from tests.oracles.topk import strongest
 
@@ -246,7 +247,7 @@ def test_progress_is_told_in_pictures_up_to_the_last() -> None:
         ["maps"],
         preprocess=AS_THEY_ARE,
         batch=4,
-        progress=lambda done, total: told.append((done, total)),
+        run=Run(progress=lambda done, total: told.append((done, total))),
     )
     assert told == [(4, 11), (8, 11), (11, 11)]
 

@@ -19,6 +19,7 @@ from convscope.methods.tuner import tune
 from convscope.methods.tuning import Trial, Tuning
 from convscope.network.network import Network
 from convscope.pictures.pictures import Pictures
+from convscope.run import Run
 from tests.nets import state_of
 
 Cost = Callable[[Trial], float]
@@ -103,7 +104,7 @@ def test_it_is_measured_once_and_remembered(network: Network, pretend, tmp_path:
     assert tune(network, cache=tmp_path) == first
     assert len(ran) == count > 0
     tune(network, cache=tmp_path, fresh=True)
-    tune(network, cache=tmp_path, memory=10**8)
+    tune(network, cache=tmp_path, run=Run(memory=10**8))
     assert len(ran) > 2 * count
     assert len(list(tmp_path.rglob("*.json"))) == 2
 
@@ -125,14 +126,14 @@ def test_what_does_not_fit_into_memory_is_not_tried(
     network: Network, pretend, tmp_path: Path
 ) -> None:
     ran = pretend(lambda trial: 9 / trial.batch)
-    found = tune(network, cache=tmp_path, memory=20_000_000)
+    found = tune(network, cache=tmp_path, run=Run(memory=20_000_000))
     assert found.bytes <= 20_000_000
     assert max(trial.batch for trial in ran) == found.batch < 64
 
 
 def test_a_memory_too_small_for_one_picture_is_refused(network: Network, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"one picture needs about .* MB, and 0 MB are allowed"):
-        tune(network, cache=tmp_path, memory=1000)
+        tune(network, cache=tmp_path, run=Run(memory=1000))
 
 
 def test_half_precision_is_tried_only_where_asked_and_not_emulated(

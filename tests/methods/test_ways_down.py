@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from convscope.errors import ConvscopeError
 from convscope.methods.projections import projections
 from convscope.methods.ways_down import ways_down
+from convscope.run import Run
 from convscope.trace.autograd import is_even
 from convscope.trace.backward.forward_pass import Neuron
 from convscope.trace.backward.steps import packed, unpacked
@@ -132,7 +133,7 @@ def test_both_rules_at_once_are_each_alone(name, memory):
     make, layers, size = NETS[name]
     net, x = make().double().eval(), pictures(5, *size).double()
     wanted = {layer: edges(net, x, layer, step=2) for layer in layers}
-    found = list(projections(net, x, wanted, rule="both", memory=memory))
+    found = list(projections(net, x, wanted, rule="both", run=Run(memory=memory)))
     assert len(found) == 2 * sum(map(len, wanted.values()))
     together = {(f.rule, f.layer, f.number): laid(f, x) for f in found}
     largest = 0.0

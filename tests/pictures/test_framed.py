@@ -15,6 +15,7 @@ from convscope.errors import DataError, EnvironmentFault
 from convscope.pictures.framed import Framed
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
+from convscope.run import Run
 
 FRAMING = Framing(None, (6, 9))
 
@@ -76,7 +77,11 @@ def test_batches_are_aligned_to_numbers_or_filled_up(root: Path) -> None:
     ticks: list[tuple[int, int]] = []
     with Pictures(root, max_bad=1.0) as folder:
         assert told() == [[0, 1], [2, 4]]
-        assert told(aligned=True, progress=lambda *at: ticks.append(at)) == [[0, 1], [2], [4]]
+        assert told(aligned=True, run=Run(progress=lambda *at: ticks.append(at))) == [
+            [0, 1],
+            [2],
+            [4],
+        ]
         assert told(numbers=[4, 3, 1, 0]) == [[4, 1], [0]]
         assert told(numbers=[3], may_be_empty=True) == []
         with pytest.raises(DataError) as fault:

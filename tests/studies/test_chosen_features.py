@@ -13,6 +13,7 @@ from convscope.errors import ModelError, UsageError
 from convscope.network.network import Network
 from convscope.pictures.pictures import Pictures
 from convscope.records.features import random_maps
+from convscope.run import Run
 from convscope.studies.features.study import chosen_features, features
 
 FIELDS = ("value", "image", "row", "column", "box", "active", "patches", "projections", "high")
@@ -36,7 +37,7 @@ def test_chosen_maps_are_as_among_all_maps(pictures: Path, network: Network) -> 
 
 def test_random_maps_are_those_that_any_picture_excites(pictures: Path, network: Network) -> None:
     for seed in (0, 1):
-        conv1, conv2 = chosen_features(network, pictures, count=2, seed=seed)
+        conv1, conv2 = chosen_features(network, pictures, count=2, run=Run(seed=seed))
         assert conv1.maps == (0, 1), "map 2 sees nothing ever"
         assert conv2.maps == (0, 1)
     (named,) = chosen_features(network, pictures, ["conv2"], count=1)
@@ -77,5 +78,5 @@ def test_maps_that_cannot_be_are_refused_before_the_search(
         raise AssertionError("it has begun to search")
 
     with pytest.raises((UsageError, ModelError)) as fault:
-        chosen_features(network, pictures, progress=never, **asked)  # type: ignore[arg-type]
+        chosen_features(network, pictures, run=Run(progress=never), **asked)  # type: ignore[arg-type]
     assert fault.value.code == code

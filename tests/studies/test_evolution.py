@@ -11,6 +11,7 @@ import torch
 from convscope.errors import DataError
 from convscope.network.load import Network
 from convscope.pictures.pictures import Pictures
+from convscope.run import Run
 from convscope.studies.evolution.study import EvolutionRecorder
 from convscope.units import Unit
 
@@ -46,7 +47,9 @@ def test_units_are_drawn_once_and_the_same_for_a_seed(pictures: Path, network: N
     with Pictures(pictures) as folder:
         names = []
         for seed in (0, 0, 1, 2, 3):
-            recorder = EvolutionRecorder(folder, network.preprocess, per_layer=1, seed=seed)
+            recorder = EvolutionRecorder(
+                folder, network.preprocess, per_layer=1, run=Run(seed=seed)
+            )
             recorder(1, network.model)
             names.append(recorder.record().units)
     assert names[0] == names[1]

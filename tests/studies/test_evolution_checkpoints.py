@@ -12,6 +12,7 @@ from convscope.errors import CheckpointError, DataError
 from convscope.network.network import Network
 from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.pictures import Pictures
+from convscope.run import Run
 from convscope.studies.evolution.checkpoints import evolution
 from convscope.studies.evolution.study import EvolutionRecorder
 
@@ -59,7 +60,7 @@ def test_checkpoints_of_any_kind_tell_what_an_observer_saw(
         network,
         units=["conv1:1", "conv2:0"],
         side=16,
-        progress=lambda done, total: ticks.append((done, total)),
+        run=Run(progress=lambda done, total: ticks.append((done, total))),
     )
     for ours, theirs in ((features, recorder.record()), (layers, recorder.convergence())):
         for name, value in vars(theirs).items():

@@ -17,6 +17,7 @@ from convscope.network.load import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Picture, Pictures, one_picture
+from convscope.run import Run
 from convscope.studies.explain.study import Checks, explain_folder
 from convscope.studies.explain.study import explain_picture as explain
 from convscope.studies.explain.table import findings, summary, verdict
@@ -282,7 +283,7 @@ def test_the_maps_are_told_before_they_are_tested(network: Network) -> None:
         chosen(["gradcam", "saliency"]),
         checks=FAST,
         shown=lambda prediction, maps: order.append((prediction.names[0], list(maps))),
-        progress=lambda done, total: order.append(done / total),
+        run=Run(progress=lambda done, total: order.append(done / total)),
     )
     assert order.index((found.prediction.names[0], ["gradcam", "saliency"])) == 2
 

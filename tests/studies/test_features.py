@@ -15,6 +15,7 @@ from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
+from convscope.run import Run
 from convscope.studies.features.display import GREY, limit, quantised
 from convscope.studies.features.study import features
 from convscope.units import Unit
@@ -101,9 +102,9 @@ def test_an_activation_without_a_rule_is_told_before_the_search_or_passed_as_ask
         raise AssertionError("the search has begun")
 
     with pytest.raises(ModelError, match=r"^GELU.*--other gradient"):
-        features(network, Pictures(pictures), progress=tick)
+        features(network, Pictures(pictures), run=Run(progress=tick))
     with pytest.raises(UsageError, match="is no other"):
-        features(network, Pictures(pictures), other="gradients", progress=tick)  # type: ignore[arg-type]
+        features(network, Pictures(pictures), other="gradients", run=Run(progress=tick))  # type: ignore[arg-type]
     _, _, layers = features(network, Pictures(pictures), other="gradient", k=1)
     first, second = list(layers)
     assert (first.rewritten, first.rectifiers) == (0, 0)

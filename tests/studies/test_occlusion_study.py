@@ -25,6 +25,7 @@ from convscope.pages.studies import read_study
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.records.table import lines
+from convscope.run import Run
 from convscope.studies.occlusion.areas import rooms
 from convscope.studies.occlusion.figure import (
     _three_figures,
@@ -354,7 +355,7 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bright: Path, tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(Corner(), bright, kept=kept, progress=stop)
+        ask(Corner(), bright, kept=kept, run=Run(progress=stop))
     first = kept / "000000" / "probability.npy"
     before = first.stat().st_mtime_ns
     assert not (kept / "000003").exists()

@@ -14,6 +14,7 @@ from convscope.cli.options import Model, Opening, Reading, Sending, expanded
 from convscope.cli.predict import Tune, chosen
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import claim, new_study
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.methods.predict import Judge
@@ -119,7 +120,7 @@ def make_atlas(
             other=cast("Other", other),
             tuning=tuning,
             also=judge,
-            progress=tick,
+            run=Run(progress=tick),
         )
     if judge is not None:
         judged, network = judge.told(network)

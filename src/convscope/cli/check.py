@@ -12,6 +12,7 @@ from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, tell
 from convscope.cli.results import claim, new_study
 from convscope.errors import ModelError, printable
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,7 +59,7 @@ def check(
     network = opening.load(model)
     image = None if picture is None else _prepared(network, picture, reading)
     with progress("trying methods") as tick:
-        found = audit(network, image, seconds=seconds, progress=tick)
+        found = audit(network, image, seconds=seconds, run=Run(progress=tick))
     _show(found)
     if out is not None:
         with new_study(out) as place:

@@ -12,6 +12,7 @@ from convscope.cli.atlas import make_atlas
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.train import training_bar
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.network.load import Network
@@ -106,13 +107,13 @@ def _real(out: Path) -> RealNetwork:
     example = _hidden(network, one_picture(files[HIDDEN], framing), SQUARE, STEP)
     _first(out, example)
     with progress("explaining") as tick:
-        found = explain(network, one_picture(files[WHY]), progress=tick)
+        found = explain(network, one_picture(files[WHY]), run=Run(progress=tick))
     why = out / "why"
     shutil.rmtree(why, ignore_errors=True)  # of a demo that did not get to its end
     write_explanation(why, found)
     units = [f"{layer}:{channel}" for layer, maps in MAPS.items() for channel in maps]
     with _scenes() as folder, progress("strongest pictures") as tick:
-        features = chosen_features(network, folder, units=units, side=96, progress=tick)
+        features = chosen_features(network, folder, units=units, side=96, run=Run(progress=tick))
     told = (
         "EfficientNet-Lite0 with ImageNet weights by ML Illustrated (Apache License 2.0), "
         "on photographs that scikit-image brings along"
@@ -159,7 +160,7 @@ def _learning(out: Path) -> LearningNetwork:
         result, evolution = _trained(out / "run", teaching, judging)
         network = load(str(result.folder))
         with progress("evaluating") as tick:
-            judged = evaluate(network, judging, progress=tick)
+            judged = evaluate(network, judging, run=Run(progress=tick))
         told = (
             f"A ZFNet of {sum(p.numel() for p in network.model.parameters()) / 1e6:.1f} million "
             f"weights was shown {len(teaching):,} patches of {len(teaching.classes)} photographs. "
@@ -229,7 +230,7 @@ def _hidden(network: Network, picture: Picture, side: int, step: int) -> Occlusi
 
     image = network.preprocess.tensor(picture.pixels)
     with progress("one picture by occlusion") as tick:
-        hidden = occlusion(network.model, image, patch=side, stride=step, progress=tick)
+        hidden = occlusion(network.model, image, patch=side, stride=step, run=Run(progress=tick))
     rule = ways_down(network, image[None], [hidden.layer])[hidden.layer].rules[0]
     unit = Unit(hidden.layer, hidden.channel)
     return OcclusionExample(

@@ -11,6 +11,7 @@ from convscope.cli.options import Beside, Reading, Ready, expanded
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import claim, epochs_listed, listed, new_study, save_figure, save_table
 from convscope.errors import UsageError
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.network.network import Network
@@ -66,8 +67,7 @@ def evolution(
                 layers=listed(layers),
                 units=listed(units) or (),
                 per_layer=per_layer,
-                seed=seed,
-                progress=tick,
+                run=Run(seed=seed, progress=tick),
             )
     _save(*found, out, beside)
 

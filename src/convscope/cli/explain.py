@@ -12,6 +12,7 @@ from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import claim, new_study
 from convscope.errors import printable
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.methods.explaining import Method
@@ -105,7 +106,7 @@ def _one(
             boxes=marked,
             checks=Checks(road=road),
             shown=_first,
-            progress=tick,
+            run=Run(progress=tick),
         )
     with new_study(out) as place:
         write_explanation(place, found)
@@ -145,7 +146,7 @@ def _many(
                 numbers=_spread(len(folder), limit),
                 checks=replace(QUICK, road=road),
                 each=each,  # type: ignore[arg-type]
-                progress=tick,
+                run=Run(progress=tick),
             )
             kept.append(found)
             return found

@@ -12,6 +12,7 @@ from convscope.cli.options import ANY_MODEL, Opening, Reading, Sending, expanded
 from convscope.cli.progress import progress, tell
 from convscope.cli.results import claim, keep_table, listed, new_study, save_figure
 from convscope.errors import UsageError
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.network.network import Network
@@ -60,7 +61,7 @@ def features(
     if pictures is None:
         found = _again(Path(model), asked)
     else:
-        way = {"k": top, "rule": sending.rule, "other": sending.other, "seed": seed}
+        way = {"k": top, "rule": sending.rule, "other": sending.other}
         found = _made(opening.network(model), pictures, reading, asked, way)
     how = cast("Scale", scale)
     with new_study(out) as place:
@@ -108,7 +109,7 @@ def _made(
             asked.layers,
             units=asked.units,
             count=asked.many,
-            progress=tick,
+            run=Run(seed=asked.seed, progress=tick),
             **way,
         )
 

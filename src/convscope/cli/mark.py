@@ -10,6 +10,7 @@ import typer
 from convscope.cli.options import Reading, expanded
 from convscope.cli.progress import progress, tell
 from convscope.cli.results import claim, new_study
+from convscope.run import Run
 
 
 @expanded
@@ -43,7 +44,7 @@ def mark(
     marked = None if start is None else read_parts(start)
     boxed = None if boxes is None else read_boxes(boxes)
     with reading.open(pictures) as folder, progress("pictures") as tick, new_study(out) as place:
-        write_marking(place, folder, names, marked=marked, boxes=boxed, progress=tick)
+        write_marking(place, folder, names, marked=marked, boxes=boxed, run=Run(progress=tick))
     page = out / "index.html"
     tell(page)
     if open_page:

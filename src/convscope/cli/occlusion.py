@@ -15,6 +15,7 @@ from convscope.cli.options import Beside, Model, Opening, Reading, expanded
 from convscope.cli.progress import phases, say, tell
 from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.errors import StopAsked, UsageError, nearest, printable
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.pictures.pictures import Pictures
@@ -108,10 +109,9 @@ def occlusion(
             patch=patch,
             stride=stride,
             fill=0.0 if fill == GREY else fill,  # type: ignore[arg-type]
-            seed=seed,
             kept=kept,
             searching=bar("strongest pictures"),
-            progress=bar("hiding parts"),
+            run=Run(seed=seed, progress=bar("hiding parts")),
         )
     with new_study(out, instead=[kept]) as place:
         shown = _save(found, place, draw, seed, beside)
@@ -173,7 +173,7 @@ def _objects(found: Occlusions, place: Path, seed: int) -> list[str]:
     from convscope.studies.occlusion.figure import hidden_objects_figure, hidden_objects_words
     from convscope.studies.occlusion.hidden_objects import hidden_objects
 
-    compared: HiddenObjects = hidden_objects(found, seed=seed)
+    compared: HiddenObjects = hidden_objects(found, run=Run(seed=seed))
     compared.save(place / "objects")
     save_figure(hidden_objects_figure(compared), place / "objects-figure")
     return hidden_objects_words(compared)

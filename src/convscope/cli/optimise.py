@@ -19,6 +19,7 @@ from convscope.cli.progress import progress, tell
 from convscope.cli.results import claim, new_study
 from convscope.cli.stop import stop_on_signals
 from convscope.errors import Stopped, UsageError, printable
+from convscope.run import Progress, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,7 @@ def best_natural(network: Network, jobs: Sequence[Job], pictures: Pictures | Non
     if pictures is None:
         return best
     with pictures as folder, progress("photographs") as tick:
-        for (picture,) in folder.batches(1, network.preprocess.framing, progress=tick):
+        for (picture,) in folder.batches(1, network.preprocess.framing, run=Run(progress=tick)):
             images = network.preprocess.tensor(picture.pixels)[None]
             for place, job in enumerate(jobs):
                 if job.strength is not None:
@@ -168,10 +169,10 @@ def optimise(
     wish.check()
     network = opening.network(model)
     jobs = wish.jobs(network, over, reading)
-    how = {"seed": seed, **({} if steps is None else {"steps": steps}), **_started(start)}
+    how = {**({} if steps is None else {"steps": steps}), **_started(start)}
     naturals = best_natural(network, jobs, None if pictures is None else reading.open(pictures))
     with new_study(out) as place, stop_on_signals() as stop:
-        made = _made(jobs, naturals, how, place, stop)
+        made = _made(jobs, naturals, how, place, Run(seed=seed, stop=stop))
         _sheet(made, place)
     tell(out / "sheet.png")
     if stop():
@@ -182,16 +183,17 @@ def optimise(
 
 
 def _made(
-    jobs: list[Job], naturals: list[float], how: dict[str, Any], out: Path, stop: Callable[[], bool]
+    jobs: list[Job], naturals: list[float], how: dict[str, Any], out: Path, run: Run
 ) -> list[OptimisedPicture]:
-    """Each picture, saved when it is done; once `stop` says yes, those so far."""
+    """Each picture, saved when it is done; once the run is stopped, those so far."""
     made: list[OptimisedPicture] = []
     for job, natural in zip(jobs, naturals, strict=True):
-        if made and stop():
+        if made and run.is_stopped:
             break
         yardstick = {} if job.strength is None else {"natural": natural}
-        with _bar(job.name) as watch:
-            made.append(job.make(**how, **yardstick, **watch, stop=stop))
+        with _bar(job.name) as (observe, tick):
+            watched = {"observe": observe, "run": run.telling(tick)}
+            made.append(job.make(**how, **yardstick, **watched))
         _save(made[-1], out / job.file_name)
     return made
 
@@ -226,16 +228,16 @@ def _png(picture: Image.Image) -> bytes:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[dict[str, Any]]:
-    """A bar with the objective, for a person; gives `observe` and `progress`."""
+def _bar(name: str) -> Iterator[tuple[Callable[..., None], Progress]]:
+    """A bar with the objective, for a person; gives what moves it: `observe` and progress."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description:<24}", markup=False),
@@ -246,9 +248,9 @@ def _bar(name: str) -> Iterator[dict[str, Any]]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(printable(name), total=None, how="")
-        yield {
-            "observe": lambda _, value, __: bar.update(task, how=f"{value:.4g}"),
-            "progress": lambda done, total: bar.update(task, completed=done, total=total),
-        }
+        yield (
+            lambda _, value, __: bar.update(task, how=f"{value:.4g}"),
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )

@@ -11,6 +11,7 @@ from convscope.cli.explain import read_target
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, tell
 from convscope.cli.results import claim, new_study
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.studies.pointing.record import PointingGame
@@ -59,7 +60,7 @@ def pointing(
             methods,
             target=read_target(target),
             margin=margin,
-            progress=tick,
+            run=Run(progress=tick),
         )
     with new_study(out) as place:
         found.write(place)

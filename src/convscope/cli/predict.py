@@ -13,6 +13,7 @@ from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import add_file, claim, new_study, save_table
 from convscope.errors import EnvironmentFault, UsageError, nearest, printable
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.methods.tuning import Tuning
@@ -119,7 +120,7 @@ def tuned(
     from convscope.methods.tuner import tune as measure
 
     with progress("measuring") as tick:
-        return measure(network, memory=memory, half=half, fresh=fresh, progress=tick)
+        return measure(network, half=half, fresh=fresh, run=Run(memory=memory, progress=tick))
 
 
 def chosen(network: Network, wanted: bool) -> Tuning | None:
@@ -187,7 +188,12 @@ def evaluate(
         tuning = chosen(networks[0], tune)
         with progress("evaluating") as tick:
             found = measure(
-                networks, folder, views=views, labels=known, tuning=tuning, progress=tick
+                networks,
+                folder,
+                views=views,
+                labels=known,
+                tuning=tuning,
+                run=Run(progress=tick),
             )
             folder.check_bad()
     _tell(found)

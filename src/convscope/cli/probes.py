@@ -13,6 +13,7 @@ from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.cli.similar import Cache, Vector, read_vector
 from convscope.errors import printable
 from convscope.records.table import Part, Table
+from convscope.run import Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,9 +64,8 @@ def probes(
             folds=folds,
             kinds=[name.strip() for name in kind.split(",") if name.strip()],
             vector=way,
-            seed=seed,
             cache=cache,
-            progress=bar("features"),
+            run=Run(seed=seed, progress=bar("features")),
             training=bar("classifiers"),
         )
     tell_short(found.short)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,10 +14,9 @@ from convscope.network.network import Network, whole
 from convscope.pages.studies import read_study
 from convscope.pictures.opening import opened
 from convscope.publish import require_free
+from convscope.run import PLAIN, Progress, Run
 from convscope.texts import as_path
 from convscope.trace.backward_rule import Other
-
-Progress = Callable[[int, int], None]
 
 
 @taking(pictures=pictures_of)
@@ -33,16 +32,16 @@ def atlas(
     title: str = "",
     studies: Sequence[Path | str] = (),
     tuning: Tuning | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> Path:
     """The strongest pictures of every feature map beside their projections, as a static page; as
     `convscope atlas` writes it.
 
     out: a new folder. k: pictures of each map. rule: of the projections, see `ways_down`; "both"
     shows them by two. other: see `BackwardRule`. title: of the page; without, made of the network's
-    and the pictures' names. studies: folders that studies wrote, to be shown too. progress: of each
-    of the steps, one after the other. Returns the path of index.html; pictures that were left out
-    or changed are listed beside it.
+    and the pictures' names. studies: folders that studies wrote, to be shown too. run: its progress
+    is of each of the steps, one after the other. Returns the path of index.html; pictures that were
+    left out or changed are listed beside it.
 
     Raises what `features` and `evaluate` raise, OutputError O501 (something is there).
     """
@@ -52,7 +51,7 @@ def atlas(
 
     @contextmanager
     def bars(_: str) -> Iterator[Progress]:
-        yield progress or (lambda *_: None)
+        yield run.progress or (lambda *_: None)
 
     with opened(pictures) as folder:
         page = make_atlas(

@@ -15,7 +15,8 @@ import typer
 from convscope.cli.options import Beside, Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import claim, new_study, save_figure, save_table
-from convscope.studies.base import Option, Study, Tick, records_of
+from convscope.run import Progress
+from convscope.studies.base import Option, Study, records_of
 
 if TYPE_CHECKING:
     from convscope.network.network import Network
@@ -50,7 +51,7 @@ class Asked:
             return self.reading.open(given)
         return self.reading.one_folder(given or ())
 
-    def progress(self, what: str) -> AbstractContextManager[Tick]:
+    def progress(self, what: str) -> AbstractContextManager[Progress]:
         return progress(what)
 
     def say(self, line: str) -> None:

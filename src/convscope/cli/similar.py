@@ -11,6 +11,7 @@ from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, tell
 from convscope.cli.results import claim, new_study, save_figure
 from convscope.errors import printable
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.pictures.pictures import Pictures
@@ -75,7 +76,14 @@ def similar(
         if twice:
             limits = {"pixels_from": pixels_from, "features_from": features_from}
             pairs = duplicates(
-                network, asked, base, layer, **limits, vector=way, cache=cache, progress=tick
+                network,
+                asked,
+                base,
+                layer,
+                **limits,
+                vector=way,
+                cache=cache,
+                run=Run(progress=tick),
             )
             _tell_duplicates(pairs, asked, base or asked, out)
             return
@@ -88,7 +96,7 @@ def similar(
             metric="cosine" if metric == "cosine" else "euclidean",
             vector=way,
             cache=cache,
-            progress=tick,
+            run=Run(progress=tick),
         )
         _tell_neighbours(found, asked, base or asked, out)
 

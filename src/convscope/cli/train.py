@@ -15,6 +15,7 @@ from convscope.cli.predict import save_evaluation
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import epochs_listed
 from convscope.cli.stop import stop_on_signals
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.pictures.pictures import Pictures
@@ -179,7 +180,7 @@ def _finish(result: TrainResult, recipe: Recipe, judging: Pictures) -> None:
     if not (run / "evaluation").exists():
         with progress("evaluating") as tick:
             network = load(str(run))
-            found = measure(network, judging, views=recipe.views, progress=tick)
+            found = measure(network, judging, views=recipe.views, run=Run(progress=tick))
         with publishing(run / "evaluation") as place:
             save_evaluation(found, place)
     say(

@@ -14,6 +14,7 @@ from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.cli.similar import Cache, Layer, Vector, read_vector, told_duplicates
 from convscope.errors import UsageError, nearest
 from convscope.records.table import Part, Table
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.studies.transfer.record import Transfer
@@ -72,7 +73,7 @@ def transfer(
         twice = None
         if source is not None:
             twice = duplicates(
-                network, folder, source, vector=way, cache=cache, progress=bar("looking")
+                network, folder, source, vector=way, cache=cache, run=Run(progress=bar("looking"))
             )
             say(told_duplicates(twice))
         found = measure(
@@ -83,12 +84,11 @@ def transfer(
             test=test,
             folds=folds,
             vector=way,
-            seed=seed,
             without=twice,
             scratch=plan,
             runs=None if plan is None else out.with_name(f"{out.name}-runs"),
             cache=cache,
-            progress=bar("features"),
+            run=Run(seed=seed, progress=bar("features")),
             training=bar("classifiers"),
         )
     tell_short(found.short)

@@ -12,6 +12,7 @@ from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import claim, new_study, save_figure, save_table
 from convscope.cli.similar import Cache, Layer, Vector, read_vector
 from convscope.records.table import Part, Table
+from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.studies.transfer.record import ListTransfer
@@ -48,7 +49,9 @@ def transfer_lists(
     with reading.open(pictures) as folder:
         network = opening.network(model)
         with progress("features") as tick:
-            found = measure(network, folder, *lists, layer, vector=way, cache=cache, progress=tick)
+            found = measure(
+                network, folder, *lists, layer, vector=way, cache=cache, run=Run(progress=tick)
+            )
     say(
         f"{found.pictures[0]:,} pictures to teach, {found.several:,} of them several classes; "
         f"{found.pictures[1]:,} to judge, {found.hard:,} times a class too hard to see"

@@ -121,9 +121,8 @@ class Ablation:
         drops = self.score.new_zeros(len(maps))
         for part in without.parts(maps.flatten(1).ne(0).any(1).nonzero()[:, 0]):
             drops[part] = self.score - wide(without.scores(part))
-            if self.case.progress is not None:
-                done = self.number * len(drops) + int(part[-1]) + 1
-                self.case.progress(done, len(drops) * len(self.case.images))
+            done = self.number * len(drops) + int(part[-1]) + 1
+            self.case.run.tick(done, len(drops) * len(self.case.images))
         return drops
 
     def _whole(self, outputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n"]:

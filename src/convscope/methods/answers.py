@@ -16,6 +16,7 @@ from convscope.methods.views import plan
 from convscope.network.network import Network
 from convscope.network.outputs import meaning
 from convscope.pictures.pictures import Picture, Pictures
+from convscope.run import PLAIN, Run
 
 View = UInt8[np.ndarray, "h w 3"] | Float32[torch.Tensor, "c h w"]
 """Framed pixels, or what the network takes of them."""
@@ -37,7 +38,7 @@ def answers(
     *,
     tuning: Tuning | None = None,
     first: Callable[[int], object] = id,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> Answers:
     """first: told the number of classes as soon as it is known.
 
@@ -46,7 +47,7 @@ def answers(
     asking = Asking(network, folder, views, tuning=tuning, first=first)
     way = asking.way
     size = max(1, way.batch // views)
-    for some in folder.batches(size, asking.framing, workers=way.workers, progress=progress):
+    for some in folder.batches(size, asking.framing, workers=way.workers, run=run):
         asking(some)
     return asking.answers()
 

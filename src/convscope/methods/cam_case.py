@@ -18,6 +18,7 @@ from convscope.methods.cam_layer import Reshape, as_maps
 from convscope.methods.targets import Aims
 from convscope.network.network import Network
 from convscope.network.outputs import Meaning, meaning, scored
+from convscope.run import PLAIN, Run
 
 MADE = "network.preprocess.tensor(network.preprocess.framing(picture))"
 NOT_IN_THIS_ORDER = "view size is not compatible"
@@ -36,7 +37,7 @@ class Case:
     images: Float[Tensor, "b c h w"]
     aims: Aims
     reshape: Reshape | None = None
-    progress: Callable[[int, int], None] | None = None
+    run: Run = PLAIN
     spaces: tuple[str, ...] = ()
     """"logit", "probability", "log-probability" or "function", for each picture."""
     scores: Tensor = field(default_factory=lambda: torch.empty(0))

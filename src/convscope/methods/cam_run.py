@@ -26,6 +26,7 @@ from convscope.methods.targets import Aims, Target
 from convscope.network.network import Network
 from convscope.network.outputs import scored
 from convscope.records.maps import Attribution
+from convscope.run import PLAIN, Run
 
 AUTHORS, PGC = "authors", "pytorch-grad-cam"
 EVERY_BIAS = Choice(("every bias",), "it takes no layer")
@@ -55,8 +56,8 @@ class How(TypedDict, total=False):
     """The classes' names, so that a target may be one and the result can name it."""
     reshape: Reshape | None
     """From the layer's output to maps (b, maps, h, w), where that cannot be told by its shape."""
-    progress: Callable[[int, int], None] | None
-    """Called with (maps done, maps in all) by the methods that run the network many times."""
+    run: Run
+    """Progress is that of maps, told by the methods that run the network many times."""
 
 
 def mean_of_maxima(raws: list[Tensor], enlarge: Enlarge) -> Float[Tensor, "b height width"]:
@@ -115,7 +116,7 @@ def explain(
     variant: str = AUTHORS,
     classes: Sequence[str] = (),
     reshape: Reshape | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> list[Attribution]:
     """One attribution for each picture; see `How` for the options.
 
@@ -127,7 +128,7 @@ def explain(
     with torch.inference_mode(False):
         images = prepared(model, images)
         aims = Aims.of(target, len(images), classes)
-        case = Case(scored(model, images), images, aims, reshape, progress)
+        case = Case(scored(model, images), images, aims, reshape, run)
         chosen = _choice(definition, case, layer)
         raws = {name: _sound(name, raw.detach()) for name, raw in maps(case, chosen.layers).items()}
         values = _values(definition, variant, list(raws.values()), images.shape[2:])

@@ -15,7 +15,7 @@ a maximum the paper does not say what happens; we add, as the transposed network
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -31,6 +31,7 @@ from convscope.network.network import Network
 from convscope.network.outputs import scored
 from convscope.network.provenance import recorded
 from convscope.records.maps import Projection
+from convscope.run import PLAIN, Run
 from convscope.trace.backward.forward_pass import (
     ForwardPass,
     Neuron,
@@ -40,7 +41,6 @@ from convscope.trace.backward.forward_pass import (
 from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
 from convscope.units import Unit
 
-Progress = Callable[[int, int], None]
 Place = tuple[int, int, int]
 """Channel, row, column."""
 
@@ -57,7 +57,7 @@ def deconvnet(
     overlap: Overlap = "add",
     other: Other = "refuse",
     whole_map: bool = False,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> list[Projection]:
     """Project units back to pixels: for each picture all units, in the order given.
 
@@ -94,12 +94,12 @@ def deconvnet(
             starts = [_unit_start(way, units[number], whole_map) for number in members]
             for number, start, pixels in zip(members, starts, _down(way, starts), strict=True):
                 found[number] = _records(start, pixels, way)
-                _tell(progress, len(found), total)
+                run.tick(len(found), total)
         if aims is not None:
             start, scores = _score_start(way, aims)
             pixels = way.down(scores, torch.ones_like(scores))
             found[len(units)] = _records(start, pixels, way)
-            _tell(progress, len(found), total)
+            run.tick(len(found), total)
     in_order = [found[number] for number in range(total)]
     return [projection for of_picture in zip(*in_order, strict=True) for projection in of_picture]
 
@@ -232,8 +232,3 @@ def _records(start: _Start, pixels: Float[Tensor, "b 3 h w"], way: ForwardPass) 
         )
         for number, name in enumerate(start.names)
     ]
-
-
-def _tell(progress: Progress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)

@@ -28,13 +28,13 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures, contents
 from convscope.records.embedding import Embedding
+from convscope.run import PLAIN, Run
 from convscope.trace.layers import stages
 
 BATCH = 16
 """Pictures computed together: the largest output of a VGG for them is 205 MB."""
 PIXELS = "pixels"
 """The layer below the first: the picture itself, small and grey."""
-Progress = Callable[[int, int], None]
 
 
 @taking(folder=pictures_of)
@@ -46,7 +46,7 @@ def embedding(
     *,
     vector: Way = "auto",
     cache: Path | str | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> dict[str, Embedding]:
     """The features of layers for all usable pictures of a folder, by layer.
 
@@ -72,7 +72,7 @@ def embedding(
         found = _kept(place, plans)
         missing = [plan for plan in plans if plan.layer not in found]
         if missing:
-            found |= _computed(network, pictures, missing, place, progress)
+            found |= _computed(network, pictures, missing, place, run)
     return {name: found[name] for name in names}
 
 
@@ -139,14 +139,14 @@ def _computed(
     folder: Pictures,
     plans: list[_Plan],
     place: Path | None,
-    progress: Progress | None,
+    run: Run,
 ) -> dict[str, Embedding]:
     made: dict[str, Embedding] = {}
 
     def fill(places: Sequence[Path | None]) -> None:
         with ExitStack() as stack:
             rows = [stack.enter_context(Rows(where)) for where in places]
-            used = _run(network, folder, plans, rows, progress)
+            used = _run(network, folder, plans, rows, run)
             for plan, sink, where in zip(plans, rows, places, strict=True):
                 made[plan.layer] = _record(folder, plan, used, sink.array())
                 if where is not None:
@@ -164,14 +164,14 @@ def _run(
     folder: Pictures,
     plans: list[_Plan],
     rows: list[Rows],
-    progress: Progress | None,
+    run: Run,
 ) -> list[int]:
     """Fill the rows; the numbers of the pictures used."""
     seen: dict[str, Tensor] = {}
     edits = {plan.layer: _look(plan, seen) for plan in plans if plan.layer != PIXELS}
     used: list[int] = []
     like, preprocess = _blank(network), network.preprocess
-    batches = folder.batches(BATCH, preprocess.framing, aligned=True, progress=progress)
+    batches = folder.batches(BATCH, preprocess.framing, aligned=True, run=run)
     with Lens(network.model, (), edits) as lens, torch.inference_mode():
         for pictures in batches:
             images = preprocess.aligned(pictures, BATCH).to(like)

@@ -25,12 +25,12 @@ from convscope.methods.targets import Aims, Target
 from convscope.network.provenance import recorded
 from convscope.records.faithfulness import Faithfulness
 from convscope.records.maps import Attribution
+from convscope.run import PLAIN, Run
 
 STEPS = 20
 """Shares of the picture that are hidden one after the other: 5 % each."""
 RANDOM = 4
 ROAD_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-Progress = Callable[[int, int], None]
 
 
 @taking(image=several)
@@ -45,8 +45,7 @@ def faithfulness(
     steps: int = STEPS,
     random: int = RANDOM,
     road: bool = False,
-    seed: int = 0,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> list[Faithfulness]:
     """Put maps of one picture to the test; one result for each, all against the same controls.
 
@@ -73,11 +72,7 @@ def faithfulness(
     controls = random * len(set(zip(aims, grains, strict=True))) + len(set(aims))
     done, total = itertools.count(1), 2 * controls + (4 if road else 2) * len(found)
 
-    def tick() -> None:
-        if progress is not None:
-            progress(next(done), total)
-
-    plan = Plan(steps, random, road, seed, tick)
+    plan = Plan(steps, random, road, run.seed, lambda: run.tick(next(done), total))
     trials = {aim: Trial.of(model, picture, aim, plan) for aim in dict.fromkeys(aims)}
     return [
         _tested(trials[aim], one, grain)
@@ -93,7 +88,7 @@ class Plan:
     random: int
     road: bool
     seed: int
-    tick: Callable[[], None]
+    tick: Callable[[], object]
 
 
 def _aims(maps: Sequence[Attribution], target: Target | None, classes: Sequence[str]) -> list[Aims]:

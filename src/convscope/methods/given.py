@@ -27,6 +27,7 @@ from convscope.pictures.archive.shards import is_shards
 from convscope.pictures.opening import held, is_file, is_picture, opened, picture_of
 from convscope.pictures.pictures import Picture
 from convscope.records.maps import Attribution
+from convscope.run import OLD, Run, with_run
 from convscope.units import Unit
 
 P = ParamSpec("P")
@@ -277,7 +278,8 @@ def taking(
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = known.bind(*args, **kwargs)
+            named = kwargs if kwargs.keys().isdisjoint(OLD) else with_run(function, known, kwargs)
+            bound = known.bind(*args, **named)
             given = bound.arguments
             for network in _networks(given[first]):
                 _require_network(network)
@@ -350,8 +352,8 @@ def _check(name: str, value: Any, written: str) -> None:
     """Raises UsageError U380 where the value is of another type than is written."""
     kinds = written.split(" | ")
     wanted = ""
-    if name == "progress":
-        wanted = "" if value is None or callable(value) else "a function of (done, total)"
+    if name == "run":
+        wanted = "" if isinstance(value, Run) else "a Run, as convscope.Run(seed=1)"
     elif written == "Sequence[str]":
         several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
         listed = several and all(isinstance(one, str) for one in value)

@@ -182,12 +182,11 @@ class Told:
     """Tells the progress of runs."""
 
     def __init__(self, case: Case, total: int) -> None:
-        self._progress, self._done, self._total = case.progress, 0, total
+        self._run, self._done, self._total = case.run, 0, total
 
     def __call__(self, more: int) -> None:
         self._done += more
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+        self._run.tick(self._done, self._total)
 
 
 def parts(count: int, size: int) -> Iterator[range]:

@@ -22,6 +22,7 @@ from convscope.methods.targets import Aims, Target
 from convscope.network.network import Network
 from convscope.network.outputs import scored
 from convscope.records.maps import Attribution
+from convscope.run import PLAIN, Run
 
 AUTHORS = "authors"
 PIXELS = "pixels"
@@ -51,8 +52,8 @@ class How(TypedDict, total=False):
     """Whose definition: "authors" without it."""
     classes: Sequence[str]
     """The classes' names, so that a target may be one and the result can name it."""
-    progress: Callable[[int, int], None] | None
-    """Called with (runs done, runs in all) by the methods that run the network many times."""
+    run: Run
+    """Progress is that of runs, told by the methods that run the network many times."""
 
 
 def explain(
@@ -65,7 +66,7 @@ def explain(
     target: Target | Iterable[Target] | None = None,
     variant: str = AUTHORS,
     classes: Sequence[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> list[Attribution]:
     """One attribution for each picture; see `How` for the options.
 
@@ -78,7 +79,7 @@ def explain(
     with torch.inference_mode(False):
         images = prepared(model, images)
         aims = Aims.of(target, len(images), classes)
-        case = Case(scored(model, images), images, aims, progress=progress)
+        case = Case(scored(model, images), images, aims, run=run)
         pixels = finite("the gradient", variants[variant](case).detach())
         values = colours.reduce(pixels)
     origin = {

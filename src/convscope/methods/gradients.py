@@ -34,6 +34,7 @@ from convscope.methods.gradient_run import (
 )
 from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
+from convscope.run import PLAIN
 from convscope.trace.backward_rule import BackwardRule, Other, Rule
 
 Pictures = Float[Tensor, "b c h w"]
@@ -140,18 +141,18 @@ def smoothgrad(
     *,
     samples: int = 50,
     noise: float = 0.15,
-    seed: int = 0,
     **how: Unpack[How],
 ) -> list[Attribution]:
     """The mean of the signed gradients at noisy copies of the picture, for the target that the
     picture has without noise.
 
     `values` is the sum of the colours' absolute values, as in the authors' code. noise: standard
-    deviation, as a share of the range from the picture's smallest to its largest number. seed:
-    the same noise for every picture. Variant "squared": the mean of the squared gradients.
+    deviation, as a share of the range from the picture's smallest to its largest number; the
+    same for every picture, of the run's seed. Variant "squared": the mean of the squared gradients.
     Raises besides UsageError U361 (samples below 1, noise below 0).
     Source: Smilkov et al. 2017, "SmoothGrad", §2; squared: Hooker et al. 2019.
     """
+    seed = how.get("run", PLAIN).seed
     variants: Mapping[str, Formula] = {
         AUTHORS: smoothed(samples, noise, seed),
         "squared": smoothed(samples, noise, seed, squared=True),

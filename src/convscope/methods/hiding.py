@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from convscope.trace.forward.engine import Incremental
 from convscope.trace.forward.plan import Patches
 
 Pair = int | tuple[int, int]
-Progress = Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,3 @@ def aims_of(
     if len(aims) != len(images):
         raise UsageError("U351", f"{len(aims)} targets", f"for {len(images)} pictures")
     return aims
-
-
-def part(progress: Progress, number: int, pictures: int) -> Progress:
-    """Progress of one picture as a part of all."""
-    if progress is None:
-        return None
-    return lambda done, places: progress(number * places + done, pictures * places)

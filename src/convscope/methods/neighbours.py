@@ -6,13 +6,13 @@ those of the nearest once more from the differences, so that equal vectors are a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from convscope.errors import UsageError
+from convscope.run import PLAIN, Run
 
 Metric = Literal["euclidean", "cosine"]
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
@@ -30,7 +30,7 @@ def nearest_vectors(
     *,
     metric: Metric = "euclidean",
     without: Int64[np.ndarray, "q"] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> tuple[Int64[np.ndarray, "q k"], Float64[np.ndarray, "q k"]]:
     """Row numbers in `base` and distances, the nearest first; of equals the lower number.
 
@@ -51,8 +51,7 @@ def nearest_vectors(
             for first in range(0, len(asked), QUERIES)
         ]
         best = _joined(parts)
-        if progress is not None:
-            progress(min(start + CHUNK, len(base)), len(base))
+        run.tick(min(start + CHUNK, len(base)), len(base))
     return _decided(asked, base, best, k, metric)
 
 

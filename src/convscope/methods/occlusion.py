@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from convscope.errors import ModelError
 from convscope.methods.fills import Fill
 from convscope.methods.given import Given, Layer, Model, several, single, taking
-from convscope.methods.hiding import Hiding, Pair, Progress, aims_of, finite, part
+from convscope.methods.hiding import Hiding, Pair, aims_of, finite
 from convscope.network.outputs import Meaning, meaning, scored
 from convscope.network.provenance import recorded
 from convscope.records.maps import Occlusion
+from convscope.run import PLAIN, Run
 from convscope.trace.forward.engine import MEMORY, Incremental
 from convscope.trace.layers import feature_layers
 from convscope.trace.origins import run_seen
@@ -39,10 +40,8 @@ def occlusion(
     patch: Pair = 50,
     stride: Pair = 6,
     fill: Fill = 0.0,
-    seed: int = 0,
     every_class: bool = False,
-    memory: float = MEMORY,
-    progress: Progress = None,
+    run: Run = PLAIN,
 ) -> Occlusion:
     """Hide a square of the picture at every position and see what the network makes of it.
 
@@ -51,11 +50,11 @@ def occlusion(
     positions in the whole picture) is followed; by default the last of `feature_layers`.
     patch, stride: in input pixels, or a pair of them, rows first. fill: of the square, in the
     units of the network's input: one number (0 is the preprocessing's mean), one a channel,
-    "mean" of this picture, "noise" of this picture's mean and spread, drawn once with `seed`,
+    "mean" of this picture, "noise" of this picture's mean and spread, drawn once,
     "blur" of this picture (Gaussian, a quarter of the square's shorter side), or a tensor: of the
     square's size it moves along, of the picture's size it is seen through the square.
-    every_class: keep the probabilities of all classes too. memory: bytes for windows.
-    progress: gets positions done and all positions.
+    every_class: keep the probabilities of all classes too. The run's memory
+    is for windows, its seed for the noise; its progress gets positions done and all positions.
 
     The record's origin says in `engine` what was computed: windows, or whole pictures and why.
     The numbers are those of one pass a position, but for rounding (2e-5 of the largest score in
@@ -73,10 +72,8 @@ def occlusion(
         patch=patch,
         stride=stride,
         fill=fill,
-        seed=seed,
         every_class=every_class,
-        memory=memory,
-        progress=progress,
+        run=run,
     )
     return found
 
@@ -92,10 +89,8 @@ def occlusions(
     patch: Pair = 50,
     stride: Pair = 6,
     fill: Fill = 0.0,
-    seed: int = 0,
     every_class: bool = False,
-    memory: float = MEMORY,
-    progress: Progress = None,
+    run: Run = PLAIN,
 ) -> list[Occlusion]:
     """The same for several pictures of one size, which share what is prepared once.
 
@@ -104,18 +99,17 @@ def occlusions(
     Raises UsageError U351 (another number of targets), U355 (no such pictures), and the same as
     `occlusion`.
     """
-    hiding = Hiding.of(images, patch, stride, fill, seed)
+    hiding = Hiding.of(images, patch, stride, fill, run.seed)
     aims = aims_of(target, images)
     model = scored(model, images)
     watched = layer or _last_layer(model, images[0])
     first = hiding.patches(images[0])
-    engine = Incremental(model, images[0], first, [watched], memory=memory)
+    engine = Incremental(model, images[0], first, [watched], memory=run.room(MEMORY))
     found = []
     for number, image in enumerate(images):
         aim = None if aims is None else aims[number]
-        tick = part(progress, number, len(images))
         asked = _Asked(engine, meaning(model), hiding, watched, every_class)
-        found.append(_explained(asked, image, aim, tick))
+        found.append(_explained(asked, image, aim, run.part(number, len(images))))
     return found
 
 
@@ -134,7 +128,7 @@ def _explained(
     asked: _Asked,
     image: Float[Tensor, "3 h w"],
     target: int | None,
-    progress: Progress,
+    run: Run,
 ) -> Occlusion:
     engine, hiding, layer = asked.engine, asked.hiding, asked.layer
     whole = engine.begin(image, hiding.patches(image))
@@ -142,7 +136,7 @@ def _explained(
     base = asked.read.probabilities(scores)[0]
     target = _target(whole.scores[0], target)
     channel = int(whole.activity[layer][0].argmax())
-    hidden = engine.follow({layer: channel}, progress)
+    hidden = engine.follow({layer: channel}, run.progress)
     chances = asked.read.probabilities(finite(hidden.scores))
     shape = (len(hiding.tops), len(hiding.lefts))
     return Occlusion(

@@ -8,7 +8,7 @@ Source: Zeiler and Fergus 2014, §4.2, read as a map of pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from convscope.lens.lens import Lens
 from convscope.methods.fills import Fill
 from convscope.methods.given import Given, Model, several, taking
-from convscope.methods.hiding import Hiding, Pair, aims_of, covering, finite, part
+from convscope.methods.hiding import Hiding, Pair, aims_of, covering, finite
 from convscope.network.outputs import scored
 from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
+from convscope.run import PLAIN, Run
 from convscope.trace.forward.engine import MEMORY, Incremental
 
 
@@ -35,9 +36,7 @@ def occlusion_map(
     patch: Pair | None = None,
     stride: Pair | None = None,
     fill: Fill = 0.0,
-    seed: int = 0,
-    memory: float = MEMORY,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> list[Attribution]:
     """For each picture a map of its size: positive where hiding lowers the target's score.
 
@@ -50,18 +49,18 @@ def occlusion_map(
     M514, M520.
     """
     patch, stride = covering(images, patch, stride)
-    hiding = Hiding.of(images, patch, stride, fill, seed)
+    hiding = Hiding.of(images, patch, stride, fill, run.seed)
     model = scored(model, images)
     aims = aims_of(target, images) or _likeliest(model, images)
     classes = sorted(set(aims))
     first = hiding.patches(images[0])
-    engine = Incremental(model, images[0], first, classes=classes, memory=memory)
+    engine = Incremental(model, images[0], first, classes=classes, memory=run.room(MEMORY))
     found: list[Attribution] = []
     base = hidden = torch.empty(0)
     for number, (image, aim) in enumerate(zip(images, aims, strict=True)):
         if not number or not torch.equal(image, images[number - 1]):
             base = finite(engine.begin(image, hiding.patches(image)).scores)[0]
-            hidden = finite(engine.follow({}, part(progress, number, len(images))).scores)
+            hidden = finite(engine.follow({}, run.part(number, len(images)).progress).scores)
         column = classes.index(aim)
         falls = (base[column] - hidden[:, column]).cpu().double().numpy()
         found.append(_made(hiding, falls, image, aim, float(base[column]), engine))

@@ -92,7 +92,7 @@ def deep_dream(
     name, channel = (unit.layer, unit.channel) if isinstance(unit, Unit) else (unit, None)
     with sight(case.model, name) as look:
         photograph = canvas(case.model, as_tensor(image))
-        noise = torch.Generator().manual_seed(case.plan.seed)
+        noise = torch.Generator().manual_seed(case.plan.run.seed)
         way = Climb(StrengthGoal(look, name, channel), case.plan, noise, photograph)
         _octaves(way, photograph, [scale ** -(octaves - 1 - n) for n in range(octaves)])
         told = {"octaves": octaves, "scale": scale}
@@ -104,7 +104,7 @@ def _octaves(way: Climb, photograph: Float[Tensor, "c h w"], factors: list[float
     plan, span = way.plan, Range.of(way.plan, photograph)
     drawn = photograph * 0
     for number, factor in enumerate(factors):
-        if plan.stop is not None and plan.stop():
+        if plan.run.is_stopped:
             break
         base = resized(photograph, factor)
         way.pixels = base + fitted(drawn, base)
@@ -116,11 +116,11 @@ def _octaves(way: Climb, photograph: Float[Tensor, "c h w"], factors: list[float
 
 def _part(plan: Plan, before: int, asked: int) -> Plan:
     """The same plan for one octave, which tells of all of them."""
-    observe, progress = plan.observe, plan.progress
+    observe, run = plan.observe, plan.run
     return replace(
         plan,
         observe=observe and (lambda step, value, pixels: observe(before + step, value, pixels)),
-        progress=progress and (lambda done, _: progress(before + done, asked)),
+        run=run.telling(lambda done, _: run.tick(before + done, asked)),
     )
 
 

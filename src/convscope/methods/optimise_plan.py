@@ -13,12 +13,13 @@ from torch import Tensor
 
 from convscope.errors import UsageError, nearest
 from convscope.network.preprocess import Preprocess
+from convscope.run import PLAIN, Run
 
 Observe = Callable[[int, float, Tensor], None]
 BOUNDS = ("soft", "clip")
 SETTINGS = (
     "steps", "learning_rate", "basis", "rule", "bounds", "noise", "settle", "jitter", "turn",
-    "blur", "blur_every", "seed",
+    "blur", "blur_every",
 )  # fmt: skip
 NOT_NEGATIVE = ("jitter", "turn", "blur", "noise", "settle")
 NEAREST = 0.999
@@ -55,15 +56,13 @@ class How(TypedDict, total=False):
     blur: float
     """Standard deviation in pixels of a blur after every `blur_every` steps; 0 for none."""
     blur_every: int
-    seed: int
     start: Float[Tensor, "c h w"] | np.ndarray | None
     """Where to begin, e.g. the `pixels` of a picture that was stopped; without it faint noise."""
     observe: Observe | None
     """Called after each step with (steps done, objective before it, the picture so far)."""
-    stop: Callable[[], bool] | None
-    """Asked before each step; the picture so far is the result once it says yes."""
-    progress: Callable[[int, int], None] | None
-    """Called with (steps done, steps in all)."""
+    run: Run
+    """Seed of the noise and the moves; progress in steps; stop is asked before each step, and once
+    it says yes, the picture so far is the result."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,9 @@ class Plan:
     turn: float = 0.0
     blur: float = 0.0
     blur_every: int = 4
-    seed: int = 0
     start: Tensor | np.ndarray | None = None
     observe: Observe | None = None
-    stop: Callable[[], bool] | None = None
-    progress: Callable[[int, int], None] | None = None
+    run: Run = PLAIN
 
     @classmethod
     def of(cls, usual: How, said: How) -> Self:
@@ -112,7 +109,7 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers, for a record's origin."""
-        told = {name: getattr(self, name) for name in SETTINGS}
+        told = {name: getattr(self, name) for name in SETTINGS} | {"seed": self.run.seed}
         start = "noise" if self.start is None else "a picture"
         return {**told, "regularise": dict(self.regularise), "start": start}
 

@@ -53,7 +53,7 @@ class Case:
 
         Raises UsageError U366 (no such size), U367 (no picture to start from).
         """
-        noise = torch.Generator().manual_seed(self.plan.seed)
+        noise = torch.Generator().manual_seed(self.plan.run.seed)
         start = self._first(size)
         if self.plan.start is None:
             start = Range.of(self.plan, start).input(start)

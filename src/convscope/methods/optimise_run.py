@@ -63,7 +63,7 @@ class Climb:
         awake, waking = (_rule(plan.rule)(place) for _ in range(2))
         self.pixels = span.bound(way.decode(place))
         for step in range(plan.steps):
-            if plan.stop is not None and plan.stop():
+            if plan.run.is_stopped:
                 return
             before = self.alive
             gradient = self._look(place, lambda here: span.bound(way.decode(here)), span)
@@ -114,8 +114,7 @@ class Climb:
     def _tell(self, step: int) -> None:
         if self.plan.observe is not None:
             self.plan.observe(step, self.objective[-1], self.pixels.clone())
-        if self.plan.progress is not None:
-            self.plan.progress(step, self.plan.steps)
+        self.plan.run.tick(step, self.plan.steps)
 
 
 class Adam:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened, picture_of
 from convscope.pictures.pictures import Pictures
 from convscope.records.predictions import Evaluation, Prediction
+from convscope.run import PLAIN, Run
 
 TOP = 5
 
@@ -93,7 +94,7 @@ def evaluate(
     views: int = 1,
     labels: Mapping[str, int] | None = None,
     tuning: Tuning | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> Evaluation:
     """How often the network is right on a folder's pictures.
 
@@ -102,7 +103,7 @@ def evaluate(
     folders, matched to the network's classes by name (by place where the network has no names).
     Pictures that cannot be used, or have no class, are left out. tuning: what `tune` chose for this
     machine; without, `usual_batch` pictures are computed together, the same on every machine.
-    progress: over all networks.
+    run: its progress is over all networks.
 
     Raises DataError D160 (no classes), D161 (nothing usable), UsageError U310, U311, U376 (a bare
     module), U377 (no folder), U401 (no tuning), U406 (no ensemble), ModelError M520 (no scores),
@@ -117,7 +118,7 @@ def evaluate(
         meaning(one).require_exclusive("accuracy")
     _require_alike(networks, tuning)
     with opened(folder) as pictures:
-        return _evaluate(networks, pictures, views, labels, tuning, progress)
+        return _evaluate(networks, pictures, views, labels, tuning, run)
 
 
 class Judge:
@@ -170,7 +171,7 @@ def _evaluate(
     views: int,
     labels: Mapping[str, int] | None,
     tuning: Tuning | None,
-    progress: Callable[[int, int], None] | None,
+    run: Run,
 ) -> Evaluation:
     found: list[Answers] = []
     truth: list[Int64[np.ndarray, "pictures"]] = []
@@ -182,22 +183,14 @@ def _evaluate(
         truth.append(true_classes(networks[len(found)], folder, outputs, labels))
 
     for place, network in enumerate(networks):
-        tick = _shifted(progress, place, len(networks))
-        found.append(answers(network, folder, views, tuning=tuning, first=first, progress=tick))
+        mine = run.part(place, len(networks))
+        found.append(answers(network, folder, views, tuning=tuning, first=first, run=mine))
     used = found[0].numbers[truth[0][found[0].numbers] >= 0]
     shares = [one.probability[np.isin(one.numbers, used)] for one in found]
     result = _evaluation(networks, folder, found[0].way, used, truth[0][used], shares, views)
     assumed = order_assumed(networks[0], folder, labels)
     told = {"class order": assumed} if assumed else {}
     return replace(result, origin={**result.origin, **told})
-
-
-def _shifted(
-    progress: Callable[[int, int], None] | None, place: int, networks: int
-) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(place * total + done, networks * total)
 
 
 def _evaluation(

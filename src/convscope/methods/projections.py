@@ -22,6 +22,7 @@ from convscope.lens.twin import bare
 from convscope.methods.given import Given, Model, several_or_read, taking
 from convscope.methods.projected_pictures import Block, Kept
 from convscope.methods.ways_down import Choice, Way, passes_up, require_choice, ways_down
+from convscope.run import PLAIN, Run
 from convscope.trace.backward.descent import Neurons, WindowedBackward
 from convscope.trace.backward.forward_pass import Neuron, forward_pass
 from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
@@ -31,7 +32,6 @@ AT_ONCE = 4
 MEMORY = 512 << 20
 Pictures = Callable[[Sequence[int]], Iterable[tuple[int, Float[Tensor, "c h w"]]]]
 """From numbers to each picture's number and what the network takes of it, in that order."""
-Progress = Callable[[int, int], None]
 Arrived = tuple[Rule, int, int, int, Float[Tensor, "c h w"]]
 """By which rule, which neuron, row and column of its window's corner, the window."""
 
@@ -80,8 +80,7 @@ def projections(
     rule: Choice = "auto",
     overlap: Overlap = "add",
     other: Other = "refuse",
-    memory: int = MEMORY,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> Iterator[Projected]:
     """Project neurons back to pixels: layer after layer in the order given, within a layer in any
     order.
@@ -90,13 +89,13 @@ def projections(
     neurons (picture, channel, row, column); each starts from its own activation, as in
     `deconvnet`. rule: see `ways_down`; "both" gives each neuron twice, from one pass up. memory:
     bytes for what is kept of pictures; where that is too little for all of them, each layer makes
-    passes of its own. progress: neurons done, and all.
+    passes of its own. run: its progress is neurons done, and all.
 
     A picture that is not given when it is asked for is left out. The model is not touched. Raises
     as `deconvnet` does, and UsageError U512 for a rule that is none.
     """
     wanted = {layer: list(neurons) for layer, neurons in wanted.items() if len(neurons)}
-    passes = _Passes(bare(model), _reader(pictures), (rule, overlap, other), memory)
+    passes = _Passes(bare(model), _reader(pictures), (rule, overlap, other), run.room(MEMORY))
     total, done = sum(map(len, wanted.values())) * (2 if rule == "both" else 1), 0
     together = passes.together(wanted)
     for layer, neurons in wanted.items():
@@ -105,8 +104,7 @@ def projections(
             for projected in passes.down(blocks, layer, neurons):
                 yield projected
                 done += 1
-                if progress is not None:
-                    progress(done, total)
+                run.tick(done, total)
 
 
 def _reader(pictures: Pictures | Float[Tensor, "b c h w"]) -> Pictures:
@@ -120,7 +118,7 @@ class _Passes:
     """Passes up of a network."""
 
     def __init__(
-        self, model: nn.Module, read: Pictures, how: tuple[Choice, Overlap, Other], memory: int
+        self, model: nn.Module, read: Pictures, how: tuple[Choice, Overlap, Other], memory: float
     ) -> None:
         self._model, self._read, self._how, self._memory = model, read, how, memory
         require_choice(how[0])

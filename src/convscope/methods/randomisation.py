@@ -37,6 +37,7 @@ from convscope.network.outputs import meaning, remember, scored
 from convscope.network.provenance import recorded
 from convscope.records.faithfulness import Agreement, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
+from convscope.run import PLAIN, Run
 
 STEPS = 4
 CELLS = 14
@@ -53,9 +54,8 @@ def randomisation(
     target: Target | None = None,
     classes: Sequence[str] = (),
     steps: int = STEPS,
-    seed: int = 0,
     before: Mapping[str, Attribution] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> dict[str, Randomisation]:
     """Compare each method's map with its maps of the same network with random weights.
 
@@ -89,14 +89,13 @@ def randomisation(
     learned = bare(model)
     layers, total = [], min(steps, len(layers_down(learned, images))) * len(methods)
     done = itertools.count(1)
-    for layer, network in randomised(learned, images, steps, seed):
+    for layer, network in randomised(learned, images, steps, run.seed):
         remember(network, known)  # its random numbers mean what the learned ones do
         layers.append(layer)
         for name, method in methods.items():
             found[name].append(_compared(method, network, images, aim, made[name]))
-            if progress is not None:
-                progress(next(done), total)
-    return {name: _record(made[name], layers, rows, seed) for name, rows in found.items()}
+            run.tick(next(done), total)
+    return {name: _record(made[name], layers, rows, run.seed) for name, rows in found.items()}
 
 
 def _settled(model: nn.Module, images: Float[Tensor, "1 c h w"], aims: Aims) -> Aims:

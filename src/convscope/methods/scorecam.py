@@ -82,9 +82,8 @@ def _weights(
     scores = torch.empty(len(kinds), dtype=weights.dtype, device=weights.device)
     for part in torch.split(torch.arange(len(kinds), device=weights.device), room):
         scores[part] = _scores(case, run, number, kinds[part], way).to(weights.dtype)
-        if case.progress is not None:
-            share = (number + (int(part[-1]) + 1) / len(kinds)) / len(case.images)
-            case.progress(round(share * len(maps) * len(case.images)), len(maps) * len(case.images))
+        share = number + (int(part[-1]) + 1) / len(kinds)
+        case.run.tick(round(share * len(maps)), len(maps) * len(case.images))
     scores = scores[which]
     weights[used] = scores.softmax(0) if way.softmax else scores
     return weights

@@ -29,6 +29,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import LAST, NOBODY, TopK
+from convscope.run import PLAIN, Run
 from convscope.trace.layers import chosen_layers
 
 
@@ -45,7 +46,7 @@ def topk(
     part: tuple[int, int] = (0, 1),
     tuning: Tuning | None = None,
     also: Callable[[Sequence[Picture]], object] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> TopK:
     """The k strongest distinct pictures of every feature map, with value and place.
 
@@ -67,7 +68,7 @@ def topk(
     require_tuning(tuning)
     ready = whole(model).preprocess if preprocess is None else preprocess
     with opened(folder) as pictures:
-        return _topk(bare(model), pictures, ready, layers, k, batch, part, tuning, also, progress)
+        return _topk(bare(model), pictures, ready, layers, k, batch, part, tuning, also, run)
 
 
 def _topk(
@@ -80,7 +81,7 @@ def _topk(
     part: tuple[int, int],
     tuning: Tuning | None,
     also: Callable[[Sequence[Picture]], object] | None,
-    progress: Callable[[int, int], None] | None,
+    run: Run,
 ) -> TopK:
     picture = blank(model, preprocess.shape)
     names = tuple(chosen_layers(model, layers, picture))
@@ -100,7 +101,7 @@ def _topk(
         aligned=True,
         may_be_empty=part[1] > 1,
         workers=way.workers,
-        progress=progress,
+        run=run,
     )
     with Lens(way.model, (), edits) as lens, torch.inference_mode(), way.running():
         for pictures in batches:

@@ -34,6 +34,7 @@ from convscope.pictures.decode.decode import decode
 from convscope.pictures.decode.limits import Limits
 from convscope.pictures.framing import Framing
 from convscope.publish import cache_folder, publish_file
+from convscope.run import PLAIN, Run
 from convscope.texts import parsed
 from convscope.trace.batch_size import Sizes, fitting, sizes
 
@@ -60,17 +61,16 @@ PHOTO = (375, 500)
 def tune(
     network: Network,
     *,
-    memory: int | None = None,
     half: bool = False,
     fresh: bool = False,
     cache: Path | str | None = None,
     seconds: float = SECONDS,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> Tuning:
     """The fastest way found of running the network here, measured or remembered.
 
-    memory: bytes that the network's inputs, outputs and weights may take up; by default half of
-    what is free. half: half precision may be chosen too, which changes results by far more than
+    run: its memory is for the network's inputs, outputs and weights, by default half of what is
+    free. half: half precision may be chosen too, which changes results by far more than
     rounding. fresh: measure even if there is something remembered. cache: folder to remember in.
     seconds: for measuring, about; the first run of a large network may take longer.
 
@@ -80,10 +80,10 @@ def tune(
     network = whole(network)
     model, shape = bare(network.model), network.preprocess.shape
     device = blank(model, shape).device
-    home = cache_folder(cache) / "tuned" / f"{_key(model, shape, device, memory, half)}.json"
+    home = cache_folder(cache) / "tuned" / f"{_key(model, shape, device, run.memory, half)}.json"
     known = None if fresh else _remembered(home)
     if known is None:
-        tuner = _Tuner(model, shape, device, memory, half, seconds, progress)
+        tuner = _Tuner(model, shape, device, half, seconds, run)
         known = tuner.tuning(network.preprocess.framing)
         # What could not be settled is measured again the next time, and a cache that cannot be
         # written is no reason to stop.
@@ -101,18 +101,17 @@ class _Tuner:
         model: nn.Module,
         shape: tuple[int, int, int],
         device: torch.device,
-        memory: int | None,
         half: bool,
         seconds: float,
-        progress: Callable[[int, int], None] | None,
+        run: Run,
     ) -> None:
         self.model, self.device, self.half = model, device, half
         self.blank = blank(model, shape)
         self.sizes = sizes(model, self.blank)
-        self.memory = free_memory(device) // 2 if memory is None else memory
+        self.memory = run.room(free_memory(device) // 2)
         self.ready: dict[tuple[bool, bool], Way] = {}
         self.stages, self.done, self.is_settled = 3, 0, True
-        self.seconds, self.progress = seconds / self.stages, progress
+        self.seconds, self.run = seconds / self.stages, run
         if _needed(self.sizes, 1) > self.memory:
             need, most = _needed(self.sizes, 1) / 1e6, self.memory / 1e6
             what = f"one picture needs about {need:,.0f} MB, and {most:,.0f} MB are allowed"
@@ -131,8 +130,7 @@ class _Tuner:
                 if best.named() == before.named():
                     break
             self.done += 1
-            if self.progress is not None:
-                self.progress(self.done, self.stages)
+            self.run.tick(self.done, self.stages)
         ranked = sorted(tried.values(), key=lambda trial: trial.seconds)
         workers = _workers(framing, best.seconds)
         needed = _needed(self.sizes, best.batch)
@@ -253,7 +251,7 @@ def _key(
     model: nn.Module,
     shape: tuple[int, int, int],
     device: torch.device,
-    memory: int | None,
+    memory: float | None,
     half: bool,
 ) -> str:
     """Of all that the answer may depend on: the network's structure, not its weights."""

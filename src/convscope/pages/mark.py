@@ -7,7 +7,7 @@ the two files that `pictures/annotations.py` reads.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ from convscope.pages.store import policy, safe_json, save, script
 from convscope.pictures.annotations import Parts
 from convscope.pictures.pictures import Pictures
 from convscope.publish import publish_folder
+from convscope.run import PLAIN, Run
 from convscope.units import Box
 
 POLICY = policy("'none'")
 MOST = 1600
 """Pixels of a picture's longer side as shown; marks are in its own pixels all the same."""
 SCRIPTS = ("marks", "overlay", "mark")
-Progress = Callable[[int, int], None]
 Boxes = Mapping[str, Sequence[Box]]
 
 
@@ -39,7 +39,7 @@ def write_marking(
     *,
     marked: Parts | None = None,
     boxes: Boxes | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> Path:
     """Write the page for these pictures into the new folder `out`; return its index.html.
 
@@ -53,7 +53,7 @@ def write_marking(
 
     def write(place: Path) -> None:
         pictures: list[dict[str, Any]] = []
-        for (picture,) in folder.batches(progress=progress):
+        for (picture,) in folder.batches(run=run):
             height, width = picture.pixels.shape[:2]
             file = f"pictures/{len(pictures)}.webp"
             save(_shown(picture.pixels), place / file, exact=False)

@@ -24,8 +24,9 @@ from PIL import Image, ImageStat
 
 from convscope.errors import DataError, EnvironmentFault, OutputError, UsageError, nearest
 from convscope.pictures.annotations import BOXES_FILE
-from convscope.pictures.pictures import Options, Pictures, Progress
+from convscope.pictures.pictures import Options, Pictures
 from convscope.publish import cache_folder, publish_many
+from convscope.run import Progress
 from convscope.texts import parsed
 from convscope.units import Box
 

@@ -31,10 +31,10 @@ from convscope.pictures.pictures import (
     Options,
     Picture,
     Pictures,
-    Progress,
     one_picture,
     some_pictures,
 )
+from convscope.run import Progress
 
 
 def open_pictures(

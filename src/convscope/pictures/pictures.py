@@ -35,13 +35,12 @@ from convscope.pictures.notes import (
     table,
 )
 from convscope.publish import publish_file
+from convscope.run import PLAIN, Run
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Frame = Callable[[Image.Image], UInt8[np.ndarray, "_ _ 3"]]
 """From an RGB picture to the pixels wanted; a Framing is applied where the picture is decoded,
 any other function in this process."""
-Progress = Callable[[int, int], object]
-"""Told how many are done, and of how many."""
 
 
 class Options(Ways, total=False):
@@ -198,14 +197,14 @@ class Pictures:
         aligned: bool = False,
         may_be_empty: bool = False,
         workers: int | None = None,
-        progress: Progress | None = None,
+        run: Run = PLAIN,
     ) -> Iterator[list[Picture]]:
         """The same, `size` at a time: the one pass under all that looks at many pictures.
 
         aligned: the batch of a picture is its number // size, whatever was left out; batches of
-        which nothing is usable do not come, and numbers are given in their order. progress:
-        pictures done, and all that are wanted; of a batch when the next one is asked for. Raises
-        DataError D118 or D161 at the end if nothing was usable, unless it `may_be_empty`.
+        which nothing is usable do not come, and numbers are given in their order. Progress is told
+        of a batch when the next one is asked for. Raises DataError D118 or D161 at the end if
+        nothing was usable, unless it `may_be_empty`.
         """
         wanted = range(len(self)) if numbers is None else numbers
         place = {number: done for done, number in enumerate(wanted, start=1)}
@@ -219,12 +218,11 @@ class Pictures:
             yield batch
             last = batch[-1].number
             done = bisect_left(wanted, last - last % size + size) if aligned else place[last]
-            if progress is not None:
-                progress(done, len(wanted))
+            run.tick(done, len(wanted))
         if not done and not may_be_empty:
             self.require_usable()
-        if progress is not None and done < len(wanted):
-            progress(len(wanted), len(wanted))
+        if done < len(wanted):
+            run.tick(len(wanted), len(wanted))
 
     def require_usable(self, used: int = 0) -> None:
         """Raise DataError D118, or else D161, unless something could be used."""

@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from convscope.run import Progress, Run
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from convscope.records.record import Record
     from convscope.records.table import Part
 
-Tick = Callable[[int, int], None]
 Needs = Literal["network", "picture folder", "pictures", "pictures or none"]
 
 
@@ -58,7 +59,7 @@ class Ask(Protocol):
     def pictures(self, names: Sequence[str] | str | None = None) -> Pictures:
         """The pictures of the command line, or others read in the same way; told about."""
 
-    def progress(self, what: str) -> AbstractContextManager[Tick]:
+    def progress(self, what: str) -> AbstractContextManager[Progress]:
         """A bar on a terminal."""
 
     def say(self, line: str) -> None:
@@ -125,9 +126,8 @@ class Study:
             return module.from_command(ask, options)
         network, told = ask.network(), arguments(options)
         with ask.pictures() as folder, ask.progress(self.doing) as tick:
-            found = getattr(module, self.function or self.folder)(
-                network, folder, **told, progress=tick
-            )
+            run = Run(seed=told.pop("seed", 0), progress=tick)
+            found = getattr(module, self.function or self.folder)(network, folder, **told, run=run)
             folder.check_bad()
         return found
 

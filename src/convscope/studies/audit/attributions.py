@@ -20,6 +20,7 @@ from convscope.methods.fullgrad import COMPLETE
 from convscope.methods.occlusion import occlusion
 from convscope.methods.targets import Aims
 from convscope.records.maps import Attribution
+from convscope.run import PLAIN, Run
 from convscope.studies.audit.case import Case, Clock, Heading, OutOfTime, many, said
 from convscope.studies.audit.record import Finding
 from convscope.trace.backward.descent import WindowedBackward
@@ -37,15 +38,12 @@ Told = tuple[str, str, Mapping[str, Any]]
 Try = Callable[[Case, Clock], Told]
 
 
-def check_methods(
-    case: Case, progress: Callable[[int, int], None] | None = None
-) -> Iterator[Finding]:
+def check_methods(case: Case, run: Run = PLAIN) -> Iterator[Finding]:
     tried = tries()
     case.facts["methods"] = {}
     for number, (name, attempt) in enumerate(tried.items(), start=1):
         yield _tried(case, name, attempt)
-        if progress is not None:
-            progress(number, len(tried))
+        run.tick(number, len(tried))
 
 
 def tries() -> dict[str, Try]:
@@ -129,7 +127,7 @@ def _coverage(rule: BackwardRule) -> str:
 
 
 def _pixels(case: Case, clock: Clock, method: gradients.Method) -> Told:
-    (found,) = method(case.explained, case.batch, progress=clock)
+    (found,) = method(case.explained, case.batch, run=Run(progress=clock))
     return _told(found)
 
 
@@ -140,7 +138,7 @@ def _layer(case: Case, _: Clock) -> Told:
 
 
 def _maps(case: Case, clock: Clock, method: cam.Method) -> Told:
-    (found,) = method(case.explained, case.batch, layer=case.layer, progress=clock)
+    (found,) = method(case.explained, case.batch, layer=case.layer, run=Run(progress=clock))
     return _told(found)
 
 
@@ -178,7 +176,7 @@ def _ablationcam(case: Case, clock: Clock) -> Told:
     layer = case.layer or default_layer(case.explained, case.batch)
     how = Ablation.of(CamCase(case.explained, case.batch, Aims((None,))), layer, 0).how
     try:
-        (found,) = cam.ablationcam(case.explained, case.batch, layer=layer, progress=clock)
+        (found,) = cam.ablationcam(case.explained, case.batch, layer=layer, run=Run(progress=clock))
         told, careful, facts = _told(found)
     except OutOfTime:
         told, careful, facts = f"runs; not waited for: it takes {clock.needs}", "", {"layer": layer}
@@ -187,7 +185,9 @@ def _ablationcam(case: Case, clock: Clock) -> Told:
 
 def _occlusion(case: Case, clock: Clock) -> Told:
     patch = max(1, min(case.image.shape[1:]) // 3)
-    found = occlusion(case.explained, case.image, patch=patch, stride=patch, progress=clock)
+    found = occlusion(
+        case.explained, case.image, patch=patch, stride=patch, run=Run(progress=clock)
+    )
     drop = found.base_probability - float(found.probability.min())
     facts = {"layer": found.layer, "largest drop": drop}
     return (

@@ -8,7 +8,7 @@ by trying it on a picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from convscope.errors import ModelError
 from convscope.methods.given import Given, single, taking
 from convscope.network.network import Delivered, Network
 from convscope.network.provenance import recorded
+from convscope.run import PLAIN, Run
 from convscope.studies.audit.attributions import METHODS, THEIR_CODE, check_methods
 from convscope.studies.audit.case import Case, Check, Heading, many, private
 from convscope.studies.audit.inputs import (
@@ -43,14 +44,14 @@ def check(
     image: Given | None = None,
     *,
     seconds: float = SECONDS,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> Audit:
     """Look at a network before the first picture is explained.
 
     network: what `load` gives, or any module. image: preprocessed, as the network takes it;
     without it a built-in photograph. seconds: for each method that runs the network many times;
-    it is stopped then, and counts as defined. progress: methods tried, and how many there are.
+    it is stopped then, and counts as defined. run: its progress is methods tried, and how many
+    there are.
 
     Nothing is raised about the network: that it cannot be used is a finding, with its code (M526,
     M530 not looked into; M588 weights not finite; M589 takes no picture; M590 scores not finite;
@@ -60,9 +61,9 @@ def check(
     name = network.spec if isinstance(network, Network) else type(network).__name__
     facts: dict[str, object] = {}
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        found = tuple(_findings(network, name, image, seconds, seed, progress, facts))
-    origin = {"method": "audit", "seconds": seconds, "seed": seed}
+        torch.default_generator.manual_seed(run.seed)
+        found = tuple(_findings(network, name, image, seconds, run, facts))
+    origin = {"method": "audit", "seconds": seconds, "seed": run.seed}
     return Audit(name, found, facts, origin={**origin, "picture": facts.pop("picture", "")})
 
 
@@ -75,8 +76,7 @@ def _findings(
     name: str,
     image: Tensor | None,
     seconds: float,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
+    run: Run,
     facts: dict[str, object],
 ) -> Iterator[Finding]:
     loaded = network if isinstance(network, Network) else None
@@ -94,16 +94,14 @@ def _findings(
         network=loaded,
         delivered=delivered or Delivered.of(given),
         seconds=seconds,
-        seed=seed,
+        seed=run.seed,
         pictured="the picture given",
         facts=facts,
     )
-    yield from _looked_at(case, image, progress)
+    yield from _looked_at(case, image, run)
 
 
-def _looked_at(
-    case: Case, image: Tensor | None, progress: Callable[[int, int], None] | None
-) -> Iterator[Finding]:
+def _looked_at(case: Case, image: Tensor | None, run: Run) -> Iterator[Finding]:
     yield _introduced(case)
     yield from check_delivered(case)
     yield from check_weights(case)
@@ -119,7 +117,7 @@ def _looked_at(
         (RECTIFIERS, check_calls),
     ):
         yield from _as_far_as_it_goes(case, heading, check)
-    methods = list(check_methods(case, progress))
+    methods = list(check_methods(case, run))
     yield from methods
     failed = [found for found in methods if f"[{THEIR_CODE}]" in found.finding]
     if failed and len(failed) == len(methods):

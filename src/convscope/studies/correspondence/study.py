@@ -9,7 +9,7 @@ the masks, and how random ones are drawn, are not given there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +30,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.annotations import Parts, read_parts
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
+from convscope.run import PLAIN, Run
 from convscope.studies.correspondence.record import Correspondence
 from convscope.trace.layers import ends
 from convscope.units import Box
@@ -207,7 +208,6 @@ def _means(
 PATCH = 7
 """The network's input is this many masks wide: 32 of 224 pixels, an eye with its surroundings."""
 BATCH = 16
-Progress = Callable[[int, int], None] | None
 
 
 def parts_of(_: Any, given: Any) -> Any:
@@ -235,8 +235,7 @@ def correspondence(
     draws: int = 20,
     around: float = 0.5,
     permutations: int = 10_000,
-    seed: int = 0,
-    progress: Progress = None,
+    run: Run = PLAIN,
 ) -> Correspondence:
     """How consistently the features change when the same part is hidden in each picture.
 
@@ -258,18 +257,18 @@ def correspondence(
     _require(side, draws, around, permutations, network.preprocess)
     with opened(folder) as pictures:
         found, names = marked_pictures(
-            network.preprocess, pictures, marked, side, draws, around, seed
+            network.preprocess, pictures, marked, side, draws, around, run.seed
         )
     found_ends = ends(network.model, network.preprocess.shape) if layers is None else None
     wanted = [layers] if isinstance(layers, str) else list(layers or ())
     if found_ends is not None:
         wanted = list(dict.fromkeys((found_ends.middle, found_ends.high)))
-    signs = _signs(network, found, wanted, (side, fill, seed), progress)
+    signs = _signs(network, found, wanted, (side, fill, run.seed), run)
     return Correspondence(
         layers=tuple(wanted),
         parts=names,
         pictures=tuple(one.name for one in found),
-        **_compared(signs, len(found), len(names), permutations, seed),
+        **_compared(signs, len(found), len(names), permutations, run.seed),
         seen=np.stack([network.preprocess.seen(one.pixels) for one in found]),
         corners=np.stack([one.corners for one in found]),
         patch=side,
@@ -280,7 +279,7 @@ def correspondence(
             "random masks": f"{draws} a picture, centres in the parts' box grown by {around:g}",
             "tolerance": TOLERANCE,
             "permutations": permutations,
-            "seed": seed,
+            "seed": run.seed,
         },
     )
 
@@ -306,7 +305,7 @@ def _signs(
     pictures: Sequence[Marked],
     layers: Sequence[str],
     mask: tuple[int, Fill, int],
-    progress: Progress,
+    run: Run,
 ) -> list[Int8[Tensor, "vectors features"]]:
     """For each layer the signs of all pictures' masks, pictures first."""
     found: list[list[Tensor]] = [[] for _ in layers]
@@ -316,8 +315,7 @@ def _signs(
             if not bool(features.isfinite().all()):
                 raise ModelError("M514", picture.name, "a layer's features of it are not finite")
             signs.append(sign_changes(features[0], features[1:]))
-        if progress is not None:
-            progress(done, len(pictures))
+        run.tick(done, len(pictures))
     return [torch.cat(signs) for signs in found]
 
 

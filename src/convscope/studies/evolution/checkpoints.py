@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from convscope.errors import CheckpointError
@@ -16,12 +16,12 @@ from convscope.network.weights.snapshots import chosen, snapshots
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence, Evolution
+from convscope.run import PLAIN, Run, with_old_keywords
 from convscope.studies.evolution.study import EPOCHS, PER_LAYER, SIDE, EvolutionRecorder
 from convscope.units import Unit
 
-Progress = Callable[[int, int], None]
 
-
+@with_old_keywords
 @recorded
 def evolution(
     checkpoints: Path | str,
@@ -33,15 +33,14 @@ def evolution(
     units: Sequence[Unit | str] = (),
     per_layer: int = PER_LAYER,
     side: int = SIDE,
-    seed: int = 0,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> tuple[Evolution, Convergence]:
     """What an `EvolutionRecorder` would have seen, and from which epoch on each layer stays.
 
     checkpoints: a folder of them, or of a run trained with `keep`; see `snapshots`. network: that
     they are weights of, with its preprocessing; by default as they say themselves. epochs: by
     default the paper's that are there, and the last; all that are there if these are fewer than
-    three. progress: over all pictures of all epochs. The rest as in `EvolutionRecorder`.
+    three. run: its progress is over all pictures of all epochs. The rest as in `EvolutionRecorder`.
 
     Raises DataError D163, D190 to D194, CheckpointError C400 to C416, C440, C441 (the
     network is not known), ModelError M527 and
@@ -60,12 +59,12 @@ def evolution(
             per_layer=per_layer,
             epochs=None,
             side=side,
-            seed=seed,
+            run=run,
         )
         for place, epoch in enumerate(wanted):
             found = open_checkpoint(there[epoch])
             fit(model, found.weights, name=found.name, network=network.spec)
-            recorder.progress = _share(progress, place, len(wanted))
+            recorder.run = run.part(place, len(wanted))
             recorder.look(epoch, model)
         return recorder.record(), recorder.convergence()
 
@@ -80,10 +79,3 @@ def _told(checkpoint: Path) -> Network:
         what = "does not say which network it belongs to"
         step = "name the network with --model (network=)"
         raise CheckpointError("C441", checkpoint.name, what, next_step=step) from fault
-
-
-def _share(progress: Progress | None, place: int, places: int) -> Progress | None:
-    """The progress of one of several equal passes, as that of all."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(place * total + done, places * total)

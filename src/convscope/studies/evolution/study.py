@@ -9,7 +9,7 @@ Source: Zeiler and Fergus 2014, figure 4 (there over all training pictures, at e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,7 @@ from convscope.pictures.opening import as_pictures
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence, Evolution
 from convscope.records.topk import TopK
+from convscope.run import PLAIN, Run, with_old_keywords
 from convscope.studies.features.display import (
     SCALING,
     around,
@@ -214,7 +215,6 @@ ASKED = 250
 """Pictures, spread evenly over the folder, whose responses are compared between epochs …"""
 SAMPLES = 1000
 """… at so many places of each map: by chance alone two maps then correlate by about ±0.03."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -232,11 +232,12 @@ class EvolutionRecorder:
     folder: the pictures to look for the strongest activations in, opened or by name. layers: by
     default see `feature_layers`. units: feature maps to project; by default `per_layer` of each
     layer, drawn with `seed` when first called. epochs: at which to record (all when None); epoch 0
-    is the untrained network. side: of a picture of the record in pixels. progress: of the pass
-    over the pictures at each of these epochs. The model is not touched, nor torch's random numbers.
-    Projections follow the rule that fits their layer, see `ways_down`.
+    is the untrained network. side: of a picture of the record in pixels. run: its progress is of
+    the pass over the pictures at each of these epochs. The model is not touched, nor torch's random
+    numbers. Projections follow the rule that fits their layer, see `ways_down`.
     """
 
+    @with_old_keywords
     def __init__(
         self,
         folder: Pictures | Path | str,
@@ -247,15 +248,13 @@ class EvolutionRecorder:
         per_layer: int = PER_LAYER,
         epochs: Sequence[int] | None = EPOCHS,
         side: int = SIDE,
-        seed: int = 0,
-        progress: Progress | None = None,
+        run: Run = PLAIN,
     ) -> None:
         self.folder, self.preprocess = as_pictures(folder), preprocess
         self.units = tuple(Unit.parse(unit) if isinstance(unit, str) else unit for unit in units)
         self.layers = tuple(layers or dict.fromkeys(unit.layer for unit in self.units))
-        self.per_layer, self.side, self.seed = per_layer, side, seed
+        self.per_layer, self.side, self.run = per_layer, side, run
         self.epochs = None if epochs is None else frozenset(epochs)
-        self.progress = progress
         self._seen: dict[int, _Epoch] = {}
         self._fields: dict[str, ReceptiveField] = {}
         self._rules: dict[str, Rule] = {}
@@ -275,9 +274,7 @@ class EvolutionRecorder:
         """
         model = bare(model)
         self._settle(model)
-        found = topk(
-            model, self.folder, self.layers, preprocess=self.preprocess, k=1, progress=self.progress
-        )
+        found = topk(model, self.folder, self.layers, preprocess=self.preprocess, k=1, run=self.run)
         strongest = [self._strongest(found, unit) for unit in self.units]
         numbers = np.unique(np.linspace(0, len(self.folder) - 1, ASKED).round().astype(int))
         places = -(-SAMPLES // len(numbers))
@@ -288,7 +285,7 @@ class EvolutionRecorder:
             self.layers,
             numbers.tolist(),
             places=places,
-            seed=self.seed,
+            seed=self.run.seed,
         )
         self._made[epoch] = of_module(model)
         self._seen[epoch] = _Epoch(
@@ -351,7 +348,7 @@ class EvolutionRecorder:
             [one.ranks for one in seen],
             list(map(str, self.units)),
             np.array([[moment.projection for moment in row] for row in table], np.float32),
-            seed=self.seed,
+            seed=self.run.seed,
             origin=self._origin("convergence"),
         )
 
@@ -370,7 +367,7 @@ class EvolutionRecorder:
             "pictures_sha256": self.folder.sha256,
             "contents_sha256": self.folder.contents(self._read),
             "preprocessing": self.preprocess.describe(),
-            "seed": self.seed,
+            "seed": self.run.seed,
             **self._made[self.recorded[-1]],
             "weights_sha256": {str(n): self._made[n]["weights_sha256"] for n in self.recorded},
         }
@@ -393,7 +390,7 @@ class EvolutionRecorder:
         raise DataError("D163", str(self.folder.root), f"no picture excites {unit}")
 
     def _drawn(self) -> tuple[Unit, ...]:
-        draw = np.random.default_rng(self.seed)
+        draw = np.random.default_rng(self.run.seed)
         units = []
         for layer in self.layers:
             channels = self._fields[layer].shape[0]

@@ -49,11 +49,11 @@ from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 from convscope.records.predictions import Prediction
+from convscope.run import PLAIN, Run, with_old_keywords
 from convscope.studies.explain.record import METRICS, Explanation, Explanations
 from convscope.units import Box
 
 TOP = 5
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def explain_picture(
     boxes: Sequence[Box] = (),
     checks: Checks | None = None,
     shown: Callable[[Prediction, Mapping[str, Attribution]], None] | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> Explanation:
     """Explain one picture by several methods and put each map to the test.
 
@@ -107,8 +107,8 @@ def explain_picture(
     share = probabilities(network, image)
     names = class_names(network, len(share))
     index = target_index(network, share, target)
-    tick = _Bar(progress, 4 if checks.randomise else 2)
-    maps, refused = explained(network, image, methods, index, tick.part(0))
+    parts = 4 if checks.randomise else 2
+    maps, refused = explained(network, image, methods, index, run.part(0, parts))
     kept = {name: methods[name] for name in maps}
     prediction = _prediction(picture.name, share, names)
     if shown is not None:
@@ -117,9 +117,9 @@ def explain_picture(
     tests = [Faithfulness.unknown(one.method, index) for one in maps.values()]
     randomised: tuple[Randomisation, ...] = ()
     with left_out(untested, "hiding and showing"):
-        tests = _faithful(network, image, maps, index, checks, tick.part(1))
+        tests = _faithful(network, image, maps, index, checks, run.part(1, parts))
     with left_out(untested, "random weights"):
-        randomised = _randomised(network, image, kept, maps, index, checks, tick.part(2))
+        randomised = _randomised(network, image, kept, maps, index, checks, run.part(2, parts))
     pair = (index, next(i for i in np.argsort(-share, kind="stable").tolist() if i != index))
     return Explanation(
         picture=pixels,
@@ -133,7 +133,7 @@ def explain_picture(
         tests=tuple(tests),
         coverage=tuple(coverage(one.values) for one in maps.values()),
         randomised=randomised,
-        sensitive=_sensitive(network, image, kept, maps, pair, checks, tick.part(3)),
+        sensitive=_sensitive(network, image, kept, maps, pair, checks, run.part(3, parts)),
         agreement=agreement(maps) if len(maps) > 1 else None,
         boxes=seen_boxes(network, boxes, picture),
         notes=picture.notes,
@@ -158,7 +158,7 @@ def _faithful(
     maps: Mapping[str, Attribution],
     target: int,
     checks: Checks,
-    progress: Progress,
+    run: Run,
 ) -> list[Faithfulness]:
     """Whether what the maps mark is what the network uses."""
     return faithfulness(
@@ -169,8 +169,7 @@ def _faithful(
         steps=checks.steps,
         random=checks.random,
         road=checks.road,
-        seed=checks.seed,
-        progress=progress,
+        run=Run(seed=checks.seed, progress=run.progress),
     )
 
 
@@ -196,7 +195,7 @@ def explained(
     image: Float[Tensor, "c h w"],
     methods: Mapping[str, Method],
     target: int,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> tuple[dict[str, Attribution], dict[str, str]]:
     """One map by each method, and why others are not defined here.
 
@@ -209,8 +208,7 @@ def explained(
             maps[name] = _map(network, image, method, target)
         except ConvscopeError as fault:
             refused[name] = fault
-        if progress is not None:
-            progress(number, len(methods))
+        run.tick(number, len(methods))
     if refused and not maps:
         raise next(iter(refused.values()))
     return maps, {name: _reason(fault) for name, fault in refused.items()}
@@ -274,7 +272,7 @@ def _randomised(
     maps: Mapping[str, Attribution],
     target: int,
     checks: Checks,
-    progress: Progress,
+    run: Run,
 ) -> tuple[Randomisation, ...]:
     """Whether the maps depend on what was learned."""
     if not checks.randomise:
@@ -285,9 +283,8 @@ def _randomised(
         dict(methods),
         target=target,
         steps=checks.cascade,
-        seed=checks.seed,
         before=maps,
-        progress=progress,
+        run=Run(seed=checks.seed, progress=run.progress),
     )
     return tuple(found.values())
 
@@ -299,7 +296,7 @@ def _sensitive(
     maps: Mapping[str, Attribution],
     pair: tuple[int, int],
     checks: Checks,
-    progress: Progress,
+    run: Run,
 ) -> tuple[Sensitivity, ...]:
     """Whether the maps depend on the class; NaN where a method fails for the other one."""
     found = []
@@ -309,22 +306,8 @@ def _sensitive(
         except ConvscopeError:
             origin = {"variant": one.variant}
             found.append(Sensitivity(one.method, *pair, math.nan, math.nan, origin=origin))
-        progress(number, len(maps))
+        run.tick(number, len(maps))
     return tuple(found)
-
-
-class _Bar:
-    """One bar over several parts of the work, each worth as much."""
-
-    def __init__(self, progress: Progress | None, parts: int) -> None:
-        self._progress, self._parts = progress, parts
-
-    def part(self, number: int) -> Progress:
-        def moved(done: int, total: int) -> None:
-            if self._progress is not None:
-                self._progress(round(100 * (number + done / max(1, total))), 100 * self._parts)
-
-        return moved
 
 
 QUICK = Checks(steps=10, random=2, randomise=False)
@@ -338,6 +321,7 @@ MARGIN = 0
 """Pixels by which a peak may miss a box here."""
 
 
+@with_old_keywords
 def explain(
     network: Network,
     pictures: Given,
@@ -347,7 +331,7 @@ def explain(
     layer: Layers = None,
     boxes: Any = None,
     checks: Checks | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> Explanation | Explanations:
     """Explain pictures by several methods, each map put to the test: as `convscope explain` does.
 
@@ -371,10 +355,10 @@ def explain(
     if is_one(pictures):
         picture = whole_picture(network, pictures)
         pictures, boxes = picture, boxes_of(boxes, picture.name)
-        how: Any = {"boxes": boxes, "checks": checks, "progress": progress}
+        how: Any = {"boxes": boxes, "checks": checks, "run": run}
         return explain_picture(network, pictures, methods, target=target, **how)
     with opened(pictures_of(network, pictures)) as folder:
-        how = {"boxes": boxes_by_name(boxes), "checks": checks or QUICK, "progress": progress}
+        how = {"boxes": boxes_by_name(boxes), "checks": checks or QUICK, "run": run}
         return explain_folder(network, folder, methods, target=target, **how)
 
 
@@ -390,7 +374,7 @@ def explain_folder(
     numbers: Sequence[int] | None = None,
     checks: Checks = QUICK,
     each: Callable[[int, Explanation], None] | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> Explanations:
     """Explain every picture, put every map to the test, and keep what stands at its peak.
 
@@ -405,7 +389,7 @@ def explain_folder(
     marked = boxes or {}
     rows: list[_Row] = []
     wanted = list(range(len(folder))) if numbers is None else list(numbers)
-    for (picture,) in folder.batches(1, None, wanted, progress=progress):
+    for (picture,) in folder.batches(1, None, wanted, run=run):
         found = explain_picture(
             network,
             picture,

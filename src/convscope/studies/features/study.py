@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.features import COUNTS, LayerFeatures, Shown, random_maps
 from convscope.records.features import Pictures as PictureRecord
 from convscope.records.topk import TopK
+from convscope.run import PLAIN, Run
 from convscope.studies.features.display import (
     GREY,
     SCALING,
@@ -79,7 +81,7 @@ def mined(
     other: Other = "refuse",
     tuning: Tuning | None = None,
     also: Callable[[Sequence[Picture]], object] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> Looking:
     """The strongest pictures and the receptive fields; see `features`."""
     model, preprocess = network.model, network.preprocess
@@ -97,7 +99,7 @@ def mined(
         if also is not None:
             also(some)
 
-    found = topk(network, folder, names, k=k, tuning=tuning, also=look, progress=progress)
+    found = topk(network, folder, names, k=k, tuning=tuning, also=look, run=run)
     known = fields(model, preprocess.shape, names)
     return Looking(network, pictures, found, known, side, rule, ways, overlap, other)
 
@@ -317,7 +319,6 @@ def _why(rule: Choice, way: Way) -> str:
     return "no switches where maps get smaller on the way (Springenberg et al. 2015)"
 
 
-Progress = Callable[[int, int], None]
 SIDE = 96
 THUMB = 160
 
@@ -336,15 +337,15 @@ def features(
     other: Other = "refuse",
     tuning: Tuning | None = None,
     also: Callable[[Sequence[Picture]], object] | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> tuple[TopK, PictureRecord, Iterator[LayerFeatures]]:
     """The k strongest pictures of every feature map, with patches and projections.
 
     folder: opened, or its name. layers: one or several; by default see `feature_layers`. side:
     largest side of a patch in pixels. rule: how projections go down, see `ways_down`; "both" draws
     either. overlap, other: see `BackwardRule`. tuning: what `tune` chose, for the pass over the
-    pictures. also: see `topk`. progress: of that pass. The layers' features come one by one, as
-    each is asked for, so that only one layer is in memory.
+    pictures. also: see `topk`. run: its progress is of that pass. The layers' features come one by
+    one, as each is asked for, so that only one layer is in memory.
 
     Raises UsageError U376 (a bare module), U377 (no folder), U401 (no tuning), and what `topk`,
     `fields` and `deconvnet` raise.
@@ -362,7 +363,7 @@ def features(
         other=other,
         tuning=tuning,
         also=also,
-        progress=progress,
+        run=run,
     )
     found = looking.found
     return found, winners(looking), each_layer(looking, dict.fromkeys(found.layers))
@@ -407,12 +408,11 @@ def chosen_features(
     count: int | None = None,
     k: int = 9,
     side: int = CHOSEN_SIDE,
-    seed: int = 0,
     rule: Choice = "auto",
     overlap: Overlap = "add",
     other: Other = "refuse",
     tuning: Tuning | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> list[LayerFeatures]:
     """The k strongest pictures of some maps, with patches and projections, a record a layer.
 
@@ -439,15 +439,18 @@ def chosen_features(
             overlap=overlap,
             other=other,
             tuning=tuning,
-            progress=progress,
+            run=run,
         )
-        chance = np.random.default_rng(seed)
+        chance = np.random.default_rng(run.seed)
         maps = {
             layer: wanted.get(layer)
             or random_maps(looking.found.active[looking.found.rows(layer)], count, place, chance)
             for place, layer in enumerate(names)
         }
-        return list(each_layer(looking, maps))
+        return [
+            replace(record, origin={**record.origin, "seed": run.seed})
+            for record in each_layer(looking, maps)
+        ]
 
 
 def _units(

@@ -7,7 +7,7 @@ shows pictures and no numbers; every number here, and every limit, is ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
+from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask
 from convscope.studies.filters import Options
 from convscope.studies.filters.record import Filters
@@ -135,7 +136,6 @@ ALIKE = 0.95
 BATCH = 8
 FOLDED = 16
 """Pictures on which folding is measured, spread evenly: it differs little from one to the next."""
-Progress = Callable[[int, int], None] | None
 
 
 @taking(folder=pictures_of)
@@ -145,13 +145,13 @@ def filters(
     folder: FolderLike | None = None,
     *,
     clip: float = 0.0,
-    progress: Progress = None,
+    run: Run = PLAIN,
 ) -> Filters:
     """The first convolution's filters, their frequencies and what its stride folds; with
     pictures also what each stride folds there, and wasted maps of all convolutions.
 
     clip: radius of the feature scale clipping to compare with (0.1 in the paper, for pixels from
-    −128 to 128; 0: none); the network is not changed. progress: over pictures.
+    −128 to 128; 0: none); the network is not changed. run: its progress is over pictures.
 
     Raises DataError D161 (no usable picture), UsageError U376, U377, U413 (clip), ModelError M501
     (no convolution), M514 (not finite), M522, M596 (the first convolution cannot be measured).
@@ -182,7 +182,7 @@ def filters(
         transfer=heard.energy,
         folded=heard.folded,
         clip=clip,
-        **_on_pictures(network, folder, progress),
+        **_on_pictures(network, folder, run),
         origin={
             "method": "filters",
         },
@@ -219,7 +219,7 @@ def _margin(network: Network, conv: nn.Conv2d) -> tuple[int, int]:
 
 
 def _on_pictures(
-    network: Network, folder: Pictures | Path | str | None, progress: Progress
+    network: Network, folder: Pictures | Path | str | None, run: Run
 ) -> dict[str, Any]:
     if folder is None:
         none = np.zeros(0, np.bool_)
@@ -238,7 +238,7 @@ def _on_pictures(
         found = folds_on_pictures(network.model, _batches(network, pictures, spread.tolist()))
         like = next(network.model.parameters(), torch.empty(0))
         layers = feature_layers(network.model, torch.zeros(1, *network.preprocess.shape).to(like))
-        every = _batches(network, pictures, None, progress)
+        every = _batches(network, pictures, None, run)
         tallies = map_health(network.model, layers, every)
         pictures.require_usable(tallies[0].places)
         used = len(pictures) - len(pictures.skipped)
@@ -261,23 +261,12 @@ def _on_pictures(
 
 
 def _batches(
-    network: Network, folder: Pictures, numbers: list[int] | None, progress: Progress = None
+    network: Network, folder: Pictures, numbers: list[int] | None, run: Run = PLAIN
 ) -> Iterator[Float[Tensor, "n c h w"]]:
     like, preprocess = next(network.model.parameters(), torch.empty(0)), network.preprocess
     framing = preprocess.framing
-    for some in folder.batches(BATCH, framing, numbers, may_be_empty=True, progress=progress):
+    for some in folder.batches(BATCH, framing, numbers, may_be_empty=True, run=run):
         yield preprocess.batch([picture.pixels for picture in some]).to(like)
-    like = next(network.model.parameters(), torch.empty(0))
-    waiting: list[Any] = []
-    for picture in folder.read(network.preprocess.framing, numbers):
-        waiting.append(picture.pixels)
-        if len(waiting) == BATCH:
-            yield network.preprocess.batch(waiting).to(like)
-            waiting = []
-        if progress is not None:
-            progress(picture.number + 1, len(folder))
-    if waiting:
-        yield network.preprocess.batch(waiting).to(like)
 
 
 def from_command(ask: Ask, options: Options) -> dict[str, Filters]:
@@ -285,7 +274,7 @@ def from_command(ask: Ask, options: Options) -> dict[str, Filters]:
 
     def one(network: Network, folder: Pictures | None) -> Filters:
         with ask.progress(f"looking at {network.spec}"[:28]) as tick:
-            return filters(network, folder, clip=options.clip, progress=tick)
+            return filters(network, folder, clip=options.clip, run=Run(progress=tick))
 
     networks = {"network": ask.network()}
     if options.against:

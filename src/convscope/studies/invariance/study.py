@@ -8,7 +8,7 @@ rotation of five pictures, layers 1 and 7. Steps, borders and normalisation are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.pictures.warp import CHANGES, Border, canvas, middle, warp
+from convscope.run import PLAIN, Run
 from convscope.studies.invariance.record import Invariance
 from convscope.trace.layers import ends
 
@@ -63,7 +64,7 @@ def invariance(
     border: Border | str = "mean",
     beyond: bool = True,
     labels: Mapping[str, int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> Invariance:
     """Move, enlarge and turn each picture of a folder, and see what the network makes of it.
 
@@ -72,8 +73,8 @@ def invariance(
     `paper_changes`. border: what is shown where the picture ends: "mean" (what the preprocessing
     subtracts), "edge", "mirror" or a colour. beyond: show what of the picture lies outside of the
     network's crop before the border; without it the border begins at the crop. labels: as of
-    `evaluate`; where the true class is not known, the likeliest is followed. progress: over
-    pictures.
+    `evaluate`; where the true class is not known, the likeliest is followed. run: its progress is
+    over pictures.
 
     Raises DataError D161 (no usable picture), UsageError U311, U376, U377, U411 (a change or a
     border), ModelError M500, M514 (not finite), M520, M522.
@@ -93,7 +94,7 @@ def invariance(
     rows: list[dict[str, Any]] = []
     with opened(folder) as pictures:
         framing = partial(_canvas, preprocess=preprocess, beyond=beyond)
-        for (picture,) in pictures.batches(1, framing, progress=progress):
+        for (picture,) in pictures.batches(1, framing, run=run):
             rows.append(_row(network, picture, steps, border, wanted, len(rows) < SHOWN))
         numbers = [row.pop("number") for row in rows]
         examples = [row.pop("examples") for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.pictures import Pictures
 from convscope.records.maps import Occlusion
 from convscope.records.topk import TopK
+from convscope.run import Run
 from convscope.studies.explain.study import probabilities
 from convscope.studies.features.display import GREY, cut, limit, quantised
 from convscope.studies.occlusion.record import ROOMS, lowest
@@ -142,7 +143,7 @@ class Projecting:
         layer: str,
         source: Pictures,
         pictures: int,
-        progress: Callable[[int, int], None] | None,
+        run: Run,
     ) -> Projecting:
         """pictures: in the folder that is explained. Raises as `topk`."""
         black = blank(network.model, network.preprocess.shape)
@@ -156,7 +157,7 @@ class Projecting:
         alone = len(source) < 2 and pictures < 2
         strongest = None
         if not alone:
-            strongest = topk(network, source, layers=[layer], k=OTHERS + 1, progress=progress)
+            strongest = topk(network, source, layers=[layer], k=OTHERS + 1, run=run)
         return cls(network, layer, source, strongest, rule)
 
     def of_map(

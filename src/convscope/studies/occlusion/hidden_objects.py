@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64
 
 from convscope.methods.pointing import inside
 from convscope.network.provenance import recorded
+from convscope.run import PLAIN, Run
 from convscope.studies.occlusion.record import HiddenObjects, Occlusions
 from convscope.units import Box
 
@@ -24,7 +25,7 @@ LEAST = 1e-30
 
 @recorded
 def hidden_objects(
-    record: Occlusions, *, permutations: int = 10_000, seed: int = 0
+    record: Occlusions, *, permutations: int = 10_000, run: Run = PLAIN
 ) -> HiddenObjects:
     """Falls on the object and beside it, picture by picture, and whether that is chance.
 
@@ -55,14 +56,14 @@ def hidden_objects(
         beside=beside_mean,
         box_turned=record.box_likeliest[kept] != record.base_likeliest[kept],
         beside_turned=_turned(record, kept),
-        p_sign=sign_test(np.diag(table), permutations, seed),
-        p_dealt=deal_test(table, permutations, seed),
-        p_box=sign_test(box - beside_mean, permutations, seed),
+        p_sign=sign_test(np.diag(table), permutations, run.seed),
+        p_dealt=deal_test(table, permutations, run.seed),
+        p_box=sign_test(box - beside_mean, permutations, run.seed),
         least_on=ON,
         most_off=OFF,
         permutations=permutations,
         unmarked=tuple(n for n, b in zip(record.pictures, record.boxes, strict=True) if not b),
-        origin={**record.origin, "method": "hidden objects", "permutation seed": seed},
+        origin={**record.origin, "method": "hidden objects", "permutation seed": run.seed},
     )
 
 

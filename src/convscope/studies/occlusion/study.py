@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from jaxtyping import Int64
 from convscope.errors import DataError, ModelError, OutputError
 from convscope.methods.fills import Fill, named
 from convscope.methods.given import FolderLike, Layer, pictures_of, taking
-from convscope.methods.hiding import Hiding, part
+from convscope.methods.hiding import Hiding
 from convscope.methods.labels import class_names, true_classes
 from convscope.methods.occlusion import occlusion
 from convscope.methods.targets import Target
@@ -35,6 +35,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.publish import publish_file, require_folder, unfinished
+from convscope.run import PLAIN, Progress, Run
 from convscope.studies.explain.study import probabilities, seen, seen_boxes, target_index
 from convscope.studies.occlusion.areas import Projecting, drawn_square, without
 from convscope.studies.occlusion.record import ASKED, LIKELIEST, TRUE, Occlusions
@@ -165,7 +166,6 @@ def _require_same(folder: Path, plan: Mapping[str, Any]) -> None:
 PAPER_PATCH, PAPER_STRIDE, PAPER_SIDE = 50, 6, 224
 """Pixels, measured in the paper's figure; inputs of another size get squares in proportion."""
 NOT_FINITE = ("M514", "M543")
-Progress = Callable[[int, int], None]
 
 
 @taking(folder=pictures_of, others=pictures_of)
@@ -182,10 +182,9 @@ def occlusion_study(
     patch: int | None = None,
     stride: int | None = None,
     fill: Fill = 0.0,
-    seed: int = 0,
     kept: Path | str | None = None,
     searching: Progress | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> Occlusions:
     """Hide a square of each picture at every place, and whatever boxes mark.
 
@@ -196,7 +195,7 @@ def occlusion_study(
     last convolution's with its rectifier and pool, the paper's layer 5. patch, stride: 50 and 6
     of 224 pixels, in proportion for inputs of another size. fill: as of `occlusion`. kept: a
     folder in which every picture's part is kept at once; the same call goes on from there.
-    searching: progress of the pass over `others`; progress: over all squares.
+    searching: progress of the pass over `others`; run: its progress is over all squares.
 
     A picture that cannot be used is left out and listed in `folder.skipped`; one that the network
     breaks down on is left out too, and told in `origin["left out"]`.
@@ -215,15 +214,15 @@ def occlusion_study(
             max(1, round(side * PAPER_PATCH / PAPER_SIDE)) if patch is None else patch,
             max(1, round(side * PAPER_STRIDE / PAPER_SIDE)) if stride is None else stride,
             fill,
-            seed,
+            run.seed,
         )
         _require_square(case)
         require_boxes(pictures, boxes)
         aims = followed(network, pictures, target, labels)
         made = case.made(pictures, source, aims, boxes)
         store = None if kept is None else Kept(Path(kept), made)
-        projecting = Projecting.of(network, layer, source, len(pictures), searching)
-        parts, failed = _parts(case, pictures, aims, boxes or {}, projecting, store, progress)
+        projecting = Projecting.of(network, layer, source, len(pictures), run.telling(searching))
+        parts, failed = _parts(case, pictures, aims, boxes or {}, projecting, store, run)
     made["projections"] = projecting.why_not or f"of whole maps, by {projecting.rule}"
     return replace(Occlusions.joined(parts), origin={**made, "left out": failed})
 
@@ -241,7 +240,7 @@ def _parts(
     boxes: Boxes,
     projecting: Projecting,
     store: Kept | None,
-    progress: Progress | None,
+    run: Run,
 ) -> tuple[list[Occlusions], dict[str, str]]:
     """A record of each picture, and why there is none of others."""
     parts: list[Occlusions] = []
@@ -249,7 +248,7 @@ def _parts(
     for picture in folder.read(None):
         found = None if store is None else store.part(picture.number)
         if found is None:
-            tick = part(progress, picture.number, len(folder))
+            tick = run.part(picture.number, len(folder))
             try:
                 marked = boxes.get(picture.name, ())
                 found = _one(case, folder, picture, aims, marked, projecting, tick)
@@ -261,8 +260,7 @@ def _parts(
             if store is not None:
                 store.keep(picture.number, found)
         parts.append(found)
-    if progress is not None:
-        progress(1, 1)
+    run.tick(1, 1)
     folder.check_bad()
     if not parts:
         raise DataError("D161", str(folder.root), "holds no picture that the network answers to")
@@ -276,7 +274,7 @@ def _one(
     aims: Followed,
     marked: Sequence[Box],
     projecting: Projecting,
-    progress: Progress | None,
+    run: Run,
 ) -> Occlusions:
     """The record of one picture."""
     network = case.network
@@ -291,8 +289,7 @@ def _one(
         patch=case.patch,
         stride=case.stride,
         fill=case.fill,
-        seed=case.seed,
-        progress=progress,
+        run=Run(seed=case.seed, progress=run.progress),
     )
     boxes = seen_boxes(network, marked, picture)
     return Occlusions(

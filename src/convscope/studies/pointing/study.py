@@ -6,7 +6,7 @@ Source: Zhang et al. 2018, "Top-down Neural Attention by Excitation Backprop", Â
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,11 +20,10 @@ from convscope.network.network import Network
 from convscope.network.outputs import understood
 from convscope.network.provenance import recorded
 from convscope.pictures.pictures import Picture, Pictures
+from convscope.run import PLAIN, Run
 from convscope.studies.explain.study import probabilities, target_index
 from convscope.studies.pointing.record import PointingGame
 from convscope.units import Box
-
-Progress = Callable[[int, int], None]
 
 
 @recorded
@@ -36,7 +35,7 @@ def pointing_game(
     *,
     target: Target | None = None,
     margin: int = MARGIN,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> PointingGame:
     """Make every method's map of every picture that has boxes, and see where it peaks.
 
@@ -50,7 +49,7 @@ def pointing_game(
     network, methods = understood(network), dict(methods or chosen(["all"]))
     numbers = [n for n, name in enumerate(folder.names) if boxes.get(name)]
     rows, refused = [], dict[str, str]()
-    batches = folder.batches(1, None, numbers, may_be_empty=True, progress=progress)
+    batches = folder.batches(1, None, numbers, may_be_empty=True, run=run)
     for (picture,) in batches:
         row = _row(network, picture, boxes[picture.name], methods, target, margin, refused)
         if row is not None:

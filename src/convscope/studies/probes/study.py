@@ -5,7 +5,7 @@ Source: Zeiler and Fergus 2014, section 5.3 and table 7.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,8 @@ from convscope.methods.vectors import Way
 from convscope.network.network import Network
 from convscope.network.provenance import recorded
 from convscope.records.embedding import Embedding
+from convscope.run import PLAIN, Progress, Run
 from convscope.studies.transfer.record import Probes
-
-Progress = Callable[[int, int], None]
 
 
 @taking(folder=pictures_of)
@@ -36,9 +35,8 @@ def probes(
     folds: int = 5,
     kinds: Sequence[str] = ("svm", "softmax"),
     vector: Way = "auto",
-    seed: int = 0,
     cache: Path | str | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
     training: Progress | None = None,
 ) -> Probes:
     """Mean per-class accuracy of linear classifiers on the features of each layer.
@@ -46,7 +44,7 @@ def probes(
     folder: with its classes as folders. per_class: pictures of each class to train on. test: most
     others of each class to test on; a class with no picture left for that is left out, and named
     in `short`. kinds: `svm`, `softmax`. layers, vector, cache: see
-    `embedding`. progress: of the pass over the pictures; training: of the classifiers.
+    `embedding`. run: its progress is of the pass over the pictures; training: of the classifiers.
 
     Raises as `embedding`, and UsageError U429 (a number), U430 (kinds), DataError D175 (no two
     classes), D176 (no two with enough pictures).
@@ -55,11 +53,11 @@ def probes(
     wrong = [kind for kind in kinds if kind not in KINDS]
     if wrong or not kinds:
         raise UsageError("U430", ", ".join(wrong) or "kinds", "there are svm and softmax")
-    found = embedding(network, folder, layers, vector=vector, cache=cache, progress=progress)
+    found = embedding(network, folder, layers, vector=vector, cache=cache, run=run)
     accuracy = np.zeros((len(found), len(kinds), folds))
     first = next(iter(found.values()))
     label, short = enough(first.label, first.classes, per_class)
-    parts = list(divisions(label, per_class, test, folds=folds, seed=seed))
+    parts = list(divisions(label, per_class, test, folds=folds, seed=run.seed))
     done = 0
     for row, layer in enumerate(found.values()):
         values = np.asarray(layer.values)
@@ -79,7 +77,7 @@ def probes(
         test=len(parts[0][1]),
         classes=tuple(first.classes[number] for number in np.unique(label[label >= 0])),
         short=short,
-        origin={**first.origin, **protocol(seed), "method": "probes"},
+        origin={**first.origin, **protocol(run.seed), "method": "probes"},
     )
 
 

@@ -8,7 +8,7 @@ normalised correlation: Zeiler and Fergus 2014, section 5.2.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,9 +26,9 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_all, opened
 from convscope.pictures.pictures import Pictures
 from convscope.records.embedding import Embedding
+from convscope.run import PLAIN, Run
 from convscope.studies.retrieval.record import Duplicates, Neighbours
 
-Progress = Callable[[int, int], None]
 PIXELS_FROM = 0.95
 FEATURES_FROM = 0.85
 """Correlation and cosine from which two pictures are flagged; see docs/similar.md for how often
@@ -49,7 +49,7 @@ def similar(
     metric: Metric = "euclidean",
     vector: Way = "auto",
     cache: Path | str | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> Neighbours:
     """The k nearest pictures of a folder to each query, by the features of one layer.
 
@@ -62,7 +62,7 @@ def similar(
     require_search(k, metric)
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
-    asked, base, alone = _features(network, queries, folder, [layer], vector, cache, progress)
+    asked, base, alone = _features(network, queries, folder, [layer], vector, cache, run)
     ours, theirs = asked[layer], base[layer]
     own = np.arange(len(ours.name)) if alone else None
     nearest, distance = nearest_vectors(ours.values, theirs.values, k, metric=metric, without=own)
@@ -94,7 +94,7 @@ def duplicates(
     features_from: float = FEATURES_FROM,
     vector: Way = "auto",
     cache: Path | str | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
 ) -> Duplicates:
     """Pictures of `folder` (a test set) that occur in `other` (a training set), or in itself.
 
@@ -110,7 +110,7 @@ def duplicates(
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
     names = [PIXELS, layer]
-    asked, base, alone = _features(network, folder, other, names, vector, cache, progress)
+    asked, base, alone = _features(network, folder, other, names, vector, cache, run)
     kinds = _pairs(asked, base, layer, alone, (pixels_from, features_from))
     return _duplicates(asked, base, layer, kinds, (pixels_from, features_from), alone)
 
@@ -137,18 +137,18 @@ def _features(
     layers: list[str],
     vector: Way,
     cache: Path | str | None,
-    progress: Progress | None,
+    run: Run,
 ) -> tuple[dict[str, Embedding], dict[str, Embedding], bool]:
     """Of the queries and of what is searched, and whether these are one folder."""
     with ExitStack() as stack:
         ours = stack.enter_context(opened(_named(queries)))
-        asked = embedding(network, ours, layers, vector=vector, cache=cache, progress=progress)
+        asked = embedding(network, ours, layers, vector=vector, cache=cache, run=run)
         if folder is None:
             return asked, asked, True
         theirs = stack.enter_context(opened(folder))
         if [*ours.paths] == [*theirs.paths]:
             return asked, asked, True
-        base = embedding(network, theirs, layers, vector=vector, cache=cache, progress=progress)
+        base = embedding(network, theirs, layers, vector=vector, cache=cache, run=run)
     return asked, base, False
 
 

@@ -6,7 +6,7 @@ frozen features, "one exclusive prediction for each image", judged by average pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +26,12 @@ from convscope.pictures.annotations import ABSENT, HARD, SHOWN, Lists, numbers_o
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
 from convscope.records.embedding import Embedding
+from convscope.run import PLAIN, Progress, Run
 from convscope.studies.probes.study import protocol
 from convscope.studies.retrieval.record import Duplicates
 from convscope.studies.transfer.record import ListTransfer, Transfer
 from convscope.training.recipe import Recipe
 from convscope.training.trainer import require_extra, train
-
-Progress = Callable[[int, int], None]
 
 
 @taking(folder=pictures_of)
@@ -46,12 +45,11 @@ def transfer(
     test: int = TEST,
     folds: int = 5,
     vector: Way = "auto",
-    seed: int = 0,
     without: Duplicates | None = None,
     scratch: Recipe | None = None,
     runs: Path | str | None = None,
     cache: Path | str | None = None,
-    progress: Progress | None = None,
+    run: Run = PLAIN,
     training: Progress | None = None,
 ) -> Transfer:
     """Mean per-class accuracy of a new softmax on the features of a layer, by pictures a class.
@@ -60,8 +58,8 @@ def transfer(
     In a fold all numbers of pictures share the test pictures, and fewer are some of more.
     without: what `duplicates(network, folder, …)` found; of these, the first pictures are left
     out. scratch: also train this recipe on the same pictures, in folders below `runs`; it is
-    judged after its best epoch on the test pictures, which favours it. progress: of the pass over
-    the pictures; training: of the classifiers.
+    judged after its best epoch on the test pictures, which favours it. run: its progress is of the
+    pass over the pictures; training: of the classifiers.
 
     Raises as `embedding` and `train`, and UsageError U429 (a number), U431 (scratch without
     runs), DataError D175 (no classes), D176 (too few pictures). A class too small for
@@ -76,11 +74,11 @@ def transfer(
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
     with opened(folder) as pictures:
-        found = embedding(network, pictures, layer, vector=vector, cache=cache, progress=progress)
+        found = embedding(network, pictures, layer, vector=vector, cache=cache, run=run)
         features = found[layer]
         usable = _kept(features, without)
         label, short = enough(usable, features.classes, counts[-1])
-        parts = list(divisions(label, counts[-1], test, folds=folds, seed=seed))
+        parts = list(divisions(label, counts[-1], test, folds=folds, seed=run.seed))
         tables = _tables(features, label, counts, parts, training)
         alone = np.full((len(counts), folds), np.nan)
         if scratch is not None and runs is not None:
@@ -100,7 +98,7 @@ def transfer(
         duplicates=-1 if without is None else without.pictures,
         left_out=int((usable != features.label).sum()),
         short=short,
-        origin={**features.origin, **protocol(seed), "method": "transfer"},
+        origin={**features.origin, **protocol(run.seed), "method": "transfer"},
     )
 
 
@@ -173,7 +171,7 @@ def transfer_lists(
     *,
     vector: Way = "auto",
     cache: Path | str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run = PLAIN,
 ) -> ListTransfer:
     """Average precision of each class, of a softmax on frozen features of a layer.
 
@@ -192,7 +190,7 @@ def transfer_lists(
         places = [numbers_of(pictures, lists) for lists in (teach, judge)]
         wanted = sorted({number for place in places for number in place.values()})
         part = pictures.subset(wanted)
-        found = embedding(network, part, layer, vector=vector, cache=cache, progress=progress)
+        found = embedding(network, part, layer, vector=vector, cache=cache, run=run)
     features = found[layer]
     row = {wanted[number]: row for row, number in enumerate(features.number.tolist())}
     rows, truth = zip(

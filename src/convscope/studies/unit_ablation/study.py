@@ -7,7 +7,7 @@ Source: the paper asks this of whole layers, retrained (Zeiler and Fergus 2014, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
@@ -29,6 +29,7 @@ from convscope.network.outputs import meaning, understood
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
+from convscope.run import PLAIN, Run
 from convscope.studies.unit_ablation.record import Silence
 from convscope.trace.layers import ends
 from convscope.trace.tail import Mixing, Without, record
@@ -109,7 +110,6 @@ class Tally:
 
 
 Fill = Literal["zero", "mean"]
-Progress = Callable[[int, int], None] | None
 ANY = Aims((None,))
 """Scores, whichever is the likeliest."""
 
@@ -123,7 +123,7 @@ def silence(
     *,
     fill: Fill = "zero",
     labels: Mapping[str, int] | None = None,
-    progress: Progress = None,
+    run: Run = PLAIN,
 ) -> Silence:
     """Accuracy and loss on the folder's pictures without each map of the layers, one at a time.
 
@@ -131,7 +131,7 @@ def silence(
     map; by default what the last convolution's layer puts out. Zero is silence for what comes out
     of a rectifier, or goes straight into one. fill: "mean" takes a map's mean over all places of
     all these pictures in its place, so that what it always says is kept. labels: as `evaluate`.
-    progress: over pictures; with "mean" twice.
+    run: its progress is over pictures; with "mean" twice.
 
     Raises DataError D160, D161, UsageError U311, U376, U377, U404 (fill), ModelError M500, M502,
     M503, M506 (the layer has no maps), M514 (scores not finite), M520, M522, and as `Lens`.
@@ -142,9 +142,9 @@ def silence(
         raise UsageError("U404", f"fill={fill}", "is neither zero nor mean")
     layers = [layers] if isinstance(layers, str) else list(layers or [_last(network)])
     with opened(folder) as pictures:
-        levels = _levels(network, pictures, layers, fill, progress)
+        levels = _levels(network, pictures, layers, fill, run)
         truth, tallies = None, {layer: Tally() for layer in layers}
-        for number, image in _images(network, pictures, progress):
+        for number, image in _images(network, pictures, run):
             if truth is not None and truth[number] < 0:
                 continue
             found = {layer: _answers(network, image, layer, levels[layer]) for layer in layers}
@@ -193,15 +193,15 @@ def _last(network: Network) -> str:
 
 
 def _images(
-    network: Network, folder: Pictures, progress: Progress
+    network: Network, folder: Pictures, run: Run
 ) -> Iterator[tuple[int, Float[Tensor, "1 c h w"]]]:
     """The usable pictures with their numbers."""
-    for (picture,) in folder.batches(1, network.preprocess.framing, progress=progress):
+    for (picture,) in folder.batches(1, network.preprocess.framing, run=run):
         yield picture.number, prepared(network.model, network.preprocess.batch([picture.pixels]))
 
 
 def _levels(
-    network: Network, folder: Pictures, layers: list[str], fill: str, progress: Progress
+    network: Network, folder: Pictures, layers: list[str], fill: str, run: Run
 ) -> dict[str, Float64[np.ndarray, "..."]]:
     """What each layer's maps are set to: zero, or each map's mean over all places."""
     if fill == "zero":
@@ -209,7 +209,7 @@ def _levels(
     sums: dict[str, Any] = dict.fromkeys(layers, 0.0)
     used = 0
     with torch.no_grad(), Lens(network.model, layers) as lens:
-        for _, image in _images(network, folder, progress):
+        for _, image in _images(network, folder, run):
             forward(lens, image)
             used += 1
             for layer in layers:
