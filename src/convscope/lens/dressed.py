@@ -69,8 +69,8 @@ def around(model: nn.Module) -> tuple[Around, ...]:
     inner = wrapped(model)
     if inner is not None:
         return around(inner)
-    found: tuple[Around, ...] = model.__dict__.get(AROUND, ())
-    return found
+    layers: tuple[Around, ...] = model.__dict__.get(AROUND, ())
+    return layers
 
 
 def _with(
@@ -105,14 +105,14 @@ def _hooked(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     for number, hook in before.items():
         if number in with_kwargs:
             args, kwargs = hook(self, args, kwargs) or (args, kwargs)
-        elif (found := hook(self, args)) is not None:
-            args = found if isinstance(found, tuple) else (found,)
+        elif (result := hook(self, args)) is not None:
+            args = result if isinstance(result, tuple) else (result,)
     run = self.__dict__.get(OWN) or partial(type(self).forward, self)
     output = run(*args, **kwargs)
     for number, hook in after.items():
         more = (kwargs,) if number in after_with_kwargs else ()
-        found = hook(self, args, *more, output)
-        output = output if found is None else found
+        result = hook(self, args, *more, output)
+        output = output if result is None else result
     return output
 
 

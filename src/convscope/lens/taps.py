@@ -95,13 +95,13 @@ def _changed(output: Any, change: Edit) -> Any:
 
 def only_tensor(layer: str, output: Any) -> Tensor:
     """The one tensor of real numbers in a layer's output (a pool may put out indices too)."""
-    found = [value for value in tensors_in(output) if value.is_floating_point()]
-    if len(found) != 1:
+    tensors = [value for value in tensors_in(output) if value.is_floating_point()]
+    if len(tensors) != 1:
         what = (
-            f"puts out {type(output).__name__} with {len(found)} tensors, so it has no one output"
+            f"puts out {type(output).__name__} with {len(tensors)} tensors, so it has no one output"
         )
         raise ModelError("M520", layer, what, next_step="name a layer inside it")
-    return found[0]
+    return tensors[0]
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:

@@ -143,15 +143,15 @@ def _boxes(shadow: nn.Module) -> list[Box]:
     if is_scripted(shadow):
         return []
     left: list[Any] = [value for key, value in vars(shadow).items() if key not in MODULES_OWN]
-    found: dict[int, Box] = {}
+    boxes: dict[int, Box] = {}
     while left:
         value = left.pop()
-        if type(value) in BOXES and id(value) not in found:
-            found[id(value)] = value
+        if type(value) in BOXES and id(value) not in boxes:
+            boxes[id(value)] = value
             left += value.values() if isinstance(value, dict) else value
         elif type(value) is tuple:
             left += value
-    return list(found.values())
+    return list(boxes.values())
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def coverage(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> Covera
         rewritten=met["rewritten"],
         rectifiers=met["rewritten"] + met["unruled"] + met["hidden"],
         skipped=met["skipped"],
-        **{kind: tuple(dict.fromkeys(found)) for kind, found in names.items()},
+        **{kind: tuple(dict.fromkeys(named)) for kind, named in names.items()},
     )
 
 
@@ -172,18 +172,18 @@ def reductions(
     way = on_the_way(order, {end})
     steps = _periods([node for node in order if node in way], end)
     names = {parameter.data_ptr(): name for name, parameter in model.named_parameters()}
-    found = {}
+    result = {}
     for layer, values in maps.items():
         start = values.grad_fn
         if start is None or start not in way:
-            found[layer] = Reductions(False, ())
+            result[layer] = Reductions(False, ())
             continue
         met = set(_next_reductions(start, end, way))
         past = _past_own([start], way)
         under = [node for node in reversed(below(past)) if node in steps and node in way]
         strides = [_stride(node, steps[node], names) for node in under if _strides_over(node)]
-        found[layer] = Reductions(met == {"switches"}, tuple(strides))
-    return found
+        result[layer] = Reductions(met == {"switches"}, tuple(strides))
+    return result
 
 
 def _next_reductions(start: Any, end: Any, way: set[Any]) -> Iterator[str]:
@@ -210,15 +210,15 @@ def _next_reductions(start: Any, end: Any, way: set[Any]) -> Iterator[str]:
 
 def _past_own(starts: Sequence[Any], way: set[Any]) -> list[Any]:
     """The nodes right below the first convolutions on the ways down."""
-    done, found, waiting = set[Any](), list[Any](), list(starts)
+    done, past, waiting = set[Any](), list[Any](), list(starts)
     while waiting:
         node = waiting.pop()
         if node in done:
             continue
         done.add(node)
         following = [each for each, _ in node.next_functions if each in way]
-        (found if name_of_node(node) == "Convolution" else waiting).extend(following)
-    return found
+        (past if name_of_node(node) == "Convolution" else waiting).extend(following)
+    return past
 
 
 def _periods(order: Sequence[Any], end: Any) -> dict[Any, Pair]:

@@ -53,15 +53,15 @@ def feature_layers(model: nn.Module, *args: Any) -> list[str]:
     may be negative, and then what excites the convolution silences the feature.
     """
     args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
-    names = layers_in_order(model, *args)
+    met = layers_in_order(model, *args)
     modules = ShadowModel(model).modules  # also of what a wrapper holds
-    found = []
-    for name, following in zip(names, [*names[1:], ""], strict=True):
+    names = []
+    for name, following in zip(met, [*met[1:], ""], strict=True):
         layer, after = (modules.get(n.partition("#")[0]) for n in (name, following))
         if isinstance(layer, nn.Conv2d):
             normed = isinstance(after, nn.BatchNorm2d) and after.num_features == layer.out_channels
-            found.append(following if normed else name)
-    return found
+            names.append(following if normed else name)
+    return names
 
 
 def chosen_layers(
@@ -86,7 +86,7 @@ def stages(model: nn.Module, blank: Float[Tensor, "1 c h w"]) -> list[str]:
     with torch.inference_mode():
         leaves = layers_in_order(model, blank)
     modules = dict(model.named_modules())
-    found: list[str] = []
+    names: list[str] = []
     fresh = True
     for name in _units(modules, leaves):
         module = modules[name.partition("#")[0]]
@@ -94,11 +94,13 @@ def stages(model: nn.Module, blank: Float[Tensor, "1 c h w"]) -> list[str]:
             continue
         weights = next(module.parameters(), None) is not None
         if (weights and not isinstance(module, NORMS)) or fresh:
-            found.append(name)
+            names.append(name)
             fresh = False
         else:
-            found[-1] = name
-    return [name for name in found if _tells(model, name, blank)]
+            names[-1] = name
+    with Lens(model, names) as lens, torch.inference_mode():
+        lens(blank)
+        return [name for name in names if _tells(lens, name)]
 
 
 def _units(modules: dict[str, nn.Module], leaves: list[str]) -> Iterator[str]:
@@ -122,11 +124,9 @@ def _unit(modules: dict[str, nn.Module], leaf: str, leaves: list[str]) -> str:
     return leaf
 
 
-def _tells(model: nn.Module, layer: str, blank: Float[Tensor, "1 c h w"]) -> bool:
+def _tells(lens: Lens, layer: str) -> bool:
     try:
-        with Lens(model, layer) as lens, torch.inference_mode():
-            lens(blank)
-            return lens[layer].dim() >= 2
+        return lens[layer].dim() >= 2
     except ModelError:
         return False
 

@@ -127,21 +127,24 @@ class Run:
 
     def reaching(self, tensor: Tensor) -> frozenset[str]:
         """The layers at which gradients of this tensor arrive; none where that is out of sight."""
-        found = self.origins.of(tensor)
-        met = [] if found is None else list(found.before(by_gradient=True))
+        origin = self.origins.of(tensor)
+        met = [] if origin is None else list(origin.before(by_gradient=True))
         hidden = any(one.name == HIDDEN for one in met)
         return frozenset() if hidden else self._names(met)
 
     def scores(self, tensor: Tensor) -> frozenset[str]:
         """The layers whose maps are these scores before their places were joined: no layer with
         weights is between."""
-        found, met = self.origins.of(tensor), []
-        while found is not None and found.name in ("cat", "neg"):  # against and for a single class
-            found = found.takes[-1]
-        while found is not None:
-            met.append(found)
-            alone = len(found.takes) == 1 and not found.weighed
-            found = found.takes[0] if alone else None
+        origin, met = self.origins.of(tensor), []
+        while origin is not None and origin.name in (
+            "cat",
+            "neg",
+        ):  # against and for a single class
+            origin = origin.takes[-1]
+        while origin is not None:
+            met.append(origin)
+            alone = len(origin.takes) == 1 and not origin.weighed
+            origin = origin.takes[0] if alone else None
         return self._names(met)
 
     def _names(self, met: Iterable[Origin]) -> frozenset[str]:

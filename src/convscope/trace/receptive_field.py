@@ -100,7 +100,7 @@ def _chosen(
 ) -> dict[str, ReceptiveField]:
     """Of these layers, which may be named by any name that a module has."""
     names = {module: name for name, module in reversed(list(shadow.model.named_modules()))}
-    found: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     for layer in layers:
         own, number = call_of(layer)
         name = names.get(shadow.modules[own], own)  # inside scripted ones there is no shadow
@@ -108,12 +108,12 @@ def _chosen(
         if number is None and calls > 1:
             choice = f"name one of its calls: {layer}#1 … {layer}#{calls}"
             raise ModelError("M503", layer, f"runs {calls} times", next_step=choice)
-        found[layer] = name if calls == 1 and number in (None, 1) else f"{name}#{number}"
-        if found[layer] not in every:
+        chosen[layer] = name if calls == 1 and number in (None, 1) else f"{name}#{number}"
+        if chosen[layer] not in every:
             raise ModelError("M502", layer, "puts out no tensor when a picture passes")
     order = list(every)
     return {
-        one: every[found[one]] for one in sorted(found, key=lambda one: order.index(found[one]))
+        one: every[chosen[one]] for one in sorted(chosen, key=lambda one: order.index(chosen[one]))
     }
 
 
@@ -153,7 +153,7 @@ def _axis(span: Span, extent: int) -> tuple[Affine, tuple[Interval, ...]]:
 
 
 def _checked(
-    model: nn.Module, size: tuple[int, int, int], found: dict[str, ReceptiveField]
+    model: nn.Module, size: tuple[int, int, int], known: dict[str, ReceptiveField]
 ) -> dict[str, ReceptiveField]:
     """Make a few pixels NaN: a layer where that shows outside our claim sees the whole picture."""
     height, width = size[1:]
@@ -161,7 +161,7 @@ def _checked(
         row, column = round(down * (height - 1)), round(across * (width - 1))
         picture = _blank(model, size)
         picture[:, :, row, column] = float("nan")
-        fields = iter(found.values())
+        fields = iter(known.values())
 
         def compare(_: nn.Module, output: Tensor, at: Interval = (row, column)) -> ReceptiveField:
             field = next(fields)  # noqa: B023
@@ -170,8 +170,8 @@ def _checked(
 
         # cuDNN may choose an algorithm (Winograd, FFT) that lets a NaN seep into its neighbours.
         with torch.backends.cudnn.flags(enabled=False):
-            found = dict(run_with_hooks(model, picture, compare)[0])
-    return found
+            known = dict(run_with_hooks(model, picture, compare)[0])
+    return known
 
 
 def _surprises(field: ReceptiveField, output: Tensor, row: int, column: int) -> bool:
@@ -302,15 +302,15 @@ class _Read:
             or any(self._shows_everywhere(which, span) for which, span in reading)
         ):
             return [None for _ in outputs]
-        found: list[list[Span | None]] = [[] for _ in outputs]
+        read: list[list[Span | None]] = [[] for _ in outputs]
         for which, span in reading:
             everywhere = range(len(span.low))
             tables = (
                 self._labelled(which, span) if moves else self._noticed(which, span, everywhere)
             )
-            for store, axes in zip(found, tables, strict=True):
+            for store, axes in zip(read, tables, strict=True):
                 store.append(_most_telling(span, axes))
-        return [None if None in spans else _union(spans, None) for spans in found]
+        return [None if None in spans else _union(spans, None) for spans in read]
 
     def _shows_everywhere(self, which: int, span: Span) -> bool:
         """Does one place in the middle show in all of the result? So, we take it, do all others."""

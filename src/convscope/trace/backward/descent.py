@@ -75,15 +75,15 @@ def reaches(steps: Sequence[Step], end: int, size: Pair) -> list[Reach]:
     """At every step, and at the pixels, of neurons where the first of these steps begins."""
     spans: dict[int, Spans] = {steps[0].number: (Affine(1, 1, 0), Affine(1, 1, 0))}
     sizes = {steps[0].number: UNBOUNDED}
-    found = []
+    result = []
     for step in steps:
         here = spans[step.number]
-        found.append(Reach(step.number, here, sizes[step.number], step.maps, step.effort))
+        result.append(Reach(step.number, here, sizes[step.number], step.maps, step.effort))
         sent = (step.below(here[0], 0), step.below(here[1], 1))
         for target in step.targets:
             spans[target] = _hull(spans.get(target, sent), sent, step.size)
             sizes[target] = step.size
-    return [*found, Reach(end, spans[end], size, 3, 0)]
+    return [*result, Reach(end, spans[end], size, 3, 0)]
 
 
 def _hull(one: Spans, two: Spans, size: Pair) -> Spans:

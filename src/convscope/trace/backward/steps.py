@@ -313,8 +313,8 @@ def packed(marks: Bool[Tensor, "*places c"]) -> UInt8[Tensor, "*places bytes"]:
 def unpacked(marks: UInt8[Tensor, "*places bytes"], count: int) -> Bool[Tensor, "*places count"]:
     """The first so many of `packed`."""
     eights = marks[..., None] >> _BITS.to(marks.device) & 1
-    found: Tensor = eights.flatten(-2)[..., :count].bool()
-    return found
+    bits: Tensor = eights.flatten(-2)[..., :count].bool()
+    return bits
 
 
 class Last(Step):
@@ -374,14 +374,14 @@ class BackwardGraph:
     def below(self, start: int) -> list[Step] | None:
         """The steps from one on, in order; None if one of them is not known."""
         reached = {start}
-        found = []
+        steps = []
         for number, step in enumerate(self.steps):
             if number in reached:
                 if step is None:
                     return None
-                found.append(step)
+                steps.append(step)
                 reached.update(step.targets)
-        return found or None
+        return steps or None
 
     def same(self) -> tuple[object, ...]:
         """Two passes of which this is equal take the same steps."""
