@@ -26,8 +26,8 @@ from topk import photographs
 
 from convscope import load
 from convscope.cli.atlas import make_atlas
-from convscope.methods.tuning import Way, blank
 from convscope.network.network import Network
+from convscope.network.tuning import Way, blank
 from convscope.pictures.pictures import Pictures
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -29,8 +29,8 @@ from results import INK, LINE, OURS
 from rows import command, machine, options
 from topk import Held, convolutions
 
+from convscope.attribution.occlusion import occlusion
 from convscope.methods.deconvnet import deconvnet
-from convscope.methods.occlusion import occlusion
 from convscope.methods.topk import topk
 from convscope.network.preprocess import Preprocess
 from convscope.units import Unit

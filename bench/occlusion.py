@@ -34,8 +34,7 @@ from quiet import interleaved, ratio
 from rows import Report, options, report, row
 from torch import Tensor, nn
 
-from convscope.methods.occlusion import occlusion
-from convscope.methods.occlusion_map import occlusion_map
+from convscope.attribution.occlusion import occlusion, occlusion_map
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from skimage import data
 
 import convscope
+from convscope.attribution.cam_methods import METHODS
 from convscope.drawing.maps import over
-from convscope.methods.cam import METHODS
 from convscope.methods.views import framed
 
 SHALLOW = ["features.3", "features.7", "features.12"]

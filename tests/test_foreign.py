@@ -304,7 +304,7 @@ class Locked(Own):
 
 
 def explained(net: nn.Module, folder: Path) -> Explanation:
-    from convscope.methods.explaining import chosen
+    from convscope.attribution.registry import chosen
     from convscope.network.preprocess import Preprocess
     from convscope.pages.explain import write_explanation
     from convscope.pictures.pictures import one_picture

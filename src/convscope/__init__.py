@@ -9,10 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convscope.cli.python import atlas
-    from convscope.errors import ConvscopeError
-    from convscope.lens.lens import Lens
-    from convscope.methods.cam import (
+    from convscope.attribution.cam_methods import (
         ablationcam,
         eigencam,
         eigengradcam,
@@ -23,10 +20,7 @@ if TYPE_CHECKING:
         scorecam,
         xgradcam,
     )
-    from convscope.methods.deconvnet import deconvnet
-    from convscope.methods.embedding import embedding
-    from convscope.methods.faithfulness import faithfulness
-    from convscope.methods.gradients import (
+    from convscope.attribution.gradients import (
         deconvnet_class,
         gradient_x_input,
         guided_backprop,
@@ -35,21 +29,24 @@ if TYPE_CHECKING:
         saliency,
         smoothgrad,
     )
+    from convscope.attribution.occlusion import occlusion
+    from convscope.cli.python import atlas
+    from convscope.errors import ConvscopeError
+    from convscope.lens.lens import Lens
+    from convscope.methods.deconvnet import deconvnet
+    from convscope.methods.embedding import embedding
     from convscope.methods.layers import layers
-    from convscope.methods.occlusion import occlusion
-    from convscope.methods.optimise import activation_maximisation, class_image
-    from convscope.methods.optimise_dream import deep_dream
-    from convscope.methods.optimise_invert import invert
-    from convscope.methods.pointing import energy_inside, pointing
     from convscope.methods.predict import evaluate, predict
     from convscope.methods.projections import projections
-    from convscope.methods.randomisation import agreement, randomisation, sensitivity
     from convscope.methods.topk import topk
-    from convscope.methods.tuner import tune
+    from convscope.metrics.faithfulness import faithfulness
+    from convscope.metrics.localisation import energy_inside, pointing
+    from convscope.metrics.randomisation import agreement, randomisation, sensitivity
     from convscope.network import wrap
     from convscope.network.load import load
     from convscope.network.network import Network
     from convscope.network.preprocess import Preprocess
+    from convscope.network.tuning import tune
     from convscope.pages.atlas import write_atlas
     from convscope.pictures.framing import Framing
     from convscope.pictures.opening import open_pictures
@@ -75,6 +72,12 @@ if TYPE_CHECKING:
     from convscope.trace.receptive_field import fields
     from convscope.training.trainer import train
     from convscope.units import Box, Unit
+    from convscope.visualise.optimise import (
+        activation_maximisation,
+        class_image,
+        deep_dream,
+        invert,
+    )
 
 __version__ = "0.1.0"
 
@@ -97,61 +100,61 @@ _HOME = {
     "Run": "run",
     "Unit": "units",
     "ablation": "studies.ablation.study",
-    "activation_maximisation": "methods.optimise",
-    "agreement": "methods.randomisation",
+    "activation_maximisation": "visualise.optimise",
+    "agreement": "metrics.randomisation",
     "audit": "studies.audit.study",
-    "ablationcam": "methods.cam",
+    "ablationcam": "attribution.cam_methods",
     "chosen_features": "studies.features.study",
-    "class_image": "methods.optimise",
+    "class_image": "visualise.optimise",
     "correspondence": "studies.correspondence.study",
     "deconvnet": "methods.deconvnet",
-    "deconvnet_class": "methods.gradients",
-    "deep_dream": "methods.optimise_dream",
-    "eigencam": "methods.cam",
-    "eigengradcam": "methods.cam",
+    "deconvnet_class": "attribution.gradients",
+    "deep_dream": "visualise.optimise",
+    "eigencam": "attribution.cam_methods",
+    "eigengradcam": "attribution.cam_methods",
     "duplicates": "studies.retrieval.study",
     "embedding": "methods.embedding",
-    "energy_inside": "methods.pointing",
+    "energy_inside": "metrics.localisation",
     "EvolutionRecorder": "studies.evolution.study",
     "evaluate": "methods.predict",
     "evolution": "studies.evolution.checkpoints",
-    "faithfulness": "methods.faithfulness",
+    "faithfulness": "metrics.faithfulness",
     "features": "studies.features.study",
     "fields": "trace.receptive_field",
     "filters": "studies.filters.study",
-    "fullgrad": "methods.cam",
-    "gradcam": "methods.cam",
-    "gradcam_plus_plus": "methods.cam",
-    "gradient_x_input": "methods.gradients",
-    "guided_backprop": "methods.gradients",
-    "guided_gradcam": "methods.gradients",
-    "integrated_gradients": "methods.gradients",
+    "fullgrad": "attribution.cam_methods",
+    "gradcam": "attribution.cam_methods",
+    "gradcam_plus_plus": "attribution.cam_methods",
+    "gradient_x_input": "attribution.gradients",
+    "guided_backprop": "attribution.gradients",
+    "guided_gradcam": "attribution.gradients",
+    "integrated_gradients": "attribution.gradients",
     "invariance": "studies.invariance.study",
-    "invert": "methods.optimise_invert",
-    "layercam": "methods.cam",
+    "invert": "visualise.optimise",
+    "layercam": "attribution.cam_methods",
     "load": "network.load",
-    "occlusion": "methods.occlusion",
+    "occlusion": "attribution.occlusion",
     "occlusion_study": "studies.occlusion.study",
     "one_picture": "pictures.pictures",
     "open_pictures": "pictures.opening",
-    "pointing": "methods.pointing",
+    "pointing": "metrics.localisation",
     "predict": "methods.predict",
     "probes": "studies.probes.study",
     "projections": "methods.projections",
-    "randomisation": "methods.randomisation",
-    "saliency": "methods.gradients",
-    "scorecam": "methods.cam",
-    "sensitivity": "methods.randomisation",
+    "randomisation": "metrics.randomisation",
+    "saliency": "attribution.gradients",
+    "scorecam": "attribution.cam_methods",
+    "sensitivity": "metrics.randomisation",
     "silence": "studies.unit_ablation.study",
     "similar": "studies.retrieval.study",
-    "smoothgrad": "methods.gradients",
+    "smoothgrad": "attribution.gradients",
     "topk": "methods.topk",
     "train": "training.train",
-    "tune": "methods.tuner",
+    "tune": "network.tuning",
     "transfer": "studies.transfer.study",
     "transfer_lists": "studies.transfer.study",
     "write_atlas": "pages.atlas",
-    "xgradcam": "methods.cam",
+    "xgradcam": "attribution.cam_methods",
 }
 
 _MODULES = {"wrap": "network.wrap"}

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from convscope.attribution.registry import METHODS
 from convscope.drawing.maps import OPAQUE, drawn, legend
-from convscope.methods.explaining import METHODS
 from convscope.studies.explain.figure import explanation_figure
 from convscope.studies.explain.record import Explanation
 from convscope.units import Box

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convscope.methods.explaining import METHODS
+from convscope.attribution.registry import METHODS
 from convscope.studies.explain.table import LIMITS, TITLES, summary, verdict
 from tests.figures.fake_explanations import (
     SIZE,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.methods.cam import DEFINITIONS, METHODS
-from convscope.methods.cam_run import How
+from convscope.attribution.cam import Options
+from convscope.attribution.cam_methods import DEFINITIONS, METHODS
 from convscope.records.maps import Attribution
 from tests.methods.cam_nets import (
     HEADS,
@@ -218,5 +218,5 @@ def test_the_page_names_every_method_and_variant() -> None:
         assert f"| `{name}` |" in page
         for variant in definition.variants:
             assert f'"{variant}"' in page, variant
-    for option in How.__annotations__:
+    for option in Options.__annotations__:
         assert f"| `{option}` |" in page

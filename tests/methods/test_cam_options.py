@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from convscope.attribution.cam_methods import METHODS
 from convscope.errors import ConvscopeError, ModelError, UsageError
-from convscope.methods.cam import METHODS
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.records.maps import Attribution

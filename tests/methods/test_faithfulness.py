@@ -13,13 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+from convscope.attribution.cam_methods import gradcam
 from convscope.errors import ConvscopeError
-from convscope.methods import erasing
-from convscope.methods.cam import gradcam
-from convscope.methods.controls import blob, grain_of, random_map
-from convscope.methods.erasing import Asked, blurred, order
-from convscope.methods.faithfulness import faithfulness
-from convscope.methods.targets import Aims
+from convscope.metrics import perturbation as erasing
+from convscope.metrics.faithfulness import blob, faithfulness, grain_of, random_map
+from convscope.metrics.perturbation import Asked, blurred, order
+from convscope.network.targets import Targets
 from convscope.records.faithfulness import Faithfulness, area
 from convscope.run import Run
 from convscope.units import Box
@@ -212,7 +211,7 @@ def test_tiny_pictures_can_be_tested(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_any_batch_gives_the_same_numbers(batch: int) -> None:
-    asked = Asked.of(Lookalike(), pictures(1, 21, 16)[0], Aims((2,)))
+    asked = Asked.of(Lookalike(), pictures(1, 21, 16)[0], Targets((2,)))
     ranks, counts = order(noise(21, 16)), range(0, 336, 16)
     whole = replace(asked, batch=21).deleted(ranks, counts)
     parts = replace(asked, batch=batch).deleted(ranks, counts)

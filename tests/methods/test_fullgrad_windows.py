@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convscope.methods.cam import fullgrad
+from convscope.attribution.cam_methods import fullgrad
 from tests.nets import pictures
 
 

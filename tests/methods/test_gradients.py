@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import convscope
-from convscope.methods.gradient_many import RULES
-from convscope.methods.gradient_run import How
-from convscope.methods.gradients import METHODS, TITLES
+from convscope.attribution.gradients import METHODS, RULES, TITLES, Options
 from convscope.records.maps import Attribution
 from convscope.run import Run
 from tests.methods.cam_nets import SIZE, Split, by_hand, net_of, pictures
@@ -221,7 +219,7 @@ def test_the_page_names_every_method_and_option() -> None:
     for name in METHODS:
         assert f"| `{name}` |" in page
     own = ("samples", "noise", "baseline", "steps", "quadrature", "layer", "other")
-    for option in (*How.__annotations__, *own):
+    for option in (*Options.__annotations__, *own):
         assert f"| `{option}` |" in page
     for rule in RULES:
         assert f'"{rule}"' in page

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from convscope.attribution import gradients as gradient_many
+from convscope.attribution.gradients import METHODS
 from convscope.errors import ModelError
-from convscope.methods import gradient_many
-from convscope.methods.gradients import METHODS
 from convscope.records.maps import Attribution
 from convscope.run import Run
 from tests.methods.cam_nets import net_of, pictures

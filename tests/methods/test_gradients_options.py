@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import convscope
+from convscope.attribution.gradients import METHODS, TITLES
 from convscope.errors import ConvscopeError, ModelError, UsageError
-from convscope.methods.gradients import METHODS, TITLES
 from convscope.records.maps import Attribution
 from convscope.run import Run
 from tests.methods.cam_nets import SIZE, net_of, pictures

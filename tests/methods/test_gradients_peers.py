@@ -15,8 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from convscope.methods.gradient_many import drawing
-from convscope.methods.gradients import METHODS
+from convscope.attribution.gradients import METHODS, drawing
 from tests.methods.cam_nets import net_of, pictures
 from tests.nets import pictures as noise
 from tests.nets import sequential

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convscope.attribution import cam_methods as cam
+from convscope.attribution.gradients import METHODS
 from convscope.errors import ModelError
-from convscope.methods import cam
-from convscope.methods.gradients import METHODS
 from convscope.records.maps import Attribution
 from tests.methods.cam_nets import net_of, pictures
 from tests.methods.test_gradients_defects import FEW, RULED, maps_of

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from convscope.methods import erasing
-from convscope.methods.faithfulness import faithfulness
-from convscope.methods.imputation import imputed
+from convscope.metrics import perturbation as erasing
+from convscope.metrics.faithfulness import faithfulness
+from convscope.metrics.perturbation import imputed
 from tests.methods.faithful_nets import Lookalike, a_map, noise
 from tests.nets import pictures
 from tests.oracles import faithfulness as slow

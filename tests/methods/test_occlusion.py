@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convscope.attribution.occlusion import occlusion, occlusion_map, occlusions
+from convscope.attribution.sliding_mask import corners
 from convscope.errors import ModelError, UsageError
-from convscope.methods.hiding import corners
-from convscope.methods.occlusion import occlusion, occlusions
-from convscope.methods.occlusion_map import occlusion_map
 from convscope.records.maps import Occlusion
 from convscope.run import Run
 from tests.nets import Fire, Residual

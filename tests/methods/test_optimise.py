@@ -14,19 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError
-from convscope.methods.optimise import (
-    activation_maximisation,
-    class_image,
-    class_values,
-    unit_values,
-)
-from convscope.methods.optimise_dream import deep_dream
-from convscope.methods.optimise_invert import invert
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.optimise import OptimisedPicture
 from convscope.run import Run
+from convscope.visualise.optimise import (
+    activation_maximisation,
+    class_image,
+    class_values,
+    deep_dream,
+    invert,
+    unit_values,
+)
 from tests.nets import Fire, Stumbling, Telling, pictures, sequential, state_of
 
 STILL: dict[str, Any] = {"jitter": 0, "turn": 0.0, "noise": 0.0}

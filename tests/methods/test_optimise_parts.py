@@ -12,20 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
-from convscope.methods import optimise, optimise_dream, optimise_invert
-from convscope.methods.optimise_basis import BASES, basis
-from convscope.methods.optimise_moves import moved, turned
-from convscope.methods.optimise_penalties import (
-    PENALTIES,
-    alpha_norm,
-    blurred,
-    penalty,
-    total_variation,
-)
-from convscope.methods.optimise_plan import How, Plan, Range
-from convscope.methods.optimise_waking import Waking
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
+from convscope.visualise import optimise
+from convscope.visualise import optimise as optimise_dream
+from convscope.visualise import optimise as optimise_invert
+from convscope.visualise.parameterise import (
+    BASES,
+    PENALTIES,
+    Options,
+    Plan,
+    Range,
+    alpha_norm,
+    basis,
+    moved,
+    penalty,
+    total_variation,
+    turned,
+)
+from convscope.visualise.parameterise import smoothed as blurred
+from convscope.visualise.redirected_relu import RedirectedReLU
 from tests.nets import RECTIFIERS
 from tests.oracles import optimise as slow
 
@@ -157,7 +163,7 @@ def test_a_mean_for_each_pixel_is_averaged_for_pictures_of_another_size() -> Non
 def test_a_closed_rectifier_sends_back_what_would_open_it(spelling: str) -> None:
     x = torch.tensor([-1.0, -2.0, 3.0, 4.0], requires_grad=True)
     signal = torch.tensor([5.0, -5.0, 5.0, -5.0])
-    with Waking():
+    with RedirectedReLU():
         y = RECTIFIERS[spelling](x.clone())
         (y * signal).sum().backward()
     assert y.tolist() == [0, 0, 3, 4]
@@ -169,7 +175,7 @@ def test_waking_leaves_what_is_no_rectifier_alone() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.GELU())
     x = noise(1, 3, 8, 8).float().requires_grad_()
     (plain,) = torch.autograd.grad(net(x).sum(), x)
-    with Waking():
+    with RedirectedReLU():
         (found,) = torch.autograd.grad(net(x).sum(), x)
     assert torch.equal(plain, found)
 
@@ -183,7 +189,7 @@ def test_the_page_has_every_option_with_its_default() -> None:
     for name in ("basis", "rule", "bounds"):
         told = [cell.strip(" `") for cell in rows[name].strip("| ").split("|")]
         assert told == [getattr(Plan.of(usual, {}), name) for usual in USUALS]
-    for option in How.__annotations__:
+    for option in Options.__annotations__:
         assert f"`{option}`" in page
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convscope.errors import UsageError
-from convscope.methods.pointing import coverage, energy_inside, inside, pointing, share_inside
+from convscope.metrics.localisation import coverage, energy_inside, inside, pointing, share_inside
 from convscope.units import Box
 from tests.methods.faithful_nets import a_map, noise
 

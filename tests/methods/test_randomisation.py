@@ -14,11 +14,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from convscope.attribution.cam_methods import eigencam, gradcam
+from convscope.attribution.gradients import gradient_x_input, saliency
 from convscope.errors import ConvscopeError, ModelError
-from convscope.methods.cam import eigencam, gradcam
-from convscope.methods.gradients import gradient_x_input, saliency
-from convscope.methods.randomisation import difference, randomisation, sensitivity
-from convscope.methods.redraw import copied, layers_down, randomised
+from convscope.metrics.randomisation import difference, randomisation, sensitivity
+from convscope.metrics.reinitialise import copied, layers_down, randomised
 from convscope.records.maps import Attribution
 from convscope.run import Run
 from tests.methods.faithful_nets import Linear, Lookalike, a_map, noise

@@ -10,8 +10,8 @@ from scipy.stats import rankdata, spearmanr
 from skimage.metrics import structural_similarity
 
 from convscope.errors import UsageError
-from convscope.methods.randomisation import agreement
 from convscope.methods.similarity import in_cells, overlap, ranks, spearman, ssim
+from convscope.metrics.randomisation import agreement
 from tests.methods.faithful_nets import a_map, noise
 from tests.oracles import faithfulness as slow
 

@@ -13,11 +13,10 @@ from torch import nn
 
 import convscope
 from convscope.errors import UsageError
-from convscope.methods import tuner
 from convscope.methods.topk import topk
-from convscope.methods.tuner import tune
-from convscope.methods.tuning import Trial, Tuning
+from convscope.network import tuning as tuner
 from convscope.network.network import Network
+from convscope.network.tuning import Trial, Tuning, tune
 from convscope.pictures.pictures import Pictures
 from convscope.run import Run
 from tests.nets import state_of

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from convscope.attribution.registry import METHODS, chosen
 from convscope.errors import ModelError, UsageError
-from convscope.methods.explaining import METHODS, chosen
 from convscope.network.load import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
@@ -112,7 +112,7 @@ def test_a_map_of_edges_alone_is_not_called_a_reason(
         moved = images.roll(1, 3)
         return (images - moved).abs().sum(1)
 
-    from convscope.methods.explaining import own
+    from convscope.attribution.registry import own
 
     picture = one_picture(tagged[0] / "00.png")
     found = explain(network, picture, {"edges": own(edges, "edges")}, checks=FAST)
@@ -130,7 +130,7 @@ def test_a_method_that_is_not_defined_is_left_out_with_its_reason(
     def refuses(model: nn.Module, images: Tensor) -> Tensor:
         raise ModelError("M531", "gelu", "has no rule")
 
-    from convscope.methods.explaining import own
+    from convscope.attribution.registry import own
 
     picture = one_picture(tagged[0] / "00.png")
     methods = {"mine": own(refuses, "mine"), **chosen(["gradcam"])}
@@ -202,7 +202,7 @@ def test_methods_are_found_by_name_and_typos_get_near_ones() -> None:
 def test_a_method_that_gives_no_map_is_told_so(
     network: Network, tagged: tuple[Path, dict[str, tuple[Box, ...]]]
 ) -> None:
-    from convscope.methods.explaining import own
+    from convscope.attribution.registry import own
 
     picture = one_picture(tagged[0] / "00.png")
     bad = own(lambda model, images: np.zeros((2, 2), np.float32), "bad")

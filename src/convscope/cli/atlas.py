@@ -18,9 +18,9 @@ from convscope.run import Run
 
 if TYPE_CHECKING:
     from convscope.methods.predict import Judge
-    from convscope.methods.tuning import Tuning
     from convscope.methods.ways_down import Choice
     from convscope.network.load import Network
+    from convscope.network.tuning import Tuning
     from convscope.pictures.pictures import Picture, Pictures
     from convscope.records.predictions import Evaluation
     from convscope.trace.backward_rule import Other

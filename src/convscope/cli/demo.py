@@ -222,8 +222,8 @@ def _explained(network: Network, folder: Pictures, judged: Evaluation) -> Occlus
 
 def _hidden(network: Network, picture: Picture, side: int, step: int) -> OcclusionExample:
     """The framed picture, hidden part by part."""
+    from convscope.attribution.occlusion import occlusion
     from convscope.methods.deconvnet import deconvnet
-    from convscope.methods.occlusion import occlusion
     from convscope.methods.ways_down import ways_down
     from convscope.records.maps import OcclusionExample
     from convscope.units import Unit

@@ -15,7 +15,7 @@ from convscope.errors import printable
 from convscope.run import Run
 
 if TYPE_CHECKING:
-    from convscope.methods.explaining import Method
+    from convscope.attribution.registry import Method
     from convscope.network.load import Network
     from convscope.pictures.pictures import Pictures
     from convscope.records.maps import Attribution
@@ -62,7 +62,7 @@ def explain(
 
     Example: convscope explain torchvision:squeezenet1_0 photograph.jpg --method all
     """
-    from convscope.methods.explaining import DEFAULT, chosen, require_layer
+    from convscope.attribution.registry import DEFAULT, chosen, require_layer
 
     claim(out)
     names = [name.strip() for name in method.split(",") if name.strip()]

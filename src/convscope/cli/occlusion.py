@@ -78,7 +78,7 @@ def occlusion(
 
     Example: convscope occlusion torchvision:squeezenet1_0 dog.jpg wheel.jpg
     """
-    from convscope.methods.fills import NAMED
+    from convscope.attribution.sliding_mask import NAMED
     from convscope.pictures.annotations import read_labels
     from convscope.studies.occlusion.study import occlusion_study
 

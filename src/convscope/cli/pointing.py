@@ -43,7 +43,7 @@ def pointing(
 
     Example: convscope pointing torchvision:squeezenet1_0 kangaroo --target wallaby
     """
-    from convscope.methods.explaining import chosen
+    from convscope.attribution.registry import chosen
     from convscope.pictures.annotations import BOXES_FILE, read_boxes
     from convscope.studies.pointing.study import pointing_game
 

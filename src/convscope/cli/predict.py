@@ -16,8 +16,8 @@ from convscope.errors import EnvironmentFault, UsageError, nearest, printable
 from convscope.run import Run
 
 if TYPE_CHECKING:
-    from convscope.methods.tuning import Tuning
     from convscope.network.network import Network
+    from convscope.network.tuning import Tuning
     from convscope.pictures.pictures import Pictures
     from convscope.records.features import LayerTable
     from convscope.records.predictions import Evaluation, Share
@@ -117,7 +117,7 @@ def tuned(
     network: Network, *, memory: int | None = None, half: bool = False, fresh: bool = False
 ) -> Tuning:
     """What is remembered, or else measured under a progress bar."""
-    from convscope.methods.tuner import tune as measure
+    from convscope.network.tuning import tune as measure
 
     with progress("measuring") as tick:
         return measure(network, half=half, fresh=fresh, run=Run(memory=memory, progress=tick))

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convscope.cli.atlas import make_atlas
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
-from convscope.methods.tuning import Tuning
 from convscope.methods.ways_down import Choice
+from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
+from convscope.network.tuning import Tuning
 from convscope.pages.studies import read_study
 from convscope.pictures.opening import opened
 from convscope.publish import require_free

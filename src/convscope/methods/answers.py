@@ -11,10 +11,10 @@ from jaxtyping import Float32, Int64, UInt8
 
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens
-from convscope.methods.tuning import Tuning, Way, blank
 from convscope.methods.views import plan
 from convscope.network.network import Network
 from convscope.network.outputs import meaning
+from convscope.network.tuning import Tuning, Way, blank
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.run import PLAIN, Run
 

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.lens.twin import bare
-from convscope.methods.given import Given, Model, several, taking, units_of
-from convscope.methods.targets import Aims, Target
+from convscope.network.arguments import Given, Model, several, taking, units_of
 from convscope.network.network import Network
 from convscope.network.outputs import scored
 from convscope.network.provenance import recorded
+from convscope.network.targets import Target, Targets
 from convscope.records.maps import Projection
 from convscope.run import PLAIN, Run
 from convscope.trace.backward.forward_pass import (
@@ -74,10 +74,10 @@ def deconvnet(
     The model is not touched. Raises ModelError M500, M502, M503, M530 (see `Lens`), M504 (no such
     map), M505 (no such place), M506 (a layer without feature maps), M514 (an activation that is
     not finite), M531 and M532 (see `BackwardRule`), M540 (no way down to the pixels), and
-    UsageError U201 (no unit), U351 to U354 (targets, see `Aims`), U520 (pictures of a wrong shape
+    UsageError U201 (no unit), U351 to U354 (see `Targets`), U520 (pictures of a wrong shape
     or not made ready).
     """
-    aims = None if target is None else Aims.of(target, len(images))
+    aims = None if target is None else Targets.of(target, len(images))
     units = cast("list[Unit]", units)
     if aims is None:
         model = bare(model)
@@ -192,7 +192,7 @@ def _peak(of_picture: Float[Tensor, "h w"]) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _score_start(way: ForwardPass, aims: Aims) -> tuple[_Start, Float[Tensor, "b"]]:
+def _score_start(way: ForwardPass, aims: Targets) -> tuple[_Start, Float[Tensor, "b"]]:
     scores = aims.answer(way.output)
     settled = aims.settled(scores)
     with way.rule:  # a function of the scores may rectify, too

@@ -21,8 +21,8 @@ from convscope.errors import ModelError
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
 from convscope.methods.embedding_store import Rows, keeping, kept, key_of
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.vectors import THUMB, Way, require_way, small_grey, told, vectors
+from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened

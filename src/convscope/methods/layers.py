@@ -14,7 +14,7 @@ from convscope.errors import UsageError, shown
 from convscope.lens.lens import HOOK
 from convscope.lens.taps import tensors_in
 from convscope.lens.twin import ShadowModel, bare, is_scripted
-from convscope.methods.given import taking
+from convscope.network.arguments import taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.records.features import LayerTable, ModelCard

@@ -19,13 +19,13 @@ from convscope.methods.answers import (
     require_finite,
     strongest,
 )
-from convscope.methods.given import FolderLike, Given, is_one, pictures_of, several, taking
 from convscope.methods.labels import class_names, order_assumed, true_classes
-from convscope.methods.tuning import Tuning, Way, blank, require_tuning
 from convscope.methods.views import plan
+from convscope.network.arguments import FolderLike, Given, is_one, pictures_of, several, taking
 from convscope.network.network import Network, whole
 from convscope.network.outputs import meaning, understood
 from convscope.network.provenance import recorded
+from convscope.network.tuning import Tuning, Way, blank, require_tuning
 from convscope.pictures.opening import opened, picture_of
 from convscope.pictures.pictures import Pictures
 from convscope.records.predictions import Evaluation, Prediction

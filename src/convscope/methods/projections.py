@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from convscope.errors import UsageError, shown
 from convscope.lens.lens import layer_name
 from convscope.lens.twin import bare
-from convscope.methods.given import Given, Model, several_or_read, taking
 from convscope.methods.projected_pictures import Block, Kept
 from convscope.methods.ways_down import Choice, Way, passes_up, require_choice, ways_down
+from convscope.network.arguments import Given, Model, several_or_read, taking
 from convscope.run import PLAIN, Run
 from convscope.trace.backward.descent import Neurons, WindowedBackward
 from convscope.trace.backward.forward_pass import Neuron, forward_pass

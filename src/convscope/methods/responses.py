@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens
 from convscope.methods.similarity import ranks
-from convscope.methods.tuning import blank
 from convscope.network.preprocess import Preprocess
+from convscope.network.tuning import blank
 from convscope.pictures.pictures import Pictures
 from convscope.trace.batch_size import usual_batch
 

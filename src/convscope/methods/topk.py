@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
-from convscope.methods.given import FolderLike, Layers, Model, pictures_of, taking
 from convscope.methods.ranking import Ranks, Slots, values
-from convscope.methods.tuning import Tuning, Way, blank, require_tuning
+from convscope.network.arguments import FolderLike, Layers, Model, pictures_of, taking
 from convscope.network.network import whole
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
+from convscope.network.tuning import Tuning, Way, blank, require_tuning
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import LAST, NOBODY, TopK

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
+from convscope.attribution import cam_methods as cam
+from convscope.attribution import gradients
+from convscope.attribution.ablationcam import Ablation
+from convscope.attribution.base import Request
+from convscope.attribution.fullgrad import COMPLETE
+from convscope.attribution.layer import default_layer
+from convscope.attribution.occlusion import occlusion
 from convscope.errors import ConvscopeError
-from convscope.methods import cam, gradients
-from convscope.methods.ablationcam import Ablation
-from convscope.methods.cam_case import Case as CamCase
-from convscope.methods.cam_choice import default_layer
-from convscope.methods.fullgrad import COMPLETE
-from convscope.methods.occlusion import occlusion
-from convscope.methods.targets import Aims
+from convscope.network.targets import Targets
 from convscope.records.maps import Attribution
 from convscope.run import PLAIN, Run
 from convscope.studies.audit.case import Case, Clock, Heading, OutOfTime, many, said
@@ -174,7 +175,7 @@ def _fullgrad(case: Case, _: Clock) -> Told:
 def _ablationcam(case: Case, clock: Clock) -> Told:
     """First the short cut that it takes, which is soon known."""
     layer = case.layer or default_layer(case.explained, case.batch)
-    how = Ablation.of(CamCase(case.explained, case.batch, Aims((None,))), layer, 0).how
+    how = Ablation.of(Request(case.explained, case.batch, Targets((None,))), layer, 0).how
     try:
         (found,) = cam.ablationcam(case.explained, case.batch, layer=layer, run=Run(progress=clock))
         told, careful, facts = _told(found)

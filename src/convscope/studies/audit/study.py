@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
-from convscope.methods.given import Given, single, taking
+from convscope.network.arguments import Given, single, taking
 from convscope.network.network import Delivered, Network
 from convscope.network.provenance import recorded
 from convscope.run import PLAIN, Run

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float, Float64, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
+from convscope.attribution.sliding_mask import Fill, filled, named
 from convscope.errors import DataError, ModelError, UsageError, shown
 from convscope.lens.lens import Lens
-from convscope.methods.fills import Fill, filled, named
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
+from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convscope.errors import CheckpointError
-from convscope.methods.redraw import copied
+from convscope.metrics.reinitialise import copied
 from convscope.network.load import load
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded

@@ -25,10 +25,10 @@ from convscope.lens.twin import bare
 from convscope.methods.deconvnet import deconvnet
 from convscope.methods.responses import ranked, responses
 from convscope.methods.topk import topk
-from convscope.methods.tuning import blank
 from convscope.methods.ways_down import ways_down
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import of_module
+from convscope.network.tuning import blank
 from convscope.pictures.opening import as_pictures
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence, Evolution

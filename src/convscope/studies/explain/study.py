@@ -14,12 +14,22 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from convscope.attribution.registry import DEFAULT, Method, chosen, methods_of
 from convscope.errors import ConvscopeError, ModelError, UsageError, shown
 from convscope.lens.lens import Lens
-from convscope.methods.cam_case import finite, forward, prepared
-from convscope.methods.explaining import DEFAULT, Method, chosen, methods_of
-from convscope.methods.faithfulness import RANDOM, faithfulness
-from convscope.methods.given import (
+from convscope.methods.labels import class_names
+from convscope.metrics.faithfulness import RANDOM, faithfulness
+from convscope.metrics.localisation import (
+    boxes_by_name,
+    boxes_of,
+    coverage,
+    energy_inside,
+    inside,
+    pointing,
+    share_inside,
+)
+from convscope.metrics.randomisation import agreement, difference, randomisation
+from convscope.network.arguments import (
     Given,
     Layers,
     is_one,
@@ -29,21 +39,11 @@ from convscope.methods.given import (
     taking,
     whole_picture,
 )
-from convscope.methods.labels import class_names
-from convscope.methods.pointing import (
-    boxes_by_name,
-    boxes_of,
-    coverage,
-    energy_inside,
-    inside,
-    pointing,
-    share_inside,
-)
-from convscope.methods.randomisation import agreement, difference, randomisation
-from convscope.methods.targets import Aims, Target
+from convscope.network.forward import finite, forward, prepared
 from convscope.network.network import Network, whole
 from convscope.network.outputs import meaning, understood
 from convscope.network.provenance import recorded
+from convscope.network.targets import Target, Targets
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
@@ -244,7 +244,7 @@ def target_index(network: Network, share: np.ndarray, target: Target | None) -> 
     if callable(target):
         what = "the tests of maps follow the probability of a class"
         raise UsageError("U397", "a function as target", what, next_step="name a class")
-    aims = Aims.of(target, 1, class_names(network, len(share)))
+    aims = Targets.of(target, 1, class_names(network, len(share)))
     return aims.settled(torch.from_numpy(share)[None]).indices[0]
 
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
 from convscope.methods.deconvnet import deconvnet
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.projections import Projected, projections
 from convscope.methods.similarity import mean_correlation
 from convscope.methods.topk import topk
-from convscope.methods.tuning import Tuning, blank, require_tuning
 from convscope.methods.ways_down import Choice, Way, ways_down
+from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
+from convscope.network.tuning import Tuning, blank, require_tuning
 from convscope.pictures.framed import Framed
 from convscope.pictures.opening import as_pictures, opened
 from convscope.pictures.pictures import Picture, Pictures

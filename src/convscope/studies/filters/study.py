@@ -21,7 +21,7 @@ from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens, conv_layers
 from convscope.lens.twin import bare
 from convscope.methods.frequencies import bands, folds_on_pictures, transfer
-from convscope.methods.given import FolderLike, pictures_of, taking
+from convscope.network.arguments import FolderLike, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from convscope.errors import DataError, ModelError, UsageError
 from convscope.lens.lens import Lens
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.labels import class_names, true_classes
+from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.outputs import meaning, understood
 from convscope.network.preprocess import Preprocess

@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from convscope.attribution.sliding_mask import Fill, filled
 from convscope.errors import ModelError
 from convscope.methods.deconvnet import deconvnet
-from convscope.methods.fills import Fill, filled
-from convscope.methods.pointing import inside
 from convscope.methods.topk import topk
-from convscope.methods.tuning import blank
 from convscope.methods.ways_down import ways_down
+from convscope.metrics.localisation import inside
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
+from convscope.network.tuning import blank
 from convscope.pictures.pictures import Pictures
 from convscope.records.maps import Occlusion
 from convscope.records.topk import TopK

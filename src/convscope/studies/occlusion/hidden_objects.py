@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from convscope.methods.pointing import inside
+from convscope.metrics.localisation import inside
 from convscope.network.provenance import recorded
 from convscope.run import PLAIN, Run
 from convscope.studies.occlusion.record import HiddenObjects, Occlusions

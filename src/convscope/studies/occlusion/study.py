@@ -21,17 +21,16 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from convscope.attribution.occlusion import occlusion
+from convscope.attribution.sliding_mask import Fill, SlidingMask, named
 from convscope.errors import DataError, ModelError, OutputError
-from convscope.methods.fills import Fill, named
-from convscope.methods.given import FolderLike, Layer, pictures_of, taking
-from convscope.methods.hiding import Hiding
 from convscope.methods.labels import class_names, true_classes
-from convscope.methods.occlusion import occlusion
-from convscope.methods.targets import Target
-from convscope.methods.tuning import blank
+from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.outputs import understood
 from convscope.network.provenance import recorded
+from convscope.network.targets import Target
+from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.publish import publish_file, require_folder, unfinished
@@ -230,7 +229,7 @@ def occlusion_study(
 def _require_square(case: Case) -> None:
     """Raises UsageError U530, U531 before any search."""
     blank = torch.zeros(case.network.preprocess.shape)
-    Hiding.of(blank[None], case.patch, case.stride, case.fill, case.seed).patches(blank)
+    SlidingMask.of(blank[None], case.patch, case.stride, case.fill, case.seed).patches(blank)
 
 
 def _parts(

@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from convscope.attribution.registry import Method, chosen
 from convscope.errors import ConvscopeError, DataError
-from convscope.methods.cam_case import prepared
-from convscope.methods.controls import blob
-from convscope.methods.explaining import Method, chosen
-from convscope.methods.pointing import MARGIN, energy_inside, pointing, share_inside
-from convscope.methods.targets import Target
+from convscope.metrics.faithfulness import blob
+from convscope.metrics.localisation import MARGIN, energy_inside, pointing, share_inside
+from convscope.network.forward import prepared
 from convscope.network.network import Network
 from convscope.network.outputs import understood
 from convscope.network.provenance import recorded
+from convscope.network.targets import Target
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.run import PLAIN, Run
 from convscope.studies.explain.study import probabilities, target_index

@@ -13,9 +13,9 @@ import numpy as np
 from convscope.errors import UsageError
 from convscope.methods.embedding import embedding
 from convscope.methods.folds import TEST, divisions, enough, require_folds
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.linear import KINDS, STRENGTH, per_class_accuracy, trained
 from convscope.methods.vectors import Way
+from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network
 from convscope.network.provenance import recorded
 from convscope.records.embedding import Embedding

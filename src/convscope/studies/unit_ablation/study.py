@@ -19,14 +19,14 @@ from torch import Tensor
 
 from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
-from convscope.methods.cam_case import forward, prepared
-from convscope.methods.given import FolderLike, Layers, pictures_of, taking
 from convscope.methods.labels import class_names, true_classes
-from convscope.methods.paired import sign_test
-from convscope.methods.targets import Aims
+from convscope.metrics.statistics import sign_test
+from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
+from convscope.network.forward import forward, prepared
 from convscope.network.network import Network, whole
 from convscope.network.outputs import meaning, understood
 from convscope.network.provenance import recorded
+from convscope.network.targets import Targets
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
 from convscope.run import PLAIN, Run
@@ -110,7 +110,7 @@ class Tally:
 
 
 Fill = Literal["zero", "mean"]
-ANY = Aims((None,))
+ANY = Targets((None,))
 """Scores, whichever is the likeliest."""
 
 

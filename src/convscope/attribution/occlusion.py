@@ -1,0 +1,268 @@
+"""How much does each pixel matter, by what hiding it does to the score of one class?
+
+For each pixel the mean fall of the score over all squares that hide it; where the stride divides,
+the numbers of captum's `Occlusion`. Only the target's score is computed, which for networks that
+end in a convolution saves a third of the time.
+Source: Zeiler and Fergus 2014, §4.2, read as a map of pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convscope.attribution.sliding_mask import Fill, Pair, SlidingMask, covering, finite, targets_of
+from convscope.errors import ModelError
+from convscope.lens.lens import Lens
+from convscope.network.arguments import Given, Layer, Model, several, single, taking
+from convscope.network.outputs import Meaning, meaning, scored
+from convscope.network.provenance import recorded
+from convscope.records.maps import Attribution, Occlusion
+from convscope.run import PLAIN, Run
+from convscope.trace.forward.engine import MEMORY, Incremental
+from convscope.trace.layers import feature_layers
+from convscope.trace.origins import run_seen
+
+
+@taking(image=single)
+@recorded
+def occlusion(
+    model: Model,
+    image: Given,
+    layer: Layer = None,
+    *,
+    target: int | str | None = None,
+    patch: Pair = 50,
+    stride: Pair = 6,
+    fill: Fill = 0.0,
+    every_class: bool = False,
+    run: Run = PLAIN,
+) -> Occlusion:
+    """Hide a square of the picture at every position and see what the network makes of it.
+
+    image: preprocessed, as the network takes it. target: class whose probability is followed; by
+    default the likeliest one of the whole picture. layer: whose strongest map (largest sum over
+    positions in the whole picture) is followed; by default the last of `feature_layers`.
+    patch, stride: in input pixels, or a pair of them, rows first. fill: of the square, in the
+    units of the network's input: one number (0 is the preprocessing's mean), one a channel,
+    "mean" of this picture, "noise" of this picture's mean and spread, drawn once,
+    "blur" of this picture (Gaussian, a quarter of the square's shorter side), or a tensor: of the
+    square's size it moves along, of the picture's size it is seen through the square.
+    every_class: keep the probabilities of all classes too. The run's memory
+    is for windows, its seed for the noise; its progress gets positions done and all positions.
+
+    The record's origin says in `engine` what was computed: windows, or whole pictures and why.
+    The numbers are those of one pass a position, but for rounding (2e-5 of the largest score in
+    float32), in the network's own precision. The network is as it was afterwards.
+
+    Raises UsageError U370 (memory), U530 (a square that does not fit), U531 (fill), ModelError
+    M500, M501 (no convolution), M506 (layer), M507 (no such class), M514 (scores that are not
+    finite), M520.
+    """
+    (found,) = occlusions(
+        model,
+        image[None],
+        target=target,  # type: ignore[arg-type]  # `taking` has made a name an index
+        layer=layer,
+        patch=patch,
+        stride=stride,
+        fill=fill,
+        every_class=every_class,
+        run=run,
+    )
+    return found
+
+
+@taking(images=several)
+@recorded
+def occlusions(
+    model: Model,
+    images: Given,
+    layer: Layer = None,
+    *,
+    target: int | Sequence[int] | None = None,
+    patch: Pair = 50,
+    stride: Pair = 6,
+    fill: Fill = 0.0,
+    every_class: bool = False,
+    run: Run = PLAIN,
+) -> list[Occlusion]:
+    """The same for several pictures of one size, which share what is prepared once.
+
+    target: one for each picture or one for all; by default each picture's likeliest.
+
+    Raises UsageError U351 (another number of targets), U355 (no such pictures), and the same as
+    `occlusion`.
+    """
+    hiding = SlidingMask.of(images, patch, stride, fill, run.seed)
+    aims = targets_of(target, images)
+    model = scored(model, images)
+    watched = layer or _last_layer(model, images[0])
+    first = hiding.patches(images[0])
+    engine = Incremental(model, images[0], first, [watched], memory=run.room(MEMORY))
+    found = []
+    for number, image in enumerate(images):
+        aim = None if aims is None else aims[number]
+        asked = _Asked(engine, meaning(model), hiding, watched, every_class)
+        found.append(_explained(asked, image, aim, run.part(number, len(images))))
+    return found
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every picture."""
+
+    engine: Incremental
+    read: Meaning
+    hiding: SlidingMask
+    layer: str
+    every_class: bool
+
+
+def _explained(
+    asked: _Asked,
+    image: Float[Tensor, "3 h w"],
+    target: int | None,
+    run: Run,
+) -> Occlusion:
+    engine, hiding, layer = asked.engine, asked.hiding, asked.layer
+    whole = engine.begin(image, hiding.patches(image))
+    scores = finite(whole.scores)
+    base = asked.read.probabilities(scores)[0]
+    target = _target(whole.scores[0], target)
+    channel = int(whole.activity[layer][0].argmax())
+    hidden = engine.follow({layer: channel}, run.progress)
+    chances = asked.read.probabilities(finite(hidden.scores))
+    shape = (len(hiding.tops), len(hiding.lefts))
+    return Occlusion(
+        probability=_array(chances[:, target], shape),
+        likeliest=hidden.scores.argmax(1).cpu().numpy().astype(np.int32).reshape(shape),
+        activity=_array(hidden.activity[layer], shape),
+        tops=np.array(hiding.tops, np.int32),
+        lefts=np.array(hiding.lefts, np.int32),
+        patch=hiding.size[0],
+        width=hiding.size[1],
+        target=target,
+        base_probability=float(base[target]),
+        base_activity=float(whole.activity[layer][0, channel]),
+        layer=layer,
+        channel=channel,
+        score=_array(hidden.scores[:, target], shape),
+        base_score=float(whole.scores[0, target]),
+        probabilities=_array(chances, (*shape, -1)) if asked.every_class else None,
+        origin=hiding.origin(engine),
+    )
+
+
+def _array(values: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    return values.float().cpu().numpy().reshape(shape)
+
+
+def _target(scores: Float[Tensor, "classes"], target: int | None) -> int:
+    if target is None:
+        return int(scores.argmax())
+    if not 0 <= target < len(scores):
+        what = f"the network has {len(scores)} classes, counted from 0"
+        raise ModelError("M507", f"class {target}", what)
+    return target
+
+
+def _last_layer(model: nn.Module, image: Float[Tensor, "3 h w"]) -> str:
+    names = feature_layers(model, image[None])
+    run = run_seen(model, image[None])
+    reaching = run.reaching(run.output)
+    names = [name for name in names if name in reaching] or names
+    if not names:
+        raise ModelError("M501", "the network", "has no convolution to watch")
+    return names[-1]
+
+
+@taking(images=several)
+@recorded
+def occlusion_map(
+    model: Model,
+    images: Given,
+    *,
+    target: int | Sequence[int] | None = None,
+    patch: Pair | None = None,
+    stride: Pair | None = None,
+    fill: Fill = 0.0,
+    run: Run = PLAIN,
+) -> list[Attribution]:
+    """For each picture a map of its size: positive where hiding lowers the target's score.
+
+    target: a class, or one for each picture; by default each picture's likeliest. patch, stride:
+    in pixels, as in `occlusion`; without them the paper's square, 50 of 224 pixels, at seven by
+    seven places. `raw` has the fall at each place. Several targets of one picture, given as the
+    same tensor again, cost one round. The other arguments are those of `occlusion`.
+
+    Raises UsageError U351 (another number of targets), U355, U370, U530, U531, ModelError M507,
+    M514, M520.
+    """
+    patch, stride = covering(images, patch, stride)
+    hiding = SlidingMask.of(images, patch, stride, fill, run.seed)
+    model = scored(model, images)
+    aims = targets_of(target, images) or _likeliest(model, images)
+    classes = sorted(set(aims))
+    first = hiding.patches(images[0])
+    engine = Incremental(model, images[0], first, classes=classes, memory=run.room(MEMORY))
+    found: list[Attribution] = []
+    base = hidden = torch.empty(0)
+    for number, (image, aim) in enumerate(zip(images, aims, strict=True)):
+        if not number or not torch.equal(image, images[number - 1]):
+            base = finite(engine.begin(image, hiding.patches(image)).scores)[0]
+            hidden = finite(engine.follow({}, run.part(number, len(images)).progress).scores)
+        column = classes.index(aim)
+        falls = (base[column] - hidden[:, column]).cpu().double().numpy()
+        found.append(_made(hiding, falls, image, aim, float(base[column]), engine))
+    return found
+
+
+def _made(
+    hiding: SlidingMask,
+    falls: Float[np.ndarray, "positions"],
+    image: Float[Tensor, "c h w"],
+    aim: int,
+    base: float,
+    engine: Incremental,
+) -> Attribution:
+    return Attribution(
+        values=spread(hiding, falls, image.shape[1:]),
+        target=aim,
+        raw=falls.reshape(len(hiding.tops), len(hiding.lefts)).astype(np.float32),
+        method="Occlusion",
+        variant="authors",
+        layer="pixels",
+        score=base,
+        origin=hiding.origin(engine),
+    )
+
+
+def spread(
+    hiding: SlidingMask, falls: Float[np.ndarray, "positions"], size: Sequence[int]
+) -> Float[np.ndarray, "h w"]:
+    """For each pixel the mean of the falls of all squares that hide it; 0 where none does."""
+    table = falls.reshape(len(hiding.tops), len(hiding.lefts))
+    down = _covers(hiding.tops, hiding.size[0], size[0])
+    across = _covers(hiding.lefts, hiding.size[1], size[1])
+    total, count = down.T @ table @ across, down.T @ np.ones_like(table) @ across
+    mean: np.ndarray = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    return mean.astype(np.float32)
+
+
+def _covers(
+    starts: Sequence[int], length: int, extent: int
+) -> Float[np.ndarray, "positions pixels"]:
+    """1 where the square at a start hides a pixel."""
+    pixels, first = np.arange(extent), np.array(starts)[:, None]
+    return ((pixels >= first) & (pixels < first + length)).astype(np.float64)
+
+
+def _likeliest(model: nn.Module, images: Float[Tensor, "b c h w"]) -> list[int]:
+    with torch.inference_mode(), Lens(model, ()) as lens:
+        return [int(lens(image[None].clone()).argmax()) for image in images]
