@@ -15,13 +15,14 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
+from msgspec import Meta
 from torch import Tensor, nn
 
 from convscope import __version__
@@ -36,10 +37,11 @@ from convscope.pictures.decode.limits import Limits
 from convscope.pictures.framing import Framing
 from convscope.publish import cache_folder, publish_file
 from convscope.run import PLAIN, Run
-from convscope.texts import parsed
+from convscope.texts import checked, read_json
 from convscope.trace.batch_size import Sizes, fitting, sizes, usual_batch
 from convscope.trace.folding import folded
 
+Count = Annotated[int, Meta(ge=1)]
 Precision = Literal["float32", "bfloat16", "float16"]
 KINDS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,10 +50,10 @@ KINDS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class Trial:
     """One way of running the network, and what it took."""
 
-    batch: int
+    batch: Count
     channels_last: bool = True
     fold: bool = False
-    threads: int = 1
+    threads: Count = 1
     precision: Precision = "float32"
     seconds: float = float("inf")
     """For one picture; the median of several runs."""
@@ -79,9 +81,9 @@ class Tuning:
     """
 
     best: Trial
-    workers: int
+    workers: Count
     """Processes that decode pictures."""
-    bytes: int
+    bytes: Count
     """Memory that the network's inputs, outputs and weights take up, about."""
     machine: str
     trials: tuple[Trial, ...] = ()
@@ -142,19 +144,6 @@ class Tuning:
         told.append(f"  memory, about: {self.bytes / 1e6:,.0f} MB")
         return told
 
-    def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads, of plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """Raises KeyError, TypeError or ValueError on anything but what `to_json` made."""
-        trials = tuple(_trial(trial) for trial in plain["trials"])
-        numbers = int(plain["workers"]), int(plain["bytes"])
-        if min(numbers) < 1:
-            raise ValueError(f"workers and bytes {numbers}")
-        return cls(_trial(plain["best"]), *numbers, str(plain["machine"]), trials)
-
 
 class Way:
     """One job's way of running a network: a tuning, or the usual one."""
@@ -203,15 +192,6 @@ def blank(model: nn.Module, shape: tuple[int, int, int]) -> Float[Tensor, "1 c h
     weights = (weight for weight in bare(model).parameters() if weight.is_floating_point())
     black = next(weights, torch.empty(0)).new_zeros(1, *shape)
     return black.contiguous(memory_format=torch.channels_last)
-
-
-def _trial(plain: Mapping[str, Any]) -> Trial:
-    if set(plain) != {field.name for field in fields(Trial)}:
-        raise ValueError(f"a trial of {sorted(plain)}")
-    trial = Trial(**plain)
-    if trial.batch < 1 or trial.threads < 1 or trial.precision not in ("float32", *KINDS):
-        raise ValueError(f"a trial of {plain}")
-    return trial
 
 
 SECONDS = 4.0
@@ -265,7 +245,7 @@ def tune(
         # written is no reason to stop.
         with contextlib.suppress(EnvironmentFault):
             if tuner.is_settled:
-                publish_file(home, json.dumps(known.to_json(), indent=1).encode())
+                publish_file(home, json.dumps(asdict(known), indent=1).encode())
     return known
 
 
@@ -438,6 +418,6 @@ def _key(
 
 def _remembered(home: Path) -> Tuning | None:
     try:
-        return Tuning.from_json(parsed(home.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return checked(read_json(home), Tuning)
+    except ValueError:
         return None

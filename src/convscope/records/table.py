@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from convscope.errors import printable
-from convscope.texts import csv_table, decoded, parsed
+from convscope.texts import checked, csv_table, decoded, parsed
 
 KIND = "convscope tables"
 
@@ -49,7 +49,7 @@ class Table:
         return csv_table([self.head, *self.rows])
 
     def json(self) -> dict[str, Any]:
-        return {"title": self.title, "head": list(self.head), "rows": [list(r) for r in self.rows]}
+        return asdict(self)
 
 
 Part = Table | str
@@ -83,18 +83,9 @@ def read_tables(text: bytes) -> tuple[Table, ...]:
     if not isinstance(told, dict) or told.get("kind") != KIND:
         return ()
     try:
-        return tuple(
-            Table.of(_words(one["head"]), map(_words, one["rows"]), str(one["title"]))
-            for one in told["tables"]
-        )
-    except (KeyError, TypeError) as fault:
-        raise ValueError(f"not a list of tables ({fault!r})") from fault
-
-
-def _words(cells: Any) -> list[str]:
-    if not isinstance(cells, list):
-        raise TypeError("cells are no list")
-    return [str(cell) for cell in cells]
+        return checked(told.get("tables"), tuple[Table, ...])
+    except ValueError as fault:
+        raise ValueError(f"not a list of tables ({fault})") from None
 
 
 def _cell(text: str) -> str:
