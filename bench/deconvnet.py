@@ -35,8 +35,8 @@ from topk import photographs
 from torch import Tensor, nn
 from torchvision.models.squeezenet import Fire
 
+from convscope.features.projections import projections
 from convscope.lens.lens import Lens
-from convscope.methods.projections import projections
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.ours import alexnet
 from convscope.pictures.pictures import Pictures

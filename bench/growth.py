@@ -30,8 +30,8 @@ from rows import command, machine, options
 from topk import Held, convolutions
 
 from convscope.attribution.occlusion import occlusion
-from convscope.methods.deconvnet import deconvnet
-from convscope.methods.topk import topk
+from convscope.features.deconvnet import deconvnet
+from convscope.features.topk import topk
 from convscope.network.preprocess import Preprocess
 from convscope.units import Unit
 

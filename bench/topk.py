@@ -29,7 +29,7 @@ from cam import DATA, network
 from rows import Report, Row, options, peak, report
 from torch import Tensor, nn
 
-from convscope.methods.topk import topk
+from convscope.features.topk import topk
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.pictures import Picture, Pictures
 

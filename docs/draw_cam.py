@@ -18,7 +18,7 @@ from skimage import data
 import convscope
 from convscope.attribution.cam_methods import METHODS
 from convscope.drawing.maps import over
-from convscope.methods.views import framed
+from convscope.features.predict import framed
 
 SHALLOW = ["features.3", "features.7", "features.12"]
 SHOWN = (

@@ -13,7 +13,7 @@ STOREYS = [
     {"lens"},
     {"trace"},
     {"network"},
-    {"attribution", "methods", "training", "scale", "drawing"},
+    {"attribution", "features", "training", "scale", "drawing"},
     {"metrics", "visualise"},
     {"study entries"},
     {"study records"},
@@ -27,7 +27,10 @@ WITHOUT_TORCH = {
     *("errors", "units", "publish", "texts", "foreign", "run"),
     *("pictures", "records", "drawing", "study entries", "study records", "study figures", "pages"),
 }
-COMPUTE = {"network", "lens", "trace", "methods", "training", "scale", "studies"}
+COMPUTE = {
+    *("network", "lens", "trace", "attribution", "features", "metrics", "visualise"),
+    *("training", "scale", "studies"),
+}
 DRAW = {"drawing", "study figures", "pages"}
 ROOMS = {
     "__init__": "study entries",
@@ -90,12 +93,12 @@ def test_modules_import_downwards_and_keep_torch_in_its_wing() -> None:
 
 
 def test_a_planted_violation_is_found() -> None:
-    assert violations("drawing", "from convscope.methods import cam")
-    assert violations("methods", "import convscope.drawing.plots")
+    assert violations("drawing", "from convscope.attribution import cam")
+    assert violations("attribution", "import convscope.drawing.plots")
     assert violations("records", "def f():\n    import torch")
     assert violations("studies", "from convscope.drawing import plots")
     assert violations("study records", "from convscope.studies.filters.study import filters")
     assert violations("studies", "from convscope.studies.filters.figure import filters_figure")
     assert violations("study figures", "import torch")
     assert not violations("pages", "from convscope.studies.filters.figure import filters_figure")
-    assert not violations("methods", "import torch\nfrom convscope.lens.lens import Lens")
+    assert not violations("attribution", "import torch\nfrom convscope.lens.lens import Lens")

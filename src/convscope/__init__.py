@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from convscope.attribution.occlusion import occlusion
     from convscope.cli.python import atlas
     from convscope.errors import ConvscopeError
+    from convscope.features.deconvnet import deconvnet
+    from convscope.features.embedding import embedding
+    from convscope.features.predict import evaluate, predict
+    from convscope.features.projections import projections
+    from convscope.features.topk import topk
     from convscope.lens.lens import Lens
-    from convscope.methods.deconvnet import deconvnet
-    from convscope.methods.embedding import embedding
-    from convscope.methods.layers import layers
-    from convscope.methods.predict import evaluate, predict
-    from convscope.methods.projections import projections
-    from convscope.methods.topk import topk
     from convscope.metrics.faithfulness import faithfulness
     from convscope.metrics.localisation import energy_inside, pointing
     from convscope.metrics.randomisation import agreement, randomisation, sensitivity
     from convscope.network import wrap
+    from convscope.network.layers import layers
     from convscope.network.load import load
     from convscope.network.network import Network
     from convscope.network.preprocess import Preprocess
@@ -84,7 +84,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Preprocess": "network.preprocess",
     "Network": "network.network",
-    "layers": "methods.layers",
+    "layers": "network.layers",
     "Framing": "pictures.framing",
     "explain": "studies.explain.study",
     "check": "studies.audit.study",
@@ -107,16 +107,16 @@ _HOME = {
     "chosen_features": "studies.features.study",
     "class_image": "visualise.optimise",
     "correspondence": "studies.correspondence.study",
-    "deconvnet": "methods.deconvnet",
+    "deconvnet": "features.deconvnet",
     "deconvnet_class": "attribution.gradients",
     "deep_dream": "visualise.optimise",
     "eigencam": "attribution.cam_methods",
     "eigengradcam": "attribution.cam_methods",
     "duplicates": "studies.retrieval.study",
-    "embedding": "methods.embedding",
+    "embedding": "features.embedding",
     "energy_inside": "metrics.localisation",
     "EvolutionRecorder": "studies.evolution.study",
-    "evaluate": "methods.predict",
+    "evaluate": "features.predict",
     "evolution": "studies.evolution.checkpoints",
     "faithfulness": "metrics.faithfulness",
     "features": "studies.features.study",
@@ -138,9 +138,9 @@ _HOME = {
     "one_picture": "pictures.pictures",
     "open_pictures": "pictures.opening",
     "pointing": "metrics.localisation",
-    "predict": "methods.predict",
+    "predict": "features.predict",
     "probes": "studies.probes.study",
-    "projections": "methods.projections",
+    "projections": "features.projections",
     "randomisation": "metrics.randomisation",
     "saliency": "attribution.gradients",
     "scorecam": "attribution.cam_methods",
@@ -148,7 +148,7 @@ _HOME = {
     "silence": "studies.unit_ablation.study",
     "similar": "studies.retrieval.study",
     "smoothgrad": "attribution.gradients",
-    "topk": "methods.topk",
+    "topk": "features.topk",
     "train": "training.train",
     "tune": "network.tuning",
     "transfer": "studies.transfer.study",

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.methods.topk import topk
+from convscope.features.topk import topk
 from convscope.network.load import load
 from convscope.pictures.decode.decode import NOTES
 from convscope.pictures.opening import open_pictures

@@ -25,7 +25,7 @@ from convscope import (
     topk,
 )
 from convscope.errors import ConvscopeError
-from convscope.methods.layers import layer_table
+from convscope.network.layers import layer_table
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing

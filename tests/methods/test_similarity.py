@@ -10,7 +10,7 @@ from scipy.stats import rankdata, spearmanr
 from skimage.metrics import structural_similarity
 
 from convscope.errors import UsageError
-from convscope.methods.similarity import in_cells, overlap, ranks, spearman, ssim
+from convscope.metrics.agreement import in_cells, overlap, ranks, spearman, ssim
 from convscope.metrics.randomisation import agreement
 from tests.methods.faithful_nets import a_map, noise
 from tests.oracles import faithfulness as slow

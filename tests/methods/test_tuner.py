@@ -13,7 +13,7 @@ from torch import nn
 
 import convscope
 from convscope.errors import UsageError
-from convscope.methods.topk import topk
+from convscope.features.topk import topk
 from convscope.network import tuning as tuner
 from convscope.network.network import Network
 from convscope.network.tuning import Trial, Tuning, tune

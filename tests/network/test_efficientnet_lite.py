@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from convscope.errors import EnvironmentFault, UsageError
-from convscope.methods.predict import evaluate, predict
+from convscope.features.predict import evaluate, predict
 from convscope.network.load import load
 from convscope.network.sources import efficientnet_lite
 from convscope.network.sources.efficientnet_lite import EfficientNetLite0, SamePad, packaged

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from convscope.errors import DataError
 from convscope.lens.lens import Lens
-from convscope.methods.responses import ranked, responses
 from convscope.network.network import Network
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence
+from convscope.studies.evolution.responses import ranked, responses
 from convscope.studies.evolution.study import EvolutionRecorder, arrived, centre, convergence, way
 
 EPOCHS = np.array([0, 1, 2, 3, 4, 5, 6])

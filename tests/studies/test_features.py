@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.methods.deconvnet import deconvnet
+from convscope.features.deconvnet import deconvnet
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.methods.deconvnet import deconvnet
-from convscope.methods.similarity import mean_correlation
+from convscope.features.deconvnet import deconvnet
+from convscope.metrics.agreement import mean_correlation
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing

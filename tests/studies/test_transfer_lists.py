@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convscope.cli.app import run
 from convscope.errors import DataError
-from convscope.methods.linear import STRENGTH
+from convscope.features.probe import STRENGTH
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.annotations import HARD, SHOWN, Lists, numbers_of, read_lists

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from convscope.errors import ConvscopeError, ModelError, OutputError, UsageError
-from convscope.methods.predict import evaluate
+from convscope.features.predict import evaluate
 from convscope.network.load import load
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Series

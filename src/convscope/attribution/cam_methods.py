@@ -81,7 +81,7 @@ def ablationcam(
 ) -> list[Attribution]:
     """As Grad-CAM with w_k = (y − y_k) / y, y_k the score with map k set to zero. No gradients.
 
-    Computed by exact short cuts, see `methods/ablationcam.py`. Where y ≤ 0, |y| divides, with a
+    Computed by exact short cuts, see `attribution/ablationcam.py`. Where y ≤ 0, |y| divides, with a
     note in the result. Variant "slope": (y − y_k) / ‖A_k‖, the form that the authors derive
     theirs from. Source: Desai and Ramaswamy 2020, "Ablation-CAM", equations 1 and 3.
     """

@@ -17,8 +17,8 @@ from convscope.cli.results import claim, new_study
 from convscope.run import Run
 
 if TYPE_CHECKING:
-    from convscope.methods.predict import Judge
-    from convscope.methods.ways_down import Choice
+    from convscope.features.predict import Judge
+    from convscope.features.projections import Choice
     from convscope.network.load import Network
     from convscope.network.tuning import Tuning
     from convscope.pictures.pictures import Picture, Pictures
@@ -104,7 +104,7 @@ def make_atlas(
     measured here where the folder's classes are the network's. more: `training`, `evolution` and
     `occlusion` records, and `studies`.
     """
-    from convscope.methods.layers import layer_table, model_card
+    from convscope.network.layers import layer_table, model_card
     from convscope.pages.atlas import write_atlas
     from convscope.studies.features.study import features
 
@@ -166,7 +166,7 @@ class _Spared:
 def _judge(network: Network, folder: Pictures, tuning: Tuning | None) -> _Spared | None:
     """Who tells the accuracy, where the folder's classes are the network's, one a picture."""
     from convscope.errors import ModelError
-    from convscope.methods.predict import Judge
+    from convscope.features.predict import Judge
 
     if not folder.classes or not set(folder.classes) <= set(network.classes):
         return None

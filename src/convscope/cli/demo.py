@@ -86,7 +86,7 @@ def _real(out: Path) -> RealNetwork:
     """What a network with published weights sees; what a first try has left is taken again."""
     import shutil
 
-    from convscope.methods.predict import predicted
+    from convscope.features.predict import predicted
     from convscope.network.load import load
     from convscope.pages.demo import RealNetwork
     from convscope.pages.explain import write_explanation
@@ -148,7 +148,7 @@ def _scenes() -> Pictures:
 
 
 def _learning(out: Path) -> LearningNetwork:
-    from convscope.methods.predict import evaluate
+    from convscope.features.predict import evaluate
     from convscope.network.load import load
     from convscope.pages.demo import LearningNetwork
     from convscope.pictures.opening import open_pictures
@@ -223,8 +223,8 @@ def _explained(network: Network, folder: Pictures, judged: Evaluation) -> Occlus
 def _hidden(network: Network, picture: Picture, side: int, step: int) -> OcclusionExample:
     """The framed picture, hidden part by part."""
     from convscope.attribution.occlusion import occlusion
-    from convscope.methods.deconvnet import deconvnet
-    from convscope.methods.ways_down import ways_down
+    from convscope.features.deconvnet import deconvnet
+    from convscope.features.projections import ways_down
     from convscope.records.maps import OcclusionExample
     from convscope.units import Unit
 

@@ -56,7 +56,7 @@ def predict(
 
 def _predict_all(network: Network, folder: Pictures, out: Path, top: int, views: int) -> None:
     from convscope.drawing.maps import prediction_png
-    from convscope.methods.predict import predicted as ask
+    from convscope.features.predict import predicted as ask
 
     for picture in folder.read():
         found = ask(network, picture, top=top, views=views)
@@ -174,7 +174,7 @@ def evaluate(
 
     Example: convscope evaluate run builtin:photos-val --views 10
     """
-    from convscope.methods.predict import evaluate as measure
+    from convscope.features.predict import evaluate as measure
     from convscope.pictures.annotations import read_labels
     from convscope.records.imagenet import table2
 
@@ -265,7 +265,7 @@ def layers(
 
     Example: convscope layers zfnet
     """
-    from convscope.methods.layers import layer_table
+    from convscope.network.layers import layer_table
 
     network = opening.network(model)
     for line in lines(layer_table(network.model, network.preprocess.shape)):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convscope.cli.atlas import make_atlas
-from convscope.methods.ways_down import Choice
+from convscope.features.projections import Choice
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.tuning import Tuning

@@ -103,7 +103,7 @@ def similar(
 
 def read_vector(text: str) -> str | int:
     """auto, flat, or a whole number. Raises UsageError U425."""
-    from convscope.methods.vectors import require_way
+    from convscope.features.embedding import require_way
 
     way = int(text) if text.isascii() and text.isdecimal() else text
     require_way(way)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from convscope.attribution.registry import method_of, methods_of
 from convscope.errors import ConvscopeError, UsageError, shown
 from convscope.lens.twin import bare
-from convscope.methods.similarity import in_cells, overlap, spearman, ssim
+from convscope.metrics.agreement import in_cells, overlap, spearman, ssim
 from convscope.metrics.reinitialise import layers_down, randomised
 from convscope.network.arguments import (
     Given,

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from convscope.errors import ModelError, UsageError, nearest
-from convscope.methods.layers import layer_table
-from convscope.methods.predict import evaluate
+from convscope.features.predict import evaluate
 from convscope.metrics.statistics import sign_test
+from convscope.network.layers import layer_table
 from convscope.network.load import load
 from convscope.network.provenance import recorded
 from convscope.network.sources.ours import OURS

@@ -21,11 +21,10 @@ from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import nn
 
 from convscope.errors import DataError
+from convscope.features.deconvnet import deconvnet
+from convscope.features.projections import ways_down
+from convscope.features.topk import topk
 from convscope.lens.twin import bare
-from convscope.methods.deconvnet import deconvnet
-from convscope.methods.responses import ranked, responses
-from convscope.methods.topk import topk
-from convscope.methods.ways_down import ways_down
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import of_module
 from convscope.network.tuning import blank
@@ -34,6 +33,7 @@ from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence, Evolution
 from convscope.records.topk import TopK
 from convscope.run import PLAIN, Run, with_old_keywords
+from convscope.studies.evolution.responses import ranked, responses
 from convscope.studies.features.display import (
     SCALING,
     around,

@@ -99,7 +99,7 @@ METRICS = (
     "energy inside",
     "peak",
 )
-"""What is measured of each method in each picture; see `methods/faithfulness.py`."""
+"""What is measured of each method in each picture; see `metrics/faithfulness.py`."""
 
 
 @dataclass(frozen=True, eq=False)

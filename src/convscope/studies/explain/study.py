@@ -16,8 +16,8 @@ from torch import Tensor
 
 from convscope.attribution.registry import DEFAULT, Method, chosen, methods_of
 from convscope.errors import ConvscopeError, ModelError, UsageError, shown
+from convscope.features.predict import class_names
 from convscope.lens.lens import Lens
-from convscope.methods.labels import class_names
 from convscope.metrics.faithfulness import RANDOM, faithfulness
 from convscope.metrics.localisation import (
     boxes_by_name,

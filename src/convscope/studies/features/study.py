@@ -17,12 +17,11 @@ from jaxtyping import Bool, Float16, Float32
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError
+from convscope.features.deconvnet import deconvnet
+from convscope.features.projections import Choice, Projected, Way, projections, ways_down
+from convscope.features.topk import topk
 from convscope.lens.lens import Lens
-from convscope.methods.deconvnet import deconvnet
-from convscope.methods.projections import Projected, projections
-from convscope.methods.similarity import mean_correlation
-from convscope.methods.topk import topk
-from convscope.methods.ways_down import Choice, Way, ways_down
+from convscope.metrics.agreement import mean_correlation
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded

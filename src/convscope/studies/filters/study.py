@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens, conv_layers
 from convscope.lens.twin import bare
-from convscope.methods.frequencies import bands, folds_on_pictures, transfer
 from convscope.network.arguments import FolderLike, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
@@ -29,6 +28,7 @@ from convscope.pictures.pictures import Pictures
 from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask
 from convscope.studies.filters import Options
+from convscope.studies.filters.frequencies import bands, folds_on_pictures, transfer
 from convscope.studies.filters.record import Filters
 from convscope.trace.layers import feature_layers
 

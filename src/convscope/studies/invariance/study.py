@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from convscope.errors import DataError, ModelError, UsageError
+from convscope.features.predict import class_names, true_classes
 from convscope.lens.lens import Lens
-from convscope.methods.labels import class_names, true_classes
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.outputs import meaning, understood

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from convscope.attribution.sliding_mask import Fill, filled
 from convscope.errors import ModelError
-from convscope.methods.deconvnet import deconvnet
-from convscope.methods.topk import topk
-from convscope.methods.ways_down import ways_down
+from convscope.features.deconvnet import deconvnet
+from convscope.features.projections import ways_down
+from convscope.features.topk import topk
 from convscope.metrics.localisation import inside
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess

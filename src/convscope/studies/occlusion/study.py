@@ -24,7 +24,7 @@ from jaxtyping import Int64
 from convscope.attribution.occlusion import occlusion
 from convscope.attribution.sliding_mask import Fill, SlidingMask, named
 from convscope.errors import DataError, ModelError, OutputError
-from convscope.methods.labels import class_names, true_classes
+from convscope.features.predict import class_names, true_classes
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.outputs import understood

@@ -11,10 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from convscope.errors import UsageError
-from convscope.methods.embedding import embedding
-from convscope.methods.folds import TEST, divisions, enough, require_folds
-from convscope.methods.linear import KINDS, STRENGTH, per_class_accuracy, trained
-from convscope.methods.vectors import Way
+from convscope.features.embedding import Way, embedding
+from convscope.features.probe import (
+    KINDS,
+    STRENGTH,
+    TEST,
+    divisions,
+    enough,
+    per_class_accuracy,
+    require_folds,
+    trained,
+)
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network
 from convscope.network.provenance import recorded

@@ -16,9 +16,8 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from convscope.errors import UsageError
-from convscope.methods.embedding import PIXELS, default_layer, embedding
-from convscope.methods.neighbours import METRICS, Metric, nearest_vectors
-from convscope.methods.vectors import Way
+from convscope.features.embedding import PIXELS, Way, default_layer, embedding
+from convscope.features.neighbours import METRICS, Metric, nearest_vectors
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded

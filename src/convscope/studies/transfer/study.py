@@ -13,11 +13,20 @@ import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
 from convscope.errors import DataError, UsageError
-from convscope.methods.embedding import default_layer, embedding
-from convscope.methods.folds import TEST, Division, divisions, enough, first_of_each, require_folds
-from convscope.methods.linear import average_precision, per_class_accuracy, softmax, trained
-from convscope.methods.predict import evaluate
-from convscope.methods.vectors import Way
+from convscope.features.embedding import Way, default_layer, embedding
+from convscope.features.predict import evaluate
+from convscope.features.probe import (
+    TEST,
+    Division,
+    average_precision,
+    divisions,
+    enough,
+    first_of_each,
+    per_class_accuracy,
+    require_folds,
+    softmax,
+    trained,
+)
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.load import load
 from convscope.network.network import Network, whole

@@ -18,8 +18,8 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError
+from convscope.features.predict import class_names, true_classes
 from convscope.lens.lens import Lens
-from convscope.methods.labels import class_names, true_classes
 from convscope.metrics.statistics import sign_test
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.forward import forward, prepared

@@ -1,4 +1,4 @@
-"""What is a network made of: which layers, how large, how costly, seeing how much?"""
+"""Layer table: layers from pixels to classes, their sizes, costs and receptive fields."""
 
 from __future__ import annotations
 

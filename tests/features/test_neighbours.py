@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from convscope.errors import UsageError
-from convscope.methods import neighbours
-from convscope.methods.neighbours import Metric, nearest_vectors
+from convscope.features import neighbours
+from convscope.features.neighbours import Metric, nearest_vectors
 
 
 def slow(queries: np.ndarray, base: np.ndarray, metric: str, own: list[int]) -> list[list[int]]:

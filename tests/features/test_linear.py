@@ -7,8 +7,15 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from convscope.errors import DataError, UsageError
-from convscope.methods.folds import divisions, enough, first_of_each, require_folds
-from convscope.methods.linear import average_precision, per_class_accuracy, trained
+from convscope.features.probe import (
+    average_precision,
+    divisions,
+    enough,
+    first_of_each,
+    per_class_accuracy,
+    require_folds,
+    trained,
+)
 
 
 def clouds(classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, DataError, ModelError
-from convscope.methods import ranking
-from convscope.methods.topk import topk
+from convscope.features import topk as ranking
+from convscope.features.topk import topk
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Picture, Pictures

@@ -12,8 +12,7 @@ from PIL import Image
 from torch import nn
 
 from convscope.errors import ModelError, UsageError
-from convscope.methods.embedding import default_layer, embedding
-from convscope.methods.vectors import ROOM, vectors
+from convscope.features.embedding import ROOM, default_layer, embedding, vectors
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing

@@ -1,4 +1,4 @@
-"""What in many pictures excited many neurons, for whole atlases?
+"""Deconvnet projections of many neurons of many pictures, for whole atlases.
 
 The deconvnet of `deconvnet.py`, to rounding, in another order of work: one pass up for each
 picture, of which only what its way down needs is kept (the switches of its pools, a byte each,
@@ -9,23 +9,189 @@ see. Networks with a step that windows do not know take whole maps, picture by p
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from convscope.errors import UsageError, shown
+from convscope.errors import ModelError, UsageError, nearest, shown
 from convscope.lens.lens import layer_name
 from convscope.lens.twin import bare
-from convscope.methods.projected_pictures import Block, Kept
-from convscope.methods.ways_down import Choice, Way, passes_up, require_choice, ways_down
 from convscope.network.arguments import Given, Model, several_or_read, taking
+from convscope.network.network import Network
 from convscope.run import PLAIN, Run
+from convscope.trace.autograd import Stride, reductions
 from convscope.trace.backward.descent import Neurons, WindowedBackward
-from convscope.trace.backward.forward_pass import Neuron, forward_pass
+from convscope.trace.backward.forward_pass import ForwardPass, Neuron, forward_pass
+from convscope.trace.backward.steps import BackwardGraph
 from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
+
+Choice = Literal["auto", "deconvnet", "guided", "both", "gradient"]
+
+
+class Way(NamedTuple):
+    """From one layer down to the pixels."""
+
+    rules: tuple[Rule, ...]
+    """By which signals go down, the one that fits the layer first."""
+    has_switches: bool
+    """Is the pool or stride that comes first on the way a max pool?"""
+    strides: tuple[Stride, ...]
+    """Convolutions that do not stop at every place, without the layer's own."""
+    rectifiers: int
+    normalisations: int
+    """Contrast normalisations, which the deconvnet passes by and guided backpropagation does
+    not: their passes up differ."""
+
+
+def ways_down(
+    model: nn.Module | Network,
+    image: Float[Tensor, "1 c h w"],
+    layers: Sequence[str],
+    *,
+    rule: Choice = "auto",
+    other: Other = "refuse",
+) -> dict[str, Way]:
+    """Look at the way from each layer to the pixels in one pass up.
+
+    rule: "auto" takes the deconvnet's where switches say where a signal goes on, at the first step
+    below the layer's own convolution that makes maps smaller, and guided backpropagation where
+    that is a stride or there is none; below all rectifiers both are the same, and the deconvnet's
+    is taken. "both" takes the other one as well.
+
+    Raises UsageError U512 for a rule that is none, and what `deconvnet` raises.
+    """
+    require_choice(rule)
+    up: Rule = "deconvnet" if rule == "auto" or rule == "both" else rule
+    backward = BackwardRule(up, other=other)
+    found = {}
+    with forward_pass(bare(model), image, layers, backward) as way:
+        maps = {layer: way.maps(layer) for layer in layers}
+        reduced = reductions(bare(model), maps, way.pixels)
+        for layer, (switches, strides) in reduced.items():
+            backward.look([maps[layer]], [way.pixels])
+            fits: Rule = "deconvnet" if switches or not backward.rectifiers else "guided"
+            rules: dict[str, tuple[Rule, ...]] = {"auto": (fits,), "both": (fits, _beside(fits))}
+            chosen = rules.get(rule, (up,))
+            met = (backward.rectifiers, backward.skipped)
+            found[layer] = Way(chosen, switches, strides, *met)
+    return found
+
+
+def passes_up(ways: Mapping[str, Way]) -> list[tuple[Rule, dict[str, tuple[Rule, ...]]]]:
+    """The rules under which pictures have to be passed up, each with the layers and the rules that
+    it serves. A pass under "guided" serves the deconvnet too, unless a normalisation is met."""
+    rules = {rule for way in ways.values() for rule in way.rules}
+    is_shared = "guided" in rules and not any(way.normalisations for way in ways.values())
+    found: dict[Rule, dict[str, tuple[Rule, ...]]] = defaultdict(dict)
+    for layer, way in ways.items():
+        if is_shared:
+            found["guided"][layer] = way.rules
+        else:
+            for rule in way.rules:
+                found[rule][layer] = (rule,)
+    return list(found.items())
+
+
+def require_choice(rule: str) -> None:
+    """Raises UsageError U512."""
+    if rule not in get_args(Choice):
+        raise UsageError("U512", str(rule), f"is no rule; {nearest(str(rule), get_args(Choice))}")
+
+
+def _beside(rule: Rule) -> Rule:
+    return "guided" if rule == "deconvnet" else "deconvnet"
+
+
+class Kept:
+    """What is kept of pictures from whose layers one graph leads down."""
+
+    def __init__(self, graph: BackwardGraph, like: Tensor) -> None:
+        self.graph = graph
+        self.rows: dict[int, int] = {}
+        """Number of a picture → where it stands among these."""
+        self.like = like.new_empty(0)
+        """Of which kind signals are, and on which device."""
+        self._maps: dict[int, list[Shaped[Tensor, "b h w c"]]] = {}
+
+    def add(self, numbers: Sequence[int], maps: Mapping[int, Tensor]) -> None:
+        for number in numbers:
+            self.rows[number] = len(self.rows)
+        for step, values in maps.items():
+            self._maps.setdefault(step, []).append(values)
+
+    def maps(self) -> dict[int, Shaped[Tensor, "pictures h w c"]]:
+        for step, parts in self._maps.items():
+            self._maps[step] = [torch.cat(parts)] if len(parts) > 1 else parts
+        return {step: parts[0] for step, parts in self._maps.items()}
+
+
+class Block:
+    """Some pictures that have been passed up."""
+
+    def __init__(self, rule: Rule, rules: Mapping[str, Sequence[Rule]]) -> None:
+        """rule: that they were passed up under. rules: layer → by which its signals go down."""
+        self.rule, self.rules = rule, rules
+        self.bytes = 0
+        self.count = 0
+        self.kept: dict[tuple[object, ...], Kept] = {}
+        self.coverage: dict[str, tuple[int, int]] = {}
+        self.activations: dict[tuple[str, int], float] = {}
+        """By layer and number of the neuron."""
+
+    def add(
+        self, way: ForwardPass, numbers: Sequence[int], wanted: Mapping[str, Sequence[Neuron]]
+    ) -> None:
+        maps = {layer: way.maps(layer) for layer in wanted}
+        for layer, values in maps.items():
+            if layer not in self.coverage:
+                way.rule.look([values], [way.pixels])
+                self.coverage[layer] = (way.rule.rewritten, way.rule.rectifiers)
+            self._note(layer, values.detach(), numbers, wanted[layer])
+        graph = BackwardGraph(maps, way.pixels)
+        kept = graph.kept(self.rules)
+        graph.forget()
+        self.kept.setdefault(graph.same(), Kept(graph, way.pixels.detach())).add(numbers, kept)
+        self.bytes += sum(values.nbytes for values in kept.values())
+        self.count += len(numbers)
+
+    def starts(
+        self, kept: Kept, layer: str, neurons: Sequence[Neuron]
+    ) -> tuple[list[int], Neurons]:
+        """The neurons of those pictures, by number, and as they are sent down."""
+        numbers = [n for n, neuron in enumerate(neurons) if neuron.picture in kept.rows]
+        places = [(kept.rows[neurons[n].picture], *neurons[n][1:]) for n in numbers]
+        values = torch.tensor([self.activations[layer, n] for n in numbers], dtype=torch.float64)
+        return numbers, Neurons.of_each(places, values.to(kept.like).clamp_(min=0))
+
+    def _note(
+        self, layer: str, maps: Tensor, numbers: Sequence[int], neurons: Sequence[Neuron]
+    ) -> None:
+        rows = {number: row for row, number in enumerate(numbers)}
+        chosen = [n for n, neuron in enumerate(neurons) if neuron.picture in rows]
+        for number in chosen:
+            _check(layer, maps, neurons[number])
+        places = torch.tensor([[rows[neurons[n].picture], *neurons[n][1:]] for n in chosen])
+        values = maps[tuple(places.to(maps.device).T)].tolist() if chosen else []
+        for number, value in zip(chosen, values, strict=True):
+            if not np.isfinite(value):
+                raise ModelError("M514", layer, "has a NaN or an infinity in a picture")
+            self.activations[layer, number] = value
+
+
+def _check(layer: str, maps: Float[Tensor, "b c h w"], neuron: Neuron) -> None:
+    channels, height, width = maps.shape[1:]
+    if not 0 <= neuron.channel < channels:
+        there = f"has {channels} feature maps (0 to {channels - 1}), no {neuron.channel}"
+        raise ModelError("M504", layer, there)
+    if not (0 <= neuron.row < height and 0 <= neuron.column < width):
+        there = f"has {height} rows and {width} columns, counted from 0"
+        raise ModelError("M505", f"{layer}:{neuron.channel}@{neuron.row},{neuron.column}", there)
+
 
 AT_ONCE = 4
 """Pictures in one pass: what is quickest for networks of 224 pixels (measured)."""

@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError
-from convscope.methods.projections import projections
-from convscope.methods.ways_down import ways_down
+from convscope.features.projections import projections, ways_down
 from convscope.run import Run
 from convscope.trace.autograd import is_even
 from convscope.trace.backward.forward_pass import Neuron
 from convscope.trace.backward.steps import packed, unpacked
-from tests.methods.test_projections import Branching, Tower, edges, laid
+from tests.features.test_projections import Branching, Tower, edges, laid
 from tests.nets import lively, pictures, sequential
 
 

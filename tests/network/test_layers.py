@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convscope.cli.predict import lines
 from convscope.errors import ModelError
-from convscope.methods.layers import layer_table
+from convscope.network.layers import layer_table
 from convscope.network.sources.ours import zfnet
 from tests.nets import Residual, state_of
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convscope.errors import ConvscopeError, ModelError
-from convscope.methods.deconvnet import deconvnet, project
+from convscope.features.deconvnet import deconvnet, project
 from convscope.network.sources.ours import alexnet, zfnet
 from convscope.run import Run
 from convscope.units import Unit

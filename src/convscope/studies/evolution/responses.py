@@ -1,4 +1,4 @@
-"""How does every map of some layers respond at the same places of the same pictures?
+"""Responses of every map of some layers at the same places of the same pictures.
 
 So that two states of one network can be compared map by map, whatever its strongest pictures are.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens
-from convscope.methods.similarity import ranks
+from convscope.metrics.agreement import ranks
 from convscope.network.preprocess import Preprocess
 from convscope.network.tuning import blank
 from convscope.pictures.pictures import Pictures

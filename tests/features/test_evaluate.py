@@ -14,9 +14,8 @@ from torch import nn
 from torchvision.transforms import functional as peer
 
 from convscope.errors import DataError, UsageError
-from convscope.methods.predict import Judge, evaluate
-from convscope.methods.topk import topk
-from convscope.methods.views import plan
+from convscope.features.predict import Judge, evaluate, plan
+from convscope.features.topk import topk
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess

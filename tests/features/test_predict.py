@@ -13,8 +13,7 @@ from PIL import Image
 from torch import nn
 
 from convscope.errors import DataError, ModelError, UsageError
-from convscope.methods.predict import evaluate, predict
-from convscope.methods.views import plan
+from convscope.features.predict import evaluate, plan, predict
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing

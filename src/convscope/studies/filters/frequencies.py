@@ -1,4 +1,4 @@
-"""Which spatial frequencies do filters pass, and which does a stride take for others?
+"""Spatial frequencies: which do filters pass, and which does a stride alias (take for others)?
 
 A stride of s keeps every s-th place. What is faster than one cycle in 2·s pixels down or across
 (the Nyquist frequency of what is kept) is not lost but folded: it looks like something slower.

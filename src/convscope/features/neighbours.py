@@ -1,4 +1,4 @@
-"""Which of many vectors lie nearest to a given one, exactly?
+"""Exact nearest neighbours: which of many vectors lie nearest to a given one?
 
 No index and no approximation: every distance is computed, in chunks, in double precision, and
 those of the nearest once more from the differences, so that equal vectors are at exactly 0.

@@ -1,4 +1,4 @@
-"""How alike are two maps of one picture?"""
+"""Agreement of maps: rank correlation, structural similarity and overlap of two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a layer make of each picture of a folder, as one vector a picture?
+"""Embeddings (feature vectors): what a layer makes of each picture of a folder, and their cache.
 
 One pass for all layers asked for, in the memory of one batch; rows go to disk as they come.
 Batches are canonical (batch number = picture number // BATCH, unusable places blank), as forward
@@ -7,29 +7,215 @@ passes of other batch sizes round differently.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
+import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from convscope.errors import ModelError
+from convscope import __version__
+from convscope.errors import DataError, ModelError, OutputError, UsageError
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
-from convscope.methods.embedding_store import Rows, keeping, kept, key_of
-from convscope.methods.vectors import THUMB, Way, require_way, small_grey, told, vectors
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
-from convscope.network.provenance import recorded
+from convscope.network.provenance import recorded, weights_sha256
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures, contents
+from convscope.publish import publish_folder
 from convscope.records.embedding import Embedding
 from convscope.run import PLAIN, Run
 from convscope.trace.layers import stages
+
+Way = str | int
+"""`auto`, `flat`, or the side of a grid."""
+ROOM = 4608
+"""Numbers that `auto` allows: half of ZFNet's layer 5 (256 maps of 6 × 6), which in our trials
+cost no accuracy; the vectors of 4,000 pictures are then 74 MB."""
+THUMB = 32
+"""Side in pixels of the small grey picture that stands for the layer `pixels`."""
+
+
+def require_way(way: Way) -> None:
+    """Raise UsageError U425 unless this is a way to make a vector."""
+    if way in ("auto", "flat") or (isinstance(way, int) and way >= 1):
+        return
+    raise UsageError(
+        "U425",
+        f"vector={way}",
+        "is no way to a vector",
+        next_step="give auto, flat, or a grid's side",
+    )
+
+
+def vectors(output: Float[Tensor, "b *shape"], way: Way) -> Float[Tensor, "b d"]:
+    """flat: all numbers in a row, as in the paper. A grid of side g: maps are averaged over at
+    most g × g equal parts, tokens over all. auto: flat where there are at most ROOM numbers, else
+    the largest grid that fits (at least 1)."""
+    side = _side(tuple(output.shape[1:]), way)
+    if side is None:
+        return output.flatten(1).float()
+    if output.dim() == 3:
+        return output.float().mean(1)
+    height, width = output.shape[2:]
+    return F.adaptive_avg_pool2d(output.float(), (min(side, height), min(side, width))).flatten(1)
+
+
+def told(shape: tuple[int, ...], way: Way) -> str:
+    """The way taken for a layer of this shape, for the record's origin."""
+    side = _side(shape, way)
+    if side is None:
+        return "flattened"
+    if len(shape) == 2:
+        return f"mean of {shape[0]} tokens"
+    return f"mean over a grid of {min(side, shape[1])} × {min(side, shape[2])}"
+
+
+def _side(shape: tuple[int, ...], way: Way) -> int | None:
+    """Of the grid; None where nothing is averaged."""
+    if way == "flat" or len(shape) not in (2, 3) or (way == "auto" and prod(shape) <= ROOM):
+        return None
+    if len(shape) == 2:
+        return 1
+    side = int(way) if way != "auto" else max(1, int((ROOM / shape[0]) ** 0.5))
+    return None if side >= max(shape[1:]) else side
+
+
+def small_grey(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+    """Small grey pictures without their mean: the cosine of two is their normalised correlation.
+
+    Source: Zeiler and Fergus 2014, section 5.2, who looked for duplicates by it.
+    """
+    grey = F.adaptive_avg_pool2d(images.float().mean(1, keepdim=True), THUMB).flatten(1)
+    return grey - grey.mean(1, keepdim=True)
+
+
+FILE = "values.npy"
+
+
+class Rows:
+    """An array that grows by rows: in a folder's `values.npy`, or in memory.
+
+    Written, never mapped: where the disk is full, a write says so, and a mapped page kills Python.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file: BinaryIO | None = None if folder is None else (folder / FILE).open("xb")
+        self._parts: list[Float32[np.ndarray, "_ d"]] = []
+        self._count, self._wide = 0, 0
+
+    def add(self, rows: Float32[np.ndarray, "_ d"]) -> None:
+        if self._file is None:
+            self._parts.append(rows)
+            return
+        if not self._count:
+            self._wide = rows.shape[1]
+            self._header()
+        self._file.write(np.ascontiguousarray(rows, np.float32).tobytes())
+        self._count += len(rows)
+
+    def array(self) -> Float32[np.ndarray, "n d"]:
+        """All rows; none can be added after that."""
+        if self._file is None:
+            return np.concatenate(self._parts)
+        self._file.seek(0)
+        self._header()  # of the same length: NumPy leaves room for the digits of the first axis
+        self._file.close()
+        found: Float32[np.ndarray, "n d"] = np.load(self._file.name, mmap_mode="r")
+        return found
+
+    def _header(self) -> None:
+        assert self._file is not None
+        shape = (self._count, self._wide)
+        told = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, told)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def key_of(network: Network, folder: Pictures, layer: str, vector: Any, batch: int) -> str:
+    """A folder's name that is another one if anything that decides the features is another."""
+    told = {
+        "weights": weights_sha256(bare(network.model)),
+        "model": [network.spec, repr(bare(network.model))],
+        "preprocess": network.preprocess.to_json(),
+        "layer": layer,
+        "vector": vector,
+        "pictures": folder.sha256,
+        "times": _times(folder),
+        "batch": batch,
+        "version": __version__,
+    }
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return f"{re.sub('[^A-Za-z0-9.]', '_', layer)}-{digest[:16]}"
+
+
+def _times(folder: Pictures) -> str:
+    """Hash of the files' times of change, which a folder's own hash leaves out."""
+    digest = hashlib.sha256()
+    for source in folder.sources:
+        path = source if isinstance(source, bytes) else source.archive
+        with suppress(OSError):
+            digest.update(str(os.stat(path).st_mtime_ns).encode())  # noqa: PTH116
+    return digest.hexdigest()
+
+
+def kept(place: Path, keys: dict[str, str]) -> dict[str, Embedding]:
+    """Those of the features that are in the store, and whole; damaged ones are removed."""
+    found = {}
+    for layer, key in keys.items():
+        if (place / key).is_dir():
+            try:
+                found[layer] = Embedding.load(place / key, whole=True)
+            except DataError as fault:
+                cause = fault.__cause__
+                if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
+                    shutil.rmtree(place / key, ignore_errors=True)
+    return found
+
+
+def keeping(targets: Sequence[Path], fill: Callable[[list[Path]], None]) -> None:
+    """Let `fill` write into new folders, which then get these names, each as a whole.
+
+    Raises EnvironmentFault R602 (disk full) or R603; another process that wrote the same is fine.
+    """
+    _nested(list(targets), [], fill)
+
+
+def _nested(targets: list[Path], opened: list[Path], fill: Callable[[list[Path]], None]) -> None:
+    if not targets:
+        fill(opened)
+        return
+    first, *rest = targets
+    try:
+        publish_folder(first, lambda folder: _nested(rest, [*opened, folder], fill))
+    except OutputError:
+        if not (first / FILE).exists():
+            raise
+
 
 BATCH = 16
 """Pictures computed together: the largest output of a VGG for them is 205 MB."""
