@@ -498,7 +498,9 @@ def test_nobody_else_makes_probabilities_of_scores() -> None:
             found[name] = lines
     # Of maps' scores, over the maps, as Score-CAM's paper has it: no probabilities of classes.
     assert found == {
-        "attribution/scorecam.py": ["    weights[used] = scores.softmax(0) if way.softmax else scores"]
+        "attribution/scorecam.py": [
+            "    weights[used] = scores.softmax(0) if way.softmax else scores"
+        ]
     }
 
 
