@@ -67,6 +67,14 @@ class Step:
         """How many it is given signals of."""
         self.effort = self.maps
         """Multiplications, roughly, for each place of a window."""
+        self.window: tuple[Pair, Pair, Pair] = ((1, 1), (1, 1), (0, 0))
+        """How many places below each of its own reads, their stride and padding."""
+        self.how: tuple[object, ...] = ()
+        """What tells it from others of its kind."""
+        self.read(node)
+
+    def read(self, node: Any) -> None:
+        """Take from the node what is the same for all pictures."""
 
     def looks_under(self, rule: str) -> bool:  # noqa: ARG002
         """Does it need something of each picture, where rectifiers send by this rule?"""
@@ -74,7 +82,7 @@ class Step:
 
     def same(self) -> tuple[object, ...]:
         """By which it is known again in the graph of another pass."""
-        return (type(self).__name__, self.targets, self.size)
+        return (type(self).__name__, self.targets, self.size, *self.how)
 
     @classmethod
     def holds(cls, node: Any) -> bool:  # noqa: ARG003
@@ -90,9 +98,10 @@ class Step:
             own = signal.values.clone() if place else signal.values
             yield target, replace(signal, values=own)
 
-    def below(self, span: Affine, axis: int) -> Affine:  # noqa: ARG002
+    def below(self, span: Affine, axis: int) -> Affine:
         """Where the windows lie that it sends, along one axis, if its own lie at `span`."""
-        return span
+        reach, stride, padding = self.window
+        return Affine(reach[axis], stride[axis], -padding[axis]).after(span)
 
 
 class Sum(Step):
@@ -108,8 +117,7 @@ class Sum(Step):
 class Stack(Step):
     """Maps of several origins, one after the other."""
 
-    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
-        super().__init__(node, number, targets, size)
+    def read(self, node: Any) -> None:
         given = [target for target, _ in node.next_functions if target is not None]
         self.counts = [int(target._input_metadata[0].shape[1]) for target in given]
 
@@ -126,25 +134,20 @@ class Stack(Step):
 class Convolution(Step):
     """By its transposed filters."""
 
-    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
-        super().__init__(node, number, targets, size)
-        self.padding: Pair = tuple(node._saved_padding)
+    def read(self, node: Any) -> None:
         how = (tuple(node._saved_stride), tuple(node._saved_dilation), node._saved_groups)
-        self.transposed = TransposedConvolution(node._saved_weight, *how)
-        self.effort = self.transposed.effort
+        self.transposed = one = TransposedConvolution(node._saved_weight, *how)
+        self.effort = one.effort
+        self.window = (one.reach, one.stride, tuple(node._saved_padding))
+        self.how = (*how, *self.window, one.weight.data_ptr(), one.weight.shape)
 
     @classmethod
     def holds(cls, node: Any) -> bool:
         return bool(not node._saved_transposed)
 
-    def same(self) -> tuple[object, ...]:
-        one = self.transposed
-        how = (one.stride, one.dilation, one.groups, self.padding)
-        return (*super().same(), one.weight.data_ptr(), one.weight.shape, how)
-
     def down(self, signal: Signal, seen: Seen) -> Sent:  # noqa: ARG002
         one = self.transposed
-        frame = signal.frame.below(one.reach, one.stride, self.padding)
+        frame = signal.frame.below(*self.window)
         if signal.alone is not None and one.is_plain and signal.frame.side == (1, 1):
             value = signal.values[:, :, 0, 0].gather(1, signal.alone[:, None])[:, 0]
             grown = Signal(one.filters(signal.alone, value), frame)
@@ -153,32 +156,22 @@ class Convolution(Step):
             grown = Signal(one(signal.values, cuts), frame.cropped(cuts))
         yield self.targets[0], grown
 
-    def below(self, span: Affine, axis: int) -> Affine:
-        one = self.transposed
-        return Affine(one.reach[axis], one.stride[axis], -self.padding[axis]).after(span)
-
 
 class Padded(Step):
     """Zeros around maps, as where a network pads unevenly before a stride."""
 
-    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
-        super().__init__(node, number, targets, size)
+    def read(self, node: Any) -> None:
         left, _, top, _ = [*node._saved_pad, 0, 0][:4]
-        self.padding: Pair = (int(top), int(left))
+        self.window = ((1, 1), (1, 1), (int(top), int(left)))
+        self.how = self.window
 
     @classmethod
     def holds(cls, node: Any) -> bool:
         return len(node._saved_pad) <= 4 and max(node._saved_pad) < 1 << 31  # none is negative
 
-    def same(self) -> tuple[object, ...]:
-        return (*super().same(), self.padding)
-
     def down(self, signal: Signal, seen: Seen) -> Sent:  # noqa: ARG002
-        frame = signal.frame.below((1, 1), (1, 1), self.padding)
+        frame = signal.frame.below(*self.window)
         yield self.targets[0], replace(signal, frame=frame, is_inside=False)
-
-    def below(self, span: Affine, axis: int) -> Affine:
-        return Affine(1, 1, -self.padding[axis]).after(span)
 
 
 class MaxPool(Step):
@@ -186,22 +179,17 @@ class MaxPool(Step):
 
     looks = True
 
-    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
-        super().__init__(node, number, targets, size)
-        self.side, self.padding, self.dilation = (
-            tuple(node._saved_kernel_size),
-            tuple(node._saved_padding),
-            tuple(node._saved_dilation),
-        )
+    def read(self, node: Any) -> None:
+        self.side, self.dilation = tuple(node._saved_kernel_size), tuple(node._saved_dilation)
         self.stride = tuple(node._saved_stride) or self.side
+        rows, columns = ((k - 1) * d + 1 for k, d in zip(self.side, self.dilation, strict=True))
+        self.window = ((rows, columns), self.stride, tuple(node._saved_padding))
         self.effort = 50 * self.maps  # measured
+        self.how = (self.side, self.dilation, *self.window)
 
     @classmethod
     def holds(cls, node: Any) -> bool:
         return bool(max(node._saved_kernel_size) <= SWITCH)
-
-    def same(self) -> tuple[object, ...]:
-        return (*super().same(), self.side, self.stride, self.padding, self.dilation)
 
     def kept(self, node: Any) -> Shaped[Tensor, "b h w c"]:
         place: Tensor = node._saved_result1.int()
@@ -210,35 +198,19 @@ class MaxPool(Step):
         columns = place - rows * self.size[1]
         for at, steps, axis in ((rows, height, 0), (columns, width, 1)):
             first = torch.arange(steps, device=at.device, dtype=at.dtype) * self.stride[axis]
-            first -= self.padding[axis]
+            first -= self.window[2][axis]
             at -= first if axis else first[:, None]
             at.div_(self.dilation[axis], rounding_mode="floor")
         return (rows * SWITCH + columns).to(torch.uint8).permute(0, 2, 3, 1)
 
     def down(self, signal: Signal, seen: Seen) -> Sent:
-        frame = signal.frame.below(self._reach(), self.stride, self.padding)
+        frame = signal.frame.below(*self.window)
         values = signal.values.contiguous(memory_format=torch.channels_last)
-        like = torch.empty(
-            (*values.shape[:2], *frame.side),
-            dtype=values.dtype,
-            device=values.device,
-            memory_format=torch.channels_last,
-        )
-        spread = torch.ops.aten.max_pool2d_with_indices_backward(
-            values,
-            like,
-            self.side,
-            self.stride,
-            (0, 0),
-            self.dilation,
-            False,
-            self._places(seen.shown(self.number, signal.frame), frame.side[1]),
-        )
+        like = values.new_empty((len(values), *frame.side, values.shape[1])).permute(0, 3, 1, 2)
+        places = self._places(seen.shown(self.number, signal.frame), frame.side[1])
+        how = (self.side, self.stride, (0, 0), self.dilation, False)
+        spread = torch.ops.aten.max_pool2d_with_indices_backward(values, like, *how, places)
         yield self.targets[0], Signal(spread, frame, signal.alone)
-
-    def _reach(self) -> Pair:
-        rows, columns = ((k - 1) * d + 1 for k, d in zip(self.side, self.dilation, strict=True))
-        return rows, columns
 
     def _places(self, switches: Shaped[Tensor, "n c h w"], width: int) -> Int64[Tensor, "n c h w"]:
         """Places of the maxima in windows of this width."""
@@ -253,24 +225,18 @@ class MaxPool(Step):
         places += rows[:, None] * width + columns
         return places.long()
 
-    def below(self, span: Affine, axis: int) -> Affine:
-        return Affine(self._reach()[axis], self.stride[axis], -self.padding[axis]).after(span)
-
 
 class Scaled(Step):
     """Batch normalisation by its running statistics."""
 
-    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
-        super().__init__(node, number, targets, size)
+    def read(self, node: Any) -> None:
         scale = scale_of(node._saved_running_var, node._saved_weight, node._saved_eps)
         self._scale = scale.detach()
+        self.how = tuple(self._scale.tolist())
 
     @classmethod
     def holds(cls, node: Any) -> bool:
         return bool(not node._saved_training)
-
-    def same(self) -> tuple[object, ...]:
-        return (*super().same(), tuple(self._scale.tolist()))
 
     def down(self, signal: Signal, seen: Seen) -> Sent:  # noqa: ARG002
         values = signal.values * self._scale[:, None, None].to(signal.values.dtype)
@@ -280,15 +246,12 @@ class Scaled(Step):
 class Rectified(Step):
     """By the backward rule."""
 
-    def __init__(self, node: Any, number: int, targets: Sequence[int], size: Pair) -> None:
-        super().__init__(node, number, targets, size)
+    def read(self, node: Any) -> None:
         self.looks = node.ruled.rule != "deconvnet"
+        self.how = (self.looks,)
 
     def looks_under(self, rule: str) -> bool:
         return rule != "deconvnet"
-
-    def same(self) -> tuple[object, ...]:
-        return (*super().same(), self.looks)
 
     def kept(self, node: Any) -> Shaped[Tensor, "b h w bytes"]:
         closed: Tensor = node.saved_tensors[0]
