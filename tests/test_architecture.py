@@ -10,6 +10,7 @@ STOREYS = [
     {"errors"},
     {"units", "publish", "texts", "foreign", "run"},
     {"pictures", "records"},
+    {"torch_private"},
     {"lens"},
     {"trace"},
     {"network"},
@@ -28,7 +29,16 @@ WITHOUT_TORCH = {
     *("pictures", "records", "drawing", "study entries", "study records", "study figures", "pages"),
 }
 COMPUTE = {
-    *("network", "lens", "trace", "attribution", "features", "metrics", "visualise"),
+    *(
+        "torch_private",
+        "network",
+        "lens",
+        "trace",
+        "attribution",
+        "features",
+        "metrics",
+        "visualise",
+    ),
     *("training", "scale", "studies"),
 }
 DRAW = {"drawing", "study figures", "pages"}

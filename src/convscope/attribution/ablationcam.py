@@ -25,6 +25,7 @@ from convscope.errors import UsageError
 from convscope.lens.lens import Lens, gradients_of
 from convscope.network.forward import finite, forward, wide
 from convscope.network.targets import Targets
+from convscope.torch_private import unseen
 from convscope.trace.tail import Mixing, Tail, Without, record
 
 ROUNDING = 0.02
@@ -65,7 +66,7 @@ class Ablation:
 
         def score(output: Any) -> Tensor:
             scores = case.aims.answer(output)
-            with torch._C.DisableTorchFunction():  # that the target is chosen is no part of it
+            with unseen():  # that the target is chosen is no part of it
                 aim = case.aims.only(number).settled(scores.detach())
                 settled.append((aim, case.space(aim)[0]))
             return aim.scores(scores)

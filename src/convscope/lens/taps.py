@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from convscope.errors import ModelError
+from convscope.torch_private import tree_leaves, tree_map_only
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -105,12 +105,11 @@ def only_tensor(layer: str, output: Any) -> Tensor:
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
-    leaves: list[Any] = torch.utils._pytree.tree_leaves(output)
-    return (value for value in leaves if isinstance(value, Tensor))
+    return (value for value in tree_leaves(output) if isinstance(value, Tensor))
 
 
 def _mapped(output: Any, change: Edit) -> Any:
-    return torch.utils._pytree.tree_map_only(Tensor, change, output)
+    return tree_map_only(Tensor, change, output)
 
 
 def call_of(layer: str) -> tuple[str, int | None]:

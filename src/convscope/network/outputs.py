@@ -34,6 +34,7 @@ from convscope.network.output_search import (
     rows_of,
     search,
 )
+from convscope.torch_private import version
 from convscope.trace.origins import WithoutLast
 
 __all__ = [
@@ -275,9 +276,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, dict[Told, tuple[Any, Meaning]]] = WeakKeyD
 def _state(model: nn.Module) -> Any:
     """Another one when a module or a weight was changed, as by a step of training."""
     parts = tuple(id(module) for module in model.modules())
-    weights = tuple(
-        (id(one), 0 if one.is_inference() else one._version) for one in model.parameters()
-    )
+    weights = tuple((id(one), version(one)) for one in model.parameters())
     return hash((parts, weights))
 
 

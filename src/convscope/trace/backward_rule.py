@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from convscope.errors import ModelError, UsageError, nearest
+from convscope.torch_private import version
 from convscope.trace.autograd import Coverage, coverage
 from convscope.trace.operations import OPERATIONS, in_place, name_of
 
@@ -300,13 +301,13 @@ class Masks:
         elif name not in ("gt", "ge") or len(args) != 2 or not _is_zero(args[1]):
             source = None
         if source is not None:
-            self._of[result] = (weakref.ref(source), source._version)
+            self._of[result] = (weakref.ref(source), version(source))
 
     def of(self, mask: Any) -> Tensor | None:
         """The x whose positive places this is, or None."""
-        source, version = self._of.get(mask, (None, 0)) if isinstance(mask, Tensor) else (None, 0)
+        source, before = self._of.get(mask, (None, 0)) if isinstance(mask, Tensor) else (None, 0)
         x: Tensor | None = None if source is None else source()
-        return x if x is not None and x._version == version else None
+        return x if x is not None and version(x) == before else None
 
 
 def recognise(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from convscope.lens.lens import HOOK, Lens
 from convscope.lens.taps import tensors_in
 from convscope.lens.twin import ShadowModel
+from convscope.torch_private import version
 
 ROUNDING = 1e-4
 """Of the largest output: what rounding may add up to in a deep network. Where something else reads
@@ -85,10 +86,10 @@ def _pairs(
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
         calls[module] += 1
-        source = came.get((id(inputs[0]), inputs[0]._version)) if inputs else None
+        source = came.get((id(inputs[0]), version(inputs[0]))) if inputs else None
         if type(module) is nn.Conv2d and isinstance(output, Tensor):
             outputs.append(output)
-            came[id(output), output._version] = module
+            came[id(output), version(output)] = module
         elif type(module) is nn.BatchNorm2d and source is not None and _plain(module):
             pairs.append((source, module))  # type: ignore[arg-type]  # only these are in `came`
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from convscope.errors import ModelError, UsageError, nearest, shown
 from convscope.lens.lens import layer_name, run_with_hooks
 from convscope.lens.taps import call_of, tensors_in
 from convscope.lens.twin import ShadowModel
+from convscope.torch_private import tree_map_only
 from convscope.trace.recorder import Call, Recorder, tensors_of
 from convscope.trace.windows import Affine, local_affine, window_of
 from convscope.units import Box

@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens, only_scores
 from convscope.lens.taps import tensors_in
 from convscope.lens.twin import ShadowModel
+from convscope.torch_private import tree_leaves, tree_map_only, version
 from convscope.trace.operations import Operation, in_place, operation_of
 
 Mark = TypeVar("Mark")
@@ -339,14 +339,9 @@ class Recording(Trace):
 
 def _storage(tensor: Tensor) -> int:
     try:
-        return int(tensor.untyped_storage()._cdata)
+        return tensor.untyped_storage().data_ptr() or id(tensor)
     except (NotImplementedError, RuntimeError):  # sparse and the like have none
         return id(tensor)
-
-
-def version(tensor: Tensor) -> int:
-    """How often it was written to; -1 where torch does not count."""
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:

@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from convscope.lens.lens import Lens
+from convscope.torch_private import tree_leaves
 from convscope.trace.recorder import PICTURE, Call, Slot, Trace, once
 
 BYTES = 24e6

@@ -110,11 +110,12 @@ def running_mean(model: nn.Module, decay: float, updates: int = 0) -> AveragedMo
     """
 
     def average(ours: Any, theirs: Any, count: Tensor | int) -> None:
-        if ours[0].is_floating_point():
-            step = int(count)
-            torch._foreach_lerp_(ours, theirs, 1 - min(decay, (1 + step) / (10 + step)))
-        else:
-            torch._foreach_copy_(ours, theirs)
+        step = int(count)
+        for mean, value in zip(ours, theirs, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - min(decay, (1 + step) / (10 + step)))
+            else:
+                mean.copy_(value)
 
     made = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     made.module.eval().requires_grad_(False)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
+from convscope.torch_private import max_unpooled
 from convscope.trace.autograd import below, name_of_node, on_the_way
 from convscope.trace.backward.transposed import TransposedConvolution
 from convscope.trace.backward.windows import Frame, Pair, Signal
@@ -207,9 +208,8 @@ class MaxPool(Step):
         frame = signal.frame.below(*self.window)
         values = signal.values.contiguous(memory_format=torch.channels_last)
         like = values.new_empty((len(values), *frame.side, values.shape[1])).permute(0, 3, 1, 2)
-        places = self._places(seen.shown(self.number, signal.frame), frame.side[1])
-        how = (self.side, self.stride, (0, 0), self.dilation, False)
-        spread = torch.ops.aten.max_pool2d_with_indices_backward(values, like, *how, places)
+        switches = self._places(seen.shown(self.number, signal.frame), frame.side[1])
+        spread = max_unpooled(values, like, switches, (self.side, self.stride, self.dilation))
         yield self.targets[0], Signal(spread, frame, signal.alone)
 
     def _places(self, switches: Shaped[Tensor, "n c h w"], width: int) -> Int64[Tensor, "n c h w"]:
