@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from convscope.errors import CheckpointError, ConvscopeError, ModelError, UsageError, nearest, shown
 from convscope.foreign import TheirCode
 from convscope.network.conversion import Told, converted
-from convscope.network.network import Card, Delivered, Draft, Network, Request
+from convscope.network.network import Card, Delivered, Draft, Network, Request, unwrapped
 from convscope.network.outputs import meaning, require_told
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.ours import OURS, from_ours
@@ -214,24 +215,6 @@ def _source(head: str, request: Request) -> Callable[[Request], Draft]:
     )
 
 
-def _torchvision(request: Request) -> Draft:
-    from convscope.network.sources.torchvision import from_torchvision  # takes seconds to import
-
-    return from_torchvision(request)
-
-
-def _lite(request: Request) -> Draft:
-    from convscope.network.sources.efficientnet_lite import from_lite
-
-    return from_lite(request)
-
-
-def _timm(request: Request) -> Draft:
-    from convscope.network.sources.timm import from_timm
-
-    return from_timm(request)
-
-
 def _finished(draft: Draft, request: Request, card: Card | None) -> Network:
     model = _python_module(draft.model, request.spec)
     delivered = Delivered.of(draft.model) if isinstance(draft.model, nn.Module) else None
@@ -286,16 +269,12 @@ def _python_module(model: object, spec: str) -> nn.Module:
     """The module itself, out of what DataParallel, DDP and torch.compile put around it."""
     if not isinstance(model, nn.Module):
         raise ModelError("M572", spec, f"gave a {type(model).__name__}, not an nn.Module")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "M530",
-            spec,
-            "is scripted or traced; its layers cannot be looked into",
-            next_step="give the Python module it was made from",
-        )
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
-    return model if inner is None else _python_module(inner, spec)
+    inner, _ = unwrapped(model)
+    if isinstance(inner, torch.jit.ScriptModule):
+        what = "is scripted or traced; its layers cannot be looked into"
+        step = "give the Python module it was made from"
+        raise ModelError("M530", spec, what, next_step=step)
+    return inner
 
 
 def _give_shapes(model: nn.Module, preprocess: Preprocess, spec: str) -> None:
@@ -307,10 +286,16 @@ def _give_shapes(model: nn.Module, preprocess: Preprocess, spec: str) -> None:
         model(blank)
 
 
+def _later(module: str, name: str) -> Callable[[Request], Draft]:
+    """A source whose module is imported when it is asked: torchvision takes seconds."""
+    return lambda request: getattr(import_module(f"{SOURCE_MODULES}.{module}"), name)(request)
+
+
+SOURCE_MODULES = "convscope.network.sources"
 SOURCES: dict[str, Callable[[Request], Draft]] = {
-    "torchvision": _torchvision,
-    "timm": _timm,
-    "efficientnet-lite0": _lite,
+    "torchvision": _later("torchvision", "from_torchvision"),
+    "timm": _later("timm", "from_timm"),
+    "efficientnet-lite0": _later("efficientnet_lite", "from_lite"),
     **dict.fromkeys(OURS, from_ours),
 }
 

@@ -50,7 +50,7 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """The network inside of what DataParallel, DDP and torch.compile put around it, and these."""
     wrappers: list[str] = []
     while True:
-        compiled = model._modules.get("_orig_mod")
+        compiled = getattr(model, "_orig_mod", None)
         if isinstance(model, PARALLEL):
             wrappers.append(type(model).__name__)
             model = model.module

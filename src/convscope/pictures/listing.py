@@ -14,7 +14,7 @@ from pathlib import Path
 from convscope.errors import DataError, EnvironmentFault, UsageError, printable
 from convscope.errors import shown as told
 from convscope.pictures.decode.formats import ENDINGS, HEAD, claimed, ending
-from convscope.pictures.decode.limits import TRANSIENT
+from convscope.pictures.decode.limits import TRANSIENT, reason_of
 from convscope.pictures.notes import Skipped
 from convscope.texts import one_line, unusable
 
@@ -124,8 +124,7 @@ class _Walk:
         except OSError as fault:
             if fault.errno in TRANSIENT:
                 raise _failing(folder, fault) from fault
-            reason = (fault.strerror or str(fault)).lower()
-            self.note(folder, "D122", f"folder that cannot be read ({reason})")
+            self.note(folder, "D122", f"folder that cannot be read ({reason_of(fault)})")
             return []
 
     def new(self, entry: os.DirEntry[bytes], below: bytes) -> bool:
@@ -179,8 +178,7 @@ def _looks_like_picture(path: bytes, status: os.stat_result | None) -> bool:
 
 
 def _failing(path: bytes, fault: OSError) -> EnvironmentFault:
-    reason = (fault.strerror or str(fault)).lower()
-    return EnvironmentFault("R605", shown(path), f"could not be listed ({reason})")
+    return EnvironmentFault("R605", shown(path), f"could not be listed ({reason_of(fault)})")
 
 
 def shown(path: bytes) -> str:

@@ -25,7 +25,7 @@ from typing import BinaryIO, NamedTuple, Self, Unpack
 
 from convscope.errors import DataError, EnvironmentFault, UsageError, printable
 from convscope.pictures.decode.formats import ENDINGS, ending
-from convscope.pictures.decode.limits import TRANSIENT, kind
+from convscope.pictures.decode.limits import TRANSIENT, kind, reason_of
 from convscope.pictures.decode.process import Member
 from convscope.pictures.listing import many, require_name, shown
 from convscope.pictures.notes import Report, Skipped
@@ -172,9 +172,14 @@ def _samples(shard: Path, entries: list[Entry]) -> tuple[list[_Sample], int]:
 
 
 def _contents(shard: Path, side: dict[bytes, Entry]) -> Iterator[tuple[bytes, bytes]]:
-    read = read_member(shard, list(side.values()), MOST_LABEL)
-    for key, (_, data) in zip(side, read, strict=True):
-        yield key, data
+    """What is in small members, by their keys; empty for large ones."""
+    try:
+        with shard.open("rb") as file:
+            for key, entry in side.items():
+                size = entry.size if entry.size <= MOST_LABEL else 0
+                yield key, os.pread(file.fileno(), size, entry.start)
+    except OSError as fault:
+        raise _unreadable(shard, fault) from fault
 
 
 def _key(name: bytes) -> bytes:
@@ -352,20 +357,7 @@ def _end(file: BinaryIO, place: int) -> str:
 
 
 def _unreadable(path: Path, fault: OSError) -> DataError | EnvironmentFault:
-    reason = (fault.strerror or str(fault)).lower()
+    reason = reason_of(fault)
     if fault.errno in TRANSIENT:
         return EnvironmentFault("R605", str(path), f"could not be read ({reason})")
     return DataError("D205", str(path), f"cannot be read ({reason})")
-
-
-def read_member(path: Path, entries: list[Entry], most: int) -> Iterator[tuple[Entry, bytes]]:
-    """The content of small members; empty for those of more than `most` bytes."""
-    try:
-        with path.open("rb") as file:
-            for entry in entries:
-                found = b""
-                if entry.size <= most:
-                    found = os.pread(file.fileno(), entry.size, entry.start)
-                yield entry, found
-    except OSError as fault:
-        raise _unreadable(path, fault) from fault

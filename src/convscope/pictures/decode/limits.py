@@ -42,18 +42,18 @@ class Fault(Exception):
 
 
 TRANSIENT = frozenset(
-    {
-        errno.EIO,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.EAGAIN,
-    }
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ETIMEDOUT", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN")
 )
 """These pass: a picture is never left out because of them, or a bad minute of a network
 disk would change the result."""
+KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
 PAUSES = (0.1, 0.4, 1.6)
 """Seconds before the second, third and last attempt."""
 
@@ -71,19 +71,16 @@ def read_file(
     Raises Fault D104 (the part ends too early), D109 (not a regular file), D110 (too large), D121
     (leads nowhere), D122 (may not be read).
     """
-    for pause in PAUSES:
+    for pause in (*PAUSES, None):
         try:
             return _read(path, limits, part)
         except OSError as fault:
             if fault.errno not in TRANSIENT:
                 raise _fault(fault) from None
+            if pause is None:
+                raise
             wait(pause)
-    try:
-        return _read(path, limits, part)
-    except OSError as fault:
-        if fault.errno not in TRANSIENT:
-            raise _fault(fault) from None
-        raise
+    raise AssertionError
 
 
 def _read(path: bytes, limits: Limits, part: Part | None) -> bytes:
@@ -116,20 +113,16 @@ def _check(status: os.stat_result, limits: Limits, part: Part | None) -> None:
 
 def kind(mode: int) -> str:
     """What a file is when it is not a regular one."""
-    for test, name in (
-        (stat.S_ISDIR, "folder"),
-        (stat.S_ISFIFO, "FIFO"),
-        (stat.S_ISSOCK, "socket"),
-        (stat.S_ISCHR, "device"),
-        (stat.S_ISBLK, "device"),
-    ):
-        if test(mode):
-            return name
-    return "special file"
+    return KINDS.get(stat.S_IFMT(mode), "special file")
+
+
+def reason_of(fault: OSError) -> str:
+    """What the system says."""
+    return (fault.strerror or str(fault)).lower()
 
 
 def _fault(fault: OSError) -> Fault:
-    reason = (fault.strerror or str(fault)).lower()
+    reason = reason_of(fault)
     if fault.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         return Fault("D121", f"leads nowhere: a dangling link, or gone since ({reason})")
     if fault.errno in (errno.ENXIO, errno.ENODEV, errno.EISDIR):
