@@ -69,9 +69,9 @@ def converted(given: Any, beside: Path | None = None) -> Told:
     if not isinstance(given, Mapping) and callable(getattr(given, "to_dict", None)):
         given = given.to_dict()  # an image processor, or an entry of timm's table
     if not isinstance(given, Mapping):
-        found = _Steps().of(given)
-        _tried(given, found)
-        return lambda _: found
+        result = _Steps().of(given)
+        _tried(given, result)
+        return lambda _: result
     if any(key in given for key in HUGGING_FACE):
         processor = _hugging_face(given)
         return lambda _: processor
@@ -102,13 +102,13 @@ def _named(name: str, beside: Path | None) -> Told:
         return converted(plain)
     if ":" not in name:
         _refuse(name, "names no preprocessing", "write package.module:transform, or FILE.json")
-    found = from_module(name, beside)
-    return converted(found() if _makes_one(found) else found)
+    result = from_module(name, beside)
+    return converted(result() if _makes_one(result) else result)
 
 
-def _makes_one(found: object) -> bool:
+def _makes_one(result: object) -> bool:
     """A function or a class, where it stands for what it gives."""
-    return isinstance(found, type) or type(found).__name__ in ("function", "partial")
+    return isinstance(result, type) or type(result).__name__ in ("function", "partial")
 
 
 @dataclass
@@ -268,7 +268,7 @@ def _floats(numbers: Any) -> list[float]:
     return [float(one) for one in np.ravel(listed)]
 
 
-def _tried(given: Any, found: Preprocess) -> None:
+def _tried(given: Any, result: Preprocess) -> None:
     """Refuse, where the transform itself gives other numbers on pictures."""
     name = type(given).__name__
     for place, (height, width) in enumerate(PROBES):
@@ -280,11 +280,11 @@ def _tried(given: Any, found: Preprocess) -> None:
             if isinstance(fault, ConvscopeError):
                 raise
             _refuse(name, f"raised {type(fault).__name__} on a picture: {fault}")
-        ours = found.tensor(found.framing(picture))
+        ours = result.tensor(result.framing(picture))
         if not isinstance(wanted, Tensor) or wanted.shape != ours.shape:
             got = tuple(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
             _refuse(name, f"gives {got}, where its steps make {tuple(ours.shape)}")
-        per_pixel = torch.tensor(found.std).reshape(-1, 1, 1) / (255 * found.scale)
+        per_pixel = torch.tensor(result.std).reshape(-1, 1, 1) / (255 * result.scale)
         off = ((wanted - ours).abs() * per_pixel).flatten()
         if (off > OFF).float().mean() > 1e-3:
             what = f"gives other numbers than its steps say, by up to {255 * float(off.max()):.0f}"

@@ -80,11 +80,11 @@ def load(
     if module is None and not isinstance(spec, str | Path):
         what = f"a {type(spec).__name__} is no network"
         raise UsageError("U376", "", what, next_step="give a network's name or a torch.nn.Module")
-    found = None if told.checkpoint is None else open_checkpoint(told.checkpoint)
-    if found is None and module is None and (place := _left_by_training(text)) is not None:
-        found = open_checkpoint(place)
-        text = _spec_of(found)
-    card = None if found is None else Card.of(found)
+    result = None if told.checkpoint is None else open_checkpoint(told.checkpoint)
+    if result is None and module is None and (place := _left_by_training(text)) is not None:
+        result = open_checkpoint(place)
+        text = _spec_of(result)
+    card = None if result is None else Card.of(result)
     if count is None and card is not None and card.classes:
         count = len(card.classes)
     if module is None and ":" not in text:
@@ -93,7 +93,7 @@ def load(
     if module is None and rest:
         rest, named = split_classes(rest)
         count = _agreed(named, count, text)
-    request = Request(text, rest, found, count, seed, progress, module, beside)
+    request = Request(text, rest, result, count, seed, progress, module, beside)
     draft = (from_own if module is not None else _source(head, request))(request)
     network = _as_told(_finished(draft, request, card), names, ready)
     network = replace(network, output=output or network.output, scores=scores or network.scores)
@@ -360,10 +360,10 @@ def _ordered(plain: Any, name: str | Path) -> list[Any]:
     pairs = list(plain.items())
     if all(type(number) is int for number in plain.values()):
         pairs = [(number, word) for word, number in pairs]
-    found = {int(key) if _whole(key) else key: _word(word) for key, word in pairs}
-    if found.keys() != set(range(len(pairs))):
+    result = {int(key) if _whole(key) else key: _word(word) for key, word in pairs}
+    if result.keys() != set(range(len(pairs))):
         _refuse(name, f"does not number {len(pairs)} classes from 0 to {len(pairs) - 1}")
-    names = [found[place] for place in range(len(pairs))]
+    names = [result[place] for place in range(len(pairs))]
     if not all(isinstance(one, str) for one in names):
         _refuse(name, "has a class without a name")
     return names

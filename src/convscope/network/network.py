@@ -127,8 +127,8 @@ class Network:
         """What the output was taken for, where that was asked and is not plain logits."""
         from convscope.network.outputs import known  # which knows networks
 
-        found = known(self)
-        return {"output": "; ".join(found.notes)} if found and found.notes else {}
+        result = known(self)
+        return {"output": "; ".join(result.notes)} if result and result.notes else {}
 
 
 def whole(given: Network | nn.Module) -> Network:

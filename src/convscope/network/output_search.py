@@ -119,13 +119,13 @@ def search(model: nn.Module, told: Told) -> Found:
 
 def no_scores(output: Any) -> ModelError:
     """That there are no scores of classes in this, and what to do then."""
-    found = [(path, value) for path, value in leaves(output)]
-    shapes = ", ".join(str(tuple(value.shape)) for _, value in found) or "no tensor"
+    result = [(path, value) for path, value in leaves(output)]
+    shapes = ", ".join(str(tuple(value.shape)) for _, value in result) or "no tensor"
     what = f"puts out {_kind_of(output)} ({shapes}), in which there are no scores (b, classes)"
     step = "wrap it so that it returns its scores"
-    if any(path[-1:] == ("boxes",) for path, _ in found):
+    if any(path[-1:] == ("boxes",) for path, _ in result):
         step = "explain one box: convscope.wrap.detection(model, box=…, label=…)"
-    elif any(value.dim() == 4 and value.shape[2:].numel() > 1 for _, value in found):
+    elif any(value.dim() == 4 and value.shape[2:].numel() > 1 for _, value in result):
         step = (
             "explain a region: convscope.wrap.segmentation(model, …); or give a function as target"
         )
@@ -235,32 +235,32 @@ def _named(every: list[tuple[tuple[str, ...], Tensor]], run: Run, name: str) -> 
     raise UsageError("U239", f"output {name}", what)
 
 
-def _narrowed(found: list[_Choice], names: int) -> Iterator[list[_Choice]]:
+def _narrowed(result: list[_Choice], names: int) -> Iterator[list[_Choice]]:
     """The choices that are left after more and more evidence; never none."""
-    yield found
-    exact = [one for one in found if one[0][-1:] == ("logits",)]
-    found = exact or found
-    yield found
-    fitting = [one for one in found if names and one[1].numel() == names]
-    found = fitting or found
-    yield found
-    found = _once(found)
-    yield found
-    found = _latest(found)
-    yield found
-    straight = [one for one in found if _source(one[2]).weighed]
-    found = straight or found
-    yield found
+    yield result
+    exact = [one for one in result if one[0][-1:] == ("logits",)]
+    result = exact or result
+    yield result
+    fitting = [one for one in result if names and one[1].numel() == names]
+    result = fitting or result
+    yield result
+    result = _once(result)
+    yield result
+    result = _latest(result)
+    yield result
+    straight = [one for one in result if _source(one[2]).weighed]
+    result = straight or result
+    yield result
     for name in NAMES:
-        known = [one for one in found if one[0][-1:] == (name,)]
+        known = [one for one in result if one[0][-1:] == (name,)]
         if known:
             yield known
 
 
-def _once(found: list[_Choice]) -> list[_Choice]:
+def _once(result: list[_Choice]) -> list[_Choice]:
     """Of tensors that are the same scores, as logits and their softmax, the one least changed."""
     best: dict[int, tuple[int, _Choice]] = {}
-    for one in found:
+    for one in result:
         source = _source(one[2])
         steps = sum(1 for _ in _walk(one[2], scaled=True))
         if id(source) not in best or steps < best[id(source)][0]:
@@ -268,17 +268,17 @@ def _once(found: list[_Choice]) -> list[_Choice]:
     return [one for _, one in best.values()]
 
 
-def _latest(found: list[_Choice]) -> list[_Choice]:
+def _latest(result: list[_Choice]) -> list[_Choice]:
     """Without those from which others are computed by layers with weights."""
     inner = {
         id(_source(other[2]))
-        for one in found
-        for other in found
+        for one in result
+        for other in result
         if one is not other
         and one[2] is not None
         and _weighed_between(_source(other[2]), _source(one[2]))
     }
-    return [one for one in found if id(_source(one[2])) not in inner] or found
+    return [one for one in result if id(_source(one[2])) not in inner] or result
 
 
 def _weighed_between(low: Origin, high: Origin) -> bool:

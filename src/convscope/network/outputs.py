@@ -124,8 +124,8 @@ class Meaning:
         Raises ModelError M520 where they are not there as they were when it was looked at.
         """
         if self.where is None:
-            found: Tensor = output
-            return found
+            result: Tensor = output
+            return result
         value = at(output, self.where)
         if isinstance(value, Tensor):
             value = rows_of(value, count)
@@ -180,14 +180,14 @@ def meaning(given: nn.Module | Network, images: Tensor | None = None) -> Meaning
     M523 (they are not what `scores=` says), M526, M530; UsageError U239 (`output=` is not there).
     """
     model = bare(given)
-    found = known(given, images)
-    if found is not None:
-        return found
+    result = known(given, images)
+    if result is not None:
+        return result
     told = _told(given, images)
-    found = _found(model, told)
+    result = _found(model, told)
     with suppress(TypeError):  # a module that cannot be hashed is not remembered
-        _KNOWN.setdefault(model, {})[told] = _state(model), found
-    return found
+        _KNOWN.setdefault(model, {})[told] = _state(model), result
+    return result
 
 
 def known(given: nn.Module | Network, images: Tensor | None = None) -> Meaning | None:
@@ -197,10 +197,10 @@ def known(given: nn.Module | Network, images: Tensor | None = None) -> Meaning |
     if put is not None or (images is None and not isinstance(given, Network)):
         return put
     try:
-        state, found = _KNOWN.get(model, {}).get(_told(given, images), (None, None))
+        state, result = _KNOWN.get(model, {}).get(_told(given, images), (None, None))
     except TypeError:  # a module that cannot be hashed is not remembered
         return None
-    return found if state == _state(model) else None
+    return result if state == _state(model) else None
 
 
 def _put(model: nn.Module) -> Meaning | None:
@@ -225,15 +225,15 @@ def scored(
     against and for it. An output that has no scores of classes stays as it is. images: see
     `meaning`, which raises.
     """
-    found = meaning(given, images)
+    result = meaning(given, images)
     model = plain(bare(given))
-    return dressed(model, found.before() if before else found)
+    return dressed(model, result.before() if before else result)
 
 
 def understood(network: Network) -> Network:
     """The same, its model `scored`; notes say what has been decided. Raises as `meaning`."""
-    found = meaning(network)
-    notes = tuple(note for note in found.notes if note not in network.notes)
+    result = meaning(network)
+    notes = tuple(note for note in result.notes if note not in network.notes)
     return replace(network, model=scored(network), notes=(*network.notes, *notes))
 
 

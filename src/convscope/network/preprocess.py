@@ -287,11 +287,11 @@ def _resize(given: Any) -> int | tuple[int, int] | None:
 def sides(name: str, given: Any) -> tuple[int, int]:
     """Rows and columns out of 64, "64", "96x128" or [96, 128]. Raises UsageError U320."""
     text = "x".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
-    found = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", text)
-    if found is None or isinstance(given, bool):
+    result = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", text)
+    if result is None or isinstance(given, bool):
         step = "write 224 or HEIGHTxWIDTH" + (", or none" if name == "resize" else "")
         raise UsageError("U320", f"{name} {text}", "is no size in pixels", next_step=step)
-    height, width = int(found[1]), int(found[2] or found[1])
+    height, width = int(result[1]), int(result[2] or result[1])
     if max(height, width) > MAX_SIDE:
         raise UsageError("U320", f"{name} {text}", f"is over {MAX_SIDE} pixels, the most")
     return height, width

@@ -78,9 +78,9 @@ def weights_sha256(model: nn.Module) -> str:
         return _hashed(tensors)
     if known is not None and known[0] == now:
         return known[1]
-    found = _hashed(tensors)
-    _known[model] = now, found
-    return found
+    result = _hashed(tensors)
+    _known[model] = now, result
+    return result
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -97,8 +97,8 @@ def _words(tensor: Tensor) -> np.ndarray:
     if tensor.is_quantized:
         tensor = tensor.int_repr()
     flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    found: np.ndarray = flat.view(torch.uint8).numpy()
-    return found
+    result: np.ndarray = flat.view(torch.uint8).numpy()
+    return result
 
 
 def _about(name: str, tensor: Tensor) -> bytes:
@@ -154,14 +154,14 @@ def _versions(model: nn.Module | None = None) -> Facts:
     """Of what computed, the library among them that the network's code is from."""
     homes = [] if model is None else [type(part).__module__ for part in model.modules()]
     used = {home.partition(".")[0] for home in homes} & {"torchvision", "timm", "transformers"}
-    found = {"convscope": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
-    found |= {"pillow": PIL.__version__}
+    result = {"convscope": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
+    result |= {"pillow": PIL.__version__}
     for name in sorted(used):
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = str(getattr(sys.modules.get(name), "__version__", "unknown"))
-    return found
+            result[name] = str(getattr(sys.modules.get(name), "__version__", "unknown"))
+    return result
 
 
 def recorded(function: Callable[P, R]) -> Callable[P, R]:
@@ -189,8 +189,8 @@ def recorded(function: Callable[P, R]) -> Callable[P, R]:
                 read = [
                     one.readings for one in bound.arguments.values() if isinstance(one, Pictures)
                 ]
-                found = function(*bound.args, **bound.kwargs)
-                if _comes_one_by_one(found):
+                result = function(*bound.args, **bound.kwargs)
+                if _comes_one_by_one(result):
                     opened.pop_all()
         finally:
             _asked.reset(token)
@@ -199,7 +199,7 @@ def recorded(function: Callable[P, R]) -> Callable[P, R]:
         for name, entry in signature.parameters.items():
             if entry.kind is inspect.Parameter.VAR_KEYWORD:
                 given |= given.pop(name)
-        return cast(R, _filled(found, _made_by(given, *read[:1]), _each_picture(given, found)))
+        return cast(R, _filled(result, _made_by(given, *read[:1]), _each_picture(given, result)))
 
     return wrapper
 
@@ -216,8 +216,8 @@ def _open(bound: inspect.BoundArguments, opened: ExitStack) -> None:
                     opened.callback(folder.close)
 
 
-def _comes_one_by_one(found: Any) -> bool:
-    parts = found if isinstance(found, tuple) else (found,)
+def _comes_one_by_one(result: Any) -> bool:
+    parts = result if isinstance(result, tuple) else (result,)
     return any(isinstance(part, Iterator) for part in parts)
 
 
@@ -312,43 +312,43 @@ def _file_sha256(path: Path | str) -> str:
         return ""
 
 
-def _each_picture(given: Mapping[str, Any], found: Any) -> list[str]:
+def _each_picture(given: Mapping[str, Any], result: Any) -> list[str]:
     """The hash of each picture of a batch that gave as many records."""
-    if isinstance(found, list):
+    if isinstance(result, list):
         for value in given.values():
-            if isinstance(value, Tensor) and value.dim() == 4 and len(value) == len(found):
+            if isinstance(value, Tensor) and value.dim() == 4 and len(value) == len(result):
                 return [picture_sha256(one) for one in value]
     return []
 
 
-def _filled(found: Any, facts: Facts, each: list[str]) -> Any:
+def _filled(result: Any, facts: Facts, each: list[str]) -> Any:
     """The same with these facts in the origins of its records, where they are not told yet."""
-    if isinstance(found, Record):
-        return _filled_record(found, facts)
-    if isinstance(found, list):
-        own = [{**facts, "pictures_sha256": one} for one in each] or [facts] * len(found)
-        return [_filled(one, fact, []) for one, fact in zip(found, own, strict=True)]
-    if isinstance(found, tuple):
-        inside = [_filled(one, facts, []) for one in found]
-        return type(found)(*inside) if hasattr(found, "_fields") else tuple(inside)
-    if isinstance(found, dict):
-        return {name: _filled(one, facts, []) for name, one in found.items()}
-    if isinstance(found, Iterator):
-        return (_filled(one, facts, []) for one in found)
-    if is_dataclass(found) and not isinstance(found, type) and hasattr(found, "origin"):
-        return _filled_record(found, facts)
-    return found
+    if isinstance(result, Record):
+        return _filled_record(result, facts)
+    if isinstance(result, list):
+        own = [{**facts, "pictures_sha256": one} for one in each] or [facts] * len(result)
+        return [_filled(one, fact, []) for one, fact in zip(result, own, strict=True)]
+    if isinstance(result, tuple):
+        inside = [_filled(one, facts, []) for one in result]
+        return type(result)(*inside) if hasattr(result, "_fields") else tuple(inside)
+    if isinstance(result, dict):
+        return {name: _filled(one, facts, []) for name, one in result.items()}
+    if isinstance(result, Iterator):
+        return (_filled(one, facts, []) for one in result)
+    if is_dataclass(result) and not isinstance(result, type) and hasattr(result, "origin"):
+        return _filled_record(result, facts)
+    return result
 
 
-def _filled_record(found: Any, facts: Facts) -> Any:
+def _filled_record(result: Any, facts: Facts) -> Any:
     """Those inside it, too."""
     inside = {
         entry.name: _filled(value, facts, [])
-        for entry in fields(found)
-        if isinstance(value := getattr(found, entry.name), Record)
+        for entry in fields(result)
+        if isinstance(value := getattr(result, entry.name), Record)
         or (isinstance(value, tuple) and value and isinstance(value[0], Record))
     }
-    return replace(found, **inside, origin={**found.origin, **_missing(found.origin, facts)})
+    return replace(result, **inside, origin={**result.origin, **_missing(result.origin, facts)})
 
 
 def _missing(origin: Mapping[str, Any], facts: Facts) -> Facts:

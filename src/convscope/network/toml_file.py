@@ -87,14 +87,14 @@ def _refuse(path: Path | str, what: str, next_step: str = "") -> NoReturn:
 
 def _moved(plain: Mapping[str, Any], moved: Callable[[str], str], folder: Path) -> dict[str, Any]:
     """The same with every name of a file as `moved` has it. Names of networks and code stay."""
-    found = dict(plain)
+    result = dict(plain)
     for key in ("network", "checkpoint", "preprocess", "classes"):
         value = plain.get(key)
         if not isinstance(value, str):
             continue
         is_file = key in ("checkpoint", "classes") or value.endswith(".json")
-        found[key] = moved(value) if is_file else _network(value, moved, folder)
-    return found
+        result[key] = moved(value) if is_file else _network(value, moved, folder)
+    return result
 
 
 def _network(text: str, moved: Callable[[str], str], folder: Path) -> str:

@@ -92,8 +92,8 @@ def region(
         raise UsageError("U240", "image", what, next_step="give a tensor (c, h, w)")
     label = _whole("label", label)
     with torch.no_grad(), Lens(model, ()) as lens:
-        found = lens(image[None] if image.dim() == 3 else image[:1])
-    mask = _maps(found, "" if output is None else str(output))[0].argmax(0) == label
+        result = lens(image[None] if image.dim() == 3 else image[:1])
+    mask = _maps(result, "" if output is None else str(output))[0].argmax(0) == label
     if not bool(mask.any()):
         raise UsageError("U240", f"class {label}", "is nowhere the likeliest in this picture")
     return mask
@@ -232,11 +232,11 @@ def _require_proportions(mask: tuple[int, ...], picture: tuple[int, ...]) -> Non
 
 def _maps(output: Any, where: str) -> Float[Tensor, "b classes h w"]:
     """Raises ModelError M520 where there are none, or several."""
-    found = {".".join(path): value for path, value in leaves(output)}
-    maps = {name: value for name, value in found.items() if value.dim() == 4}
+    result = {".".join(path): value for path, value in leaves(output)}
+    maps = {name: value for name, value in result.items() if value.dim() == 4}
     chosen = maps.get(where or ("out" if "out" in maps else next(iter(maps), "")))
     if chosen is None or (not where and "out" not in maps and len(maps) > 1):
-        there = ", ".join(f"{name or 'a tensor'} {tuple(v.shape)}" for name, v in found.items())
+        there = ", ".join(f"{name or 'a tensor'} {tuple(v.shape)}" for name, v in result.items())
         what = f"puts out {there or 'no tensor'}: where are the maps (b, classes, h, w)?"
         step = "name them: segmentation(model, mask, output=…)"
         raise ModelError("M520", "the network", what, next_step=step)
@@ -252,14 +252,14 @@ class _Detection:
     """What it gives, as a user would say it: a probability of its own."""
 
     def __call__(self, run: Callable[..., Any], images: Float[Tensor, "b c h w"]) -> Any:
-        found = run(list(images))
-        if not isinstance(found, (list, tuple)) or len(found) != len(images):
-            what = f"gives a {type(found).__name__} where a list of detections was expected"
+        result = run(list(images))
+        if not isinstance(result, (list, tuple)) or len(result) != len(images):
+            what = f"gives a {type(result).__name__} where a list of detections was expected"
             raise ModelError("M520", "the network", what)
-        return torch.stack([self._sure(one, images) for one in found])[:, None]
+        return torch.stack([self._sure(one, images) for one in result])[:, None]
 
-    def _sure(self, found: Any, images: Tensor) -> Float[Tensor, ""]:
-        parts = [at(found, (name,)) for name in ("boxes", "labels", "scores")]
+    def _sure(self, result: Any, images: Tensor) -> Float[Tensor, ""]:
+        parts = [at(result, (name,)) for name in ("boxes", "labels", "scores")]
         if not all(isinstance(part, Tensor) for part in parts):
             what = "gives no boxes, labels and scores for a picture"
             raise ModelError("M520", "the network", what)

@@ -165,13 +165,14 @@ def numbers_of(folder: Pictures, lists: Lists) -> dict[str, int]:
         for key in {file.name, file.stem}:
             places[key] = place if key not in places else -1
     places |= {name: number for number, name in enumerate(folder.names)}
-    found = {name: places.get(name) for name in lists.shown}
-    missing = [name for name, number in found.items() if number is None or number < 0]
+    result = {name: places.get(name) for name in lists.shown}
+    missing = [name for name, number in result.items() if number is None or number < 0]
     if missing:
-        what = f"{len(missing):,} of {len(found):,} listed pictures are not in the folder, or twice"
+        many = f"{len(missing):,} of {len(result):,}"
+        what = f"{many} listed pictures are not in the folder, or twice"
         step = "name the folder with all of them, or take them off the list"
         raise DataError("D209", missing[0], what, next_step=step)
-    return {name: number for name, number in found.items() if number is not None}
+    return {name: number for name, number in result.items() if number is not None}
 
 
 def read_labels(path: Path | str) -> dict[str, int]:

@@ -118,8 +118,8 @@ def regions(photo: Photo) -> dict[str, tuple[Box, ...]]:
 
 def photo_file(photo: Photo) -> Path:
     """Where it is installed. Raises EnvironmentFault R607 if it is not."""
-    found = importlib.util.find_spec("skimage")  # not imported: that takes half a second
-    for place in (found and found.submodule_search_locations) or ():
+    result = importlib.util.find_spec("skimage")  # not imported: that takes half a second
+    for place in (result and result.submodule_search_locations) or ():
         path = Path(place) / "data" / photo.file
         if path.is_file():
             return path
@@ -266,8 +266,8 @@ def _tag(patch: Image.Image, seed: str) -> list[int]:
 def _describe(folder: Path, variant: Variant, marked: Marks) -> None:
     """Beside the patches: whose photographs they are, where tags are, and what is complete."""
     if variant.shortcut is not None:
-        for split, found in marked.items():
-            (folder / split / BOXES_FILE).write_text(json.dumps(found), encoding="utf-8")
+        for split, result in marked.items():
+            (folder / split / BOXES_FILE).write_text(json.dumps(result), encoding="utf-8")
     (folder / "SOURCES.txt").write_text(_sources(PHOTOS), encoding="utf-8")
     told = {split: Pictures(folder / split).sha256 for split in COUNTS}
     (folder / WHOLE).write_text(json.dumps(told), encoding="utf-8")

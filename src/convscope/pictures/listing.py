@@ -95,9 +95,9 @@ def listed(root: bytes) -> Listing:
 class _Walk:
     """The state of one walk through a tree."""
 
-    def __init__(self, found: Listing) -> None:
-        self.found = found
-        self.root = os.path.realpath(found.root)
+    def __init__(self, result: Listing) -> None:
+        self.found = result
+        self.root = os.path.realpath(result.root)
         self.visited: dict[tuple[int, int], bytes] = {}
 
     def enter(self, folder: bytes) -> None:
@@ -187,32 +187,32 @@ def shown(path: bytes) -> str:
     return one_line(path.decode("utf-8", "backslashreplace"))
 
 
-def remarks(found: Listing) -> list[str]:
+def remarks(result: Listing) -> list[str]:
     """What a reader of the results should know about the folder; one clause each."""
     said = []
-    counts = Counter(label for label in found.labels() if label is not None)
-    for number, name in enumerate(found.classes):
+    counts = Counter(label for label in result.labels() if label is not None)
+    for number, name in enumerate(result.classes):
         if not counts[number]:
             said.append(f"class {printable(shown(name))} has no pictures")
-    loose = sum(b"/" not in path for path, _ in found.files)
-    if found.classes and loose:
+    loose = sum(b"/" not in path for path, _ in result.files)
+    if result.classes and loose:
         said.append(f"without a class, beside the class folders: {many(loose, 'picture')}")
-    if found.others:
-        said.append(f"{many(found.others, 'file')} ignored: no picture by name or content")
-    if found.hidden:
-        said.append(f"{many(found.hidden, 'hidden or system item')} ignored")
-    return said + _wrapped(found) + _odd_classes([shown(name) for name in found.classes])
+    if result.others:
+        said.append(f"{many(result.others, 'file')} ignored: no picture by name or content")
+    if result.hidden:
+        said.append(f"{many(result.hidden, 'hidden or system item')} ignored")
+    return said + _wrapped(result) + _odd_classes([shown(name) for name in result.classes])
 
 
-def _wrapped(found: Listing) -> list[str]:
+def _wrapped(result: Listing) -> list[str]:
     """Whether all pictures lie below one folder, whose own folders look like the classes."""
-    if len(found.classes) != 1:
+    if len(result.classes) != 1:
         return []
-    inside = {path.split(b"/")[1] for path, _ in found.files if path.count(b"/") > 1}
+    inside = {path.split(b"/")[1] for path, _ in result.files if path.count(b"/") > 1}
     if len(inside) < 2:
         return []
     few = ", ".join(shown(name) for name in sorted(inside)[:3])
-    one = shown(found.classes[0])
+    one = shown(result.classes[0])
     return [f"all pictures are of one class, {one}, of folders {few} …: is {one} the folder meant?"]
 
 

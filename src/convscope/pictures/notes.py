@@ -135,8 +135,8 @@ def tables(reports: Iterable[Report]) -> dict[str, bytes]:
     each = list({id(report): report for report in reports}.values())
     skipped = [entry for report in each for entry in report.skipped]
     noted = [entry for report in each for entry in report.noted]
-    found = {"skipped.csv": table(skipped)} if skipped else {}
-    return found | ({"notes.csv": notes_table(noted)} if noted else {})
+    result = {"skipped.csv": table(skipped)} if skipped else {}
+    return result | ({"notes.csv": notes_table(noted)} if noted else {})
 
 
 def counted(skipped: Iterable[Skipped]) -> str:

@@ -104,14 +104,14 @@ def open_all(names: Sequence[str], **options: Unpack[Options]) -> list[Pictures]
 
     Raises as `open_pictures`, and DataError D121 if there is no such file.
     """
-    found: list[Pictures] = []
+    result: list[Pictures] = []
     for are_sets, group in groupby(names, _is_set):
         together = list(group)
         if are_sets:
-            found += [open_pictures(name, **options) for name in together]
+            result += [open_pictures(name, **options) for name in together]
         else:
-            found.append(some_pictures(together, **options))
-    return found
+            result.append(some_pictures(together, **options))
+    return result
 
 
 def _is_set(name: str) -> bool:

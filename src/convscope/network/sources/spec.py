@@ -39,28 +39,28 @@ def options(text: str, table: Mapping[str, Callable[[str], Any]]) -> dict[str, A
     if re.search(r"=[^,]*:\w+=", text):
         whole = text.replace(":", ",")
         raise UsageError("U230", text, "options are parted by commas", next_step=f"write {whole}")
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     name = ""
     for piece in text.split(",") if text else []:
         if "=" in piece:
             name, _, value = (side.strip() for side in piece.partition("="))
-            found[name] = value
+            result[name] = value
         elif name:  # a list goes on: without=3,4
-            found[name] += "," + piece.strip()
+            result[name] += "," + piece.strip()
         else:
             raise UsageError("U230", piece, "is no option", next_step="write NAME=VALUE")
-    return {name: _read(name, value, table) for name, value in found.items()}
+    return {name: _read(name, value, table) for name, value in result.items()}
 
 
 def split_classes(text: str) -> tuple[str, int | None]:
     """A spec's options without `classes=N`, which any network of ours, torchvision's and timm's
     may have, and that number. Raises UsageError U231 if it is none."""
-    found = re.search(r"(?:^|[,:])classes=([^,:]*)", text)
-    if found is None:
+    result = re.search(r"(?:^|[,:])classes=([^,:]*)", text)
+    if result is None:
         return text, None
-    if not re.fullmatch(r"[1-9]\d{0,6}", found[1]):
-        raise UsageError("U231", f"classes={found[1]}", "is not a whole number from 1")
-    return re.sub(r"(^|[,:])classes=[^,:]*,?", r"\1", text).rstrip(",:"), int(found[1])
+    if not re.fullmatch(r"[1-9]\d{0,6}", result[1]):
+        raise UsageError("U231", f"classes={result[1]}", "is not a whole number from 1")
+    return re.sub(r"(^|[,:])classes=[^,:]*,?", r"\1", text).rstrip(",:"), int(result[1])
 
 
 def _read(name: str, value: str, table: Mapping[str, Callable[[str], Any]]) -> Any:

@@ -91,9 +91,9 @@ def _pretrained(timm: Any, name: str, request: Request) -> Checkpoint:
         raise no_weights(spec, "timm has no weights of this network")
     folder = Path(torch.hub.get_dir()) / "checkpoints" / "timm"
     target = folder / f"{name}{Path(url).suffix}"
-    found = _in_hub_cache(entry) or fetched_weights(spec, url, target, progress=request.progress)
+    result = _in_hub_cache(entry) or fetched_weights(spec, url, target, progress=request.progress)
     try:
-        return open_checkpoint(found)
+        return open_checkpoint(result)
     except CheckpointError as fault:
         target.unlink(missing_ok=True)  # the hub tells no hash: this is how a wrong file shows
         what = f"the file from {url} cannot be used: {fault.what}"
@@ -115,8 +115,8 @@ def _in_hub_cache(entry: Any) -> Path | None:
     if not entry.hf_hub_id:
         return None
     client = importlib.import_module("huggingface_hub")
-    found = client.try_to_load_from_cache(entry.hf_hub_id, entry.hf_hub_filename or HUB_FILE)
-    return Path(found) if isinstance(found, str) else None
+    result = client.try_to_load_from_cache(entry.hf_hub_id, entry.hf_hub_filename or HUB_FILE)
+    return Path(result) if isinstance(result, str) else None
 
 
 def _create(timm: Any, name: str, own: Checkpoint | None, request: Request) -> Any:

@@ -49,10 +49,10 @@ class Named:
         if file.suffix == ".py" and file.is_file():
             module, folder = file.stem, file.resolve().parent
         if all(part.isidentifier() for part in module.split(".")) and name.isidentifier():
-            found = cls(module, name, folder)
+            result = cls(module, name, folder)
             if beside is not None:
-                found._require_in(beside, text)
-            return found
+                result._require_in(beside, text)
+            return result
         what = f"is no network's name; {nearest(module, NAMES)}"
         step = "write package.module:factory, or FILE.py:factory, for a network of your own"
         raise ModelError("M570", text, what, next_step=step)
@@ -63,14 +63,14 @@ class Named:
         places, elsewhere = [Path(top)], [Path(f"(Python's own {top})")]
         with _on_path(Path.cwd()), _on_path(self.folder):
             try:
-                found = importlib.util.find_spec(top)
+                result = importlib.util.find_spec(top)
             except ValueError:  # of __main__
                 places = elsewhere
             else:
-                if found is None:
+                if result is None:
                     return  # importing it tells what is missing
-                where = [found.origin or ""] if found.has_location else []
-                places = [*map(Path, found.submodule_search_locations or where)] or elsewhere
+                where = [result.origin or ""] if result.has_location else []
+                places = [*map(Path, result.submodule_search_locations or where)] or elsewhere
         own = Path.cwd() if beside.is_relative_to(Path.cwd()) else beside
         if not all(_lies_in(own, place) for place in places):
             raise ModelError(
@@ -98,11 +98,11 @@ def from_user_code(request: Request) -> Draft:
     named = Named.of(f"{request.spec.partition(':')[0]}:{request.rest}", request.beside)
     with _on_path(Path.cwd()), _on_path(named.folder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        found = _factory(_import(named.module, request.spec), named.name, request.spec)
+        result = _factory(_import(named.module, request.spec), named.name, request.spec)
         torch.manual_seed(request.seed)  # the first import alone may have drawn numbers
-        ready = isinstance(found, nn.Module | Network)
-        model = found if ready else _call(found, request)
-    counted = not ready and bool(_parameters(found))
+        ready = isinstance(result, nn.Module | Network)
+        model = result if ready else _call(result, request)
+    counted = not ready and bool(_parameters(result))
     weights = "as the factory made them" if request.checkpoint is None else request.checkpoint.name
     if isinstance(model, Network):
         guess = model.preprocess.assumption()

@@ -100,8 +100,8 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors by name, and the file's metadata. Raises as `open_checkpoint`."""
-    found = open_checkpoint(path)
-    return found.weights, found.metadata
+    result = open_checkpoint(path)
+    return result.weights, result.metadata
 
 
 def save_weights(

@@ -40,13 +40,13 @@ def fit(
     called = network or type(model).__name__
     wanted = model.state_dict()
     notes: list[str] = []
-    found = _unwrapped(wanted, weights, name, notes)
-    _compare(wanted, found, name, called, advice)
-    there, here = _kinds(found), _kinds(wanted)
+    result = _unwrapped(wanted, weights, name, notes)
+    _compare(wanted, result, name, called, advice)
+    there, here = _kinds(result), _kinds(wanted)
     if there != here:
         notes.append(f"the weights were {' and '.join(there)}, converted to {' and '.join(here)}")
     # Into the model's own state dict, whose hidden versions of the layers some networks ask for.
-    wanted.update({key: value for key, value in found.items() if key in wanted})
+    wanted.update({key: value for key, value in result.items() if key in wanted})
     model.load_state_dict(wanted, strict=True)
     if _untouched_batch_norm(model):
         notes.append("all batch norm statistics are 0 and 1: this network may be untrained")
@@ -57,13 +57,13 @@ def _unwrapped(
     wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], name: str, notes: list[str]
 ) -> dict[str, Tensor]:
     """The weights under the model's own names, if any prefix makes them so."""
-    found = dict(weights)
-    if any(COMPILED in key for key in found) and not any(COMPILED in key for key in wanted):
-        found = {key.replace(COMPILED, ""): value for key, value in found.items()}
+    result = dict(weights)
+    if any(COMPILED in key for key in result) and not any(COMPILED in key for key in wanted):
+        result = {key.replace(COMPILED, ""): value for key, value in result.items()}
         notes.append(f"stripped '{COMPILED}' (torch.compile) from the names")
-    if set(found) == set(wanted):
-        return found
-    prefixes = _prefixes(wanted, found)
+    if set(result) == set(wanted):
+        return result
+    prefixes = _prefixes(wanted, result)
     if len(prefixes) > 1:
         parts = [prefix.rstrip(".") or OWN for prefix in prefixes]
         sign = "." if "#" in Path(name).name else "#"
@@ -73,41 +73,41 @@ def _unwrapped(
             f"holds several copies of the network: {', '.join(parts)}",
             next_step=f"choose one, as {' or '.join(f'{name}{sign}{part}' for part in parts)}",
         )
-    prefix = prefixes[0] if prefixes else _common_wrapper(found)
-    inside = {key.removeprefix(prefix): v for key, v in found.items() if key.startswith(prefix)}
+    prefix = prefixes[0] if prefixes else _common_wrapper(result)
+    inside = {key.removeprefix(prefix): v for key, v in result.items() if key.startswith(prefix)}
     if prefix:
         notes.append(f"stripped '{prefix}' from the names")
-    left = [key for key in found if not key.startswith(prefix)]
+    left = [key for key in result if not key.startswith(prefix)]
     if left:
         notes.append(f"left out what lies outside '{prefix}': {', '.join(left[:4])}")
     return inside
 
 
-def _prefixes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+def _prefixes(wanted: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> list[str]:
     """All prefixes under which every name of the model is there; of several, those that fit."""
     needed = [key for key in wanted if not key.endswith(COUNTER)]
     if not needed:
         return []
-    ends = [key.removesuffix(needed[0]) for key in found if key.endswith(needed[0])]
+    ends = [key.removesuffix(needed[0]) for key in result if key.endswith(needed[0])]
     whole = [
         prefix
         for prefix in dict.fromkeys(ends)
-        if (not prefix or prefix.endswith(".")) and all(prefix + key in found for key in needed)
+        if (not prefix or prefix.endswith(".")) and all(prefix + key in result for key in needed)
     ]
     if len(whole) == 1:
         return whole
     return [
         prefix
         for prefix in whole
-        if all(found[prefix + key].shape == wanted[key].shape for key in needed)
+        if all(result[prefix + key].shape == wanted[key].shape for key in needed)
     ]
 
 
-def _common_wrapper(found: Mapping[str, Tensor]) -> str:
+def _common_wrapper(result: Mapping[str, Tensor]) -> str:
     """The wrappers' names that stand before all names, so that a difference can be shown."""
     prefix = ""
     while True:
-        heads = {key.removeprefix(prefix).partition(".")[0] for key in found}
+        heads = {key.removeprefix(prefix).partition(".")[0] for key in result}
         head = heads.pop() if len(heads) == 1 else ""
         if head not in WRAPPERS:
             return prefix
@@ -116,16 +116,16 @@ def _common_wrapper(found: Mapping[str, Tensor]) -> str:
 
 def _compare(
     wanted: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
+    result: Mapping[str, Tensor],
     name: str,
     network: str,
     advice: str,
 ) -> None:
-    missing = [key for key in wanted if key not in found and not key.endswith(COUNTER)]
-    extra = [key for key in found if key not in wanted and not key.endswith(COUNTER)]
-    reshaped = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    missing = [key for key in wanted if key not in result and not key.endswith(COUNTER)]
+    extra = [key for key in result if key not in wanted and not key.endswith(COUNTER)]
+    reshaped = [key for key in wanted if key in result and result[key].shape != wanted[key].shape]
     if not missing and not extra and reshaped:
-        _compare_classes(wanted, found, reshaped, name, advice)
+        _compare_classes(wanted, result, reshaped, name, advice)
     if not (missing or extra or reshaped):
         return
     first = missing[0] if missing else reshaped[0] if reshaped else extra[0]
@@ -133,11 +133,11 @@ def _compare(
         if key in missing or key in reshaped:
             first = key
             break
-    difference = f"first difference: {first} is {_state(first, wanted, found)}"
+    difference = f"first difference: {first} is {_state(first, wanted, result)}"
     raise CheckpointError(
         "C410",
         name,
-        f"the weights look like {looks_like(found)} ({len(found)} tensors), the model is "
+        f"the weights look like {looks_like(result)} ({len(result)} tensors), the model is "
         f"{network} ({len(wanted)}); {difference}",
         next_step="name the network that these weights were trained in",
     )
@@ -145,14 +145,14 @@ def _compare(
 
 def _compare_classes(
     wanted: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
+    result: Mapping[str, Tensor],
     reshaped: list[str],
     name: str,
     advice: str,
 ) -> None:
     """Raise C412 if only the number of outputs differs."""
-    counts = {(found[key].shape[:1], wanted[key].shape[:1]) for key in reshaped}
-    tails = all(found[key].shape[1:] == wanted[key].shape[1:] for key in reshaped)
+    counts = {(result[key].shape[:1], wanted[key].shape[:1]) for key in reshaped}
+    tails = all(result[key].shape[1:] == wanted[key].shape[1:] for key in reshaped)
     weights = [key for key in wanted if wanted[key].ndim >= 2]
     if len(counts) == 1 and tails and weights and weights[-1] in reshaped:
         there, here = counts.pop()
@@ -165,12 +165,12 @@ def _compare_classes(
         )
 
 
-def _state(key: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    if key not in found:
+def _state(key: str, wanted: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> str:
+    if key not in result:
         return "not in the file"
     if key not in wanted:
         return "only in the file"
-    return f"{_shape(found[key])} in the file, {_shape(wanted[key])} in the model"
+    return f"{_shape(result[key])} in the file, {_shape(wanted[key])} in the model"
 
 
 def _kinds(weights: Mapping[str, Tensor]) -> list[str]:
@@ -215,17 +215,17 @@ FAMILIES = {
 
 def looks_like(weights: Mapping[str, Tensor]) -> str:
     """The name of the network with the same tensors, whatever its classes; else what they say."""
-    found = _shapes(weights)
-    if "fc8.weight" in found and len(found.get("conv1.weight", ())) == 4:
-        spec, model = _tower(found)
-        if _same(found, _shapes(model.state_dict())):
+    result = _shapes(weights)
+    if "fc8.weight" in result and len(result.get("conv1.weight", ())) == 4:
+        spec, model = _tower(result)
+        if _same(result, _shapes(model.state_dict())):
             return spec
     for part, families in FAMILIES.items():
-        if any(part in key for key in found):
+        if any(part in key for key in result):
             for name in _torchvision_names():
-                if name.startswith(families) and _same(found, _torchvision(name)):
+                if name.startswith(families) and _same(result, _torchvision(name)):
                     return f"torchvision:{name}"
-    heads = list(dict.fromkeys(key.partition(".")[0] for key in found))
+    heads = list(dict.fromkeys(key.partition(".")[0] for key in result))
     return "no network we know, with " + ", ".join(heads[:4]) + (", …" if len(heads) > 4 else "")
 
 
@@ -239,23 +239,23 @@ def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
     }
 
 
-def _same(found: Shapes, known: Shapes) -> bool:
+def _same(result: Shapes, known: Shapes) -> bool:
     """Equal but for the number of outputs of the known network's last layer."""
     last = [key for key, shape in known.items() if len(shape) >= 2][-1].rpartition(".")[0] + "."
-    return found.keys() == known.keys() and all(
-        found[key][1:] == shape[1:] if key.startswith(last) else found[key] == shape
+    return result.keys() == known.keys() and all(
+        result[key][1:] == shape[1:] if key.startswith(last) else result[key] == shape
         for key, shape in known.items()
     )
 
 
-def _tower(found: Shapes) -> tuple[str, nn.Module]:
+def _tower(result: Shapes) -> tuple[str, nn.Module]:
     """The tower of ours that comes nearest."""
-    name, maker = ("zfnet", zfnet) if found["conv1.weight"][-1] == 7 else ("alexnet", alexnet)
-    width = max(1, min(16 * 96, found["conv1.weight"][0])) / Tower.maps[0]
+    name, maker = ("zfnet", zfnet) if result["conv1.weight"][-1] == 7 else ("alexnet", alexnet)
+    width = max(1, min(16 * 96, result["conv1.weight"][0])) / Tower.maps[0]
     given: Options = {"width": width} if width != 1 else {}
-    if "fc6.weight" not in found:
+    if "fc6.weight" not in result:
         given["head"] = "compact"
-    if "bn1.weight" in found:
+    if "bn1.weight" in result:
         given["norm"] = "batch"
     words = ",".join(f"{key}={value}" for key, value in given.items())
     return f"{name}:{words}" if words else name, maker(init=None, **given)

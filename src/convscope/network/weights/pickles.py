@@ -112,10 +112,10 @@ def is_pickle(data: bytes) -> bool:
 def is_legacy(data: bytes) -> bool:
     """Whether the first pickle is the number with which torch.save once began its files."""
     try:
-        found = [arg for op, arg, _ in pickletools.genops(data[:64]) if op.name.startswith("LONG")]
+        result = [arg for op, arg, _ in pickletools.genops(data[:64]) if op.name.startswith("LONG")]
     except UNREADABLE:
         return False
-    return found[:1] == [MAGIC]
+    return result[:1] == [MAGIC]
 
 
 def _asked(data: bytes, pickles: int) -> Iterator[str]:

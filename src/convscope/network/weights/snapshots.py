@@ -53,20 +53,20 @@ def chosen(
     Raises DataError D193 if one asked for is not there, D194 if they are fewer than two.
     """
     if epochs is None:
-        found = sorted({epoch for epoch in there if epoch in usual} | {max(there)})
-        found = found if len(found) > 2 else sorted(there)
+        result = sorted({epoch for epoch in there if epoch in usual} | {max(there)})
+        result = result if len(result) > 2 else sorted(there)
     else:
-        found = sorted(set(epochs))
-        missing = [str(epoch) for epoch in found if epoch not in there]
+        result = sorted(set(epochs))
+        missing = [str(epoch) for epoch in result if epoch not in there]
         if missing:
             names = [str(epoch) for epoch in sorted(there)]
             known = names if len(names) <= MANY else [*names[:3], "…", names[-1]]
             what = f"has no checkpoint of epoch {', '.join(missing)}; it has {', '.join(known)}"
             raise DataError("D193", folder, what, next_step="name epochs from these")
-    if len(found) < 2:
-        what = f"epoch {found[0]} alone cannot be compared" if found else "no epoch is named"
+    if len(result) < 2:
+        what = f"epoch {result[0]} alone cannot be compared" if result else "no epoch is named"
         raise DataError("D194", folder, what, next_step="give two epochs or more")
-    return found
+    return result
 
 
 def epoch_named(name: str) -> int | None:
@@ -84,21 +84,21 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _by_epoch(files: Sequence[Path], folder: str) -> dict[int, Path]:
-    found: dict[int, Path] = {}
+    result: dict[int, Path] = {}
     for path in files:
         epoch = epoch_named(path.name)
         epoch = _epoch_inside(path) if epoch is None else epoch
         if epoch is None:
             continue
-        if epoch in found:
-            what = f"both {found[epoch].name} and {path.name} are of epoch {epoch}"
+        if epoch in result:
+            what = f"both {result[epoch].name} and {path.name} are of epoch {epoch}"
             raise DataError("D192", folder, printable(what), next_step="move one away")
-        found[epoch] = path
-    if not found:
+        result[epoch] = path
+    if not result:
         names = printable(", ".join(path.name for path in files[:4]))
         what = f"no file's name tells its epoch: {names}"
         raise DataError("D191", folder, what, next_step="name them as epoch-010.safetensors")
-    return dict(sorted(found.items()))
+    return dict(sorted(result.items()))
 
 
 def _epoch_inside(path: Path) -> int | None:

@@ -105,9 +105,9 @@ class Shards(Pictures):
         files: list[tuple[bytes, int]] = []
         unlabelled, others = [], 0
         for number, shard in enumerate(self._shards):
-            found = contents(shard)
-            findings += _findings(shard, found)
-            samples, rest = _samples(shard, found.entries)
+            result = contents(shard)
+            findings += _findings(shard, result)
+            samples, rest = _samples(shard, result.entries)
             others += rest
             for sample in samples:
                 name = os.fsencode(shard.name) + b"/" + sample.picture.name
@@ -141,14 +141,14 @@ class Shards(Pictures):
         )
 
 
-def _findings(shard: Path, found: Contents) -> Iterator[Skipped]:
+def _findings(shard: Path, result: Contents) -> Iterator[Skipped]:
     """What of an archive is not used."""
     where = os.fsencode(shard.name)
-    for name, why in found.left_out:
+    for name, why in result.left_out:
         path = where + b"/" + name
         yield Skipped(-1, shown(path), path, 0, "", "D207", why)
-    if found.damage:
-        yield Skipped(-1, shown(where), where, shard.stat().st_size, "", "D206", found.damage)
+    if result.damage:
+        yield Skipped(-1, shown(where), where, shard.stat().st_size, "", "D206", result.damage)
 
 
 def _samples(shard: Path, entries: list[Entry]) -> tuple[list[_Sample], int]:
@@ -163,12 +163,12 @@ def _samples(shard: Path, entries: list[Entry]) -> tuple[list[_Sample], int]:
             sides[end].setdefault(key, entry)
     label = {key: _read_json(data) for key, data in _contents(shard, sides[b".json"])}
     label |= {key: _read_cls(data) for key, data in _contents(shard, sides[b".cls"])}
-    found = [
+    result = [
         _Sample(entry, *label.get(key, (None, "no .cls or .json")))
         for key, entry in pictures.items()
     ]
     used = sum(key in pictures for side in sides.values() for key in side)
-    return found, len(entries) - len(found) - used
+    return result, len(entries) - len(result) - used
 
 
 def _contents(shard: Path, side: dict[bytes, Entry]) -> Iterator[tuple[bytes, bytes]]:
@@ -262,10 +262,10 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        found = super().frombuf(buf, encoding, errors)
-        if found.size < 0 or (found.type in LONG and found.size > MOST_HEADER):
-            raise _Damaged(f"a header claims {found.size:,} bytes")
-        return found
+        result = super().frombuf(buf, encoding, errors)
+        if result.size < 0 or (result.type in LONG and result.size > MOST_HEADER):
+            raise _Damaged(f"a header claims {result.size:,} bytes")
+        return result
 
 
 def contents(path: Path) -> Contents:
@@ -273,7 +273,7 @@ def contents(path: Path) -> Contents:
 
     Raises DataError D205 if it is no plain tar archive, EnvironmentFault R605 if the disk fails.
     """
-    found = Contents()
+    result = Contents()
     try:
         status = path.stat()  # before it is opened: opening a FIFO waits for ever
         if not stat.S_ISREG(status.st_mode):
@@ -282,14 +282,14 @@ def contents(path: Path) -> Contents:
             _require_plain(path, file.read(BLOCK))
             file.seek(0)
             try:
-                _list(file, status.st_size, found)
+                _list(file, status.st_size, result)
             except (_Damaged, tarfile.TarError, RecursionError, ValueError) as fault:
-                if not found.entries:
+                if not result.entries:
                     raise DataError("D205", str(path), f"is no tar archive ({fault})") from fault
-                found.damage = found.damage or str(fault)
+                result.damage = result.damage or str(fault)
     except OSError as fault:
         raise _unreadable(path, fault) from fault
-    return found
+    return result
 
 
 def _require_plain(path: Path, head: bytes) -> None:
@@ -301,20 +301,20 @@ def _require_plain(path: Path, head: bytes) -> None:
         raise DataError("D205", str(path), "is empty")
 
 
-def _list(file: BinaryIO, size: int, found: Contents) -> None:
+def _list(file: BinaryIO, size: int, result: Contents) -> None:
     names: set[bytes] = set()
     with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
         for member in _members(archive):
             name = member.name.encode("utf-8", "surrogateescape")
             why = _refused(member, name, names)
             if why:
-                found.left_out.append((name, why))
+                result.left_out.append((name, why))
             elif member.isreg():
                 names.add(name)
-                found.entries.append(Entry(name, member.offset_data, member.size))
+                result.entries.append(Entry(name, member.offset_data, member.size))
             if member.offset_data + member.size > size and member.isreg():
                 raise _Damaged(f"it ends within {shown(name)}")
-        found.damage = _end(file, archive.offset)
+        result.damage = _end(file, archive.offset)
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

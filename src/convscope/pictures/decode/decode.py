@@ -141,12 +141,12 @@ def _background(told: object) -> Background:
 def _numbers(name: str, told: object, count: int, form: str) -> tuple[float, ...]:
     parts = told.split(",") if isinstance(told, str) else told
     try:
-        found = tuple(float(part) for part in parts)  # type: ignore[attr-defined]
+        result = tuple(float(part) for part in parts)  # type: ignore[attr-defined]
     except (TypeError, ValueError, OverflowError):
-        found = ()
-    if len(found) != count or not all(map(math.isfinite, found)):
+        result = ()
+    if len(result) != count or not all(map(math.isfinite, result)):
         raise _no_way(name, told, form)
-    return found
+    return result
 
 
 def _no_way(name: str, told: object, form: str) -> UsageError:
@@ -375,11 +375,11 @@ def _grey_of_many_bits(
     if known and way.range == "full":
         note("N110", f"{bits}-bit grey, divided by {top / 255:.4g}")
     low, high = _black_and_white(float(values.min()), float(values.max()), top, way, note)
-    found = np.empty(values.shape, np.uint8)
+    result = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), ROWS):
         part = values[start : start + ROWS].astype(np.float64)
-        found[start : start + ROWS] = np.clip((part - low) * (255 / (high - low)), 0, 255) + 0.5
-    return Image.fromarray(found)
+        result[start : start + ROWS] = np.clip((part - low) * (255 / (high - low)), 0, 255) + 0.5
+    return Image.fromarray(result)
 
 
 def _colour_of_many_bits(picture: Image.Image, way: Decoding, note: Note) -> Image.Image:
@@ -453,15 +453,15 @@ class Turbo:
 
     def load(self, data: bytes, picture: Image.Image) -> Image.Image:
         """The JPEG with its pixels. picture: opened by Pillow, not loaded. Raises as Pillow."""
-        found = self._found(data, picture) if self._awake() else None
-        if found is None:
+        result = self._found(data, picture) if self._awake() else None
+        if result is None:
             picture.load()
             return picture
         if picture.mode not in self.fit:
             picture.load()
-            self.fit[picture.mode] = picture.tobytes() == found.tobytes()
+            self.fit[picture.mode] = picture.tobytes() == result.tobytes()
             return picture
-        return found
+        return result
 
     def _awake(self) -> bool:
         self.left -= 1
