@@ -49,6 +49,10 @@ def _graphics() -> list[str]:
     return [*ACCELERATORS["cuda"](), *ACCELERATORS["mps"]()]
 
 
+LAUNCHED = ("LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+"""Set by torchrun, and by us, for every process."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """The processes that train together, and this one's place among them.
@@ -59,8 +63,6 @@ class Processes:
     device: torch.device
     rank: int = 0
     count: int = 1
-    local: int = 0
-    """Place among those on this machine."""
     here: int = 1
     """How many there are on this machine."""
 
@@ -78,8 +80,7 @@ class Processes:
             raise EnvironmentFault("R641", accelerator, what, next_step=step)
         rank, local, count = int(os.environ.get("NODE_RANK", "0")) * devices, 0, devices * nodes
         if "LOCAL_WORLD_SIZE" in os.environ:
-            names = ("LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK", "WORLD_SIZE")
-            devices, rank, local, count = (int(os.environ[name]) for name in names)
+            devices, rank, local, count = (int(os.environ[name]) for name in LAUNCHED)
         if batch % count:
             raise UsageError("U306", f"batch={batch}", f"cannot be split between {count} processes")
         there = torch.cuda.device_count() if kinds[0] == "cuda" else 1
@@ -87,7 +88,7 @@ class Processes:
             what = f"cannot be used by {devices} processes: this machine has {there}"
             raise EnvironmentFault("R641", accelerator, what)
         device = torch.device(kinds[0], local) if kinds[0] == "cuda" else torch.device(kinds[0])
-        return cls(device, rank, count, local, devices)
+        return cls(device, rank, count, devices)
 
     @property
     def first(self) -> bool:
@@ -110,6 +111,8 @@ class Processes:
         except BaseException:
             for process in started:
                 process.terminate()
+            for name in LAUNCHED if started else ():
+                os.environ.pop(name, None)
             raise
         finally:
             if distributed.is_initialized():

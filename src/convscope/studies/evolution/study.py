@@ -49,7 +49,7 @@ from convscope.trace.receptive_field import ReceptiveField, fields
 from convscope.units import Unit
 
 
-class Moment(NamedTuple):
+class Snapshot(NamedTuple):
     """One feature map at one epoch."""
 
     value: float
@@ -57,33 +57,6 @@ class Moment(NamedTuple):
     at: tuple[int, int]
     patch: UInt8[np.ndarray, "s s 3"]
     projection: Float[np.ndarray, "s s 3"]
-
-
-def moment(
-    model: nn.Module,
-    folder: Pictures,
-    preprocess: Preprocess,
-    field: ReceptiveField,
-    rule: Rule,
-    side: int,
-    unit: Unit,
-    number: int,
-    value: float,
-) -> Moment:
-    """unit: with its place in the picture of this number, where its activation is value."""
-    picture = folder.one(number, preprocess.framing)
-    image = preprocess.tensor(picture.pixels)[None]
-    (projection,) = deconvnet(model, image, [unit], rule=rule)
-    row, column = unit.at or (0, 0)
-    box, own = around(field.box(row, column), field.picture), side_of(field, side)
-    small = cut(torch.tensor(projection.pixels), box, own, 0.0).expand(3, -1, -1)
-    return Moment(
-        value,
-        number,
-        (row, column),
-        _enlarged(patch(preprocess.seen(picture.pixels), box, own), side),
-        _enlarged(small.permute(1, 2, 0).numpy(), side),
-    )
 
 
 def _enlarged(square: np.ndarray, side: int) -> np.ndarray:
@@ -221,7 +194,7 @@ SAMPLES = 1000
 class _Epoch:
     """The network at one epoch."""
 
-    moments: list[Moment]
+    snapshots: list[Snapshot]
     image: dict[str, Int64[np.ndarray, "maps"]]
     ranks: dict[str, Float32[np.ndarray, "maps samples"]]
 
@@ -289,20 +262,26 @@ class EvolutionRecorder:
         )
         self._made[epoch] = of_module(model)
         self._seen[epoch] = _Epoch(
-            [
-                moment(
-                    model,
-                    self.folder,
-                    self.preprocess,
-                    self._fields[unit.layer],
-                    self._rules[unit.layer],
-                    self.side,
-                    *entry,
-                )
-                for unit, entry in zip(self.units, strongest, strict=True)
-            ],
+            [self._snapshot(model, *entry) for entry in strongest],
             {layer: found.image[found.rows(layer), 0] for layer in self.layers},
             {layer: ranked(values) for layer, values in responded.items()},
+        )
+
+    def _snapshot(self, model: nn.Module, unit: Unit, number: int, value: float) -> Snapshot:
+        """unit: with its place in the picture of this number, where its activation is value."""
+        field, rule = self._fields[unit.layer], self._rules[unit.layer]
+        picture = self.folder.one(number, self.preprocess.framing)
+        image = self.preprocess.tensor(picture.pixels)[None]
+        (projection,) = deconvnet(model, image, [unit], rule=rule)
+        row, column = unit.at or (0, 0)
+        box, own = around(field.box(row, column), field.picture), side_of(field, self.side)
+        small = cut(torch.tensor(projection.pixels), box, own, 0.0).expand(3, -1, -1)
+        return Snapshot(
+            value,
+            number,
+            (row, column),
+            _enlarged(patch(self.preprocess.seen(picture.pixels), box, own), self.side),
+            _enlarged(small.permute(1, 2, 0).numpy(), self.side),
         )
 
     @property
@@ -313,7 +292,7 @@ class EvolutionRecorder:
     def record(self) -> Evolution:
         """What was seen so far. Raises DataError D162 if nothing was."""
         epochs, table = self.recorded, self._table()
-        raw = np.array([[moment.projection for moment in row] for row in table], np.float32)
+        raw = np.array([[m.projection for m in row] for row in table], np.float32)
         high = np.array([limit(row) for row in raw], np.float32)
         shown = [quantised(row, -most, most) for row, most in zip(raw, high, strict=True)]
         return Evolution(
@@ -347,16 +326,16 @@ class EvolutionRecorder:
             [one.image for one in seen],
             [one.ranks for one in seen],
             list(map(str, self.units)),
-            np.array([[moment.projection for moment in row] for row in table], np.float32),
+            np.array([[m.projection for m in row] for row in table], np.float32),
             seed=self.run.seed,
             origin=self._origin("convergence"),
         )
 
-    def _table(self) -> list[list[Moment]]:
+    def _table(self) -> list[list[Snapshot]]:
         """A row a unit, a column an epoch."""
         if not self._seen:
             raise DataError("D162", str(self.folder.root), "no epoch was recorded")
-        columns = [self._seen[epoch].moments for epoch in self.recorded]
+        columns = [self._seen[epoch].snapshots for epoch in self.recorded]
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _origin(self, method: str) -> dict[str, object]:
