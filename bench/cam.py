@@ -28,7 +28,7 @@ from quiet import Samples, interleaved, ratio
 from rows import Report, options, report, row
 from torch import Tensor, nn
 
-from convscope.attribution.cam_methods import METHODS
+from convscope.attribution.formulas import METHODS
 
 PGC = "pytorch-grad-cam"
 DATA = Path(__file__).parents[2] / "shared" / "data"

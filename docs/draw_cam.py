@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from skimage import data
 
 import convscope
-from convscope.attribution.cam_methods import METHODS
+from convscope.attribution.formulas import METHODS
 from convscope.drawing.maps import over
 from convscope.features.predict import framed
 

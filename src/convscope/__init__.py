@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convscope.attribution.cam_methods import (
+    from convscope.attribution.formulas import (
         ablationcam,
         eigencam,
         eigengradcam,
@@ -103,15 +103,15 @@ _HOME = {
     "activation_maximisation": "visualise.optimise",
     "agreement": "metrics.randomisation",
     "audit": "studies.audit.study",
-    "ablationcam": "attribution.cam_methods",
+    "ablationcam": "attribution.formulas",
     "chosen_features": "studies.features.study",
     "class_image": "visualise.optimise",
     "correspondence": "studies.correspondence.study",
     "deconvnet": "features.deconvnet",
     "deconvnet_class": "attribution.gradients",
     "deep_dream": "visualise.optimise",
-    "eigencam": "attribution.cam_methods",
-    "eigengradcam": "attribution.cam_methods",
+    "eigencam": "attribution.formulas",
+    "eigengradcam": "attribution.formulas",
     "duplicates": "studies.retrieval.study",
     "embedding": "features.embedding",
     "energy_inside": "metrics.localisation",
@@ -122,16 +122,16 @@ _HOME = {
     "features": "studies.features.study",
     "fields": "trace.receptive_field",
     "filters": "studies.filters.study",
-    "fullgrad": "attribution.cam_methods",
-    "gradcam": "attribution.cam_methods",
-    "gradcam_plus_plus": "attribution.cam_methods",
+    "fullgrad": "attribution.formulas",
+    "gradcam": "attribution.formulas",
+    "gradcam_plus_plus": "attribution.formulas",
     "gradient_x_input": "attribution.gradients",
     "guided_backprop": "attribution.gradients",
     "guided_gradcam": "attribution.gradients",
     "integrated_gradients": "attribution.gradients",
     "invariance": "studies.invariance.study",
     "invert": "visualise.optimise",
-    "layercam": "attribution.cam_methods",
+    "layercam": "attribution.formulas",
     "load": "network.load",
     "occlusion": "attribution.occlusion",
     "occlusion_study": "studies.occlusion.study",
@@ -143,7 +143,7 @@ _HOME = {
     "projections": "features.projections",
     "randomisation": "metrics.randomisation",
     "saliency": "attribution.gradients",
-    "scorecam": "attribution.cam_methods",
+    "scorecam": "attribution.formulas",
     "sensitivity": "metrics.randomisation",
     "silence": "studies.unit_ablation.study",
     "similar": "studies.retrieval.study",
@@ -154,7 +154,7 @@ _HOME = {
     "transfer": "studies.transfer.study",
     "transfer_lists": "studies.transfer.study",
     "write_atlas": "pages.atlas",
-    "xgradcam": "attribution.cam_methods",
+    "xgradcam": "attribution.formulas",
 }
 
 _MODULES = {"wrap": "network.wrap"}

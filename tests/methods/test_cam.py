@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.attribution.cam import Options
-from convscope.attribution.cam_methods import DEFINITIONS, METHODS
+from convscope.attribution.cam import CamOptions
+from convscope.attribution.formulas import CAMS, METHODS
 from convscope.records.maps import Attribution
 from tests.methods.cam_nets import (
     HEADS,
@@ -213,10 +213,10 @@ def test_the_target_is_a_class_a_name_a_function_or_the_likeliest() -> None:
 
 def test_the_page_names_every_method_and_variant() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cam.md").read_text(encoding="utf-8")
-    assert METHODS.keys() == DEFINITIONS.keys()
-    for name, definition in DEFINITIONS.items():
+    assert METHODS.keys() == CAMS.keys()
+    for name, definition in CAMS.items():
         assert f"| `{name}` |" in page
         for variant in definition.variants:
             assert f'"{variant}"' in page, variant
-    for option in Options.__annotations__:
+    for option in CamOptions.__annotations__:
         assert f"| `{option}` |" in page

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.attribution.cam_methods import METHODS
-from convscope.attribution.formulas import gradcam_plus_plus, gradcam_plus_plus_of_pgc
+from convscope.attribution.formulas import METHODS, gradcam_plus_plus, gradcam_plus_plus_of_pgc
 from convscope.errors import ModelError, UsageError
 from convscope.records.maps import Attribution
 from convscope.run import Run
@@ -221,7 +220,7 @@ def test_score_cam_tries_flat_maps_never_and_equal_maps_once() -> None:
 
 def test_score_cam_never_holds_all_masked_pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library makes them all beforehand: 1.2 GB for 2048 maps."""
-    monkeypatch.setattr("convscope.attribution.scorecam.BYTES", 2 * 4 * 7 * 10 * 7)
+    monkeypatch.setattr("convscope.network.forward.BYTES", 2 * 4 * 7 * 10 * 7)
     counted, sizes = counting(net_of("linear layers, as VGG"))
     told: list[tuple[int, int]] = []
     METHODS["scorecam"](

@@ -14,8 +14,9 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
-from convscope.attribution.cam_methods import METHODS
-from convscope.attribution.layer import as_maps, default_layer
+from convscope.attribution.formulas import METHODS
+from convscope.attribution.layer import default_layer
+from convscope.attribution.reshape import as_maps
 from convscope.errors import ConvscopeError, ModelError
 from convscope.network.sources.ours import zfnet
 from tests.nets import Fire, Residual, sequential

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convscope.attribution.cam_methods import METHODS
+from convscope.attribution.formulas import METHODS
 from convscope.errors import ConvscopeError, ModelError, UsageError
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess

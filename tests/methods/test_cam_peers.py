@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from convscope.attribution.cam_methods import METHODS
+from convscope.attribution.formulas import METHODS
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 WEIGHTS = DATA / "squeezenet1_0_imagenet.safetensors"

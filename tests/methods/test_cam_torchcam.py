@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convscope.attribution.cam_methods import METHODS
+from convscope.attribution.formulas import METHODS
 
 torchcam = pytest.importorskip("torchcam.methods")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.attribution.cam_methods import gradcam
+from convscope.attribution.formulas import METHODS as CAMS
 from convscope.errors import ConvscopeError
 from convscope.metrics import perturbation as erasing
 from convscope.metrics.faithfulness import blob, faithfulness, grain_of, random_map
@@ -273,7 +273,7 @@ def test_other_precisions_give_about_the_same(kind: torch.dtype) -> None:
 
 def test_grey_networks_and_odd_sizes_are_tested_too() -> None:
     net, image = Lookalike(channels=1), pictures(1, 197, 251)[0, :1]
-    (map_,) = gradcam(net, image[None], target=3, layer="conv2")
+    (map_,) = CAMS["gradcam"](net, image[None], target=3, layer="conv2")
     (found,) = faithfulness(net, image, [map_], steps=4, random=1)
     assert found.deletion.shape == (5,)
     assert found.score == pytest.approx(probability(net.eval(), 3)(image), abs=1e-6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convscope.attribution.cam_methods import fullgrad
+from convscope.attribution.formulas import METHODS as CAMS
 from tests.nets import pictures
 
 
@@ -28,7 +28,7 @@ class Windowed(nn.Module):
 
 
 def test_rows_of_one_picture_count_for_that_picture() -> None:
-    found = fullgrad(Windowed().eval(), pictures(3, 22, 14))
+    found = CAMS["fullgrad"](Windowed().eval(), pictures(3, 22, 14))
     assert len(found) == 3
     for one in found:
         told = one.origin["completeness"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from convscope.attribution import gradients as gradient_many
+from convscope.attribution import gradients
 from convscope.attribution.gradients import METHODS
 from convscope.errors import ModelError
 from convscope.records.maps import Attribution
@@ -112,7 +112,7 @@ def test_a_map_does_not_depend_on_how_its_runs_are_divided(monkeypatch: pytest.M
     for name in FEW:
         found = []
         for room in (1, 3, 64):
-            monkeypatch.setattr(gradient_many, "batch_size", lambda _, room=room: room)
+            monkeypatch.setattr(gradients, "batch_size", lambda *_, room=room: room)
             found.append(maps_of(name, net, images, target=2))
         for other in found[1:]:
             for one, two in zip(found[0], other, strict=True):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convscope.attribution import cam_methods as cam
+from convscope.attribution import formulas as cam
 from convscope.attribution.gradients import METHODS
 from convscope.errors import ModelError
 from convscope.records.maps import Attribution
@@ -120,7 +120,10 @@ def test_sixteen_threads_on_one_model_get_the_serial_answers() -> None:
         for name in METHODS
         for target in (1, 2, 3)
     ]
-    jobs += [lambda: cam.METHODS["layercam"](net, images), lambda: cam.fullgrad(net, images)]
+    jobs += [
+        lambda: cam.METHODS["layercam"](net, images),
+        lambda: cam.METHODS["fullgrad"](net, images),
+    ]
     serial = [job() for job in jobs]
     answers: list[list[Attribution]] = [[] for _ in jobs]
     faults: list[Exception] = []

@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from convscope.attribution.cam_methods import eigencam, gradcam
+from convscope.attribution.formulas import METHODS as CAMS
 from convscope.attribution.gradients import gradient_x_input, saliency
 from convscope.errors import ConvscopeError, ModelError
 from convscope.metrics.randomisation import difference, randomisation, sensitivity
@@ -188,7 +188,7 @@ def test_weights_without_an_initialisation_keep_mean_and_spread() -> None:
     assert float(network.weight.detach().std()) == pytest.approx(0.5, abs=0.02)
 
 
-METHODS = {"gradcam": partial(gradcam, layer="conv1"), "saliency": saliency}
+METHODS = {"gradcam": partial(CAMS["gradcam"], layer="conv1"), "saliency": saliency}
 
 
 def test_model_and_random_numbers_are_untouched() -> None:
@@ -261,7 +261,7 @@ def test_the_class_and_the_layer_stay_those_of_the_trained_network() -> None:
 
     def watching(model: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
         asked.append(how)
-        return gradcam(model, images, **how)
+        return CAMS["gradcam"](model, images, **how)
 
     net = Lookalike()
     randomisation(net, IMAGE, {"watching": watching}, steps=2)
@@ -344,7 +344,7 @@ def test_a_copy_shares_no_weight_and_the_same_answers() -> None:
 
 
 def test_eigencam_says_nothing_of_the_class() -> None:
-    found = sensitivity(Lookalike(), IMAGE, eigencam)
+    found = sensitivity(Lookalike(), IMAGE, CAMS["eigencam"])
     assert (found.spearman, found.overlap) == (1, 1)
 
 
@@ -364,11 +364,11 @@ def test_maps_that_are_there_already_are_not_made_again() -> None:
 
     def watching(model: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
         asked.append(model is net)
-        return gradcam(model, images, **how)
+        return CAMS["gradcam"](model, images, **how)
 
     fresh = randomisation(net, IMAGE, {"watching": watching}, target=1, steps=2)["watching"]
     assert asked == [True, False, False]
-    (made,) = gradcam(net, IMAGE[None], target=1)
+    (made,) = CAMS["gradcam"](net, IMAGE[None], target=1)
     asked.clear()
     again = randomisation(
         net, IMAGE, {"watching": watching}, target=1, steps=2, before={"watching": made}
@@ -376,8 +376,8 @@ def test_maps_that_are_there_already_are_not_made_again() -> None:
     assert asked == [False, False]
     assert (again.spearman == fresh.spearman).all()
     assert (again.ssim == fresh.ssim).all()
-    (other,) = gradcam(net, IMAGE[None], target=0)
-    pair = sensitivity(net, IMAGE, gradcam, pair=(1, 0))
+    (other,) = CAMS["gradcam"](net, IMAGE[None], target=0)
+    pair = sensitivity(net, IMAGE, CAMS["gradcam"], pair=(1, 0))
     known = difference(made, other, (1, 0))
     assert (known.first, known.second) == (1, 0)
     assert (known.spearman, known.overlap) == (pair.spearman, pair.overlap)

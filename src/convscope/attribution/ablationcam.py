@@ -1,6 +1,6 @@
-"""Ablation-CAM's question: how far does the score fall when one feature map is silent?
+"""Ablation-CAM's weights: how far the score falls without one feature map, by exact short cuts.
 
-The exact short cuts, from the fastest on; all give the same numbers:
+The short cuts, from the fastest on; all give the same numbers:
 all that follows is affine (average pool and linear layer): the gradient says it without a run;
 the maps are first mixed by one convolution or linear layer: its results without each map follow
 from one run of it, and only what comes after runs again; otherwise what follows the layer runs on
@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convscope.attribution.base import Request
-from convscope.attribution.formulas import Map, weighted
-from convscope.attribution.layer import as_is
+from convscope.attribution.base import ForwardPass, Request
+from convscope.attribution.cam import Map, weighted
+from convscope.attribution.reshape import as_is
 from convscope.errors import UsageError
 from convscope.lens.lens import Lens, gradients_of
 from convscope.network.forward import finite, forward, wide
@@ -32,48 +32,45 @@ ROUNDING = 0.02
 """How far off a sum may be in the lowest precision, relative to its terms."""
 
 
-def ablationcam(weigh: Weigh) -> Callable[[Request, str], Map]:
-    """The formula of one variant: ReLU(Σ w_k A_k), picture by picture."""
-
-    def formula(case: Request, layer: str) -> Map:
-        found = [Ablation.of(case, layer, number) for number in range(len(case.images))]
-        case.aims = Targets(tuple(one.aim.each[0] for one in found))
-        case.scores = torch.stack([one.score for one in found])
-        case.spaces = tuple(one.space for one in found)
-        weights = torch.stack([weigh(number, one) for number, one in enumerate(found)])
-        for number, one in enumerate(found):
-            case.fact(number, ablation=one.how)
-        return weighted(weights, torch.stack([one.maps for one in found]))
-
-    return formula
+def by_ablation(run: ForwardPass, layer: str, weigh: Weigh) -> Map:
+    """ReLU(Σ w_k A_k), picture by picture; what the weights are made of is one variant's."""
+    request = run.request
+    all_of = [Ablation.of(request, layer, number) for number in range(len(request.images))]
+    request.targets = Targets(tuple(one.target.each[0] for one in all_of))
+    request.scores = torch.stack([one.score for one in all_of])
+    request.spaces = tuple(one.space for one in all_of)
+    weights = torch.stack([weigh(one) for one in all_of])
+    for number, one in enumerate(all_of):
+        request.fact(number, ablation=one.how)
+    return weighted(weights, torch.stack([one.maps for one in all_of]))
 
 
 @dataclass(frozen=True)
 class Ablation:
     """One picture, one layer: what the score is with all maps, and without each."""
 
-    case: Request
+    request: Request
     layer: str
     number: int
-    aim: Targets
+    target: Targets
     space: str
     tail: Tail
 
     @classmethod
-    def of(cls, case: Request, layer: str, number: int) -> Ablation:
+    def of(cls, request: Request, layer: str, number: int) -> Ablation:
         """Run the network on one picture and write down what follows the layer."""
         settled: list[tuple[Targets, str]] = []
 
         def score(output: Any) -> Tensor:
-            scores = case.aims.answer(output)
+            scores = request.targets.answer(output)
             with unseen():  # that the target is chosen is no part of it
-                aim = case.aims.only(number).settled(scores.detach())
-                settled.append((aim, case.space(aim)[0]))
-            return aim.scores(scores)
+                target = request.targets.only(number).settled(scores.detach())
+                settled.append((target, request.space(target)[0]))
+            return target.scores(scores)
 
-        run = partial(forward, images=case.images[number : number + 1])
-        tail = record(case.model, run, layer, score)
-        return cls(case, layer, number, *settled[-1], tail)
+        run = partial(forward, images=request.images[number : number + 1])
+        tail = record(request.model, run, layer, score)
+        return cls(request, layer, number, *settled[-1], tail)
 
     @cached_property
     def score(self) -> Float[Tensor, ""]:
@@ -99,7 +96,7 @@ class Ablation:
 
     @cached_property
     def mixing(self) -> Mixing | None:
-        plain = self.case.maps(self.tail.activation) is as_is
+        plain = self.request.maps(self.tail.activation) is as_is
         return Mixing.of(self.tail) if plain and not self.tail.obstacle else None
 
     @property
@@ -124,22 +121,23 @@ class Ablation:
         for part in without.parts(maps.flatten(1).ne(0).any(1).nonzero()[:, 0]):
             drops[part] = self.score - wide(without.scores(part))
             done = self.number * len(drops) + int(part[-1]) + 1
-            self.case.run.tick(done, len(drops) * len(self.case.images))
+            self.request.run.tick(done, len(drops) * len(self.request.images))
         return drops
 
     def _whole(self, outputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n"]:
         """The score for other outputs of the layer, from pixels on."""
-        images = self.case.images[self.number].expand(len(outputs), *self.case.images.shape[1:])
-        with torch.no_grad(), Lens(self.case.model, (), {self.layer: lambda _: outputs}) as lens:
-            return self.aim.scores(self.aim.answer(forward(lens, images)))
+        image = self.request.images[self.number]
+        images = image.expand(len(outputs), *image.shape)
+        with torch.no_grad(), Lens(self.request.model, (), {self.layer: lambda _: outputs}) as lens:
+            return self.target.scores(self.target.answer(forward(lens, images)))
 
     def _shown(self, output: Tensor) -> Float[Tensor, "maps h w"]:
-        return finite(self.layer, wide(self.case.maps(output)(output.detach())[0]))
+        return finite(self.layer, wide(self.request.maps(output)(output.detach())[0]))
 
     def _places(self, output: Tensor) -> Int[Tensor, "maps at"]:
         """Where in the layer's own layout the maps' numbers are: a reshape only moves numbers, so
         it may as well move their addresses."""
-        reshape = self.case.maps(output)
+        reshape = self.request.maps(output)
         addresses = torch.arange(output.numel(), dtype=torch.float64).reshape(output.shape)
         places = reshape(addresses)[0].flatten(1).long().to(output.device)
         if not torch.equal(
@@ -150,27 +148,27 @@ class Ablation:
         return places
 
 
-Weigh = Callable[[int, Ablation], Tensor]
+Weigh = Callable[[Ablation], Float[Tensor, "maps"]]
 
 
-def drop_over_score(number: int, found: Ablation) -> Float[Tensor, "maps"]:
+def drop_over_score(found: Ablation) -> Float[Tensor, "maps"]:
     """(y − y_k) / y. For y < 0 the quotient would turn the map over, so |y| divides, with a note;
     where a logit's zero lies means nothing to a softmax."""
     if found.score > 0:
         return found.drops / found.score
     y = float(found.score)
     text = f"the score is {y:.4g}, not positive: divided by its size, to keep the map's sign"
-    found.case.note(number, text)
+    found.request.note(found.number, text)
     return found.drops / (abs(y) or 1.0)
 
 
-def slope(_: int, found: Ablation) -> Float[Tensor, "maps"]:
+def slope(found: Ablation) -> Float[Tensor, "maps"]:
     """(y − y_k) / ‖A_k‖: by how much the score falls for each unit of activation taken away."""
     size = found.maps.flatten(1).norm(dim=1)
     return found.drops / torch.where(size > 0, size, 1)
 
 
-def plain(_: int, found: Ablation) -> Float[Tensor, "maps"]:
+def plain(found: Ablation) -> Float[Tensor, "maps"]:
     """(y − y_k) / y whatever the sign of y. Raises UsageError U357 where the layer's smallest
     activation is not 0: there the library puts numbers around −10⁷ in the place of a map."""
     if float(found.maps.amin()) != 0:

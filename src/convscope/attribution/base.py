@@ -1,23 +1,54 @@
-"""What do a layer's feature maps and the score's gradient look like on these pictures?"""
+"""What all attributions share: the request, a forward pass with hooks, the result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Self, TypedDict, TypeVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.attribution.layer import Reshape, as_maps
-from convscope.errors import ModelError
+from convscope.attribution.reshape import Reshape, as_maps
+from convscope.errors import ModelError, UsageError, nearest
 from convscope.lens.lens import Lens, gradients_of
-from convscope.network.forward import finite, forward, wide
+from convscope.network.forward import finite, forward, prepared, wide
+from convscope.network.network import Network
 from convscope.network.outputs import Meaning, meaning, scored
-from convscope.network.targets import Targets
+from convscope.network.targets import Target, Targets
+from convscope.records.maps import Attribution
 from convscope.run import PLAIN, Run
+
+AUTHORS = "authors"
+Method = Callable[..., list[Attribution]]
+"""`(model, images, **Options) -> list[Attribution]`, one for each picture."""
+T = TypeVar("T")
+
+
+class Options(TypedDict, total=False):
+    """What every attribution method takes by name; all of it may be left out."""
+
+    target: Target | Iterable[Target] | None
+    """Class index, class name, function from scores (b, classes) to (b,), or one of these for
+    each picture. Without it the likeliest class."""
+    variant: str
+    """Whose definition: "authors" without it."""
+    classes: Sequence[str]
+    """The classes' names, so that a target may be one and the result can name it."""
+    run: Run
+    """Progress is that of runs or maps, told by the methods that run the network many times."""
+
+
+def variant_of(title: str, variants: Mapping[str, T], variant: str) -> T:
+    """Raises UsageError U350 where the method has no such variant."""
+    if variant not in variants:
+        there = nearest(variant, variants)
+        raise UsageError("U350", variant, f"no such variant of {title}; {there}")
+    return variants[variant]
 
 
 @dataclass
@@ -30,7 +61,8 @@ class Request:
 
     model: nn.Module
     images: Float[Tensor, "b c h w"]
-    aims: Targets
+    targets: Targets
+    classes: Sequence[str] = ()
     reshape: Reshape | None = None
     run: Run = PLAIN
     spaces: tuple[str, ...] = ()
@@ -43,7 +75,21 @@ class Request:
 
     def __post_init__(self) -> None:
         """A class is explained by its score from before a last softmax or sigmoid."""
-        self.model = scored(self.model, self.images, before=not self.aims.has_function)
+        self.model = scored(self.model, self.images, before=not self.targets.has_function)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module | Network,
+        images: Float[Tensor, "b c h w"],
+        target: Target | Iterable[Target] | None = None,
+        classes: Sequence[str] = (),
+        **more: Any,
+    ) -> Self:
+        """What a user asks for. Raises UsageError U351 to U354 (targets), U355 (no pictures)."""
+        images = prepared(model, images)
+        targets = Targets.of(target, len(images), classes)
+        return cls(scored(model, images), images, targets, classes, **more)
 
     @property
     def meaning(self) -> Meaning:
@@ -57,56 +103,92 @@ class Request:
 
     def settle(self, output: Any) -> Float[Tensor, "b"]:
         """The targets' scores in a network's output; from now on it is known who is meant."""
-        scores = self.aims.answer(output)
-        self.aims = self.aims.settled(scores.detach())
-        self.spaces = self.space(self.aims)
+        scores = self.targets.answer(output)
+        self.targets = self.targets.settled(scores.detach())
+        self.spaces = self.space(self.targets)
         with torch.enable_grad():
-            chosen = self.aims.scores(scores)
+            chosen = self.targets.scores(scores)
         self.scores = wide(chosen.detach())
         return chosen
 
-    def space(self, aims: Targets) -> tuple[str, ...]:
+    def space(self, targets: Targets) -> tuple[str, ...]:
         """What each target's score is."""
-        return tuple("function" if callable(one) else self.meaning.space for one in aims.each)
+        return tuple("function" if callable(one) else self.meaning.space for one in targets.each)
 
-    def warnings(self, number: int) -> list[str]:
-        """What to be careful about with a picture's map, the score it explains among it."""
-        found = list(self.meaning.notes)
-        space = self.meaning.space
-        if self.aims.has_function:
-            pass
-        elif space == "probability":
-            found.append(
-                "the network puts out probabilities, which also rise when other classes fall; "
-                "the authors take the scores before the softmax"
-            )
-        elif self.meaning.is_before:
-            found.append("the score from before that is explained")
-        return [*found, *self.notes.get(number, [])]
-
-    def look(self, layers: Sequence[str]) -> ForwardPass:
-        """Run the network once and keep what these layers put out, in the order of their runs."""
-        return ForwardPass.of(self, tuple(layers), from_start=False)
+    def completeness(
+        self, number: int, found: Tensor, rise: float, least: float, why: str, **more: float
+    ) -> None:
+        """Write down how far the parts of a score are from what they should add up to, `rise`;
+        with a note where that is more than the part `least` of it."""
+        total = float(found)
+        gap = abs(total - rise) / max(abs(rise), 1e-12)
+        facts = {"score": float(self.scores[number]), **more, "sum": total, "relative gap": gap}
+        self.fact(number, completeness=facts)
+        if gap > least:
+            self.note(number, why.format(total, rise))
 
     def maps(self, output: Tensor) -> Reshape:
         """How this output of a layer becomes feature maps."""
         height, width = self.images.shape[2:]
         return self.reshape or as_maps(tuple(output.shape), (height, width))
 
+    def warnings(self, number: int) -> list[str]:
+        """What to be careful about with a picture's map, the score it explains among it."""
+        told = list(self.meaning.notes)
+        if self.targets.has_function:
+            pass
+        elif self.meaning.space == "probability":
+            told.append(
+                "the network puts out probabilities, which also rise when other classes fall; "
+                "the authors take the scores before the softmax"
+            )
+        elif self.meaning.is_before:
+            told.append("the score from before that is explained")
+        return [*told, *self.notes.get(number, [])]
 
-@dataclass
+    def result(
+        self,
+        number: int,
+        values: Tensor,
+        origin: Mapping[str, Any],
+        *,
+        peaks: Mapping[str, float] | None = None,
+        notes: Sequence[str] = (),
+        **maps: Tensor | None,
+    ) -> Attribution:
+        """One picture's. peaks: of each layer's map; without them that of `values`."""
+        told = {**origin, **self.facts.get(number, {})}
+        own = {
+            "target": self.targets.words(number, self.classes),
+            "peaks": {told["layer"]: float(values.max())} if peaks is None else peaks,
+            "notes": [*notes, *self.warnings(number)],
+        }
+        return Attribution(
+            values=as_array(values),
+            target=self.targets.indices[number],
+            method=told["method"],
+            variant=told["variant"],
+            layer=told["layer"],
+            space=self.spaces[number],
+            score=float(self.scores[number]),
+            origin={**told, **own},
+            **{name: None if one is None else as_array(one) for name, one in maps.items()},
+        )
+
+
 class ForwardPass:
-    """What one run of a network showed at some layers."""
+    """One run of a request's network, when something of it is first asked for: what some layers
+    put out, and the score's gradient there."""
 
-    case: Request
-    layers: tuple[str, ...]
-    outputs: dict[str, Tensor]
-    score: Float[Tensor, "b"]
+    def __init__(
+        self, request: Request, layers: Sequence[str], *, records_all: bool = False
+    ) -> None:
+        """records_all: whether also what precedes the layers records a graph."""
+        self.request, self.layers, self._records_all = request, tuple(layers), records_all
 
-    @classmethod
-    def of(cls, case: Request, layers: tuple[str, ...], *, from_start: bool) -> ForwardPass:
-        """Only what follows the first of the layers records a graph, unless asked otherwise."""
-
+    @cached_property
+    def _seen(self) -> tuple[dict[str, Tensor], Float[Tensor, "b"]]:
+        """Outputs in the order in which the layers ran, and the targets' scores."""
         order: dict[str, None] = {}
 
         def begin(output: Tensor, layer: str) -> Tensor:
@@ -114,51 +196,65 @@ class ForwardPass:
             order[layer] = None
             return output if output.requires_grad else output.detach().requires_grad_()
 
-        edit = {layer: partial(begin, layer=layer) for layer in layers}
+        edit = {layer: partial(begin, layer=layer) for layer in self.layers}
         with torch.enable_grad():  # so that weights made under inference mode are copied
-            watching = Lens(case.model, layers, edit)
-        with torch.set_grad_enabled(from_start), watching as lens:
-            score = case.settle(forward(lens, case.images))
-            outputs = {layer: lens[layer] for layer in layers}
-        return cls(case, tuple(order), outputs, score)
+            watching = Lens(self.request.model, self.layers, edit)
+        with torch.set_grad_enabled(self._records_all), watching as lens:
+            score = self.request.settle(forward(lens, self.request.images))
+            outputs = {layer: lens[layer] for layer in self.layers}
+        return {layer: outputs[layer] for layer in order}, score
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The layers in the order in which they ran, if they were run."""
+        return tuple(self._seen[0]) if "_seen" in self.__dict__ else self.layers
 
     def activation(self, layer: str) -> Float[Tensor, "b k h w"]:
-        output = self.outputs[layer]
-        return finite(layer, wide(self.case.maps(output)(output.detach())))
+        output = self._seen[0][layer]
+        return finite(layer, wide(self.request.maps(output)(output.detach())))
 
     def gradient(self, layer: str) -> Float[Tensor, "b k h w"]:
-        """Of the score with respect to the layer's maps."""
-        found = self.gradients[layer]
-        return finite(layer, wide(self.case.maps(found)(found)))
+        """Of the score with respect to the layer's maps.
+
+        Raises ModelError M540 (nothing can be differentiated) or M541 (no influence).
+        """
+        for name, one in self._gradients.items():
+            if one is None:
+                raise ModelError("M541", name, "has no influence on the score")
+        gradient = self._gradients[layer]
+        assert gradient is not None
+        return finite(layer, wide(self.request.maps(gradient)(gradient)))
 
     def reaches(self, layer: str) -> bool:
         """Whether any gradient of the score arrives at the layer's maps. Raises ModelError M540."""
-        found = self._arrived[layer]
-        return found is not None and bool(self.case.maps(found)(found).abs().amax() > 0)
-
-    @property
-    def gradients(self) -> dict[str, Tensor]:
-        """Raises ModelError M540 (nothing can be differentiated) or M541 (no influence)."""
-        for layer, gradient in self._arrived.items():
-            if gradient is None:
-                raise ModelError("M541", layer, "has no influence on the score")
-        return {layer: one for layer, one in self._arrived.items() if one is not None}
+        gradient = self._gradients[layer]
+        if gradient is None:
+            return False
+        return bool(self.request.maps(gradient)(gradient).abs().amax() > 0)
 
     @cached_property
-    def _arrived(self) -> dict[str, Tensor | None]:
-        sight = (
-            self
-            if self.score.requires_grad
-            else ForwardPass.of(self.case, self.layers, from_start=True)
-        )
-        if not sight.score.requires_grad:
+    def _gradients(self) -> dict[str, Tensor | None]:
+        outputs, score = self._seen
+        if not score.requires_grad:
+            again = ForwardPass(self.request, self.order, records_all=True)
+            outputs, score = again._seen
+        if not score.requires_grad:
             raise ModelError(
                 "M540",
                 "the score",
                 "has no gradient, as the network computes under no_grad or inference_mode",
                 next_step="remove that from its forward, or take a method without gradients",
             )
-        outputs = [sight.outputs[layer] for layer in self.layers]
         with torch.enable_grad():
-            total = wide(sight.score).sum()
-            return dict(zip(self.layers, gradients_of(total, outputs), strict=True))
+            found = gradients_of(wide(score).sum(), list(outputs.values()))
+            return dict(zip(outputs, found, strict=True))
+
+
+def enlarged(maps: Float[Tensor, "b h w"], size: Sequence[int]) -> Float[Tensor, "b height width"]:
+    """Bilinear, pixel centres at the half (align_corners=False)."""
+    height, width = size
+    return F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+
+
+def as_array(values: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(values.cpu().numpy())

@@ -1,39 +1,60 @@
-"""How do activations and gradients become a map? The formulas of the CAM family.
+"""CAM formulas: Grad-CAM, Grad-CAM++, XGrad-CAM, LayerCAM, Eigen-CAM and others, in one table.
 
-Notation: A_k(i, j) is feature map k of the layer, y the target's score, g = ∂y/∂A. Each formula
-takes a `Request` and a layer's name and gives the raw maps (b, h, w) at the layer's own size.
+Notation: A_k(i, j) is feature map k of the layer, y the target's score, usually the logit,
+g = ∂y/∂A. Each formula takes a forward pass and a layer's name and gives the raw maps (b, h, w) at
+the layer's own size. Each is by its authors' definition; a library's different habit is a variant
+by name. Nothing is scaled, except by the variant pytorch-grad-cam, which does as that library does.
+
+To add a CAM: its formula here, whose docstring becomes the method's and names the source, one
+entry in `CAMS` below, and a test that computes it another way (`tests/oracles`). Its function, its
+name in commands and pages and its row in the docs follow from the entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.attribution.base import ForwardPass
+from convscope.attribution import ablationcam as ablation
+from convscope.attribution import fullgrad as biases
+from convscope.attribution import scorecam as masks
+from convscope.attribution.base import AUTHORS, ForwardPass, Method
+from convscope.attribution.cam import (
+    PGC,
+    Definition,
+    Enlarge,
+    Map,
+    method,
+    to_one,
+    weighted,
+)
 
-Map = Float[Tensor, "b h w"]
-Formula = Callable[[ForwardPass, str], Tensor]
 CANCELLED = 1e-3
 """|ΣA_k| below this part of Σ|A_k| means that XGrad-CAM divides by what is left of a difference."""
 
 
-def weighted(weights: Float[Tensor, "b k"], A: Float[Tensor, "b k h w"]) -> Map:
-    """ReLU(Σ w_k A_k)."""
-    return F.relu((weights[:, :, None, None] * A).sum(1))
+def gradcam(run: ForwardPass, layer: str) -> Map:
+    """ReLU(Σ w_k A_k) with w_k = mean_ij g: maps, each as important as its mean gradient.
+
+    Source: Selvaraju et al. 2017, "Grad-CAM", equations 1 and 2.
+    """
+    return weighted(run.gradient(layer).mean((2, 3)), run.activation(layer))
 
 
-def gradcam(sight: ForwardPass, layer: str) -> Map:
-    return weighted(sight.gradient(layer).mean((2, 3)), sight.activation(layer))
+def gradcam_plus_plus(run: ForwardPass, layer: str) -> Map:
+    """As Grad-CAM with w_k = Σ_ij α ReLU(g), α = g² / (2g² + (ΣA_k) g³): each place of a map
+    counts for itself, so that several objects of the class are found.
 
-
-def gradcam_plus_plus(sight: ForwardPass, layer: str) -> Map:
-    """As in the authors' code, 0/0 counts as 0, and α is normalised where the gradient is
-    positive. The factor e^y of the exponential score scales the whole map; it is left out."""
-    A, g = sight.activation(layer), sight.gradient(layer)
+    Valid where the score is an exponential of y, as the authors assume; its factor e^y scales the
+    whole map and is left out. α is normalised where g > 0, and 0/0 counts as 0, as in their code.
+    Source: Chattopadhyay et al. 2018, "Grad-CAM++", equation 19.
+    """
+    A, g = run.activation(layer), run.gradient(layer)
     below = 2 * g**2 + A.sum((2, 3), keepdim=True) * g**3
     alpha = g**2 / torch.where(below != 0, below, 1)
     norm = torch.where(g > 0, alpha, 0).sum((2, 3), keepdim=True)
@@ -41,52 +62,118 @@ def gradcam_plus_plus(sight: ForwardPass, layer: str) -> Map:
     return weighted((alpha * F.relu(g)).sum((2, 3)), A)
 
 
-def gradcam_plus_plus_of_pgc(sight: ForwardPass, layer: str) -> Map:
+def gradcam_plus_plus_of_pgc(run: ForwardPass, layer: str) -> Map:
     """1e-6 in the denominator, which outweighs the gradients' own squares; α not normalised."""
-    A, g = sight.activation(layer), sight.gradient(layer)
+    A, g = run.activation(layer), run.gradient(layer)
     alpha = g**2 / (2 * g**2 + A.sum((2, 3), keepdim=True) * g**3 + 1e-6)
     return weighted((torch.where(g != 0, alpha, 0) * F.relu(g)).sum((2, 3)), A)
 
 
-def xgradcam(sight: ForwardPass, layer: str) -> Map:
-    """A map that adds up to exactly 0 gets no weight. Notes where the quotient is unstable."""
-    A, g = sight.activation(layer), sight.gradient(layer)
+def xgradcam(run: ForwardPass, layer: str) -> Map:
+    """As Grad-CAM with w_k = Σ_ij (A_k / ΣA_k) g: gradients weighed by where the map is active.
+
+    Equal to Grad-CAM behind a rectifier and before a global average pool. A map that adds up to
+    exactly 0 gets no weight. Unstable, with a note in the result, where ΣA_k is almost 0 or
+    negative, as before a rectifier.
+    Source: Fu et al. 2020, "Axiom-based Grad-CAM", equation 11.
+    """
+    A, g = run.activation(layer), run.gradient(layer)
     total = A.sum((2, 3))
     unstable = (total.abs() < CANCELLED * A.abs().sum((2, 3))) | (total < 0)
     for picture in unstable.any(1).nonzero()[:, 0].tolist():
         count = int(unstable[picture].sum())
         text = f"unstable: {count} of {A.shape[1]} maps of {layer} add up to almost 0 or less"
-        sight.case.note(picture, text)
+        run.request.note(picture, text)
     w = (A * g).sum((2, 3)) / torch.where(total != 0, total, 1)
     return weighted(torch.where(total != 0, w, 0), A)
 
 
-def xgradcam_of_pgc(sight: ForwardPass, layer: str) -> Map:
+def xgradcam_of_pgc(run: ForwardPass, layer: str) -> Map:
     """1e-7 added to every sum."""
-    A, g = sight.activation(layer), sight.gradient(layer)
+    A, g = run.activation(layer), run.gradient(layer)
     return weighted((g * A / (A.sum((2, 3), keepdim=True) + 1e-7)).sum((2, 3)), A)
 
 
-def layercam(sight: ForwardPass, layer: str) -> Map:
-    return F.relu((F.relu(sight.gradient(layer)) * sight.activation(layer)).sum(1))
+def ablationcam(run: ForwardPass, layer: str) -> Map:
+    """As Grad-CAM with w_k = (y − y_k) / y, y_k the score with map k set to zero. No gradients.
+
+    Computed by exact short cuts. Where y ≤ 0, |y| divides, with a note in the result. Variant
+    "slope": (y − y_k) / ‖A_k‖, the form that the authors derive theirs from.
+    Source: Desai and Ramaswamy 2020, "Ablation-CAM", equations 1 and 3.
+    """
+    return ablation.by_ablation(run, layer, ablation.drop_over_score)
 
 
-def eigencam(sight: ForwardPass, layer: str) -> Map:
-    """Signed: where the projection is negative, the layer is active in another way."""
-    A = sight.activation(layer)
+def scorecam(run: ForwardPass, layer: str) -> Map:
+    """As Grad-CAM with w_k the target's probability if the network sees only what map k lights
+    up: the picture times the map, enlarged and scaled to [0, 1]. No gradients; flat maps have no
+    weight. As many runs as maps.
+
+    That is the authors' code. Variant "paper" (or "softmax") is their algorithm 1: logits above
+    those of an empty picture, through a softmax over the maps.
+    Source: Wang et al. 2020, "Score-CAM".
+    """
+    return masks.by_masks(run, layer, masks.WAYS[AUTHORS])
+
+
+def eigencam(run: ForwardPass, layer: str) -> Map:
+    """The activations (hw × maps), not centred, times their first right singular vector: what the
+    layer responds to most. Not about a class, whatever the target.
+
+    The sign, which the mathematics leaves open, agrees with the strength of the activations; where
+    the projection is negative, the layer is active in another way.
+    Source: Muhammad and Yeasin 2020, "Eigen-CAM".
+    """
+    A = run.activation(layer)
     return torch.stack([_principal(maps, maps.norm(dim=0), centred=False) for maps in A])
 
 
-def eigencam_of_pgc(sight: ForwardPass, layer: str) -> Map:
+def eigencam_of_pgc(run: ForwardPass, layer: str) -> Map:
     """Centred. The library leaves the sign to chance; here it agrees with activation strength."""
-    A = sight.activation(layer)
+    A = run.activation(layer)
     return torch.stack([_principal(maps, maps.norm(dim=0), centred=True) for maps in A])
 
 
-def eigengradcam(sight: ForwardPass, layer: str) -> Map:
-    """The sign is the one that agrees with Σ g∘A, what speaks for the target."""
-    both = sight.gradient(layer) * sight.activation(layer)
+def eigengradcam(run: ForwardPass, layer: str) -> Map:
+    """The first principal component of g∘A, its sign so that it agrees with Σ g∘A.
+
+    There is no paper: Jacob Gildenblat's pytorch-grad-cam made it up, leaving the sign to chance.
+    """
+    both = run.gradient(layer) * run.activation(layer)
     return torch.stack([_principal(maps, maps.sum(0), centred=True) for maps in both])
+
+
+def layercam(run: ForwardPass, layer: str) -> Map:
+    """ReLU(Σ ReLU(g) A_k), place by place, so that shallow layers give fine maps.
+
+    Of several layers: tanh(2 M / max M) of all but the deepest, which is divided by its maximum,
+    then the largest at each place.
+    Source: Jiang et al. 2021, "LayerCAM", equations 6 to 8.
+    """
+    return F.relu((F.relu(run.gradient(layer)) * run.activation(layer)).sum(1))
+
+
+def layercam_fused(raws: list[Tensor], enlarge: Enlarge) -> Float[Tensor, "b height width"]:
+    """Source: Jiang et al. 2021, equation 8, with γ = 2."""
+    *shallow, deepest = (to_one(raw) for raw in raws)
+    maps = [*(torch.tanh(2 * one) for one in shallow), deepest]
+    return torch.stack([enlarge(one) for one in maps]).amax(0)
+
+
+def fullgrad(run: ForwardPass, layer: str) -> Map:  # noqa: ARG001
+    """ψ(∇f∘x) + Σ over layers and maps of ψ(bias-gradient), ψ the absolute value, scaled over all
+    maps of the layer together and enlarged. Takes no layer: every bias of the network counts,
+    batch normalisation's −μγ/σ + β too.
+
+    `origin["completeness"]` says how well f(x) = ∇f·x + Σ bias-gradients holds.
+    Source: Srinivas and Fleuret 2019, "Full-Gradient Representation", equations 3 and 5.
+    """
+    return biases.all_biases(run.request, biases.together)
+
+
+def fullgrad_of_pgc(run: ForwardPass, layer: str) -> Map:  # noqa: ARG001
+    """Each map scaled alone; of the biases only those of convolutions and batch norms."""
+    return biases.all_biases(run.request, biases.alone, biases.SHOWN_BY_PGC)
 
 
 def _principal(
@@ -108,3 +195,54 @@ def _principal(
     agrees = bool((projection * strength.flatten().cpu().double()).sum() >= 0)
     turned: Tensor = projection if agrees else -projection
     return turned.reshape(maps.shape[1:]).to(maps)
+
+
+CAMS: Mapping[str, Definition] = {
+    "gradcam": Definition("Grad-CAM", {AUTHORS: gradcam, PGC: gradcam}),
+    "gradcam++": Definition(
+        "Grad-CAM++",
+        {AUTHORS: gradcam_plus_plus, PGC: gradcam_plus_plus_of_pgc},
+        epsilon={PGC: 1e-6},
+    ),
+    "xgradcam": Definition(
+        "XGrad-CAM", {AUTHORS: xgradcam, PGC: xgradcam_of_pgc}, epsilon={PGC: 1e-7}
+    ),
+    "ablationcam": Definition(
+        "Ablation-CAM",
+        {
+            AUTHORS: ablationcam,
+            "slope": partial(ablation.by_ablation, weigh=ablation.slope),
+            PGC: partial(ablation.by_ablation, weigh=ablation.plain),
+        },
+    ),
+    "scorecam": Definition(
+        "Score-CAM",
+        {
+            AUTHORS: scorecam,
+            **{
+                name: partial(masks.by_masks, way=way)
+                for name, way in masks.WAYS.items()
+                if name != AUTHORS
+            },
+        },
+        epsilon={PGC: masks.WAYS[PGC].epsilon},
+    ),
+    "eigencam": Definition("Eigen-CAM", {AUTHORS: eigencam, PGC: eigencam_of_pgc}),
+    "eigengradcam": Definition("EigenGrad-CAM", {AUTHORS: eigengradcam, PGC: eigengradcam}),
+    "layercam": Definition(
+        "LayerCAM",
+        {AUTHORS: layercam, PGC: layercam},
+        fuse=layercam_fused,
+        fusion="tanh(2 M / max M) of the shallow layers, then the maximum",
+    ),
+    "fullgrad": Definition(
+        "FullGrad",
+        {AUTHORS: fullgrad, PGC: fullgrad_of_pgc},
+        takes_layers=False,
+        epsilon={PGC: 1e-7},
+    ),
+}
+"""What each CAM is made of, by the names that commands and pages use."""
+
+METHODS: Mapping[str, Method] = {name: method(name, made) for name, made in CAMS.items()}
+"""`(model, images, layer=None, **CamOptions) -> list[Attribution]` by name."""

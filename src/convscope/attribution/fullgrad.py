@@ -1,4 +1,4 @@
-"""FullGrad's question: what do the input and every bias bring to the score, and where?
+"""FullGrad: what the input and every bias bring to the score, and where.
 
 Source: Srinivas and Fleuret 2019, "Full-Gradient Representation for Neural Network
 Visualization". For a network of linear layers, rectifiers and pools the score is exactly
@@ -11,13 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from convscope.attribution.base import Request
-from convscope.attribution.formulas import Map
+from convscope.attribution.base import Request, enlarged
+from convscope.attribution.cam import Map
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens, gradients_of
 from convscope.network.forward import finite, forward, wide
@@ -26,47 +25,52 @@ SHOWN_BY_PGC = frozenset({"conv2d", "batch_norm"})
 """Of the biases, pytorch-grad-cam counts only those of convolutions and batch norms."""
 COMPLETE = 1e-3
 """A relative gap larger than this is no rounding: the network is not piecewise linear."""
+INCOMPLETE = (
+    "incomplete: input and biases add up to {:.4g}, the score is {:.4g}; the network is not made "
+    "of linear layers and rectifiers"
+)
 BIAS_AT = {
     "conv1d": 2, "conv2d": 2, "conv3d": 2, "linear": 2,
     "conv_transpose1d": 2, "conv_transpose2d": 2, "conv_transpose3d": 2,
 }  # fmt: skip
 """Calls with a bias, and its place among their arguments."""
+BATCH_NORM = (
+    "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
+)  # fmt: skip
+"""Its arguments by place."""
 Scale = Callable[[Float[Tensor, "b c h w"]], Tensor]
 
 
-def fullgrad(scale: Scale, calls: frozenset[str] | None = None) -> Callable[[Request, str], Map]:
-    """The formula of one variant: how each layer's maps are scaled, and which calls count."""
-
-    def formula(case: Request, _: str) -> Map:
-        biases = Biases(case, scale, calls)
-        images = case.images.clone().requires_grad_()
-        with torch.enable_grad(), Lens(case.model, ()) as lens:
-            with biases:
-                output = forward(lens, images * 1)
-            score = case.settle(output)
-            if not score.requires_grad:
-                raise ModelError("M540", "the score", "has no gradient with respect to the picture")
-            (gradient,) = gradients_of(wide(score).sum(), [images])
-            assert gradient is not None
-        biases.take(finite("the picture", wide(gradient)) * wide(case.images.detach()))
-        biases.check()
-        return biases.total
-
-    return formula
+def all_biases(request: Request, scale: Scale, calls: frozenset[str] | None = None) -> Map:
+    """One variant's map: how each layer's maps are scaled, and which calls count."""
+    biases = Biases(request, scale, calls)
+    images = request.images.clone().requires_grad_()
+    with torch.enable_grad(), Lens(request.model, ()) as lens:
+        with biases:
+            output = forward(lens, images * 1)
+        score = request.settle(output)
+        if not score.requires_grad:
+            raise ModelError("M540", "the score", "has no gradient with respect to the picture")
+        (gradient,) = gradients_of(wide(score).sum(), [images])
+        assert gradient is not None
+    biases.take(finite("the picture", wide(gradient)) * wide(request.images.detach()))
+    for number, total in enumerate(biases.sum):
+        request.completeness(number, total, float(request.scores[number]), COMPLETE, INCOMPLETE)
+    return biases.total
 
 
 class Biases(TorchFunctionMode):
     """Sees every call that adds a bias, however it is spelled, and adds up what they bring."""
 
-    def __init__(self, case: Request, scale: Scale, calls: frozenset[str] | None) -> None:
+    def __init__(self, request: Request, scale: Scale, calls: frozenset[str] | None) -> None:
         super().__init__()
-        self.case = case
+        self.request = request
         self.scale = scale
         self.calls = calls
-        self.total = wide(case.images.new_zeros(len(case.images), *case.images.shape[2:]))
+        self.total = wide(request.images.new_zeros(len(request.images), *request.images.shape[2:]))
         # Millions of terms want float64, which Apple's devices do not have.
-        exact = torch.float32 if case.images.device.type == "mps" else torch.float64
-        self.sum = torch.zeros(len(case.images), dtype=exact, device=case.images.device)
+        exact = torch.float32 if request.images.device.type == "mps" else torch.float64
+        self.sum = torch.zeros(len(request.images), dtype=exact, device=request.images.device)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -95,19 +99,6 @@ class Biases(TorchFunctionMode):
             small = self.scale(part.abs()).sum(1)
             self.total += enlarged(small, self.total.shape[1:])
 
-    def check(self) -> None:
-        """Write the completeness of each picture into the case, with a note where it fails."""
-        for number, (score, found) in enumerate(zip(self.case.scores, self.sum, strict=True)):
-            gap = abs(float(score) - float(found)) / max(abs(float(score)), 1e-12)
-            facts = {"score": float(score), "sum": float(found), "relative gap": gap}
-            self.case.fact(number, completeness=facts)
-            if gap > COMPLETE:
-                text = (
-                    f"incomplete: input and biases add up to {float(found):.4g}, the score is "
-                    f"{float(score):.4g}; the network is not made of linear layers and rectifiers"
-                )
-                self.case.note(number, text)
-
 
 def _bias(name: str, args: Any, kwargs: Any) -> Tensor | None:
     """What this call adds whatever its input: a bias, or what eval-mode batch norm amounts to."""
@@ -117,19 +108,8 @@ def _bias(name: str, args: Any, kwargs: Any) -> Tensor | None:
         return bias
     if name != "batch_norm":
         return None
-    names = (
-        "input",
-        "running_mean",
-        "running_var",
-        "weight",
-        "bias",
-        "training",
-        "momentum",
-        "eps",
-    )
-    given = (
-        {"weight": None, "bias": None, "eps": 1e-5} | dict(zip(names, args, strict=False)) | kwargs
-    )
+    given: dict[str, Any] = {"weight": None, "bias": None, "eps": 1e-5}
+    given |= dict(zip(BATCH_NORM, args, strict=False)) | kwargs
     if given.get("training"):
         return None
     scale = (given["running_var"] + given["eps"]).rsqrt()
@@ -149,8 +129,3 @@ def alone(part: Float[Tensor, "b c h w"]) -> Tensor:
     """Each map scaled to [0, 1] alone, after which the biases' sizes are gone."""
     low = part.amin((2, 3), keepdim=True)
     return (part - low) / (1e-7 + (part - low).amax((2, 3), keepdim=True))
-
-
-def enlarged(maps: Float[Tensor, "b h w"], size: Any) -> Float[Tensor, "b height width"]:
-    """Bilinear, pixel centres at the half."""
-    return F.interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]

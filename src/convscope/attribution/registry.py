@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convscope.attribution import cam_methods as cam
+from convscope.attribution import formulas as cam
 from convscope.attribution import gradients
 from convscope.attribution.occlusion import occlusion_map
 from convscope.errors import UsageError, nearest, shown
@@ -40,7 +40,7 @@ METHODS: Mapping[str, Method] = {
 DEFAULT = ("gradcam", "layercam", "integrated-gradients", "occlusion")
 """Two maps of a layer, one of pixels, and one that tries it out."""
 LAYERED = {
-    *(name for name, made in cam.DEFINITIONS.items() if made.takes_layers),
+    *(name for name, made in cam.CAMS.items() if made.takes_layers),
     "guided-gradcam",
 }
 """Those that can be told a layer."""

@@ -1,4 +1,4 @@
-"""Score-CAM's question: how sure is the network of the target if it sees only where a map is?"""
+"""Score-CAM's weights: how sure the network is of the target if it sees only where a map is."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convscope.attribution.base import Request
-from convscope.attribution.formulas import Map, weighted
-from convscope.lens.lens import Lens, run_with_hooks
-from convscope.network.forward import forward, wide
+from convscope.attribution.base import ForwardPass, Request
+from convscope.attribution.cam import Map, weighted
+from convscope.lens.lens import Lens
+from convscope.network.forward import batch_size, forward, wide
 
-BYTES = 24e6
-"""What the largest activation of one batch may take: more and the system pages (measured)."""
-Run = Callable[[Tensor], Any]
+Ask = Callable[[Tensor], Any]
 """From pictures to the network's output."""
 
 
@@ -47,31 +45,21 @@ WAYS = {
 }
 
 
-def scorecam(way: Way) -> Callable[[Request, str], Map]:
-    """The formula of one variant: ReLU(Σ w_k A_k), w_k from how the masked picture scores."""
-
-    def formula(case: Request, layer: str) -> Map:
-        A = case.look((layer,)).activation(layer)
-        room = batch_size(case)
-        with torch.inference_mode(), Lens(case.model, ()) as lens:
-            run = partial(forward, lens)
-            done = [_weights(case, run, n, maps, way, room) for n, maps in enumerate(A)]
-        if way.probabilities:
-            case.spaces = tuple("probability" if s == "logit" else s for s in case.spaces)
-        return weighted(torch.stack(done), A)
-
-    return formula
-
-
-def batch_size(case: Request) -> int:
-    """Pictures at once so that no activation is too large for the memory's fast ways."""
-    seen, _ = run_with_hooks(case.model, case.images[:1], lambda _, output: output.numel())
-    largest = max((count for _, count in seen), default=1)
-    return max(1, min(64, int(BYTES // (4 * largest))))
+def by_masks(run: ForwardPass, layer: str, way: Way) -> Map:
+    """ReLU(Σ w_k A_k), w_k from how the masked picture scores in one variant."""
+    A, request = run.activation(layer), run.request
+    room = batch_size(request.model, request.images)
+    with torch.inference_mode(), Lens(request.model, ()) as lens:
+        ask = partial(forward, lens)
+        weights = [_weights(request, ask, n, maps, way, room) for n, maps in enumerate(A)]
+    if way.probabilities:
+        spaces = ("probability" if space == "logit" else space for space in request.spaces)
+        request.spaces = tuple(spaces)
+    return weighted(torch.stack(weights), A)
 
 
 def _weights(
-    case: Request, run: Run, number: int, maps: Float[Tensor, "k h w"], way: Way, room: int
+    request: Request, ask: Ask, number: int, maps: Float[Tensor, "k h w"], way: Way, room: int
 ) -> Float[Tensor, "k"]:
     """One picture's weights. Equal maps are tried once; flat ones not at all."""
     contrast = maps.flatten(1).amax(1) > maps.flatten(1).amin(1)
@@ -82,9 +70,9 @@ def _weights(
     kinds, which = _distinct(maps[used])
     scores = torch.empty(len(kinds), dtype=weights.dtype, device=weights.device)
     for part in torch.split(torch.arange(len(kinds), device=weights.device), room):
-        scores[part] = _scores(case, run, number, kinds[part], way).to(weights.dtype)
+        scores[part] = _scores(request, ask, number, kinds[part], way).to(weights.dtype)
         share = number + (int(part[-1]) + 1) / len(kinds)
-        case.run.tick(round(share * len(maps)), len(maps) * len(case.images))
+        request.run.tick(round(share * len(maps)), len(maps) * len(request.images))
     scores = scores[which]
     weights[used] = scores.softmax(0) if way.softmax else scores
     return weights
@@ -96,17 +84,17 @@ def _distinct(maps: Float[Tensor, "k h w"]) -> tuple[Float[Tensor, "n h w"], Int
 
 
 def _scores(
-    case: Request, run: Run, number: int, maps: Float[Tensor, "n h w"], way: Way
+    request: Request, ask: Ask, number: int, maps: Float[Tensor, "n h w"], way: Way
 ) -> Float[Tensor, "n"]:
     """The target's score with only these parts of the picture seen, the rest 0 (the mean)."""
-    image = case.images[number : number + 1]
-    aim = case.aims.only(number)
+    image = request.images[number : number + 1]
+    target = request.targets.only(number)
     masks = F.interpolate(
         maps[:, None], image.shape[2:], mode="bilinear", align_corners=way.corners
     )
     low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
     masks = ((masks - low) / (high - low + way.epsilon)).to(image.dtype)
-    scores = aim.answer(run(image * masks))
-    if way.probabilities and not aim.has_function:
-        scores = case.meaning.probabilities(scores)
-    return wide(aim.scores(scores))
+    scores = target.answer(ask(image * masks))
+    if way.probabilities and not target.has_function:
+        scores = request.meaning.probabilities(scores)
+    return wide(target.scores(scores))

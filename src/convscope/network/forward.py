@@ -72,6 +72,8 @@ def wide(values: Tensor) -> Tensor:
 
 
 T = TypeVar("T")
+BYTES = 24e6
+"""What the largest activation of one batch may take: more and the system pages (measured)."""
 
 
 def surveyed(
@@ -82,3 +84,10 @@ def surveyed(
         lambda seen: run_with_hooks(model, seen, see), images
     )
     return found
+
+
+def batch_size(model: nn.Module, images: Float[Tensor, "b c h w"]) -> int:
+    """Pictures at once so that no activation is too large for the memory's fast ways."""
+    seen, _ = survey(model, images[:1], lambda _, output: output.numel())
+    largest = max((count for _, count in seen), default=1)
+    return max(1, min(64, int(BYTES // (4 * largest))))

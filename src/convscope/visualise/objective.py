@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.attribution.layer import as_maps
+from convscope.attribution.reshape import as_maps
 from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
 from convscope.network.forward import forward

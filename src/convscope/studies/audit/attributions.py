@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from convscope.attribution import cam_methods as cam
+from convscope.attribution import formulas as cam
 from convscope.attribution import gradients
 from convscope.attribution.ablationcam import Ablation
 from convscope.attribution.base import Request
@@ -161,7 +161,7 @@ def _told(found: Attribution) -> Told:
 
 
 def _fullgrad(case: Case, _: Clock) -> Told:
-    (found,) = cam.fullgrad(case.explained, case.batch)
+    (found,) = cam.METHODS["fullgrad"](case.explained, case.batch)
     gap = found.origin["completeness"]["relative gap"]
     is_whole = gap <= COMPLETE
     told = f"defined; input and biases add up to the score (gap {gap:.1g})"
@@ -177,7 +177,9 @@ def _ablationcam(case: Case, clock: Clock) -> Told:
     layer = case.layer or default_layer(case.explained, case.batch)
     how = Ablation.of(Request(case.explained, case.batch, Targets((None,))), layer, 0).how
     try:
-        (found,) = cam.ablationcam(case.explained, case.batch, layer=layer, run=Run(progress=clock))
+        (found,) = cam.METHODS["ablationcam"](
+            case.explained, case.batch, layer=layer, run=Run(progress=clock)
+        )
         told, careful, facts = _told(found)
     except OutOfTime:
         told, careful, facts = f"runs; not waited for: it takes {clock.needs}", "", {"layer": layer}
