@@ -15,7 +15,7 @@ STOREYS = [
     {"trace"},
     {"network"},
     {"attribution", "features", "training", "scale", "drawing"},
-    {"metrics", "visualise"},
+    {"metrics", "visualisation"},
     {"study entries"},
     {"study records"},
     {"studies", "study figures"},
@@ -37,7 +37,7 @@ COMPUTE = {
         "attribution",
         "features",
         "metrics",
-        "visualise",
+        "visualisation",
     ),
     *("training", "scale", "studies"),
 }

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from convscope.trace.receptive_field import fields
     from convscope.training.trainer import train
     from convscope.units import Box, Unit
-    from convscope.visualise.optimise import (
+    from convscope.visualisation.optimise import (
         activation_maximisation,
         class_image,
         deep_dream,

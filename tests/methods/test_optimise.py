@@ -19,7 +19,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.optimise import OptimisedPicture
 from convscope.run import Run
-from convscope.visualise.optimise import (
+from convscope.visualisation.optimise import (
     activation_maximisation,
     class_image,
     class_values,

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from convscope.errors import UsageError
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.visualise import optimise
-from convscope.visualise import optimise as optimise_dream
-from convscope.visualise import optimise as optimise_invert
-from convscope.visualise.parameterise import (
+from convscope.visualisation import optimise
+from convscope.visualisation import optimise as optimise_dream
+from convscope.visualisation import optimise as optimise_invert
+from convscope.visualisation.parameterise import (
     BASES,
     PENALTIES,
     Options,
@@ -30,8 +30,8 @@ from convscope.visualise.parameterise import (
     total_variation,
     turned,
 )
-from convscope.visualise.parameterise import smoothed as blurred
-from convscope.visualise.redirected_relu import RedirectedReLU
+from convscope.visualisation.parameterise import smoothed as blurred
+from convscope.visualisation.redirected_relu import RedirectedReLU
 from tests.nets import RECTIFIERS
 from tests.oracles import optimise as slow
 

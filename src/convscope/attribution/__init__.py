@@ -1,0 +1,15 @@
+"""Attribution maps: what in a picture speaks for a class. CAMs, gradients, occlusion, your own."""
+
+from convscope.attribution.layer import default_layer
+from convscope.attribution.occlusion import occlusion, occlusion_map, occlusions
+from convscope.attribution.registry import METHODS, attribute, chosen
+
+__all__ = [
+    "METHODS",
+    "attribute",
+    "chosen",
+    "default_layer",
+    "occlusion",
+    "occlusion_map",
+    "occlusions",
+]

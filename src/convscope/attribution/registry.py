@@ -1,10 +1,10 @@
-"""Which methods explain one picture's score, and how does a user's own join them?"""
+"""Registry of attribution methods by name, a user's own among them; `attribute` calls one."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,26 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convscope.attribution import formulas as cam
-from convscope.attribution import gradients
+from convscope.attribution import formulas, gradients
+from convscope.attribution.base import Method
 from convscope.attribution.occlusion import occlusion_map
 from convscope.errors import UsageError, nearest, shown
 from convscope.foreign import TheirCode
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
+from convscope.network.arguments import Given, Layers, Model, several, taking
 from convscope.network.forward import prepared
 from convscope.network.network import Network
 from convscope.network.outputs import plain
 from convscope.network.sources.user_code import from_module
+from convscope.network.targets import Target
 from convscope.records.maps import Attribution
 
-Method = Callable[..., list[Attribution]]
-"""`(model, images, *, target, …) -> list[Attribution]`, one for each picture."""
 NODES = 16
 """Of integrated gradients here; the note on completeness says where they are too few."""
 
 METHODS: Mapping[str, Method] = {
-    **cam.METHODS,
+    **formulas.METHODS,
     **gradients.METHODS,
     "integrated-gradients": partial(gradients.integrated_gradients, steps=NODES),
     "occlusion": occlusion_map,
@@ -40,10 +40,40 @@ METHODS: Mapping[str, Method] = {
 DEFAULT = ("gradcam", "layercam", "integrated-gradients", "occlusion")
 """Two maps of a layer, one of pixels, and one that tries it out."""
 LAYERED = {
-    *(name for name, made in cam.CAMS.items() if made.takes_layers),
+    *(name for name, made in formulas.CAMS.items() if made.takes_layers),
     "guided-gradcam",
 }
 """Those that can be told a layer."""
+
+
+@taking()
+def attribute(
+    network: Model,
+    pictures: Given,
+    method: Any = "gradcam",
+    *,
+    layer: Layers = None,
+    target: Target | Iterable[Target] | None = None,
+    **how: Any,
+) -> list[Attribution]:
+    """What in each picture speaks for its target, by one method: a map of the picture's size.
+
+    method: a name of `METHODS`, `package.module:function` or a function of your own (see `own`).
+    layer: for the methods that take one. target: class index, class name, function from scores
+    (b, classes) to (b,), or one of these for each picture; without it the likeliest class. how:
+    the method's own options, as `variant=` or `run=`; see `Options` and the method.
+
+    Raises what the method raises; UsageError U395 (no such method), U399 (it takes no layer).
+    """
+    ((name, chosen_one),) = chosen([method]).items()
+    ours = name in METHODS
+    if layer is not None:
+        if ours and name not in LAYERED:
+            raise _takes_none(str(layer), [name])
+        how["layer"] = layer
+    if target is not None:
+        how["target"] = target
+    return chosen_one(network, pictures if ours else several(network, pictures), **how)
 
 
 def chosen(names: Sequence[Any], layer: str | None = None) -> dict[str, Method]:
@@ -120,9 +150,13 @@ def require_layer(model: nn.Module | Network, methods: Mapping[str, Method], lay
     methods takes one."""
     Lens(bare(model), [layer])
     if not any(name in LAYERED or ":" in name for name in methods):
-        what = f"none of these methods takes a layer: {', '.join(methods)}"
-        step = f"leave it out, or take one of {', '.join(sorted(LAYERED))}"
-        raise UsageError("U399", layer, what, next_step=step)
+        raise _takes_none(layer, methods)
+
+
+def _takes_none(layer: str, methods: Iterable[str]) -> UsageError:
+    what = f"none of these methods takes a layer: {', '.join(methods)}"
+    step = f"leave it out, or take one of {', '.join(sorted(LAYERED))}"
+    return UsageError("U399", layer, what, next_step=step)
 
 
 def own(function: Callable[..., Any], name: str, layer: str | None = None) -> Method:

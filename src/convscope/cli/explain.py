@@ -15,7 +15,7 @@ from convscope.errors import printable
 from convscope.run import Run
 
 if TYPE_CHECKING:
-    from convscope.attribution.registry import Method
+    from convscope.attribution.base import Method
     from convscope.network.load import Network
     from convscope.pictures.pictures import Pictures
     from convscope.records.maps import Attribution

@@ -74,7 +74,7 @@ class Wish:
         ]
 
     def _of_photographs(self, network: Network, reading: Reading) -> list[Job]:
-        from convscope.visualise.optimise import deep_dream, invert
+        from convscope.visualisation.optimise import deep_dream, invert
 
         jobs: list[Job] = []
         kinds = (("inverted", invert, self.invert), ("dream", deep_dream, self.dream))
@@ -100,14 +100,14 @@ def best_natural(network: Network, jobs: Sequence[Job], pictures: Pictures | Non
 
 
 def _unit(network: Network, unit: str, over: str) -> Job:
-    from convscope.visualise.optimise import activation_maximisation, unit_values
+    from convscope.visualisation.optimise import activation_maximisation, unit_values
 
     make = partial(activation_maximisation, network, unit, over=over)
     return Job(unit, make, partial(unit_values, network, unit, over=over))
 
 
 def _class(network: Network, name: str) -> Job:
-    from convscope.visualise.optimise import class_image, class_values
+    from convscope.visualisation.optimise import class_image, class_values
 
     target = int(name) if name.isdecimal() and name not in network.classes else name
     make = partial(class_image, network, target)

@@ -14,7 +14,8 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from convscope.attribution.registry import DEFAULT, Method, chosen, methods_of
+from convscope.attribution.base import Method
+from convscope.attribution.registry import DEFAULT, chosen, methods_of
 from convscope.errors import ConvscopeError, ModelError, UsageError, shown
 from convscope.features.predict import class_names
 from convscope.lens.lens import Lens

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from convscope.attribution.registry import Method, chosen
+from convscope.attribution.base import Method
+from convscope.attribution.registry import chosen
 from convscope.errors import ConvscopeError, DataError
 from convscope.metrics.faithfulness import blob
 from convscope.metrics.localisation import MARGIN, energy_inside, pointing, share_inside

@@ -1,8 +1,11 @@
-"""Options much of a photograph can still be told from what a layer made of it?
+"""Feature visualisation: change a picture by gradient ascent until a unit or a class answers most.
 
-A picture is looked for that the layer answers as it does to the photograph. What is alike in both
-the layer has kept; what differs it does not see, or the penalties have smoothed away.
-Source: Mahendran and Vedaldi 2015, "Understanding deep image representations by inverting them".
+Activation maximisation, class images, feature inversion and deep dream. What comes out shows what
+a unit *can* be excited by, not what excites it in photographs.
+Sources: Erhan, Bengio, Courville and Vincent 2009 (activation maximisation); Simonyan, Vedaldi
+and Zisserman 2013, §2 (classes); Yosinski et al. 2015 (regularisers); Mahendran and Vedaldi 2015
+(inversion); Mordvintsev, Olah and Tyka 2015, "Inceptionism", and its notebook (dreams); Olah,
+Mordvintsev and Schubert 2017 (coordinates).
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError, nearest, shown
 from convscope.lens.lens import gradients_of
-from convscope.network.arguments import Given, Layer, photograph, taking, unit_of
+from convscope.network.arguments import Given, Layer, Model, photograph, taking, unit_of
 from convscope.network.forward import wide
 from convscope.network.network import Network
 from convscope.network.outputs import scored
@@ -29,27 +32,24 @@ from convscope.network.provenance import recorded
 from convscope.network.targets import Target, Targets
 from convscope.records.optimise import Kind, OptimisedPicture
 from convscope.units import Unit
-from convscope.visualise.objective import Look, canvas, maps, sight
-from convscope.visualise.parameterise import Options, Plan, Range, basis, moved, penalty, turned
-from convscope.visualise.parameterise import smoothed as blurred
-from convscope.visualise.redirected_relu import RedirectedReLU
+from convscope.visualisation.objective import (
+    OVER,
+    ClassGoal,
+    FeatureGoal,
+    Goal,
+    StrengthGoal,
+    UnitGoal,
+    canvas,
+    watched,
+)
+from convscope.visualisation.parameterise import Options, Plan, Range, basis, moved, penalty, turned
+from convscope.visualisation.parameterise import smoothed as blurred
+from convscope.visualisation.redirected_relu import RedirectedReLU
 
 SELDOM = 10
 """A unit that is excited in fewer than one of this many steps has not been found."""
 SILENT = "is silent: hardly any picture on the way excited it"
 OTHERWISE = "try another seed, a picture as start, or the layer before the rectifier"
-
-
-class Goal(Protocol):
-    """A number of a picture that is to become large (or small, where `sign` is −1)."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def sign(self) -> int: ...
-
-    def __call__(self, pixels: Float[Tensor, "c h w"]) -> Float[Tensor, ""]: ...
 
 
 @dataclass
@@ -289,61 +289,8 @@ def finished(
     )
 
 
-OVER: Mapping[str, Callable[[Float[Tensor, "h w"]], Float[Tensor, ""]]] = {
-    "mean": torch.mean,
-    "max": torch.amax,
-    "centre": lambda of_unit: of_unit[of_unit.shape[0] // 2, of_unit.shape[1] // 2],
-}
-"""What of a feature map is to be large: its texture everywhere, its strongest place, or its
-middle, where one example of what it sees appears."""
 USUAL: Options = {"steps": 128, "learning_rate": 0.04, "noise": 0.02, "jitter": 8, "turn": 0.15}
 USUAL_CLASS: Options = {**USUAL, "regularise": {"l2": 1.0}}
-
-
-@dataclass(frozen=True)
-class UnitGoal:
-    """A unit's activation."""
-
-    look: Look
-    unit: Unit
-    over: str
-    sign: int = 1
-
-    @property
-    def name(self) -> str:
-        return str(self.unit)
-
-    def __call__(self, pixels: Float[Tensor, "c h w"]) -> Float[Tensor, ""]:
-        of_layer = maps(self.unit.layer, self.look(pixels), pixels)
-        if self.unit.channel >= len(of_layer):
-            there = f"has {len(of_layer)} feature maps (0 to {len(of_layer) - 1})"
-            raise ModelError("M504", self.unit.layer, f"{there}, no {self.unit.channel}")
-        of_unit = of_layer[self.unit.channel]
-        if self.unit.at is None:
-            return OVER[self.over](of_unit)
-        rows, columns = of_unit.shape
-        if self.unit.at[0] >= rows or self.unit.at[1] >= columns:
-            there = f"has {rows} rows and {columns} columns, counted from 0"
-            raise ModelError("M505", str(self.unit), there)
-        return of_unit[self.unit.at]
-
-
-@dataclass(frozen=True)
-class ClassGoal:
-    """A class's score."""
-
-    look: Look
-    aims: Targets
-    classes: tuple[str, ...]
-    sign: int = 1
-
-    @property
-    def name(self) -> str:
-        return self.aims.words(0, self.classes)
-
-    def __call__(self, pixels: Float[Tensor, "c h w"]) -> Float[Tensor, ""]:
-        scores = self.aims.answer(self.look(pixels))
-        return self.aims.settled(scores).scores(scores)[0]
 
 
 @taking(unit=unit_of)
@@ -373,7 +320,7 @@ def activation_maximisation(
     if not isinstance(over, str) or over not in OVER:
         raise UsageError("U365", shown(over), f"no such part of a map; {nearest(str(over), OVER)}")
     case = Case.of(model, USUAL, how)
-    with sight(case.model, unit.layer) as look:
+    with watched(case.model, unit.layer) as look:
         way = case.begin(UnitGoal(look, unit, over), size)
         way.go()
         return finished(case, way, "unit", natural=natural, over="" if unit.at else over)
@@ -392,7 +339,7 @@ def unit_values(
     """
     unit = Unit.parse(unit) if isinstance(unit, str) else unit
     case = Case.of(model, USUAL, {})
-    with sight(case.model, unit.layer) as look, torch.no_grad():
+    with watched(case.model, unit.layer) as look, torch.no_grad():
         goal = UnitGoal(look, unit, over)
         return [float(goal(canvas(case.model, image))) for image in images]
 
@@ -409,7 +356,7 @@ def class_values(
     aims = Targets.of(target, 1, case.classes)
     size = tuple(images.shape[1:]) if len(images) else None
     case = case.for_scores(model, size, before=not aims.has_function)  # type: ignore[arg-type]
-    with sight(case.model, None) as look, torch.no_grad():
+    with watched(case.model, None) as look, torch.no_grad():
         goal = ClassGoal(look, aims, case.classes)
         return [float(goal(canvas(case.model, image))) for image in images]
 
@@ -436,7 +383,7 @@ def class_image(
     case = Case.of(model, USUAL_CLASS, how, classes)
     aims = Targets.of(target, 1, case.classes)
     case = case.for_scores(model, size, before=not aims.has_function)
-    with sight(case.model, None) as look:
+    with watched(case.model, None) as look:
         way = case.begin(ClassGoal(look, aims, case.classes), size)
         way.go()
         return finished(case, way, "class", natural=natural)
@@ -452,30 +399,6 @@ USUAL_DREAM: Options = {
     "jitter": 32,
 }
 """As in the notebook, whose step is 1.5 of 255: 0.012 of half the range."""
-
-
-@dataclass(frozen=True)
-class StrengthGoal:
-    """The mean square of a layer's output, or of one of its feature maps."""
-
-    look: Look
-    layer: str
-    channel: int | None
-    sign: int = 1
-
-    @property
-    def name(self) -> str:
-        return self.layer if self.channel is None else str(Unit(self.layer, self.channel))
-
-    def __call__(self, pixels: Float[Tensor, "c h w"]) -> Float[Tensor, ""]:
-        output = self.look(pixels)
-        if self.channel is None:
-            return wide(output).square().mean()
-        of_layer = maps(self.layer, output, pixels)
-        if self.channel >= len(of_layer):
-            there = f"has {len(of_layer)} feature maps (0 to {len(of_layer) - 1})"
-            raise ModelError("M504", self.layer, f"{there}, no {self.channel}")
-        return wide(of_layer[self.channel]).square().mean()
 
 
 @taking(image=photograph)
@@ -505,7 +428,7 @@ def deep_dream(
     if isinstance(unit, Unit) and unit.at is not None:
         raise UsageError("U366", str(unit), "is one place; a dream takes a whole feature map")
     name, channel = (unit.layer, unit.channel) if isinstance(unit, Unit) else (unit, None)
-    with sight(case.model, name) as look:
+    with watched(case.model, name) as look:
         photograph = canvas(case.model, as_tensor(image))
         noise = torch.Generator().manual_seed(case.plan.run.seed)
         way = Climb(StrengthGoal(look, name, channel), case.plan, noise, photograph)
@@ -564,32 +487,6 @@ USUAL_INVERT: Options = {
 }
 
 
-@dataclass(frozen=True)
-class FeatureGoal:
-    """Options far a layer's output is from that for the photograph: ‖Φ − Φ0‖² / ‖Φ0‖²."""
-
-    look: Look
-    name: str
-    wanted: Tensor
-    size: Float[Tensor, ""]
-    sign: int = -1
-
-    @classmethod
-    def of(cls, look: Look, layer: str, image: Float[Tensor, "c h w"]) -> FeatureGoal:
-        """Raises ModelError M543 (NaN), M548 where the layer puts out nothing but zeros."""
-        with torch.no_grad():
-            wanted = wide(look(image))
-        size = wanted.square().sum()
-        if not bool(torch.isfinite(size)):
-            raise ModelError("M543", layer, "has NaN or infinite numbers")
-        if not bool(size > 0):
-            raise ModelError("M548", layer, "is silent: it puts out only zeros for this picture")
-        return cls(look, layer, wanted, size)
-
-    def __call__(self, pixels: Float[Tensor, "c h w"]) -> Float[Tensor, ""]:
-        return (wide(self.look(pixels)) - self.wanted).square().sum() / self.size
-
-
 @taking(image=photograph)
 @recorded
 def invert(
@@ -609,10 +506,37 @@ def invert(
     (no gradient, silent, NaN); UsageError U365, U366 (options), U367 (no picture).
     """
     case = Case.of(model, USUAL_INVERT, how)
-    with sight(case.model, layer) as look:
+    with watched(case.model, layer) as look:
         photograph = canvas(case.model, as_tensor(image))
         colours, rows, columns = photograph.shape
         goal = FeatureGoal.of(look, layer, photograph)
         way = case.begin(goal, (colours, rows, columns))
         way.go()
         return finished(case, way, "inversion", original=photograph)
+
+
+def visualise(
+    network: Model, subject: Any, *, image: Given = None, method: str = "inversion", **how: Any
+) -> OptimisedPicture:
+    """A picture made for a unit, a class or, of a photograph, a layer.
+
+    subject: a unit, as "conv5:41" or Unit("conv5", 41); a class index or name; with an image, a
+    layer. method: with an image, "inversion" (what the layer keeps of it) or "dream" (what the
+    layer sees in it). how: see `Options`, and for the rest `activation_maximisation`,
+    `class_image`, `invert` and `deep_dream`, which raise what they raise.
+    """
+    if image is not None:
+        if method not in WITH_IMAGE:
+            text = f"no such method; {nearest(str(method), WITH_IMAGE)}"
+            raise UsageError("U365", shown(method), text)
+        return WITH_IMAGE[method](network, image, subject, **how)
+    if isinstance(subject, Unit) or (isinstance(subject, str) and ":" in subject):
+        return activation_maximisation(network, subject, **how)
+    return class_image(network, subject, **how)
+
+
+WITH_IMAGE: Mapping[str, Callable[..., OptimisedPicture]] = {
+    "inversion": invert,
+    "dream": deep_dream,
+}
+"""What `visualise` does with a photograph."""

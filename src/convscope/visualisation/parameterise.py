@@ -1,4 +1,17 @@
-"""Options is a picture to be made: in how many steps, how large, and under what rules?"""
+"""Parameterisation of an optimised picture: coordinates, range, penalties, transformations.
+
+Coordinates: the same picture and the same optimum, but other ways there. One pixel at a time, a
+gradient finds noise first, as high frequencies are what networks with strides let through; if each
+coordinate is a wave, weighed as waves are in photographs, large shapes grow as fast as small ones.
+Source: Olah, Mordvintsev and Schubert 2017, "Feature Visualization", on preconditioning.
+
+Transformations: in each step the network sees another variation of the picture. What excites only
+at one place, one size and one angle is noise to the network's strides, and does not last.
+
+Penalties take u (c, h, w): the picture less mid-grey, in halves of the range from black to white,
+so that black is −1 and white 1. Each is a mean over the places, so a weight means the same at
+every size; a paper's weight of a sum is ours divided by their number.
+"""
 
 from __future__ import annotations
 
