@@ -34,6 +34,7 @@ from convscope.network.network import Network
 from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
 from convscope.run import PLAIN
+from convscope.trace.backward_rule import BackwardRule, Other, Rule
 
 PIXELS = "pixels"
 Pictures = Float[Tensor, "b c h w"]

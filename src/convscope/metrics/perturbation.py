@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens
-from convscope.network.forward import forward, surveyed, wide
+from convscope.network.forward import batch_size, forward, wide
 from convscope.network.network import Network
 from convscope.network.outputs import meaning, scored
 from convscope.network.targets import Targets
@@ -80,8 +80,6 @@ def _solved(
     return solved
 
 
-BYTES = 24e6
-"""What the largest activation of one batch may take: more and the system pages (measured)."""
 BLUR, REACH = 5.0, 5
 """Width of the blur that insertion begins with, and how far its kernel of 11 by 11 reaches."""
 NOISE = 0.01
@@ -114,11 +112,10 @@ class Asked:
     def of(cls, model: nn.Module | Network, image: Float[Tensor, "c h w"], aim: Targets) -> Asked:
         """Raises ModelError M514 (NaN), M520 (no scores), M522 (size), UsageError U353."""
         model = scored(model, image[None])
-        seen, output = surveyed(model, image[None], lambda _, out: out.numel())
+        with torch.no_grad(), Lens(model, ()) as lens:
+            output = forward(lens, image[None])
         aim = aim.settled(aim.answer(output).detach())
-        largest = max((count for _, count in seen), default=1)
-        batch = max(1, min(64, int(BYTES // (4 * largest))))
-        asked = cls(model, image, aim, batch, 0.0)
+        asked = cls(model, image, aim, batch_size(model, image[None]), 0.0)
         return replace(asked, score=float(asked([image])[0]))
 
     def __call__(self, pictures: Iterable[Float[Tensor, "c h w"]]) -> Float32[np.ndarray, "n"]:

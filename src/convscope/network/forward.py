@@ -1,4 +1,4 @@
-"""TODO."""
+"""Forward pass: run a network on pictures where it is and in its precision; refuse NaN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from convscope.errors import ModelError, UsageError
 from convscope.lens.lens import run_with_hooks
 from convscope.lens.twin import bare
 from convscope.network.network import Network
+from convscope.trace.batch_size import fitting, sizes
 
+T = TypeVar("T")
 MADE = "network.preprocess.tensor(network.preprocess.framing(picture))"
 
 
@@ -71,11 +73,6 @@ def wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-T = TypeVar("T")
-BYTES = 24e6
-"""What the largest activation of one batch may take: more and the system pages (measured)."""
-
-
 def surveyed(
     model: nn.Module, images: Float[Tensor, "b c h w"], see: Callable[[nn.Module, Tensor], T]
 ) -> tuple[list[tuple[str, T]], Any]:
@@ -87,7 +84,6 @@ def surveyed(
 
 
 def batch_size(model: nn.Module, images: Float[Tensor, "b c h w"]) -> int:
-    """Pictures at once so that no activation is too large for the memory's fast ways."""
-    seen, _ = survey(model, images[:1], lambda _, output: output.numel())
-    largest = max((count for _, count in seen), default=1)
-    return max(1, min(64, int(BYTES // (4 * largest))))
+    """Variations of a picture at once. On an accelerator no more than on a CPU: where gradients
+    are asked for, all layers' outputs are held."""
+    return fitting(sizes(model, images[:1].clone()).largest, torch.device("cpu"))

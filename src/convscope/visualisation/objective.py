@@ -163,7 +163,7 @@ class StrengthGoal:
 
 @dataclass(frozen=True)
 class FeatureGoal:
-    """Options far a layer's output is from that for the photograph: ‖Φ − Φ0‖² / ‖Φ0‖²."""
+    """How far a layer's output is from that for the photograph: ‖Φ − Φ0‖² / ‖Φ0‖²."""
 
     look: Look
     name: str

@@ -197,7 +197,7 @@ SETTINGS = (
 )  # fmt: skip
 NOT_NEGATIVE = ("jitter", "turn", "blur", "noise", "settle")
 NEAREST = 0.999
-"""Options near black or white a pixel may start where the bounds are soft and never reach them."""
+"""How near black or white a pixel may start where the bounds are soft and never reach them."""
 Greys = Preprocess | tuple[float, float] | None
 
 
@@ -218,7 +218,7 @@ class Options(TypedDict, total=False):
     rule: str
     """"adam", or "normalised": the gradient divided by its mean absolute value."""
     bounds: str
-    """Options pixels are kept between black and white: "soft", by a tanh, or "clip"."""
+    """How pixels are kept between black and white: "soft", by a tanh, or "clip"."""
     noise: float
     """Standard deviation of the noise on the start, in halves of the range; none on a `start`."""
     settle: float
@@ -277,7 +277,7 @@ class Plan:
         return plan
 
     def rate(self, step: int) -> float:
-        """Options far step `step` goes, counted from 0."""
+        """How far step `step` goes, counted from 0."""
         left = (self.steps - step) / self.steps
         return self.learning_rate * (min(1.0, left / self.settle) if self.settle else 1.0)
 
