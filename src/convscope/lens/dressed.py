@@ -45,9 +45,9 @@ def dressed(model: nn.Module, around: Around, held: Sequence[Tensor] = ()) -> nn
         }
         made.__dict__["_modules"] = own
         return made
-    told = model.__dict__
-    first = told.get("forward") if AROUND not in told else told.get(OWN)
-    return _with(made, first, (*told.get(AROUND, ()), around), (*told.get(HELD, ()), *held))
+    state = model.__dict__
+    first = state.get("forward") if AROUND not in state else state.get(OWN)
+    return _with(made, first, (*state.get(AROUND, ()), around), (*state.get(HELD, ()), *held))
 
 
 def undressed(model: nn.Module) -> nn.Module:
@@ -60,8 +60,8 @@ def undressed(model: nn.Module) -> nn.Module:
         own = {name: undressed(inner) if part is inner else part for name, part in parts}
         made.__dict__["_modules"] = own
         return made
-    told = model.__dict__
-    return _with(made, told.get(OWN), told[AROUND][:-1], told[HELD])
+    state = model.__dict__
+    return _with(made, state.get(OWN), state[AROUND][:-1], state[HELD])
 
 
 def around(model: nn.Module) -> tuple[Around, ...]:

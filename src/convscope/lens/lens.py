@@ -211,11 +211,11 @@ def run_with_hooks(
     shadow = ShadowModel(model)
     seen: list[tuple[str, T]] = []
 
-    def look(name: str, module: nn.Module, output: Any) -> None:
+    def tap(name: str, module: nn.Module, output: Any) -> None:
         if isinstance(output, Tensor):
             seen.append((name, see(module, output)))
 
-    _look(_named(shadow), look)
+    _hook(_named(shadow), tap)
     with torch.no_grad():
         output = shadow.run(images.clone())  # a network may work in place on what it is given
     return _numbered(seen), output
@@ -225,7 +225,7 @@ def _met(model: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, nn.Module]
     shadow = ShadowModel(model)
     met: list[tuple[str, nn.Module]] = []
     leaves = {m: name for m, name in _named(shadow).items() if not any(True for _ in m.children())}
-    _look(leaves, lambda name, module, _: met.append((name, module)))
+    _hook(leaves, lambda name, module, _: met.append((name, module)))
     with torch.no_grad():
         shadow.run(*args, **kwargs)
     return _numbered(met)
@@ -237,13 +237,15 @@ def _named(shadow: ShadowModel) -> dict[nn.Module, str]:
     return {module: name for module, name in ((m, n) for n, m in named) if name}
 
 
-def _look(modules: Mapping[nn.Module, str], look: Callable[[str, nn.Module, Any], None]) -> None:
-    """Put a hook on each module that can have one."""
-    for module, name in modules.items():
+def _hook(modules: Mapping[nn.Module, str], tap: Callable[[str, nn.Module, Any], None]) -> None:
+    """Put a hook on each module that can have one; it is told the name, too."""
+
+    def seen(module: nn.Module, _: Any, output: Any) -> None:
+        tap(modules[module], module, output)
+
+    for module in modules:
         if not is_scripted(module):
-            module._forward_hooks[HOOK] = lambda module, _, output, name=name: look(
-                name, module, output
-            )
+            module._forward_hooks[HOOK] = seen
 
 
 def _numbered(met: Sequence[tuple[str, T]]) -> list[tuple[str, T]]:

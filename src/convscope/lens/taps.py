@@ -57,7 +57,7 @@ class Reached(BaseException):
 
 
 def hook(watch: Watch, runs: threading.local) -> Callable[[nn.Module, Any, Any], Any]:
-    def look(module: nn.Module, _: Any, output: Any) -> Any:
+    def tap(module: nn.Module, _: Any, output: Any) -> Any:
         run: Run = runs.now
         run.calls[module] += 1
         number = run.calls[module]
@@ -69,7 +69,7 @@ def hook(watch: Watch, runs: threading.local) -> Callable[[nn.Module, Any, Any],
             run.tick(sum(tap in (None, number) for tap in watch.taps))
         return output
 
-    return look
+    return tap
 
 
 def _kept(output: Any) -> tuple[Any, Any]:

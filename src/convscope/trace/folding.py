@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_weights
 
 from convscope.lens.lens import HOOK, Lens
 from convscope.lens.taps import tensors_in
@@ -33,24 +34,23 @@ def scale_of(var: Numbers, weight: Numbers | None, eps: float) -> Numbers:
     return scale if weight is None else scale * weight
 
 
-def scale_and_shift(
-    mean: Numbers, var: Numbers, weight: Numbers | None, bias: Numbers | None, eps: float
-) -> tuple[Numbers, Numbers]:
-    """By what it multiplies each map, and what it adds, in float64."""
-    scale = scale_of(var.double(), None if weight is None else weight.double(), eps)
-    shift = -mean.double() * scale
-    return scale, (shift if bias is None else shift + bias.double())
-
-
 def fold(
-    weight: Float[Tensor, "out in k l"], bias: Numbers | None, affine: tuple[Numbers, Numbers]
+    weight: Float[Tensor, "out in k l"],
+    bias: Numbers | None,
+    norm: Sequence[Numbers | None],
+    eps: float,
 ) -> tuple[Float[Tensor, "out in k l"], Numbers]:
-    """Weights and biases of a convolution that scales and shifts its maps as well."""
-    scale, shift = affine
-    folded_bias = shift if bias is None else bias.double() * scale + shift
-    return (weight.double() * scale[:, None, None, None]).to(weight.dtype), folded_bias.to(
-        weight.dtype
-    )
+    """Weights and biases of a convolution that normalises its maps as well, by way of float64.
+
+    norm: running mean, running variance, weight and bias.
+    """
+    wide: list[Any] = [
+        one if one is None else one.detach().double() for one in (weight, bias, *norm)
+    ]
+    filters, added, mean, var, scale, shift = wide
+    fused = fuse_conv_bn_weights(filters, added, mean, var, eps, scale, shift)
+    filters, added = (one.detach().to(weight.dtype) for one in fused)
+    return filters, added
 
 
 def folded(
@@ -114,13 +114,9 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Both are shadows, whose tables of weights are their own."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
+    numbers = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     with torch.no_grad():
-        affine = scale_and_shift(
-            norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
-        )
-        weight, bias = fold(conv.weight, conv.bias, affine)
+        weight, bias = fold(conv.weight, conv.bias, numbers, norm.eps)
         conv._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
         conv._parameters["bias"] = nn.Parameter(bias, requires_grad=False)
     norm.__class__ = nn.Identity  # type: ignore[assignment]  # under all names that it has

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.trace.folding import fold, scale_and_shift
+from convscope.trace.folding import fold
 from convscope.trace.nodes import Node, Result, convolution, same
 from convscope.trace.recorder import PICTURE, Call, Recording
 
@@ -88,9 +88,8 @@ def _fold(graph: Graph, makers: Mapping[int, Call]) -> None:
             continue
         norm = makers[slot]
         names = ("running_mean", "running_var", "weight", "bias")
-        mean, var, scale, shift = (norm.option(1 + n, name) for n, name in enumerate(names))
-        affine = scale_and_shift(mean, var, scale, shift, norm.option(7, "eps", 1e-5))
-        weight, bias = fold(before.weight, before.bias, affine)
+        numbers = [norm.option(1 + place, name) for place, name in enumerate(names)]
+        weight, bias = fold(before.weight, before.bias, numbers, norm.option(7, "eps", 1e-5))
         made = convolution(weight, bias, *before.how)
         graph.nodes[slot] = replace(
             before, run=made.run, bare=made.bare, weight=made.weight, bias=made.bias
