@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from convscope.studies.ablation.study import ablation
     from convscope.studies.audit.study import audit, check
     from convscope.studies.correspondence.study import correspondence
-    from convscope.studies.evolution.checkpoints import evolution
-    from convscope.studies.evolution.study import EvolutionRecorder
+    from convscope.studies.evolution.recorder import EvolutionRecorder
+    from convscope.studies.evolution.study import evolution
     from convscope.studies.explain.study import explain
     from convscope.studies.features.study import chosen_features, features
     from convscope.studies.filters.study import filters
@@ -65,7 +65,8 @@ if TYPE_CHECKING:
     from convscope.studies.occlusion.study import occlusion_study
     from convscope.studies.probes.study import probes
     from convscope.studies.retrieval.study import duplicates, similar
-    from convscope.studies.transfer.study import transfer, transfer_lists
+    from convscope.studies.transfer.study import transfer
+    from convscope.studies.transfer_lists.study import transfer_lists
     from convscope.studies.unit_ablation.study import silence
     from convscope.trace.backward.forward_pass import Neuron
     from convscope.trace.backward_rule import BackwardRule
@@ -115,9 +116,9 @@ _HOME = {
     "duplicates": "studies.retrieval.study",
     "embedding": "features.embedding",
     "energy_inside": "metrics.localisation",
-    "EvolutionRecorder": "studies.evolution.study",
+    "EvolutionRecorder": "studies.evolution.recorder",
     "evaluate": "features.predict",
-    "evolution": "studies.evolution.checkpoints",
+    "evolution": "studies.evolution.study",
     "faithfulness": "metrics.faithfulness",
     "features": "studies.features.study",
     "fields": "trace.receptive_field",
@@ -152,7 +153,7 @@ _HOME = {
     "train": "training.train",
     "tune": "network.tuning",
     "transfer": "studies.transfer.study",
-    "transfer_lists": "studies.transfer.study",
+    "transfer_lists": "studies.transfer_lists.study",
     "write_atlas": "pages.atlas",
     "xgradcam": "attribution.formulas",
 }

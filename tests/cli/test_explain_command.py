@@ -87,5 +87,5 @@ def test_pointing_counts_what_a_box_around_everything_must_hold(
     status = run(["pointing", MODEL, "many", "--boxes", "boxes.json", "--method", "my_maps:middle"])
     said = capfd.readouterr().out
     assert status == 0
-    assert "my_maps:middle  100.0%" in said
+    assert "| my_maps:middle | 100.0%" in said
     assert (place / "pointing" / "record.json").exists()

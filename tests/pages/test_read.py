@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from convscope.errors import DataError, UsageError
-from convscope.pages.atlas import atlas_features, atlas_layers, write_atlas
+from convscope.pages.atlas import write_atlas
+from convscope.studies.features.record import atlas_features, atlas_layers
 from tests.pages.fake_records import Atlas
 
 

@@ -9,14 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convscope.cli.ablation import split_names
 from convscope.errors import ConvscopeError, ModelError, Stopped, UsageError
 from convscope.pictures.pictures import Pictures
 from convscope.records.table import lines
-from convscope.studies.ablation.figure import ablation_figure
+from convscope.studies.ablation.figure import ablation_figure, ablation_table
 from convscope.studies.ablation.record import PAPER, Ablation
-from convscope.studies.ablation.study import VARIANTS, Variant, ablation, base_of, chosen, counted
-from convscope.studies.ablation.table import ablation_table
+from convscope.studies.ablation.study import (
+    VARIANTS,
+    Variant,
+    ablation,
+    base_of,
+    chosen,
+    counted,
+    split_names,
+)
 from convscope.training.recipe import Recipe
 from tests.training.conftest import paint
 

@@ -15,8 +15,14 @@ from convscope.lens.lens import Lens
 from convscope.network.network import Network
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence
+from convscope.studies.evolution.recorder import (
+    EvolutionRecorder,
+    arrived,
+    centre,
+    convergence,
+    way,
+)
 from convscope.studies.evolution.responses import ranked, responses
-from convscope.studies.evolution.study import EvolutionRecorder, arrived, centre, convergence, way
 
 EPOCHS = np.array([0, 1, 2, 3, 4, 5, 6])
 TRAINED = {"conv1": (0.0, 0.4, 1, 1, 1, 1, 1), "conv2": (0.0, 0.1, 0.2, 0.3, 0.4, 1, 1)}

@@ -12,7 +12,7 @@ from convscope.errors import DataError
 from convscope.network.load import Network
 from convscope.pictures.pictures import Pictures
 from convscope.run import Run
-from convscope.studies.evolution.study import EvolutionRecorder
+from convscope.studies.evolution.recorder import EvolutionRecorder
 from convscope.units import Unit
 
 

@@ -13,8 +13,8 @@ from convscope.network.network import Network
 from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.pictures import Pictures
 from convscope.run import Run
-from convscope.studies.evolution.checkpoints import evolution
-from convscope.studies.evolution.study import EvolutionRecorder
+from convscope.studies.evolution.recorder import EvolutionRecorder
+from convscope.studies.evolution.study import evolution
 
 
 def keep(network: Network, place: Path) -> None:

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.cli.app import run
-from convscope.cli.explain import _boxes as read_boxes_of
 from convscope.errors import ConvscopeError, OutputError, StopAsked
 from convscope.network.load import load
 from convscope.network.network import Network
@@ -26,21 +25,21 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.records.table import lines
 from convscope.run import Run
+from convscope.studies.base import boxes_of
 from convscope.studies.occlusion.areas import rooms
 from convscope.studies.occlusion.figure import (
     _three_figures,
     _ticks,
     hidden,
     hidden_objects_figure,
-    hidden_objects_words,
     occlusion_pages,
-    picture_names,
 )
 from convscope.studies.occlusion.hidden_objects import deal_test, hidden_objects, shared, sign_test
 from convscope.studies.occlusion.record import Occlusions
 from convscope.studies.occlusion.study import occlusion_study
 from convscope.studies.occlusion.table import (
     PAPER,
+    hidden_objects_words,
     occlusion_csv,
     occlusion_summary,
     occlusion_table,
@@ -134,7 +133,7 @@ def squares(tmp_path: Path) -> tuple[Path, Path]:
     return folder, path
 
 
-def boxes_of(path: Path) -> dict[str, list[Box]]:
+def told_boxes(path: Path) -> dict[str, list[Box]]:
     told = json.loads(path.read_text())
     return {name: [Box(y, x, y2, x2) for x, y, x2, y2 in boxes] for name, boxes in told.items()}
 
@@ -225,7 +224,7 @@ def test_the_map_that_is_followed_is_projected_beside_other_pictures(
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
 def test_a_network_keeps_its_own_precision(kind: torch.dtype, squares: tuple[Path, Path]) -> None:
-    found = ask(Red().to(kind), squares[0], boxes=boxes_of(squares[1]), stride=12)
+    found = ask(Red().to(kind), squares[0], boxes=told_boxes(squares[1]), stride=12)
     assert found.base_probability[:6] == pytest.approx(1 / (1 + math.exp(-3)), abs=0.01)
     assert found.activity.max() == 36
     assert np.ptp(found.projections[0, 0]) > 50
@@ -241,7 +240,7 @@ def test_a_network_without_projections_is_still_drawn(squares: tuple[Path, Path]
 def test_only_squares_on_the_object_count_where_nothing_else_matters(
     squares: tuple[Path, Path],
 ) -> None:
-    record = ask(Red(), squares[0], boxes=boxes_of(squares[1]), stride=2)
+    record = ask(Red(), squares[0], boxes=told_boxes(squares[1]), stride=2)
     found = hidden_objects(record, permutations=999)
     assert found.pictures == tuple(f"{n}.png" for n in range(6))
     assert found.unmarked == ("z.png",)
@@ -265,7 +264,7 @@ def test_only_squares_on_the_object_count_where_nothing_else_matters(
     falls_of_4 = math.log(whole) - np.log(record.probability[4].astype(np.float64))
     others = []
     for number in (0, 1, 2, 3, 5):
-        marks = boxes_of(squares[1])[f"{number}.png"]
+        marks = told_boxes(squares[1])[f"{number}.png"]
         corners = record.tops.tolist(), record.lefts.tolist()
         share = shared(*corners, (8, 8), marks, (HEIGHT, WIDTH))
         others.append(falls_of_4[share >= 0.5].mean() - falls_of_4[share <= 0.1].mean())
@@ -374,7 +373,7 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bright: Path, tmp_pa
 
 
 def test_the_record_comes_back_from_disk(squares: tuple[Path, Path], tmp_path: Path) -> None:
-    found = ask(Red(), squares[0], boxes=boxes_of(squares[1]), stride=12)
+    found = ask(Red(), squares[0], boxes=told_boxes(squares[1]), stride=12)
     again = Occlusions.load(found.save(tmp_path / "record"))
     assert (again.boxes, again.others, again.why) == (found.boxes, found.others, found.why)
     assert np.array_equal(again.seen, found.seen)
@@ -399,7 +398,7 @@ def test_the_square_is_drawn_as_the_network_saw_it(fill: object, bright: Path) -
 
 
 def test_tables_and_words_say_what_the_record_holds(squares: tuple[Path, Path]) -> None:
-    found = ask(Red(), squares[0], boxes=boxes_of(squares[1]))
+    found = ask(Red(), squares[0], boxes=told_boxes(squares[1]))
     rows = list(csv.DictReader(io.StringIO(occlusion_csv(found).decode())))
     assert [row["picture"] for row in rows] == list(found.pictures)
     for number, row in enumerate(rows):
@@ -452,7 +451,7 @@ def test_names_lose_the_folder_that_all_share(bright: Path) -> None:
         (("roses/1.png", "tulips/1.png", "x.png"), ["roses/1.png", "tulips/1.png", "x.png"]),
         (("/x/1.png", "/x/2\n.png", "/x/3.png"), ["1.png", "2\\n.png", "3.png"]),
     ):
-        assert picture_names(replace(found, pictures=names)) == shown
+        assert replace(found, pictures=names).picture_names() == shown
 
 
 def test_a_call_that_was_wrong_leaves_nothing_in_the_way(bright: Path, tmp_path: Path) -> None:
@@ -488,7 +487,7 @@ def test_the_command_keeps_all_and_can_be_given_again(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("convscope.cli.occlusion.LISTED", 2)
+    monkeypatch.setattr("convscope.studies.occlusion.table.LISTED", 2)
     out, spec = tmp_path / "out", "zfnet:width=0.0625,head=compact"
     arguments = ["occlusion", spec, str(squares[0]), "--boxes", str(squares[1])]
     arguments += [
@@ -520,10 +519,11 @@ def test_the_command_keeps_all_and_can_be_given_again(
     assert run([*arguments, "--out", str(out)]) == 5
     names = json.loads(squares[1].read_text())
     (tmp_path / "more.json").write_text(json.dumps({**names, "none.png": []}))
+    said: list[str] = []
     with Pictures(squares[0]) as folder:
-        boxes = read_boxes_of(folder, tmp_path / "more.json")
+        boxes = boxes_of(folder, tmp_path / "more.json", said.append)
     assert set(boxes or {}) == {*names, "none.png"}
-    assert "; 1 of its names are not among them" in capsys.readouterr().err
+    assert "; 1 of its names are not among them" in said[0]
     for wrong in ([str(tmp_path)], ["--fill", "gray"]):
         assert run(["occlusion", spec, str(squares[0]), *wrong, "--out", str(out / "x")]) == 2
     assert "did you mean grey?" in capsys.readouterr().err

@@ -15,10 +15,12 @@ from convscope.errors import UsageError
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
+from convscope.studies.probes.figure import probes_figure
+from convscope.studies.probes.record import Probes
 from convscope.studies.probes.study import probes
 from convscope.studies.retrieval.study import duplicates
-from convscope.studies.transfer.figure import probes_figure, transfer_figure
-from convscope.studies.transfer.record import Probes, Transfer
+from convscope.studies.transfer.figure import transfer_figure
+from convscope.studies.transfer.record import Transfer
 from convscope.studies.transfer.study import transfer
 from convscope.training.recipe import Recipe
 

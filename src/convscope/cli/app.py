@@ -17,27 +17,18 @@ from typing import Annotated, Any
 import typer
 
 from convscope import __version__
-from convscope.cli.ablation import ablation
 from convscope.cli.atlas import atlas, attach
 from convscope.cli.check import check
 from convscope.cli.demo import demo
-from convscope.cli.evolution import evolution
 from convscope.cli.explain import explain
-from convscope.cli.features import features
 from convscope.cli.mark import mark
-from convscope.cli.occlusion import occlusion
 from convscope.cli.optimise import optimise
-from convscope.cli.pointing import pointing
 from convscope.cli.predict import evaluate, layers, predict, tune
-from convscope.cli.probes import probes
 from convscope.cli.progress import tell
 from convscope.cli.results import command_running
 from convscope.cli.run_study import command_of
-from convscope.cli.similar import similar
 from convscope.cli.stop import past_stopping, stoppable
 from convscope.cli.train import flowers, train
-from convscope.cli.transfer import transfer
-from convscope.cli.transfer_lists import transfer_lists
 from convscope.errors import (
     ConvscopeError,
     EnvironmentFault,
@@ -75,21 +66,14 @@ for command in (
     flowers,
     check,
     explain,
-    pointing,
     optimise,
     tune,
-    occlusion,
     mark,
-    features,
-    evolution,
-    similar,
-    probes,
-    transfer,
-    transfer_lists,
-    ablation,
 ):
     app.command()(command)
 for study in studies():
+    if study.by_hand:
+        continue
     for name in (study.name, *study.aliases):
         app.command(name, hidden=name != study.name)(command_of(study))
 

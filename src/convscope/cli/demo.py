@@ -187,7 +187,7 @@ def _trained(
     """The network, and how its features formed; a run that was stopped goes on."""
     from convscope.network.preprocess import Preprocess
     from convscope.pictures.framing import Framing
-    from convscope.studies.evolution.study import EvolutionRecorder
+    from convscope.studies.evolution.recorder import EvolutionRecorder
     from convscope.training.recipe import recipe
     from convscope.training.trainer import train
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,15 +14,14 @@ from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import claim, new_study
 from convscope.errors import printable
 from convscope.run import Run
+from convscope.studies.base import boxes_of, class_asked, spread
 
 if TYPE_CHECKING:
     from convscope.attribution.base import Method
-    from convscope.network.load import Network
-    from convscope.pictures.pictures import Pictures
+    from convscope.network.network import Network
     from convscope.records.maps import Attribution
     from convscope.records.predictions import Prediction
     from convscope.studies.explain.record import Explanation, Explanations
-    from convscope.units import Box
 
 
 @expanded
@@ -70,120 +70,83 @@ def explain(
     network = opening.scoring(model)
     if layer is not None:
         require_layer(network, methods, layer)
-    if Path(pictures).is_file():
-        page = _one(network, Path(pictures), methods, target, boxes, road, reading, out)
-    else:
-        page = _many(network, pictures, methods, target, boxes, road, limit, reading, out)
+    wanted = None if target is None else class_asked(target)
+    asked = _Asked(network, methods, wanted, boxes, road, reading, out)
+    one = Path(pictures)
+    lines = asked.one(one) if one.is_file() else asked.many(pictures, limit)
+    page = out / "index.html"
+    tell(*lines, page)
     if open_page:
         typer.launch(page.resolve().as_uri())
 
 
-def _one(
-    network: Network,
-    path: Path,
-    methods: Mapping[str, Method],
-    target: str | None,
-    boxes: Path | None,
-    road: bool,
-    reading: Reading,
-    out: Path,
-) -> Path:
-    from convscope.pages.explain import write_explanation
-    from convscope.pictures.annotations import read_boxes
-    from convscope.studies.explain.study import Checks
-    from convscope.studies.explain.study import explain_picture as study
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be explained, and how."""
 
-    picture = reading.one(path)
-    marked = read_boxes(boxes).get(path.name, ()) if boxes else ()
-    if boxes and not marked:
-        say(f"{boxes} has no boxes for {path.name}")
-    with progress("explaining") as tick:
-        found = study(
-            network,
-            picture,
-            methods,
-            target=read_target(target),
-            boxes=marked,
-            checks=Checks(road=road),
-            shown=_first,
-            run=Run(progress=tick),
-        )
-    with new_study(out) as place:
-        write_explanation(place, found)
-    page = out / "index.html"
-    tell(*_told(found))
-    tell(page)
-    return page
+    network: Network
+    methods: Mapping[str, Method]
+    target: int | str | None
+    boxes: Path | None
+    road: bool
+    reading: Reading
+    out: Path
 
+    def one(self, path: Path) -> list[str]:
+        """Explain a single picture; what to tell of it."""
+        from convscope.pages.explain import write_explanation
+        from convscope.pictures.annotations import read_boxes
+        from convscope.studies.explain.study import Checks, explain_picture
 
-def _many(
-    network: Network,
-    pictures: str,
-    methods: Mapping[str, Method],
-    target: str | None,
-    boxes: Path | None,
-    road: bool,
-    limit: int | None,
-    reading: Reading,
-    out: Path,
-) -> Path:
-    from dataclasses import replace
-
-    from convscope.pages.explain import write_explanations
-    from convscope.studies.explain.study import QUICK, explain_folder
-    from convscope.studies.explain.table import findings
-
-    kept: list[Explanations] = []
-    with reading.open(pictures) as folder, progress("explaining") as tick:
-
-        def run(each: object) -> Explanations:
-            found = explain_folder(
-                network,
-                folder,
-                methods,
-                target=read_target(target),
-                boxes=_boxes(folder, boxes),
-                numbers=_spread(len(folder), limit),
-                checks=replace(QUICK, road=road),
-                each=each,  # type: ignore[arg-type]
+        picture = self.reading.one(path)
+        marked = read_boxes(self.boxes).get(path.name, ()) if self.boxes else ()
+        if self.boxes and not marked:
+            say(f"{self.boxes} has no boxes for {path.name}")
+        with progress("explaining") as tick:
+            result = explain_picture(
+                self.network,
+                picture,
+                self.methods,
+                target=self.target,
+                boxes=marked,
+                checks=Checks(road=self.road),
+                shown=_first,
                 run=Run(progress=tick),
             )
-            kept.append(found)
-            return found
+        with new_study(self.out) as place:
+            write_explanation(place, result)
+        return _lines(result)
 
-        with new_study(out) as place:
-            write_explanations(place, run)
-    page = out / "index.html"
-    for one in findings(kept[0]):
-        tell(f"{'!' if one.level == 'warn' else '-'} {printable(one.text)}")
-    tell(page)
-    return page
+    def many(self, pictures: str, limit: int | None) -> list[str]:
+        """Explain a folder, each picture's page as soon as it is done; what to tell of all."""
+        from convscope.pages.explain import write_explanations
+        from convscope.studies.explain.study import QUICK, explain_folder
+        from convscope.studies.explain.table import findings
 
+        kept: list[Explanations] = []
+        with self.reading.open(pictures) as folder, progress("explaining") as tick:
 
-def read_target(told: str | None) -> int | str | None:
-    """Digits are an index."""
-    return int(told) if told is not None and told.isdecimal() else told
+            def run(each: Any) -> Explanations:
+                result = explain_folder(
+                    self.network,
+                    folder,
+                    self.methods,
+                    target=self.target,
+                    boxes=boxes_of(folder, self.boxes, say),
+                    numbers=spread(len(folder), limit),
+                    checks=replace(QUICK, road=self.road),
+                    each=each,
+                    run=Run(progress=tick),
+                )
+                kept.append(result)
+                return result
 
-
-def _boxes(folder: Pictures, told: Path | None) -> Mapping[str, Sequence[Box]] | None:
-    from convscope.pictures.annotations import BOXES_FILE, read_boxes
-
-    path = told or folder.root / BOXES_FILE
-    if told is None and not path.is_file():
-        return None
-    found = read_boxes(path)
-    known = sum(name in found for name in folder.names)
-    unknown = len(found.keys() - set(folder.names)) if told is not None else 0
-    more = f"; {unknown} of its names are not among them" if unknown else ""
-    say(f"boxes: {path}, for {known} of {len(folder)} pictures{more}")
-    return found
-
-
-def _spread(count: int, limit: int | None) -> list[int] | None:
-    """So many numbers, evenly over all."""
-    if limit is None or limit >= count:
-        return None
-    return [round(place * (count - 1) / max(1, limit - 1)) for place in range(limit)]
+            with new_study(self.out) as place:
+                write_explanations(place, run)
+        return [
+            f"{'!' if one.level == 'warn' else '-'} {printable(one.text)}"
+            for one in findings(kept[0])
+        ]
 
 
 def _first(prediction: Prediction, maps: Mapping[str, Attribution]) -> None:
@@ -209,7 +172,7 @@ def _third(at: int, extent: int, words: Sequence[str]) -> str:
     return words[min(2, 3 * at // extent)]
 
 
-def _told(found: Explanation) -> list[str]:
+def _lines(found: Explanation) -> list[str]:
     """The classes, and a line for each map."""
     from convscope.studies.explain.table import TITLES, summary, verdict
 

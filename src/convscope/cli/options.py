@@ -33,9 +33,6 @@ ANY_MODEL = (
     "--remember wrote."
 )
 Model = Annotated[str, typer.Argument(help=ANY_MODEL)]
-Beside = Annotated[
-    bool, typer.Option("--beside", help="Put the numbers of Zeiler and Fergus 2014 beside.")
-]
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:

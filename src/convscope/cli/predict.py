@@ -11,7 +11,7 @@ import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say, tell
-from convscope.cli.results import add_file, claim, new_study, save_table
+from convscope.cli.results import add_file, claim, keep_table, new_study
 from convscope.errors import EnvironmentFault, UsageError, nearest, printable
 from convscope.run import Run
 
@@ -200,7 +200,7 @@ def evaluate(
     with new_study(out) as place:
         save_evaluation(found, place)
         if beside:
-            save_table(table2(found), place / "table2.md")
+            tell(*keep_table(table2(found), place / "table2.md"))
     tell(out)
 
 

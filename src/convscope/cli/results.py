@@ -18,8 +18,8 @@ from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convscope.cli.progress import say, tell
-from convscope.errors import ConvscopeError, Stopped, UsageError
+from convscope.cli.progress import say
+from convscope.errors import ConvscopeError, Stopped
 from convscope.records.table import Part, lines, tables_json
 
 if TYPE_CHECKING:
@@ -167,35 +167,12 @@ def drawn(figure: Figure, kind: str) -> bytes:
     return out.getvalue()
 
 
-def save_table(parts: Sequence[Part], place: Path) -> None:
-    """Kept as `place` in Markdown, which is printed, and its tables for pages as JSON."""
-    tell(*keep_table(parts, place))
-
-
 def keep_table(parts: Sequence[Part], place: Path) -> list[str]:
-    """The same, without printing; gives the Markdown, line by line."""
+    """Kept as `place` in Markdown, and its tables for pages as JSON; gives the Markdown's lines."""
     told = lines(parts)
     place.write_bytes("".join(f"{line}\n" for line in told).encode())
     place.with_suffix(".json").write_bytes(tables_json(parts))
     return told
-
-
-def listed(names: str | None) -> Sequence[str] | None:
-    """Names with commas between."""
-    found = [name.strip() for name in (names or "").split(",") if name.strip()]
-    return found or None
-
-
-def epochs_listed(text: str | None) -> Sequence[int] | None:
-    """Epochs with commas between. Raises UsageError U386 on anything else."""
-    names = listed(text)
-    if names is None:
-        return None
-    if not all(name.isascii() and name.isdigit() and len(name) < 8 for name in names):
-        raise UsageError(
-            "U386", str(text), "is no list of epochs", next_step="write them as 1,2,5,10"
-        )
-    return [int(name) for name in names]
 
 
 @contextmanager

@@ -13,9 +13,9 @@ import typer
 from convscope.cli.options import Reading, expanded
 from convscope.cli.predict import save_evaluation
 from convscope.cli.progress import progress, say, tell
-from convscope.cli.results import epochs_listed
 from convscope.cli.stop import stop_on_signals
 from convscope.run import Run
+from convscope.studies.base import epochs
 
 if TYPE_CHECKING:
     from convscope.pictures.pictures import Pictures
@@ -134,7 +134,7 @@ def train(
     from convscope.training.trainer import train as run_training
 
     require_extra()
-    plan, kept = read_recipe(recipe, changes or ()), epochs_listed(keep)
+    plan, kept = read_recipe(recipe, changes or ()), None if keep is None else epochs(keep)
     teaching, judging = pair(pictures, validation, reading)
     if len(teaching) < plan.batch:
         say(f"{len(teaching)} pictures make less than a batch of {plan.batch}: one step an epoch")

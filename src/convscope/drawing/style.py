@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import ImageFont
 
 from convscope.errors import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TRAINING, VALIDATION = "#0b5cbf", "#b25400"
 INK, SOFT = "#1b1d20", "#5b6067"
@@ -84,3 +89,37 @@ def stretch(values: Float[np.ndarray, "..."], low: float, high: float) -> UInt8[
         np.clip((values - low) / span, 0.0, 1.0) * 255
     ).astype(np.uint8)
     return scaled
+
+
+def dress(
+    axes: Axes,
+    title: str = "",
+    across: str = "",
+    up: str = "",
+    *,
+    grid: Literal["", "x", "y", "both"] = "",
+    size: float = 8,
+    without: Sequence[str] = ("top", "right"),
+) -> None:
+    """Titles and pale ticks of a plot, a grid behind the data, and no frame where it is of no use.
+
+    size: of the ticks' letters, in points; the title's are one larger.
+    """
+    if title:
+        axes.set_title(title, loc="left", fontsize=size + 1, color=INK, parse_math=False)
+    axes.set_xlabel(across, color=SOFT, fontsize=size)
+    axes.set_ylabel(up, color=SOFT, fontsize=size)
+    axes.tick_params(colors=SOFT, labelsize=size)
+    if grid:
+        axes.grid(axis=grid, color="#e4e4e0", linewidth=0.8)
+        axes.set_axisbelow(True)
+    for edge in without:
+        axes.spines[edge].set_visible(False)
+
+
+def bare(axes: Axes) -> None:
+    """A picture alone, without frame and ticks."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for edge in axes.spines.values():
+        edge.set_visible(False)

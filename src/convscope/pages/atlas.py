@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import convscope
 from convscope.drawing.tiles import block, enlarged
-from convscope.errors import DataError, UsageError, printable
+from convscope.errors import printable
 from convscope.pages import describe
 from convscope.pages.explain import save_example
 from convscope.pages.store import policy, save, save_sprites, save_thumbs, script
@@ -20,51 +20,8 @@ from convscope.pages.studies import Study, save_studies
 from convscope.publish import publish_folder
 from convscope.records.features import LayerFeatures, LayerTable, ModelCard, Pictures
 from convscope.records.maps import OcclusionExample
-from convscope.records.record import INDEX
 from convscope.records.series import Evolution, Series
-
-RECORDS = "records"
-
-
-def atlas_layers(atlas: Path) -> dict[str, np.ndarray]:
-    """The layers by name: in how many pictures each map was active.
-
-    Raises DataError D195 if there are no records in the folder, D140 if one is damaged.
-    """
-    return {
-        LayerFeatures.part(place, "layer"): LayerFeatures.part(place, "active")
-        for place in _places(atlas)
-    }
-
-
-def atlas_features(atlas: Path, layer: str, maps: Sequence[int]) -> LayerFeatures:
-    """Some maps of a layer, as they were found.
-
-    Raises as `atlas_layers`, and UsageError U204 if there is no such map.
-    """
-    places = {LayerFeatures.part(place, "layer"): place for place in _places(atlas)}
-    found = LayerFeatures.load(places[layer])
-    for channel in maps:
-        if channel >= len(found.value):
-            what = f"no such feature map; the layer has {len(found.value)}, counted from 0"
-            raise UsageError("U204", f"{layer}:{channel}", what)
-    return found.of(maps)
-
-
-def _places(atlas: Path) -> list[Path]:
-    """Of the records, in the order of the layers."""
-    there = [path for path in (atlas / RECORDS).glob("*") if path.name.isdecimal()]
-    places = sorted((path for path in there if (path / INDEX).exists()), key=_number)
-    if [_number(place) for place in places] != [*range(len(places) or 1)]:
-        what = "holds no records of an atlas" if not places else "has lost some of its records"
-        step = "make the atlas again; without its folder records it is pages only"
-        raise DataError("D195", str(atlas), what, next_step=step)
-    return places
-
-
-def _number(place: Path) -> int:
-    return int(place.name)
-
+from convscope.studies.features.record import RECORDS
 
 SCRIPTS = (
     "base",

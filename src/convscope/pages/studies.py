@@ -32,64 +32,6 @@ TEXT = 10_000_000
 """Bytes of a page of tables that is read."""
 MOST = 500
 """Figures of one study."""
-ABOUT = {
-    "Convergence": (
-        "Evolution",
-        "How feature maps formed while the network was trained, and which layers settled first.",
-        "A strongest picture is an extreme; by the last epoch everything has settled.",
-    ),
-    "LayerFeatures": (
-        "Features",
-        "What in its strongest pictures excites each of some feature maps.",
-        "The strongest pictures flatter a map; projections partly retrace the picture itself.",
-    ),
-    "Ablation": (
-        "Ablation",
-        "What is lost when layers are removed or resized and the network is trained again.",
-        "One recipe for all variants favours those that it suits.",
-    ),
-    "Occlusions": (
-        "Occlusion",
-        "What a feature map and the network's answer do while a square hides part of the picture.",
-        "A grey square is itself a picture that the network never learned from.",
-    ),
-    "Evolution": (
-        "Evolution",
-        "How feature maps formed during training, and when each layer settled.",
-        "One strongest picture is an extreme; a map may change much below it.",
-    ),
-    "Transfer": (
-        "Features for other classes",
-        "How well a linear classifier on frozen features does with few pictures a class.",
-        "A linear classifier finds what lies open; other knowledge may be there.",
-    ),
-    "ListTransfer": (
-        "Features for other classes",
-        "How well a linear classifier on frozen features finds each class of labelled lists.",
-        "A linear classifier finds what lies open; other knowledge may be there.",
-    ),
-    "Probes": (
-        "What each layer knows",
-        "How well a linear classifier on each layer's features does.",
-        "A linear classifier finds what lies open; other knowledge may be there.",
-    ),
-    "Neighbours": (
-        "Similar pictures",
-        "Which pictures the network holds to be alike.",
-        "Alike for this layer's features; a person may disagree.",
-    ),
-    "Duplicates": (
-        "Duplicates",
-        "Which pictures are nearly the same.",
-        "A threshold decides; look at the pairs near it.",
-    ),
-    "PointingGame": (
-        "Pointing game",
-        "How often each method's map peaks on what was marked.",
-        "A map may point at the object for another reason, and a blob in the middle often hits.",
-    ),
-}
-"""Of each kind of record: title, what the study shows, what it does not."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +59,9 @@ def read_study(folder: Path | str) -> Study:
         step = "name a folder that a study wrote, such as that of convscope filters"
         raise UsageError("U440", str(place), "holds no figure of a study", next_step=step)
     kind, origin = _record(place)
+    title, shows, limits = printable(place.resolve().name), "", ""
     if study := by_record(kind):
-        title, shows, limits = study.title, study.shows, study.limits
-    else:
-        title, shows, limits = ABOUT.get(kind, (printable(place.resolve().name), "", ""))
+        title, shows, limits = study.about.get(kind, (study.title, study.shows, study.limits))
     kept = sorted(path for path in place.glob("*.json") if path.name != INDEX)
     tables = tuple(table for path in kept for table in _tables(path))
     return Study(place.resolve().name, title, shows, limits, figures, tables, origin)

@@ -88,6 +88,21 @@ def read_tables(text: bytes) -> tuple[Table, ...]:
         raise ValueError(f"not a list of tables ({fault})") from None
 
 
+def plural(count: int, what: str) -> str:
+    """1 picture, 2 pictures."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def give_or_take(values: Any, form: str = ".3f", factor: float = 1) -> str:
+    """Mean ± standard deviation."""
+    return f"{factor * values.mean():{form}} ± {factor * values.std():{form}}"
+
+
+def percent(values: Any) -> str:
+    """The same in %, without the sign."""
+    return give_or_take(values, ".1f", 100)
+
+
 def _cell(text: str) -> str:
     """A bar would end the cell."""
     return printable(text).replace("|", "\\|")

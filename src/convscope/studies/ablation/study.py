@@ -26,8 +26,11 @@ from convscope.network.sources.ours import OURS
 from convscope.network.sources.spec import TOWER_OPTIONS, options, split_classes
 from convscope.pictures.pictures import Pictures
 from convscope.records.predictions import Evaluation
+from convscope.studies.ablation import Options
 from convscope.studies.ablation.record import Ablation
+from convscope.studies.base import Ask
 from convscope.training.recipe import Recipe, to_json
+from convscope.training.recipe import recipe as read_recipe
 from convscope.training.trainer import Progress, require_extra, train
 
 MAPS = "maps=96-256-512-1024-512"
@@ -278,3 +281,34 @@ def _used(trials: dict[tuple[int, int], _Trial]) -> tuple[int, int]:
     """Training and validation pictures that could be used."""
     one = next(iter(trials.values()))
     return len(one.training.labels), len(one.validation.labels)
+
+
+def from_command(ask: Ask, options: Options) -> Ablation:
+    plan = read_recipe(options.recipe, options.changes or ())
+    training, validation = ask.split(options.validation)
+    with ask.training() as how:
+        return ablation(
+            plan,
+            training,
+            validation,
+            ask.out,
+            split_names(options.variants or VARIANTS),
+            common=options.common,
+            seeds=options.seeds,
+            views=options.views,
+            **how,
+            tell=ask.say,
+            threads=options.threads,
+            accelerator=options.accelerator,
+        )
+
+
+def split_names(given: Iterable[str]) -> list[str]:
+    """`a,b` is two names, `a,b=network:x=1,y=2` as well: after the first `=` commas belong to
+    the network."""
+    found = []
+    for text in given:
+        names, equals, network = text.partition("=")
+        *others, last = (name.strip() for name in names.split(","))
+        found += [*others, last + equals + network]
+    return [name for name in found if name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from convscope.studies.base import Option, Study, names, only_shown
+from convscope.studies.base import BESIDE, Option, Study, names
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Options:
     ] = 0.5
     permutations: Annotated[int, Option("Of the test.", min=1)] = 10_000
     seed: Annotated[int, Option("Of random masks and permutations.")] = 0
-    beside: Annotated[bool, Option("")] = only_shown(False)
+    beside: Annotated[bool, BESIDE] = False
 
 
 STUDY = Study(
@@ -43,6 +43,7 @@ STUDY = Study(
     "(table 1).",
     example="convscope correspondence torchvision:squeezenet1_0 dogs --parts dog_parts.json",
     options=Options,
+    page="correspondence",
     doing="hiding parts",
     paper="table 1",
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from convscope.studies.evolution.study import EvolutionRecorder
+from convscope.studies.evolution.recorder import EvolutionRecorder
 
 LIGHTNING = ("lightning.pytorch", "pytorch_lightning")
 """The two names that Lightning is installed under; their callbacks are not each other's."""

@@ -7,8 +7,8 @@ for high ones; it gives no other numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -16,11 +16,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convscope.drawing.style import INK, SOFT, shortened
+from convscope.drawing.style import INK, SOFT, dress, shortened
 from convscope.drawing.tiles import block
 from convscope.errors import printable
 from convscope.records.series import Convergence, Evolution
 from convscope.records.table import Part, Table
+from convscope.studies.base import Shown
+from convscope.studies.evolution import Options
 
 WIDE = 7.2
 LEAST = 4.2
@@ -197,13 +199,8 @@ def _draw_convergence(
     ticks = [tick for tick in EPOCH_TICKS if record.epochs[0] <= tick < 0.85 * last] + [last]
     axes.set_xticks(ticks, list(map(str, ticks)))
     axes.set_xlim(int(record.epochs[0]), last)
-    axes.set_xlabel("epoch", fontsize=8, color=SOFT)
     axes.set_ylim(min(0.0, float(np.nanmin(values))), 1.02)
-    axes.tick_params(colors=SOFT, labelsize=7)
-    axes.grid(axis="y", color="#e4e4e0", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
+    dress(axes, across="epoch", grid="y", size=7)
 
 
 def _ring(axes: Axes, record: Convergence) -> None:
@@ -224,3 +221,13 @@ def _quartiles(epochs: np.ndarray) -> str:
 def _interval(values: Float64[np.ndarray, "3"], form: str) -> str:
     mean, low, high = (format(value, form) for value in values)
     return f"{mean} ({low} to {high})"
+
+
+def show(result: Mapping[str, Any], options: Options) -> Shown:
+    features, layers = result["features"], result["convergence"]
+    figures = {
+        "patches": evolution_figure(features, patches=True),
+        "layers": convergence_figure(layers),
+        "figure": evolution_figure(features),
+    }
+    return Shown(figures, {"table": convergence_table(layers, beside=options.beside)})

@@ -10,9 +10,9 @@ one grey): `scale="layer"`. Weak maps are then faint, so that by default each ma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,6 +23,8 @@ from convscope.drawing.style import INK, SOFT, shortened
 from convscope.drawing.tiles import block, enlarged, grid
 from convscope.records.features import LayerFeatures, Shown, grid_words
 from convscope.records.table import Part, Table
+from convscope.studies import base
+from convscope.studies.features import Options
 
 Scale = Literal["map", "layer"]
 RULES = {"deconvnet": "deconvnet", "guided": "guided backpropagation"}
@@ -247,3 +249,11 @@ def _scaled(record: Shown, scale: Scale) -> UInt8[np.ndarray, "maps k s s 3"]:
     wide = 127.5 + (record.projections - 127.5) * share[:, None, None, None, None]
     joint: UInt8[np.ndarray, "maps k s s 3"] = np.rint(wide).clip(0, 255).astype(np.uint8)
     return joint
+
+
+def show(result: Mapping[str, LayerFeatures], options: Options) -> base.Shown:
+    records, scale = list(result.values()), cast("Scale", options.scale)
+    figures = {"figure": features_figure(records, scale=scale)}
+    if any(record.beside for record in records):
+        figures["figure-other-rule"] = features_figure(records, scale=scale, beside=True)
+    return base.Shown(figures, {"table": features_table(records)}, printed=False)

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ from convscope.records.features import COUNTS, LayerFeatures, Shown, random_maps
 from convscope.records.features import Pictures as PictureRecord
 from convscope.records.topk import TopK
 from convscope.run import PLAIN, Run
+from convscope.studies.base import Ask, arguments
+from convscope.studies.features import Options
 from convscope.studies.features.display import (
     GREY,
     SCALING,
@@ -45,6 +48,7 @@ from convscope.studies.features.display import (
     quantised,
     side_of,
 )
+from convscope.studies.features.record import KEPT, kept_features
 from convscope.trace.backward.forward_pass import Neuron
 from convscope.trace.backward_rule import Other, Overlap, Rule
 from convscope.trace.layers import chosen_layers, feature_layers
@@ -488,3 +492,18 @@ def _spread(network: Network) -> list[str]:
     every = feature_layers(network.model, empty)
     places = np.linspace(0, len(every) - 1, min(len(COUNTS), len(every))).round().astype(int)
     return [every[place] for place in places]
+
+
+def from_command(ask: Ask, options: Options) -> dict[str, LayerFeatures]:
+    """Of new pictures, or without any out of what was kept."""
+    count, units = (options.maps, ()) if isinstance(options.maps, int) else (None, options.maps)
+    if ask.given is None:
+        records = kept_features(Path(ask.model), options.layers, units or (), count, options.seed)
+    else:
+        network = ask.network()
+        with ask.pictures() as folder:
+            tick = ask.progress("strongest pictures")
+            records = chosen_features(
+                network, folder, **arguments(options, tick), units=units or (), count=count
+            )
+    return {f"{KEPT}{number}": record for number, record in enumerate(records)}

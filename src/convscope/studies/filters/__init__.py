@@ -14,8 +14,12 @@ class Options:
     clip: Annotated[float, Option("Also show filters clipped to this RMS (paper: 0.1).", min=0)] = (
         0.0
     )
-    against: Annotated[str | None, Option("Another network, or the same after a change.")] = None
-    against_checkpoint: Annotated[Path | None, Option("Weights of that network.")] = None
+    against: Annotated[
+        str | None, Option("Another network, or the same after a change.", command_only=True)
+    ] = None
+    against_checkpoint: Annotated[
+        Path | None, Option("Weights of that network.", command_only=True)
+    ] = None
 
 
 STUDY = Study(
@@ -27,6 +31,7 @@ STUDY = Study(
     summary="First filters, wasted maps, frequencies and aliasing, with advice (figure 6).",
     example="convscope filters alexnet --against zfnet",
     options=Options,
+    page="filters",
     needs=("network", "pictures or none"),
     paper="figure 6",
 )

@@ -26,7 +26,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
 from convscope.run import PLAIN, Run
-from convscope.studies.base import Ask
+from convscope.studies.base import Ask, arguments
 from convscope.studies.filters import Options
 from convscope.studies.filters.frequencies import bands, folds_on_pictures, transfer
 from convscope.studies.filters.record import Filters
@@ -273,8 +273,8 @@ def from_command(ask: Ask, options: Options) -> dict[str, Filters]:
     """Of the network, and of the one that it is compared with."""
 
     def one(network: Network, folder: Pictures | None) -> Filters:
-        with ask.progress(f"looking at {network.spec}"[:28]) as tick:
-            return filters(network, folder, clip=options.clip, run=Run(progress=tick))
+        tick = ask.progress(f"looking at {network.spec}"[:28])
+        return filters(network, folder, **arguments(options, tick))
 
     networks = {"network": ask.network()}
     if options.against:

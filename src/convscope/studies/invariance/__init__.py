@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from convscope.studies.base import Option, Study, labels, names, only_shown
+from convscope.studies.base import BESIDE, Option, Study, labels, names
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Options:
             names=("--whole/--crop",),
         ),
     ] = True
-    beside: Annotated[bool, Option("")] = only_shown(False)
+    beside: Annotated[bool, BESIDE] = False
 
 
 STUDY = Study(
@@ -49,6 +49,7 @@ STUDY = Study(
     summary="Distances and probability under translation, scale and rotation (figure 5).",
     example="convscope invariance torchvision:squeezenet1_0 dog.jpg car.jpg",
     options=Options,
+    page="invariance",
     needs=("network", "pictures"),
     scores=True,
     doing="moving pictures",

@@ -1,9 +1,9 @@
-"""Does hiding the object lower the probability more than hiding what is around it?"""
+"""Occlusion, drawn: figure 7 by rows, and whether hidden objects matter more than the rest."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from convscope.drawing.maps import LETTERS, Kind, kind_map, kinds, reach
-from convscope.drawing.style import DISTINCT, INK, SOFT, shortened
+from convscope.drawing.style import DISTINCT, INK, SOFT, bare, dress, shortened
 from convscope.errors import printable
-from convscope.records.faithfulness import Interval, interval
+from convscope.records.faithfulness import interval
+from convscope.studies.base import Shown
+from convscope.studies.occlusion import Options, table
 from convscope.studies.occlusion.record import LIKELIEST, TRUE, HiddenObjects, Occlusions, lowest
 
 ROWS = 4
@@ -52,25 +54,12 @@ def occlusion_pages(record: Occlusions, pictures: Sequence[int]) -> list[Figure]
     return [_page(record, pictures[start : start + ROWS]) for start in starts]
 
 
-def class_of(record: Occlusions, index: int) -> str:
-    """The class's name as a figure or a table shows it."""
-    return printable(record.classes[index]) if 0 <= index < len(record.classes) else f"{index}"
-
-
-def picture_names(record: Occlusions) -> list[str]:
-    """Printable, without the folder that all have in common."""
-    parts = [printable(name).split("/") for name in record.pictures]
-    above = list(zip(*(each[:-1] for each in parts), strict=False))
-    common = next((n for n, level in enumerate(above) if len(set(level)) > 1), len(above))
-    return ["/".join(each[common:]) for each in parts]
-
-
 def _page(record: Occlusions, pictures: Sequence[int]) -> Figure:
     height, width = record.seen.shape[1:3]
     tall = PANEL * height / width
     high = HEADING + len(pictures) * (tall + FOOTING)
     figure = Figure(figsize=(WIDE, high))
-    names = picture_names(record)
+    names = record.picture_names()
     for row, picture in enumerate(pictures):
         below = high - HEADING - (row + 1) * tall - row * FOOTING
         panels = [
@@ -98,22 +87,15 @@ def _short(name: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _bare(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for edge in axes.spines.values():
-        edge.set_visible(False)
-
-
 def _draw_picture(axes: Axes, record: Occlusions, picture: int, shown: str) -> None:
     axes.imshow(hidden(record, picture), interpolation="antialiased")
-    _bare(axes)
+    bare(axes)
     for top, left, bottom, right in record.boxes[picture]:
         size = (right - left, bottom - top)
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), *size, fill=False, ec=INK, lw=1.6))
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), *size, fill=False, ec=MARKED, lw=0.9))
     kind = {TRUE: "true", LIKELIEST: "likeliest"}.get(record.why[picture], "asked")
-    name = _short(class_of(record, int(record.target[picture])))
+    name = _short(record.class_of(int(record.target[picture])))
     told = f"{_short(shown)}\n{kind}: {name}"
     axes.set_xlabel(told, parse_math=False, **{**_WORDS, "color": INK})
     _limit(axes, record)
@@ -158,7 +140,7 @@ def _three_figures(value: float, _: object = None) -> str:
 def _draw_pale(axes: Axes, record: Occlusions, picture: int) -> None:
     grey = record.seen[picture].mean(2) * 0.25 + 190
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-    _bare(axes)
+    bare(axes)
 
 
 def _limit(axes: Axes, record: Occlusions) -> None:
@@ -177,7 +159,7 @@ def _draw_projections(axes: Axes, record: Occlusions, picture: int) -> None:
     """Two by two as in the paper, the picture's own framed."""
     if not np.isfinite(record.scale[picture]).any():
         axes.text(0.5, 0.5, "none for\nthis network", ha="center", va="center", **_PLAIN)
-        _bare(axes)
+        bare(axes)
         return
     tiles = record.projections[picture]
     side, shown = tiles.shape[1], 1 + len(record.others[picture])
@@ -188,7 +170,7 @@ def _draw_projections(axes: Axes, record: Occlusions, picture: int) -> None:
     axes.imshow(sheet, interpolation="antialiased")
     frame = Rectangle((-0.5, -0.5), side, side, fill=False, ec="black", lw=2, clip_on=False)
     axes.add_patch(frame)
-    _bare(axes)
+    bare(axes)
 
 
 def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
@@ -220,19 +202,17 @@ def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
         borderpad=0,
         labelspacing=0.35,
     )
-    name = _short(class_of(record, int(record.base_likeliest[picture])))
+    name = _short(record.class_of(int(record.base_likeliest[picture])))
     axes.set_xlabel(f"uncovered:\n{name}", parse_math=False, **_WORDS)
 
 
 def _told(record: Occlusions, letter: str, kind: Kind) -> str:
-    name = "all others" if kind.index < 0 else _short(class_of(record, kind.index))
+    name = "all others" if kind.index < 0 else _short(record.class_of(kind.index))
     return f"{letter}  {name} {kind.count}"
 
 
 BLUE, ORANGE, GREY = "#0b5cbf", "#b25400", "#5b6067"
 FEW_POWERS = 100
-FEW = 10
-"""Pictures below which an interval is too narrow."""
 
 
 def hidden_objects_figure(found: HiddenObjects) -> Figure:
@@ -262,10 +242,9 @@ def _draw_pictures(axes: Axes, found: HiddenObjects) -> None:
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
-    axes.set_xlabel("left by squares beside the object", fontsize=8.5, color=SOFT)
-    axes.set_ylabel("left by squares on the object", fontsize=8.5, color=SOFT)
-    axes.set_title("Part of the probability left, by picture", loc="left", fontsize=9, color=INK)
-    _quiet(axes)
+    title = "Part of the probability left, by picture"
+    across, up = "left by squares beside the object", "left by squares on the object"
+    dress(axes, title, across, up, grid="both")
     for axis in (axes.xaxis, axes.yaxis):
         _mark(axis, low, high)
     if known.any():
@@ -285,7 +264,7 @@ def _draw_means(axes: Axes, found: HiddenObjects) -> None:
         axes.plot([left], [place], "o", color=colour, markersize=6)
         count = int((~np.isnan(values)).sum())
         axes.annotate(
-            f"{_share(left)} left, {count} pictures",
+            f"{table.share_left(left)} left, {count} pictures",
             (left, place),
             xytext=(0, 7),
             textcoords="offset points",
@@ -300,16 +279,15 @@ def _draw_means(axes: Axes, found: HiddenObjects) -> None:
     low, high = axes.get_xlim()
     axes.set_xlim(low / 1.35, high * 1.35)
     _mark(axes.xaxis, low / 1.35, high * 1.35)
-    axes.set_xlabel("geometric mean over pictures, 95 % interval", fontsize=8.5, color=SOFT)
-    axes.set_title("Part of the probability left", loc="left", fontsize=9, color=INK)
-    _quiet(axes)
+    title, across = "Part of the probability left", "geometric mean over pictures, 95 % interval"
+    dress(axes, title, across, grid="both")
 
 
 def _mark(axis: Axis, low: float, high: float) -> None:
     """Labels at powers of ten; at 2 and 5 between them too where there are few powers."""
     few = high / low < FEW_POWERS
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(_share))
+    axis.set_major_formatter(FuncFormatter(table.share_left))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -324,98 +302,24 @@ def means(found: HiddenObjects) -> list[tuple[str, Float64[np.ndarray, "pictures
     ]
 
 
-def _quiet(axes: Axes) -> None:
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
-    axes.grid(color="#e4e4e0", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=SOFT, labelsize=8)
-
-
-def _share(value: float, _: object = None) -> str:
-    if not math.isfinite(value):
-        return ""
-    percent = 100 * value
-    return f"{percent:,.0f} %" if percent >= 10 else f"{percent:.2g} %"
-
-
-def hidden_objects_words(found: HiddenObjects) -> list[str]:
-    """The answer for a newcomer, then what it rests on."""
-    apart = found.difference
-    known = ~np.isnan(apart)
-    count = int(known.sum())
-    if not count:
-        why = f"{(found.on_squares == 0).sum()} have no square on the object"
-        return [f"No picture can be compared: {why}, {(found.off_squares == 0).sum()} none beside."]
-    more = int((apart[known] > 0).sum())
-    said = [
-        f"Hiding the object lowers the probability more than hiding what is around it in {more} of "
-        f"{count} pictures: on average a square on the object leaves "
-        f"{_share(_left(found.on[known]))} of it, one beside the object "
-        f"{_share(_left(found.off[known]))} (p = {_p(found.p_sign)}).",
-        _dealt(found, apart),
-        *_whole(found),
-        *_recognised(found, known),
-    ]
-    dropped = [
-        (int((found.on_squares == 0).sum()), "no square lies on the object"),
-        (int((found.off_squares == 0).sum()), "no square lies beside it"),
-        (len(found.unmarked), "nothing is marked where the network sees it"),
-    ]
-    told = [f"in {n} {why}" for n, why in dropped if n]
-    if told:
-        said.append(f"Not compared: {', '.join(told)}.")
-    if count < FEW:
-        said.append(f"{count} pictures are few: take the numbers as an anecdote.")
-    return said
-
-
-def _dealt(found: HiddenObjects, apart: Float64[np.ndarray, "pictures"]) -> str:
-    real, other = interval(apart), interval(found.elsewhere)
-    return (
-        f"The difference of the falls is {_told_objects(real)} in natural logarithms; with the "
-        "boxes of other pictures in their place, so that only where things usually lie counts, it "
-        f"is {_told_objects(other)} (p = {_p(found.p_dealt)})."
-    )
-
-
-def _whole(found: HiddenObjects) -> list[str]:
-    room = ~np.isnan(found.beside)
-    if not room.any():
-        return [f"In none of {len(room)} pictures is there room for an area as large beside it."]
-    turned = found.box_turned[room].mean()
-    return [
-        f"With the whole object hidden {_share(_left(found.box[room]))} of the probability is "
-        f"left, with an area as large beside it {_share(_left(found.beside[room]))} "
-        f"(p = {_p(found.p_box)}); the answer changes in {turned:.0%} against "
-        f"{np.nanmean(found.beside_turned):.0%} (the {room.sum()} of {len(room)} pictures with "
-        "room for that)."
-    ]
-
-
-def _recognised(
-    found: HiddenObjects, known: np.ndarray[tuple[int], np.dtype[np.bool_]]
-) -> list[str]:
-    chosen = known & found.recognised
-    if chosen.all() or not chosen.any():
-        return []
-    return [
-        f"Of the {chosen.sum()} pictures among them that the network recognises, "
-        f"{(found.difference[chosen] > 0).sum()} fall more: "
-        f"{_share(_left(found.on[chosen]))} is left on the object, "
-        f"{_share(_left(found.off[chosen]))} beside it."
-    ]
-
-
-def _left(falls: Float64[np.ndarray, "n"]) -> float:
-    return math.exp(-float(np.nanmean(falls)))
-
-
-def _told_objects(mean: Interval) -> str:
-    if not math.isfinite(mean.low):
-        return f"{mean.mean:.2f}"
-    return f"{mean.mean:.2f} ({mean.low:.2f} to {mean.high:.2f})"
-
-
-def _p(value: float) -> str:
-    return f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+def show(result: Mapping[str, Any], options: Options) -> Shown:
+    record: Occlusions = result[""]
+    count = len(record.pictures)
+    pages = occlusion_pages(record, range(min(options.draw, count)))
+    figures = {f"figure-{n}": page for n, page in enumerate(pages, 1)}
+    if len(pages) == 1:
+        figures = {"figure": pages[0]}
+    words = table.occlusion_words(record)
+    if objects := result.get("objects"):
+        words += table.hidden_objects_words(objects)
+        figures["objects-figure"] = hidden_objects_figure(objects)
+    numbers = {"summary": table.occlusion_summary(record)}
+    if count <= table.LISTED:
+        numbers = {"table": table.occlusion_table(record, beside=options.beside)}
+    files = {
+        "table.csv": table.occlusion_csv(record),
+        "words.txt": ("\n".join(words) + "\n").encode("utf-8", "backslashreplace"),
+    }
+    more = f"drawn: the first {options.draw} of {count} pictures; more with --draw"
+    remarks = [more] if count > options.draw else []
+    return Shown(figures, numbers, [printable(word) for word in words], files, remarks)

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
+from convscope.errors import printable
 from convscope.records.record import Record
 
 TRUE, ASKED, LIKELIEST = "true", "asked", "likeliest"
@@ -88,6 +89,17 @@ class Occlusions(Record):
             self.likeliest != self.base_likeliest[:, None, None]
         )
         return np.asarray(other.sum((1, 2)), np.int64)
+
+    def class_of(self, index: int) -> str:
+        """The class's name as a figure or a table shows it."""
+        return printable(self.classes[index]) if 0 <= index < len(self.classes) else f"{index}"
+
+    def picture_names(self) -> list[str]:
+        """Printable, without the folder that all have in common."""
+        parts = [printable(name).split("/") for name in self.pictures]
+        above = list(zip(*(each[:-1] for each in parts), strict=False))
+        common = next((n for n, level in enumerate(above) if len(set(level)) > 1), len(above))
+        return ["/".join(each[common:]) for each in parts]
 
     def worst(self, picture: int) -> tuple[int, int]:
         """Row and column of the place where the probability is lowest; the first of equals."""

@@ -34,9 +34,13 @@ from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.publish import publish_file, require_folder, unfinished
+from convscope.records.record import Record
 from convscope.run import PLAIN, Progress, Run
+from convscope.studies.base import Ask, arguments, boxes_of, spread
 from convscope.studies.explain.study import probabilities, seen, seen_boxes, target_index
+from convscope.studies.occlusion import Options
 from convscope.studies.occlusion.areas import Projecting, drawn_square, without
+from convscope.studies.occlusion.hidden_objects import hidden_objects
 from convscope.studies.occlusion.record import ASKED, LIKELIEST, TRUE, Occlusions
 from convscope.texts import parsed
 from convscope.trace.layers import ends
@@ -314,3 +318,32 @@ def _one(
         **without(network, image, target, boxes, case.fill, case.seed),
         origin=found.origin,
     )
+
+
+def from_command(ask: Ask, options: Options) -> dict[str, Record]:
+    """The study, and in `objects` whether hidden objects matter more, where any are marked."""
+    whole, network = ask.pictures(), ask.network()
+    numbers = spread(len(whole), options.limit)
+    chosen = whole if numbers is None else whole.subset(numbers)
+    source = chosen if options.others is None else ask.pictures(options.others)
+    with chosen as folder, source:
+        result = occlusion_study(
+            network,
+            folder,
+            **arguments(options, ask.progress("hiding parts")),
+            boxes=_boxes(ask, folder, options.boxes),
+            others=source,
+            kept=ask.parts,
+            searching=ask.progress("strongest pictures"),
+        )
+    if not any(result.boxes):
+        return {"": result}
+    return {"": result, "objects": hidden_objects(result, run=Run(seed=options.seed))}
+
+
+def _boxes(ask: Ask, folder: Pictures, path: Path | None) -> Boxes | None:
+    if path is None and folder.root == Path():  # single pictures
+        return None
+    boxes = boxes_of(folder, path, ask.say)
+    of_these = boxes is not None and any(boxes.get(name) for name in folder.names)
+    return boxes if path is not None or of_these else None

@@ -1,18 +1,18 @@
-"""What did hiding parts of each picture do, in numbers and in words?"""
+"""Occlusion in numbers and in words: by picture, over all, and of hidden objects."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 from convscope.drawing.maps import kinds
 from convscope.errors import printable
-from convscope.records.faithfulness import interval
-from convscope.records.table import Part, Table
-from convscope.studies.occlusion.figure import class_of, picture_names
-from convscope.studies.occlusion.record import Occlusions, lowest
+from convscope.records.faithfulness import Interval, interval
+from convscope.records.table import Part, Table, plural
+from convscope.studies.occlusion.record import HiddenObjects, Occlusions, lowest
 from convscope.texts import csv_table
 
 PAPER = (
@@ -26,6 +26,8 @@ PAPER = (
     ),
 )
 """Measured in the printed figure 7, whose colours give values to about a 64th of their range."""
+FEW = 10
+"""Pictures below which an interval is too narrow."""
 NAMED = 3
 """Classes named in a line."""
 
@@ -34,12 +36,12 @@ def occlusion_table(record: Occlusions, *, beside: bool = False) -> list[Part]:
     """A row a picture. beside: the paper's three rows last."""
     head = ("picture", "class", "uncovered", "min / max / mean / median", "likeliest", "else")
     rows = []
-    for picture, name in enumerate(picture_names(record)):
+    for picture, name in enumerate(record.picture_names()):
         values = record.probability[picture]
         four = (values.min(), values.max(), values.mean(), np.median(values))
         own = int((record.likeliest[picture] == record.target[picture]).sum())
         cells = (
-            class_of(record, int(record.target[picture])),
+            record.class_of(int(record.target[picture])),
             f"{record.base_probability[picture]:.3f}",
             " / ".join(f"{v:.3f}".lstrip("0") for v in four),
             f"{own} of {record.places}",
@@ -55,7 +57,7 @@ def _rest(record: Occlusions, picture: int) -> list[str]:
     """The likeliest classes besides the one followed, the most frequent first."""
     found = [k for k in kinds(record.likeliest[picture]) if k.index != record.target[picture]]
     shown = found[:NAMED]
-    told = [f"{class_of(record, k.index) if k.index >= 0 else 'others'} {k.count}" for k in shown]
+    told = [f"{record.class_of(k.index) if k.index >= 0 else 'others'} {k.count}" for k in shown]
     more = sum(k.count for k in found[NAMED:])
     return told + ([f"others {more}"] if more else [])
 
@@ -96,7 +98,7 @@ def occlusion_csv(record: Occlusions) -> bytes:
 def _cells(record: Occlusions, picture: int) -> Iterator[object]:
     values, activity = record.probability[picture], record.activity[picture]
     yield printable(record.pictures[picture])
-    yield class_of(record, int(record.target[picture]))
+    yield record.class_of(int(record.target[picture]))
     yield record.why[picture]
     yield _number(record.base_probability[picture])
     yield from (_number(v) for v in (values.min(), values.max(), values.mean(), np.median(values)))
@@ -105,13 +107,13 @@ def _cells(record: Occlusions, picture: int) -> Iterator[object]:
     yield _number(record.base_activity[picture])
     yield _number(activity.min())
     yield from _place(record, activity)
-    yield class_of(record, int(record.base_likeliest[picture]))
+    yield record.class_of(int(record.base_likeliest[picture]))
     yield record.places
     yield int(record.turned[picture])
     yield "; ".join(_counted(record, picture))
     yield _number(record.box_probability[picture])
     hidden = int(record.box_likeliest[picture])
-    yield class_of(record, hidden) if hidden >= 0 else ""
+    yield record.class_of(hidden) if hidden >= 0 else ""
     beside = record.other_probability[picture]
     yield _number(np.nanmean(beside)) if np.isfinite(beside).any() else ""
 
@@ -119,7 +121,7 @@ def _cells(record: Occlusions, picture: int) -> Iterator[object]:
 def _counted(record: Occlusions, picture: int) -> list[str]:
     index, count = np.unique(record.likeliest[picture], return_counts=True)
     order = np.argsort(-count, kind="stable")
-    return [f"{class_of(record, int(index[n]))} {count[n]}" for n in order]
+    return [f"{record.class_of(int(index[n]))} {count[n]}" for n in order]
 
 
 def _place(record: Occlusions, values: np.ndarray) -> tuple[int, int]:
@@ -139,7 +141,7 @@ def occlusion_words(record: Occlusions) -> list[str]:
     side = " × ".join(str(n) for n in dict.fromkeys(record.sides))
     square = f"A square of {side} pixels"
     said = [
-        f"{square} was put at {record.places} places of each of {_many(count, 'picture')}.",
+        f"{square} was put at {record.places} places of each of {plural(count, 'picture')}.",
         f"In {changed} of {count} the answer changes somewhere; over all places it is another in "
         f"{share:.1%}.",
     ]
@@ -153,11 +155,15 @@ def occlusion_words(record: Occlusions) -> list[str]:
 def _most_changed(record: Occlusions, picture: int) -> str:
     own = int(record.base_likeliest[picture])
     found = next(kind for kind in kinds(record.likeliest[picture]) if kind.index != own)
-    name = class_of(record, found.index) if found.index >= 0 else "others"
+    name = record.class_of(found.index) if found.index >= 0 else "others"
     return (
-        f"It changes most in {picture_names(record)[picture]}: at {record.turned[picture]} places "
-        f"another answer than {class_of(record, own)}, most often {name}."
+        f"It changes most in {record.picture_names()[picture]}: at {record.turned[picture]} places "
+        f"another answer than {record.class_of(own)}, most often {name}."
     )
+
+
+LISTED = 24
+"""Pictures up to which each has its line in the printed table; of more the means are printed."""
 
 
 def occlusion_summary(record: Occlusions) -> list[Part]:
@@ -167,7 +173,7 @@ def occlusion_summary(record: Occlusions) -> list[Part]:
     rows = []
     groups = {int(n): record.target == n for n in np.unique(record.target)}
     if len(groups) > 1:
-        rows += [_summed(record, class_of(record, n), chosen) for n, chosen in groups.items()]
+        rows += [_summed(record, record.class_of(n), chosen) for n, chosen in groups.items()]
     rows.append(_summed(record, "all", np.ones(len(record.pictures), bool), between=True))
     return [Table.of(head, rows)]
 
@@ -196,5 +202,90 @@ def _summed(
     return (name, f"{int(chosen.sum())}", *told)
 
 
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def hidden_objects_words(found: HiddenObjects) -> list[str]:
+    """The answer for a newcomer, then what it rests on."""
+    apart = found.difference
+    known = ~np.isnan(apart)
+    count = int(known.sum())
+    if not count:
+        why = f"{(found.on_squares == 0).sum()} have no square on the object"
+        return [f"No picture can be compared: {why}, {(found.off_squares == 0).sum()} none beside."]
+    more = int((apart[known] > 0).sum())
+    said = [
+        f"Hiding the object lowers the probability more than hiding what is around it in {more} of "
+        f"{count} pictures: on average a square on the object leaves "
+        f"{share_left(_left(found.on[known]))} of it, one beside the object "
+        f"{share_left(_left(found.off[known]))} (p = {_p(found.p_sign)}).",
+        _dealt(found, apart),
+        *_whole(found),
+        *_recognised(found, known),
+    ]
+    dropped = [
+        (int((found.on_squares == 0).sum()), "no square lies on the object"),
+        (int((found.off_squares == 0).sum()), "no square lies beside it"),
+        (len(found.unmarked), "nothing is marked where the network sees it"),
+    ]
+    told = [f"in {n} {why}" for n, why in dropped if n]
+    if told:
+        said.append(f"Not compared: {', '.join(told)}.")
+    if count < FEW:
+        said.append(f"{count} pictures are few: take the numbers as an anecdote.")
+    return said
+
+
+def _dealt(found: HiddenObjects, apart: Float64[np.ndarray, "pictures"]) -> str:
+    real, other = interval(apart), interval(found.elsewhere)
+    return (
+        f"The difference of the falls is {_told_objects(real)} in natural logarithms; with the "
+        "boxes of other pictures in their place, so that only where things usually lie counts, it "
+        f"is {_told_objects(other)} (p = {_p(found.p_dealt)})."
+    )
+
+
+def _whole(found: HiddenObjects) -> list[str]:
+    room = ~np.isnan(found.beside)
+    if not room.any():
+        return [f"In none of {len(room)} pictures is there room for an area as large beside it."]
+    turned = found.box_turned[room].mean()
+    return [
+        f"With the whole object hidden {share_left(_left(found.box[room]))} of the probability is "
+        f"left, with an area as large beside it {share_left(_left(found.beside[room]))} "
+        f"(p = {_p(found.p_box)}); the answer changes in {turned:.0%} against "
+        f"{np.nanmean(found.beside_turned):.0%} (the {room.sum()} of {len(room)} pictures with "
+        "room for that)."
+    ]
+
+
+def _recognised(
+    found: HiddenObjects, known: np.ndarray[tuple[int], np.dtype[np.bool_]]
+) -> list[str]:
+    chosen = known & found.recognised
+    if chosen.all() or not chosen.any():
+        return []
+    return [
+        f"Of the {chosen.sum()} pictures among them that the network recognises, "
+        f"{(found.difference[chosen] > 0).sum()} fall more: "
+        f"{share_left(_left(found.on[chosen]))} is left on the object, "
+        f"{share_left(_left(found.off[chosen]))} beside it."
+    ]
+
+
+def _left(falls: Float64[np.ndarray, "n"]) -> float:
+    return math.exp(-float(np.nanmean(falls)))
+
+
+def _told_objects(mean: Interval) -> str:
+    if not math.isfinite(mean.low):
+        return f"{mean.mean:.2f}"
+    return f"{mean.mean:.2f} ({mean.low:.2f} to {mean.high:.2f})"
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+
+
+def share_left(value: float, _: object = None) -> str:
+    if not math.isfinite(value):
+        return ""
+    percent = 100 * value
+    return f"{percent:,.0f} %" if percent >= 10 else f"{percent:.2g} %"

@@ -20,9 +20,12 @@ from convscope.network.network import Network
 from convscope.network.outputs import understood
 from convscope.network.provenance import recorded
 from convscope.network.targets import Target
+from convscope.pictures.annotations import BOXES_FILE, read_boxes
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.run import PLAIN, Run
+from convscope.studies.base import Ask, arguments
 from convscope.studies.explain.study import probabilities, target_index
+from convscope.studies.pointing import Options
 from convscope.studies.pointing.record import PointingGame
 from convscope.units import Box
 
@@ -144,3 +147,12 @@ def _gathered(
             "pictures": str(folder.root),
         },
     )
+
+
+def from_command(ask: Ask, options: Options) -> PointingGame:
+    names = [name.strip() for name in options.method.split(",") if name.strip()]
+    methods = chosen(names or ["all"], options.layer)
+    with ask.pictures() as folder:
+        boxes = read_boxes(options.boxes or folder.root / BOXES_FILE)
+        tick = ask.progress("pointing")
+        return pointing_game(ask.network(), folder, boxes, methods, **arguments(options, tick))

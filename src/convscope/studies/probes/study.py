@@ -27,7 +27,9 @@ from convscope.network.network import Network
 from convscope.network.provenance import recorded
 from convscope.records.embedding import Embedding
 from convscope.run import PLAIN, Progress, Run
-from convscope.studies.transfer.record import Probes
+from convscope.studies.base import Ask, arguments
+from convscope.studies.probes import Options
+from convscope.studies.probes.record import Probes
 
 
 @taking(folder=pictures_of)
@@ -104,3 +106,20 @@ def _accuracy(
     _, asked = np.unique(layer.label[check], return_inverse=True)
     cut = trained(kind, values[train], truth, int(truth.max()) + 1)
     return float(np.nanmean(per_class_accuracy(cut.scores(values[check]), asked)))
+
+
+def from_command(ask: Ask, options: Options) -> Probes:
+    with ask.pictures() as folder:
+        result = probes(
+            ask.network(),
+            folder,
+            **arguments(options, ask.progress("features")),
+            training=ask.progress("classifiers"),
+        )
+    say_short(ask, result.short)
+    return result
+
+
+def say_short(ask: Ask, names: Sequence[str]) -> None:
+    if names:
+        ask.say(f"too few pictures to test, so left out: {', '.join(names)}")

@@ -5,7 +5,7 @@ Layout as in Krizhevsky et al. 2012, figure 4: a query, then its nearest from le
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,11 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from convscope.drawing.style import INK, SOFT
+from convscope.drawing.style import INK, SOFT, bare
 from convscope.errors import printable
+from convscope.studies.base import Illustrated, Shown
+from convscope.studies.retrieval import Options
 from convscope.studies.retrieval.record import Duplicates, Neighbours
 
-Shown = Mapping[int, UInt8[np.ndarray, "h w 3"]]
+Pixels = Mapping[int, UInt8[np.ndarray, "h w 3"]]
 """Pixels by picture number."""
 SAME, OTHER = "#1a7f37", "#b42318"
 TILE = 1.25
@@ -30,7 +32,7 @@ LONGEST = 20
 
 
 def neighbour_figure(
-    found: Neighbours, rows: Sequence[int], queries: Shown, pictures: Shown
+    found: Neighbours, rows: Sequence[int], queries: Pixels, pictures: Pixels
 ) -> Figure:
     """rows: of the queries to draw. A frame's colour says whether the class is the query's."""
     columns = found.nearest.shape[1] + 1
@@ -49,7 +51,9 @@ def neighbour_figure(
     return figure
 
 
-def duplicate_figure(found: Duplicates, rows: Sequence[int], ours: Shown, theirs: Shown) -> Figure:
+def duplicate_figure(
+    found: Duplicates, rows: Sequence[int], ours: Pixels, theirs: Pixels
+) -> Figure:
     """Pairs side by side, three pairs a row, each with what it is flagged for."""
     across = min(PAIRS, max(1, len(rows)))
     down = -(-max(1, len(rows)) // across)
@@ -77,7 +81,7 @@ def _short(name: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _neighbour(axes: Axes, found: Neighbours, row: int, place: int, pictures: Shown) -> None:
+def _neighbour(axes: Axes, found: Neighbours, row: int, place: int, pictures: Pixels) -> None:
     index = int(found.nearest[row, place])
     if index < 0:
         axes.set_axis_off()
@@ -95,8 +99,41 @@ def _neighbour(axes: Axes, found: Neighbours, row: int, place: int, pictures: Sh
 def _tile(axes: Axes, pixels: UInt8[np.ndarray, "h w 3"], title: str, colour: str) -> None:
     axes.imshow(pixels)
     axes.set_axis_on()
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for edge in axes.spines.values():
-        edge.set_visible(False)
+    bare(axes)
     axes.set_title(title, fontsize=6.5, color=colour, pad=2, parse_math=False)
+
+
+def show(result: Illustrated, _: Options) -> Shown:
+    record = result.record
+    if isinstance(record, Duplicates):
+        rows = record.rows()
+        figure = {"figure": duplicate_figure(record, rows, *result.pictures)} if rows else {}
+        return Shown(figure, words=[*_pairs(record), record.summary()])
+    assert isinstance(record, Neighbours)
+    return Shown(
+        {"figure": neighbour_figure(record, record.rows(), *result.pictures)},
+        words=list(_nearest(record)),
+    )
+
+
+def _pairs(record: Duplicates) -> list[str]:
+    rows = record.rows()
+    words = [
+        f"{record.kind[row]:<8}  {record.correlation[row]:.3f}  {record.cosine[row]:.3f}  "
+        f"{printable(record.first[row])}  {printable(record.second[row])}"
+        for row in rows
+    ]
+    if len(record.first) > len(rows):
+        words.append(f"… and {len(record.first) - len(rows):,} more pairs in the record")
+    return words
+
+
+def _nearest(record: Neighbours) -> Iterator[str]:
+    for row in record.rows():
+        yield printable(record.queries[row])
+        for index, distance in zip(record.nearest[row], record.distance[row], strict=True):
+            if index >= 0:
+                yield f"  {distance:9.4g}  {printable(record.names[index])}"
+    if record.classed:
+        shares = " ".join(f"{share:.1%}" for share in record.same_class)
+        yield f"of the query's class, by place: {shares}; at random: {record.chance:.1%}"

@@ -9,6 +9,11 @@ from jaxtyping import Float32, Int64
 
 from convscope.records.record import Record
 
+DRAWN = 10
+"""Queries in a figure."""
+LISTED = 20
+"""Pairs in words and in the figure."""
+
 
 @dataclass(frozen=True, eq=False)
 class Neighbours(Record):
@@ -32,6 +37,14 @@ class Neighbours(Record):
     distance: Float32[np.ndarray, "q k"]
     same_folder: bool
     """Whether the queries were looked for among themselves; none is its own neighbour then."""
+
+    def rows(self) -> list[int]:
+        """Of the queries that are drawn, evenly over all."""
+        many = len(self.queries)
+        rows: list[int] = np.unique(
+            np.linspace(0, many - 1, min(DRAWN, many)).round().astype(int)
+        ).tolist()
+        return rows
 
     @property
     def classed(self) -> bool:
@@ -93,3 +106,17 @@ class Duplicates(Record):
     def pictures(self) -> int:
         """Of the folder asked about that occur in the other."""
         return len(set(self.first_number.tolist()))
+
+    def rows(self) -> list[int]:
+        """Of the pairs that are drawn."""
+        return list(range(min(LISTED, len(self.first))))
+
+    def summary(self) -> str:
+        """One line."""
+        counts = {kind: self.kind.count(kind) for kind in ("bytes", "pixels", "features")}
+        return (
+            f"{self.pictures:,} of {self.seen[0]:,} pictures occur twice or nearly: "
+            f"{counts['bytes']:,} pairs of equal files, {counts['pixels']:,} with a correlation of "
+            f"pixels from {self.pixels_from:g}, {counts['features']:,} more with a cosine of "
+            f"{self.layer} from {self.features_from:g}"
+        )

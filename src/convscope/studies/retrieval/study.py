@@ -8,7 +8,6 @@ normalised correlation: Zeiler and Fergus 2014, section 5.2.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from convscope.pictures.opening import open_all, opened
 from convscope.pictures.pictures import Pictures
 from convscope.records.embedding import Embedding
 from convscope.run import PLAIN, Run
+from convscope.studies.base import Ask, Illustrated, arguments
+from convscope.studies.retrieval import Options
 from convscope.studies.retrieval.record import Duplicates, Neighbours
 
 PIXELS_FROM = 0.95
@@ -119,14 +120,6 @@ def require_search(k: int, metric: str) -> None:
     if metric not in METRICS or k < 1:
         what = "k is at least 1, and the metric euclidean or cosine"
         raise UsageError("U426", f"k={k}, metric={metric}", what)
-
-
-def thumbnails(
-    folder: Pictures, numbers: Sequence[int], side: int = 160
-) -> dict[int, UInt8[np.ndarray, "side side 3"]]:
-    """The middle squares of pictures, by number, for figures."""
-    wanted = sorted(set(numbers))
-    return {p.number: p.pixels for p in folder.read(Framing(side, (side, side)), wanted)}
 
 
 def _features(
@@ -252,3 +245,43 @@ def _origin(method: str, ours: Embedding, theirs: Embedding) -> dict[str, object
         "searched_sha256": theirs.origin["pictures_sha256"],
         "vector": ours.vector,
     }
+
+
+def from_command(ask: Ask, options: Options) -> Illustrated:
+    """With small pictures of what its figure shows."""
+    require_search(options.k, options.metric)
+    asked = ask.pictures(options.queries)
+    base = None if options.inside is None else ask.pictures(options.inside)
+    network = ask.network()
+    with asked, base or asked:
+        tick = ask.progress("looking")
+        if options.twice:
+            pairs = duplicates(
+                network,
+                asked,
+                base,
+                options.layer,
+                pixels_from=options.pixels_from,
+                features_from=options.features_from,
+                vector=options.vector,
+                cache=options.cache,
+                run=Run(progress=tick),
+            )
+            rows = pairs.rows()
+            ours = _small(asked, pairs.first_number[rows])
+            return Illustrated(pairs, (ours, _small(base or asked, pairs.second_number[rows])))
+        result = similar(network, asked, base, **arguments(options, tick))
+        rows = result.rows()
+        places = result.nearest[rows]
+        ours = _small(asked, result.query_number[rows])
+        return Illustrated(
+            result, (ours, _small(base or asked, result.number[places[places >= 0]]))
+        )
+
+
+def _small(
+    folder: Pictures, numbers: Int64[np.ndarray, "n"], side: int = 160
+) -> dict[int, UInt8[np.ndarray, "side side 3"]]:
+    """The middle squares of pictures, by number."""
+    wanted = sorted(set(numbers.tolist()))
+    return {p.number: p.pixels for p in folder.read(Framing(side, (side, side)), wanted)}

@@ -1,11 +1,11 @@
-"""How well do a network's features tell other classes apart, by layer and by pictures a class?"""
+"""Transfer: accuracy by the number of training pictures a class, and the paper's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from convscope.records.record import Record
 
@@ -32,78 +32,6 @@ PAPER_SCRATCH = {
     "caltech-101": {15: (22.8, 1.5), 30: (46.5, 1.7)},
     "caltech-256": {15: (9.0, 1.4), 30: (22.5, 0.7), 45: (31.2, 0.5), 60: (38.8, 1.4)},
 }
-PAPER_LAYERS = {
-    "caltech-101": {
-        "svm": {
-            1: (44.8, 0.7),
-            2: (66.2, 0.5),
-            3: (72.3, 0.4),
-            4: (76.6, 0.4),
-            5: (86.2, 0.8),
-            7: (85.5, 0.4),
-        },
-        "softmax": {5: (82.9, 0.4), 7: (85.4, 0.4)},
-    },
-    "caltech-256": {
-        "svm": {
-            1: (24.6, 0.4),
-            2: (39.6, 0.3),
-            3: (46.0, 0.3),
-            4: (51.3, 0.1),
-            5: (65.6, 0.3),
-            7: (71.7, 0.2),
-        },
-        "softmax": {5: (65.7, 0.5), 7: (72.6, 0.1)},
-    },
-}
-"""Table 7, by layer: 30 a class of Caltech-101, 60 of Caltech-256."""
-
-
-PAPER_VOC = {
-    "aeroplane": 96.0,
-    "bicycle": 77.1,
-    "bird": 88.4,
-    "boat": 85.5,
-    "bottle": 55.8,
-    "bus": 85.8,
-    "car": 78.6,
-    "cat": 91.2,
-    "chair": 65.0,
-    "cow": 74.4,
-    "diningtable": 67.7,
-    "dog": 87.8,
-    "horse": 86.0,
-    "motorbike": 85.1,
-    "person": 90.9,
-    "pottedplant": 52.2,
-    "sheep": 83.6,
-    "sofa": 61.1,
-    "train": 91.8,
-    "tvmonitor": 76.1,
-}
-"""Average precision in % on VOC 2012's test set, under VOC's own names: table 6, mean 79.0."""
-
-
-@dataclass(frozen=True, eq=False)
-class Probes(Record):
-    """Linear classifiers on the features of each layer; accuracies are means over the classes."""
-
-    layers: tuple[str, ...]
-    """From pixels to scores."""
-    numbers: Int64[np.ndarray, "layers"]
-    """Length of each layer's vector."""
-    vectors: tuple[str, ...]
-    kinds: tuple[str, ...]
-    """svm, softmax."""
-    accuracy: Float64[np.ndarray, "layers kinds folds"]
-    """Mean per-class accuracy, 0 to 1."""
-    per_class: int
-    """Training pictures of each class."""
-    test: int
-    """Test pictures, of all classes."""
-    classes: tuple[str, ...]
-    short: tuple[str, ...] = ()
-    """Classes with too few pictures, left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,29 +60,3 @@ class Transfer(Record):
     """Pictures of the folder flagged as occurring in the source, or twice; -1 if not looked."""
     left_out: int = 0
     """Of these, not used."""
-
-
-@dataclass(frozen=True, eq=False)
-class ListTransfer(Record):
-    """A new softmax on frozen features, for pictures that may show several classes."""
-
-    layer: str
-    vector: str
-    classes: tuple[str, ...]
-    precision: Float64[np.ndarray, "classes"]
-    """Average precision as VOC counts it, 0 to 1."""
-    taught: Int64[np.ndarray, "classes"]
-    """Pictures that taught the class."""
-    judged: Int64[np.ndarray, "classes"]
-    """Pictures that show the class, among those judged."""
-    pictures: tuple[int, ...]
-    """Usable ones to teach and to judge."""
-    several: int
-    """Pictures to teach that show more than one class, so that they taught as copies."""
-    hard: int
-    """Pairs of picture and class that were not judged, as the class is hard to see."""
-
-    @property
-    def mean(self) -> float:
-        """Mean average precision, 0 to 1."""
-        return float(self.precision.mean())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from convscope.studies.base import Option, Study, labels, names, only_shown
+from convscope.studies.base import Option, Study, labels, names
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Options:
             "JSON: class index by file name, or by class folder.", shell=Path | None, read=labels
         ),
     ] = None
-    first: Annotated[int, Option("Maps of each layer in the table.", min=1)] = only_shown(10)
+    first: Annotated[int, Option("Maps of each layer in the table.", min=1, command_only=True)] = 10
 
 
 STUDY = Study(
@@ -35,6 +35,7 @@ STUDY = Study(
     summary="Accuracy and loss without each map of a layer, one by one, and without training.",
     example="convscope unit-ablation run builtin:photos-val --layers relu4,relu5",
     options=Options,
+    page="silence",
     scores=True,
     doing="ablating maps",
     function="silence",

@@ -1,0 +1,133 @@
+"""Transfer to lists: a new softmax on frozen features, for pictures that show several classes.
+
+Source: Zeiler and Fergus 2014, section 5.2 and table 6: a softmax over VOC 2012's twenty classes on
+frozen features, "one exclusive prediction for each image", judged by average precision.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int8, Int64
+
+from convscope.errors import DataError
+from convscope.features.embedding import Way, default_layer, embedding
+from convscope.features.probe import average_precision, softmax, trained
+from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
+from convscope.pictures.annotations import ABSENT, HARD, SHOWN, Lists, numbers_of, read_lists
+from convscope.pictures.opening import opened
+from convscope.records.embedding import Embedding
+from convscope.run import PLAIN, Run
+from convscope.studies.base import Ask, arguments
+from convscope.studies.probes.study import protocol
+from convscope.studies.transfer_lists import Options
+from convscope.studies.transfer_lists.record import ListTransfer
+
+Truth = Int8[np.ndarray, "n classes"]
+
+
+@taking(folder=pictures_of)
+@recorded
+def transfer_lists(
+    network: Network,
+    folder: FolderLike,
+    teach: Lists,
+    judge: Lists,
+    layer: Layer = None,
+    *,
+    vector: Way = "auto",
+    cache: Path | str | None = None,
+    run: Run = PLAIN,
+) -> ListTransfer:
+    """Average precision of each class, of a softmax on frozen features of a layer.
+
+    folder: holds the pictures of both lists. teach, judge: see `read_lists`. layer: by default the
+    last step before the scores. A picture that shows several classes teaches each of them, as one
+    copy a class; the score of a class is its softmax probability. Pictures in which a class is hard
+    to see do not teach it, and are not counted when it is judged.
+
+    Raises as `embedding` and `numbers_of`, and DataError D209 (a class without a picture to teach
+    it or to judge it by).
+    """
+    network = whole(network)
+    layer = default_layer(network) if layer is None else layer
+    classes = tuple(sorted({*teach.classes, *judge.classes}))
+    with opened(folder) as pictures:
+        places = [numbers_of(pictures, lists) for lists in (teach, judge)]
+        wanted = sorted({number for place in places for number in place.values()})
+        part = pictures.subset(wanted)
+        found = embedding(network, part, layer, vector=vector, cache=cache, run=run)
+    features = found[layer]
+    row = {wanted[number]: row for row, number in enumerate(features.number.tolist())}
+    rows, truth = zip(
+        *(
+            _marks(lists, place, row, classes)
+            for lists, place in zip((teach, judge), places, strict=True)
+        ),
+        strict=True,
+    )
+    precision = _precision(features, rows, truth, classes)
+    return ListTransfer(
+        layer=layer,
+        vector=features.vector,
+        classes=classes,
+        precision=precision,
+        taught=(truth[0] == SHOWN).sum(0),
+        judged=(truth[1] == SHOWN).sum(0),
+        pictures=(len(rows[0]), len(rows[1])),
+        several=int(((truth[0] == SHOWN).sum(1) > 1).sum()),
+        hard=int((truth[1] == HARD).sum()),
+        origin={**features.origin, **protocol(0), "method": "transfer_lists"},
+    )
+
+
+def _marks(
+    lists: Lists, places: dict[str, int], row: dict[int, int], classes: tuple[str, ...]
+) -> tuple[Int64[np.ndarray, "n"], Truth]:
+    """Rows of the list's usable pictures, and what they show."""
+    usable = [(row[number], name) for name, number in places.items() if number in row]
+    truth = np.full((len(usable), len(classes)), ABSENT, np.int8)
+    column = {name: place for place, name in enumerate(classes)}
+    for line, (_, name) in enumerate(usable):
+        for key, value in lists.shown[name].items():
+            truth[line, column[key]] = value
+    return np.array([place for place, _ in usable], np.int64), truth
+
+
+def _precision(
+    features: Embedding,
+    rows: tuple[Int64[np.ndarray, "n"], ...],
+    truth: tuple[Truth, ...],
+    classes: tuple[str, ...],
+) -> Float64[np.ndarray, "classes"]:
+    for what, marks in zip(("teach", "judge"), truth, strict=True):
+        bare = np.flatnonzero(~(marks == SHOWN).any(0))
+        if len(bare):
+            said = f"no usable picture of the list to {what} by shows this class"
+            raise DataError("D209", classes[int(bare[0])], said)
+    values = np.asarray(features.values)
+    copies, label = np.nonzero(truth[0] == SHOWN)
+    cut = trained("softmax", values[rows[0][copies]], label, len(classes))
+    share = softmax(cut.scores(values[rows[1]]))
+    counted = truth[1] != HARD
+    each = [
+        average_precision(share[use, number], truth[1][use, number] == SHOWN)
+        for number, use in enumerate(counted.T)
+    ]
+    return np.array(each)
+
+
+def from_command(ask: Ask, options: Options) -> ListTransfer:
+    lists = read_lists(options.teach), read_lists(options.judge)
+    with ask.pictures() as folder:
+        result = transfer_lists(
+            ask.network(), folder, *lists, **arguments(options, ask.progress("features"))
+        )
+    ask.say(
+        f"{result.pictures[0]:,} pictures to teach, {result.several:,} of them several classes; "
+        f"{result.pictures[1]:,} to judge, {result.hard:,} times a class too hard to see"
+    )
+    return result
