@@ -13,12 +13,11 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from convscope.lens.twin import bare
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded, weights_sha256
+from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures, contents
 from convscope.publish import publish_folder
@@ -53,12 +53,8 @@ def require_way(way: Way) -> None:
     """Raise UsageError U425 unless this is a way to make a vector."""
     if way in ("auto", "flat") or (isinstance(way, int) and way >= 1):
         return
-    raise UsageError(
-        "U425",
-        f"vector={way}",
-        "is no way to a vector",
-        next_step="give auto, flat, or a grid's side",
-    )
+    step = "give auto, flat, or a grid's side"
+    raise UsageError("U425", f"vector={way}", "is no way to a vector", next_step=step)
 
 
 def vectors(output: Float[Tensor, "b *shape"], way: Way) -> Float[Tensor, "b d"]:
@@ -143,15 +139,7 @@ class Rows:
         told = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, told)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
@@ -183,35 +171,34 @@ def _times(folder: Pictures) -> str:
     return digest.hexdigest()
 
 
-def kept(place: Path, keys: dict[str, str]) -> dict[str, Embedding]:
+def kept(place: Path, plans: Sequence[_Plan]) -> dict[str, Embedding]:
     """Those of the features that are in the store, and whole; damaged ones are removed."""
     found = {}
-    for layer, key in keys.items():
-        if (place / key).is_dir():
+    for folder, layer in ((place / plan.key, plan.layer) for plan in plans):
+        if folder.is_dir():
             try:
-                found[layer] = Embedding.load(place / key, whole=True)
+                found[layer] = Embedding.load(folder, whole=True)
             except DataError as fault:
                 cause = fault.__cause__
                 if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
-                    shutil.rmtree(place / key, ignore_errors=True)
+                    shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
-def keeping(targets: Sequence[Path], fill: Callable[[list[Path]], None]) -> None:
+def keeping(
+    targets: Sequence[Path], begun: Sequence[Path], fill: Callable[[Sequence[Path]], None]
+) -> None:
     """Let `fill` write into new folders, which then get these names, each as a whole.
 
-    Raises EnvironmentFault R602 (disk full) or R603; another process that wrote the same is fine.
+    begun: those that wait for the rest. Raises EnvironmentFault R602 (disk full) or R603; another
+    process that wrote the same is fine.
     """
-    _nested(list(targets), [], fill)
-
-
-def _nested(targets: list[Path], opened: list[Path], fill: Callable[[list[Path]], None]) -> None:
     if not targets:
-        fill(opened)
+        fill(begun)
         return
     first, *rest = targets
     try:
-        publish_folder(first, lambda folder: _nested(rest, [*opened, folder], fill))
+        publish_folder(first, lambda folder: keeping(rest, [*begun, folder], fill))
     except OutputError:
         if not (first / FILE).exists():
             raise
@@ -255,7 +242,7 @@ def embedding(
             for name in names
         ]
         place = None if cache is None else Path(cache)
-        found = _kept(place, plans)
+        found = {} if place is None else kept(place, plans)
         missing = [plan for plan in plans if plan.layer not in found]
         if missing:
             found |= _computed(network, pictures, missing, place, run)
@@ -265,7 +252,7 @@ def embedding(
 def chosen(network: Network, layers: Sequence[str] | str | None) -> list[str]:
     """The layers named, each once; by default all `stages`."""
     if layers is None:
-        return stages(network.model, _blank(network))
+        return stages(network.model, blank(network.model, network.preprocess.shape))
     return list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
 
 
@@ -294,19 +281,14 @@ class _Plan:
         return told(self.shape, self.way)
 
 
-def _blank(network: Network, batch: int = 1) -> Float[Tensor, "b c h w"]:
-    like = next(bare(network.model).parameters(), torch.empty(0))
-    return like.new_zeros(batch, *network.preprocess.shape)
-
-
 def _shapes(network: Network, names: list[str]) -> dict[str, tuple[int, ...]]:
     """Of each layer's output for one picture; here unknown layers are refused."""
-    blank = _blank(network, 2)
+    two = blank(network.model, network.preprocess.shape).expand(2, -1, -1, -1)
     taps = [name for name in names if name != PIXELS]
-    found = {PIXELS: tuple(blank.shape[1:])}
+    found: dict[str, tuple[int, ...]] = {PIXELS: network.preprocess.shape}
     with Lens(network.model, taps) as lens, torch.inference_mode():
         if taps:
-            lens(blank)
+            lens(two)
         for name in taps:
             shape = tuple(lens[name].shape)
             if len(shape) < 2 or shape[0] != 2:
@@ -314,10 +296,6 @@ def _shapes(network: Network, names: list[str]) -> dict[str, tuple[int, ...]]:
                 raise ModelError("M601", name, what)
             found[name] = shape[1:]
     return found
-
-
-def _kept(place: Path | None, plans: list[_Plan]) -> dict[str, Embedding]:
-    return {} if place is None else kept(place, {plan.layer: plan.key for plan in plans})
 
 
 def _computed(
@@ -331,7 +309,7 @@ def _computed(
 
     def fill(places: Sequence[Path | None]) -> None:
         with ExitStack() as stack:
-            rows = [stack.enter_context(Rows(where)) for where in places]
+            rows = [stack.enter_context(closing(Rows(where))) for where in places]
             used = _run(network, folder, plans, rows, run)
             for plan, sink, where in zip(plans, rows, places, strict=True):
                 made[plan.layer] = _record(folder, plan, used, sink.array())
@@ -341,8 +319,8 @@ def _computed(
     if place is None:
         fill([None] * len(plans))
         return made
-    keeping([place / plan.key for plan in plans], fill)
-    return made | _kept(place, plans)
+    keeping([place / plan.key for plan in plans], [], fill)
+    return made | kept(place, plans)
 
 
 def _run(
@@ -356,7 +334,8 @@ def _run(
     seen: dict[str, Tensor] = {}
     edits = {plan.layer: _look(plan, seen) for plan in plans if plan.layer != PIXELS}
     used: list[int] = []
-    like, preprocess = _blank(network), network.preprocess
+    preprocess = network.preprocess
+    like = blank(network.model, preprocess.shape)
     batches = folder.batches(BATCH, preprocess.framing, aligned=True, run=run)
     with Lens(network.model, (), edits) as lens, torch.inference_mode():
         for pictures in batches:

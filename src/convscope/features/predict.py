@@ -152,27 +152,6 @@ class Answers(NamedTuple):
     way: Way
 
 
-def answers(
-    network: Network,
-    folder: Pictures,
-    views: int,
-    *,
-    tuning: Tuning | None = None,
-    first: Callable[[int], object] = id,
-    run: Run = PLAIN,
-) -> Answers:
-    """first: told the number of classes as soon as it is known.
-
-    Raises DataError D118 or D161, UsageError U310, ModelError M520, M522, M560.
-    """
-    asking = Asking(network, folder, views, tuning=tuning, first=first)
-    way = asking.way
-    size = max(1, way.batch // views)
-    for some in folder.batches(size, asking.framing, workers=way.workers, run=run):
-        asking(some)
-    return asking.answers()
-
-
 class Asking:
     """The network's answers for pictures that come in some at a time, framed by `framing`."""
 
@@ -185,12 +164,21 @@ class Asking:
         tuning: Tuning | None = None,
         first: Callable[[int], object] = id,
     ) -> None:
-        """As `answers`."""
+        """first: told the number of classes as soon as it is known. Raises UsageError U310."""
         self.framing, self._cut = plan(network.preprocess, views)
         self.way = Way(network.model, blank(network.model, network.preprocess.shape), tuning=tuning)
         self._network, self._folder, self._first = network, folder, first
+        self._views = views
         self._numbers: list[int] = []
         self._shares: list[Float32[np.ndarray, "some classes"]] = []
+
+    def read_all(self, run: Run) -> Answers:
+        """Of all pictures. Raises DataError D118 or D161, ModelError M520, M522, M560."""
+        size = max(1, self.way.batch // self._views)
+        workers = self.way.workers
+        for some in self._folder.batches(size, self.framing, workers=workers, run=run):
+            self(some)
+        return self.answers()
 
     def __call__(self, pictures: Sequence[Picture]) -> None:
         share = probability(self._network, self.way, [self._cut(one.pixels) for one in pictures])
@@ -398,8 +386,8 @@ def _evaluate(
         truth.append(true_classes(networks[len(found)], folder, outputs, labels))
 
     for place, network in enumerate(networks):
-        mine = run.part(place, len(networks))
-        found.append(answers(network, folder, views, tuning=tuning, first=first, run=mine))
+        asking = Asking(network, folder, views, tuning=tuning, first=first)
+        found.append(asking.read_all(run.part(place, len(networks))))
     used = found[0].numbers[truth[0][found[0].numbers] >= 0]
     shares = [one.probability[np.isin(one.numbers, used)] for one in found]
     result = _evaluation(networks, folder, found[0].way, used, truth[0][used], shares, views)
@@ -439,11 +427,7 @@ def _evaluation(
         members=tuple(
             (network.spec, *each) for network, each in zip(networks, alone, strict=False)
         ),
-        origin={
-            "method": "evaluate",
-            "pictures": str(folder.root),
-            **way.origin,
-        },
+        origin={"method": "evaluate", "pictures": str(folder.root), **way.origin},
     )
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from itertools import islice
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -253,15 +254,18 @@ def projections(
 
     pictures: preprocessed, of one size, all of them or read as they are asked for. wanted: layer →
     neurons (picture, channel, row, column); each starts from its own activation, as in
-    `deconvnet`. rule: see `ways_down`; "both" gives each neuron twice, from one pass up. memory:
-    bytes for what is kept of pictures; where that is too little for all of them, each layer makes
-    passes of its own. run: its progress is neurons done, and all.
+    `deconvnet`. rule: see `ways_down`; "both" gives each neuron twice, from one pass up. run: its
+    memory is for what is kept of pictures; where that is too little for all of them, each layer
+    makes passes of its own; its progress is neurons done, and all.
 
     A picture that is not given when it is asked for is left out. The model is not touched. Raises
     as `deconvnet` does, and UsageError U512 for a rule that is none.
     """
     wanted = {layer: list(neurons) for layer, neurons in wanted.items() if len(neurons)}
-    passes = _Passes(bare(model), _reader(pictures), (rule, overlap, other), run.room(MEMORY))
+    read: Pictures = pictures
+    if isinstance(pictures, Tensor):
+        read = lambda numbers: ((number, pictures[number]) for number in numbers)  # noqa: E731
+    passes = _Passes(bare(model), read, (rule, overlap, other), run.room(MEMORY))
     total, done = sum(map(len, wanted.values())) * (2 if rule == "both" else 1), 0
     together = passes.together(wanted)
     for layer, neurons in wanted.items():
@@ -273,13 +277,6 @@ def projections(
                 run.tick(done, total)
 
 
-def _reader(pictures: Pictures | Float[Tensor, "b c h w"]) -> Pictures:
-    if not isinstance(pictures, Tensor):
-        return pictures
-    images = pictures
-    return lambda numbers: ((number, images[number]) for number in numbers)
-
-
 class _Passes:
     """Passes up of a network."""
 
@@ -287,8 +284,8 @@ class _Passes:
         self, model: nn.Module, read: Pictures, how: tuple[Choice, Overlap, Other], memory: float
     ) -> None:
         self._model, self._read, self._how, self._memory = model, read, how, memory
-        require_choice(how[0])
         rule = how[0]
+        require_choice(rule)
         self._backward("guided" if rule == "auto" or rule == "both" else rule)  # refuses wrong ones
         self._ways: dict[str, Way] = {}
 
@@ -377,17 +374,13 @@ class _Passes:
         return BackwardRule(rule, overlap=overlap, other=other)
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-        some: list[tuple[int, Tensor]] = []
-        for number, image in self._read(numbers):
-            if some and image.shape != some[0][1].shape:
-                sizes = " and ".join(str(tuple(each.shape)) for each in (some[0][1], image))
-                raise UsageError("U520", "pictures", f"are of different sizes: {sizes}")
-            some.append((number, image))
-            if len(some) == AT_ONCE:
-                yield [number for number, _ in some], torch.stack([each for _, each in some])
-                some = []
-        if some:
-            yield [number for number, _ in some], torch.stack([each for _, each in some])
+        read = iter(self._read(numbers))
+        while some := list(islice(read, AT_ONCE)):
+            sizes = list(dict.fromkeys(str(tuple(image.shape)) for _, image in some))
+            if len(sizes) > 1:
+                what = f"are of different sizes: {' and '.join(sizes[:2])}"
+                raise UsageError("U520", "pictures", what)
+            yield [number for number, _ in some], torch.stack([image for _, image in some])
 
 
 def _windows(
