@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "convscope"
@@ -112,3 +113,24 @@ def test_a_planted_violation_is_found() -> None:
     assert violations("study figures", "import torch")
     assert not violations("pages", "from convscope.studies.filters.figure import filters_figure")
     assert not violations("attribution", "import torch\nfrom convscope.lens.lens import Lens")
+
+
+def on_loading(path: Path, modules: set[str]) -> set[str]:
+    """The modules that one imports when it is loaded itself."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & modules or {str(node.module)} & modules
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts): path
+        for path in SOURCE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    graph = {name: on_loading(path, set(paths)) for name, path in paths.items()}
+    assert sum(map(len, graph.values())) > len(graph)
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle

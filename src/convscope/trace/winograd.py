@@ -55,11 +55,11 @@ def matrices(m: int, kernel: int = 3) -> Matrices:
 
 def _product(roots: Sequence[Fraction]) -> list[Fraction]:
     """Coefficients of the polynomial with these roots, that of 1 first."""
-    found = [Fraction(1)]
+    series = [Fraction(1)]
     for root in roots:
-        shifted = [Fraction(0), *found]
-        found = [a - root * b for a, b in zip(shifted, [*found, Fraction(0)], strict=True)]
-    return found
+        shifted = [Fraction(0), *series]
+        series = [a - root * b for a, b in zip(shifted, [*series, Fraction(0)], strict=True)]
+    return series
 
 
 def _tensor(rows: Sequence[Sequence[Fraction]]) -> Tensor:
@@ -88,8 +88,8 @@ class Products:
         self._weights = made.transpose(1, 2).contiguous()
 
     def __call__(self, tiles: Float[Tensor, "t a a in"]) -> Float[Tensor, "t b b out"]:
-        found = [self._some(part) for part in torch.split(tiles, ROWS)]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        results = [self._some(part) for part in torch.split(tiles, ROWS)]
+        return results[0] if len(results) == 1 else torch.cat(results)
 
     def _some(self, tiles: Float[Tensor, "t a a in"]) -> Float[Tensor, "t b b out"]:
         (n, _, a, channels), (b, q) = tiles.shape, self._results.shape

@@ -164,11 +164,11 @@ def _graph(model: nn.Module, recording: Recording, picture: Tensor) -> tuple[Gra
         return graph, "windows"
     both = torch.stack([picture, picture.flip(-1)])
     try:
-        found = plain_pass(graph, both.contiguous(memory_format=torch.channels_last))
+        scores = plain_pass(graph, both.contiguous(memory_format=torch.channels_last))
     except (RuntimeError, UserWarning) as fault:  # torch.vmap knows not every call
         return None, f"whole pictures: {str(fault).splitlines()[0]}"
     with Lens(model, ()) as lens:
-        if not agree(found, only_scores(lens(both))):
+        if not agree(scores, only_scores(lens(both))):
             return None, f"whole pictures: {wholes[0].name} is not understood"
     return graph, f"windows, whole maps from {wholes[0].name} on"
 
@@ -192,12 +192,12 @@ def _checked(classes: Sequence[int], count: int) -> list[int]:
     return list(classes)
 
 
-def agree(found: Tensor, expected: Tensor, classes: list[int] | None = None) -> bool:
+def agree(scores: Tensor, expected: Tensor, classes: list[int] | None = None) -> bool:
     """Are the scores (of these classes) the same but for rounding?"""
     scale = expected.abs().max()
     expected = expected if classes is None else expected[:, classes]
     fine = torch.finfo(expected.dtype).eps ** 0.6  # 7e-5 in float32
-    return bool(((found - expected).abs().max() <= fine * scale) | ~torch.isfinite(scale))
+    return bool(((scores - expected).abs().max() <= fine * scale) | ~torch.isfinite(scale))
 
 
 def _largest(recording: Recording, picture: Tensor) -> float:
