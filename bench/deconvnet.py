@@ -35,11 +35,11 @@ from topk import photographs
 from torch import Tensor, nn
 from torchvision.models.squeezenet import Fire
 
-from convscope.features.projections import projections
 from convscope.lens.lens import Lens
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.ours import alexnet
 from convscope.pictures.pictures import Pictures
+from convscope.representations.projections import projections
 from convscope.trace.backward.forward_pass import Neuron
 
 K = 9

@@ -30,9 +30,9 @@ from rows import command, machine, options
 from topk import Held, convolutions
 
 from convscope.attribution.occlusion import occlusion
-from convscope.features.deconvnet import deconvnet
-from convscope.features.topk import topk
 from convscope.network.preprocess import Preprocess
+from convscope.representations.deconvnet import deconvnet
+from convscope.representations.topk import topk
 from convscope.units import Unit
 
 SMALL = 64

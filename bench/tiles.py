@@ -19,7 +19,7 @@ import torch
 from deconvnet import chain, pictures, strongest
 from occlusion import JOBS, network, ours, picture
 
-from convscope.features.projections import projections
+from convscope.representations.projections import projections
 from convscope.trace.backward import transposed
 from convscope.trace.forward import plan
 

@@ -29,9 +29,9 @@ from cam import DATA, network
 from rows import Report, Row, options, peak, report
 from torch import Tensor, nn
 
-from convscope.features.topk import topk
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.pictures import Picture, Pictures
+from convscope.representations.topk import topk
 
 GOALS = {"bare forward": (0.90, 0.95), "hooks": (2.0, 2.7), "zennit-crp": (12.0, 17.0)}
 K = 9

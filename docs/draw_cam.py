@@ -18,7 +18,7 @@ from skimage import data
 import convscope
 from convscope.attribution.formulas import METHODS
 from convscope.drawing.maps import over
-from convscope.features.predict import framed
+from convscope.representations.predict import framed
 
 SHALLOW = ["features.3", "features.7", "features.12"]
 SHOWN = (

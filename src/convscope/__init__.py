@@ -32,11 +32,6 @@ if TYPE_CHECKING:
     from convscope.attribution.occlusion import occlusion
     from convscope.cli.python import atlas
     from convscope.errors import ConvscopeError
-    from convscope.features.deconvnet import deconvnet
-    from convscope.features.embedding import embedding
-    from convscope.features.predict import evaluate, predict
-    from convscope.features.projections import projections
-    from convscope.features.topk import topk
     from convscope.lens.lens import Lens
     from convscope.metrics.faithfulness import faithfulness
     from convscope.metrics.localisation import energy_inside, pointing
@@ -52,6 +47,11 @@ if TYPE_CHECKING:
     from convscope.pictures.opening import open_pictures
     from convscope.pictures.pictures import Folder, Pictures, one_picture
     from convscope.records.maps import Attribution
+    from convscope.representations.deconvnet import deconvnet
+    from convscope.representations.embedding import embedding
+    from convscope.representations.predict import evaluate, predict
+    from convscope.representations.projections import projections
+    from convscope.representations.topk import topk
     from convscope.run import Run
     from convscope.studies.ablation.study import ablation
     from convscope.studies.audit.study import audit, check
@@ -108,16 +108,16 @@ _HOME = {
     "chosen_features": "studies.features.study",
     "class_image": "visualise.optimise",
     "correspondence": "studies.correspondence.study",
-    "deconvnet": "features.deconvnet",
+    "deconvnet": "representations.deconvnet",
     "deconvnet_class": "attribution.gradients",
     "deep_dream": "visualise.optimise",
     "eigencam": "attribution.formulas",
     "eigengradcam": "attribution.formulas",
     "duplicates": "studies.retrieval.study",
-    "embedding": "features.embedding",
+    "embedding": "representations.embedding",
     "energy_inside": "metrics.localisation",
     "EvolutionRecorder": "studies.evolution.recorder",
-    "evaluate": "features.predict",
+    "evaluate": "representations.predict",
     "evolution": "studies.evolution.study",
     "faithfulness": "metrics.faithfulness",
     "features": "studies.features.study",
@@ -139,9 +139,9 @@ _HOME = {
     "one_picture": "pictures.pictures",
     "open_pictures": "pictures.opening",
     "pointing": "metrics.localisation",
-    "predict": "features.predict",
+    "predict": "representations.predict",
     "probes": "studies.probes.study",
-    "projections": "features.projections",
+    "projections": "representations.projections",
     "randomisation": "metrics.randomisation",
     "saliency": "attribution.gradients",
     "scorecam": "attribution.formulas",
@@ -149,7 +149,7 @@ _HOME = {
     "silence": "studies.unit_ablation.study",
     "similar": "studies.retrieval.study",
     "smoothgrad": "attribution.gradients",
-    "topk": "features.topk",
+    "topk": "representations.topk",
     "train": "training.train",
     "tune": "network.tuning",
     "transfer": "studies.transfer.study",

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convscope.errors import ConvscopeError, ModelError
-from convscope.features.deconvnet import deconvnet, project
 from convscope.network.sources.ours import alexnet, zfnet
+from convscope.representations.deconvnet import deconvnet, project
 from convscope.run import Run
 from convscope.units import Unit
 from tests.nets import (

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from convscope.features.deconvnet import deconvnet, project
+from convscope.representations.deconvnet import deconvnet, project
 from convscope.units import Unit
 
 torchvision = pytest.importorskip("torchvision")

@@ -14,8 +14,6 @@ from torch import nn
 from torchvision.transforms import functional as peer
 
 from convscope.errors import DataError, UsageError
-from convscope.features.predict import Judge, evaluate, plan
-from convscope.features.topk import topk
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
@@ -24,6 +22,8 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures, one_picture
 from convscope.records.imagenet import TABLE2, table2
 from convscope.records.predictions import Evaluation
+from convscope.representations.predict import Judge, evaluate, plan
+from convscope.representations.topk import topk
 from convscope.run import Run
 
 CROP = (20, 22)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from convscope.errors import DataError, UsageError
-from convscope.features.probe import (
+from convscope.representations.probe import (
     average_precision,
     divisions,
     enough,

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import nn
 
 from convscope.errors import DataError, ModelError, UsageError
-from convscope.features.predict import evaluate, plan, predict
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures, one_picture
+from convscope.representations.predict import evaluate, plan, predict
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 CLASSES = ("blue", "red", "green")

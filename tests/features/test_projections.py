@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError
-from convscope.features import projections as module
-from convscope.features.deconvnet import deconvnet
-from convscope.features.projections import Projected, projections
+from convscope.representations import projections as module
+from convscope.representations.deconvnet import deconvnet
+from convscope.representations.projections import Projected, projections
 from convscope.run import Run
 from convscope.trace.backward.forward_pass import Neuron, forward_pass
 from convscope.trace.backward_rule import BackwardRule

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError
-from convscope.features.projections import projections, ways_down
+from convscope.representations.projections import projections, ways_down
 from convscope.run import Run
 from convscope.trace.autograd import is_even
 from convscope.trace.backward.forward_pass import Neuron

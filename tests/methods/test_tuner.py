@@ -13,11 +13,11 @@ from torch import nn
 
 import convscope
 from convscope.errors import UsageError
-from convscope.features.topk import topk
 from convscope.network import tuning as tuner
 from convscope.network.network import Network
 from convscope.network.tuning import Trial, Tuning, tune
 from convscope.pictures.pictures import Pictures
+from convscope.representations.topk import topk
 from convscope.run import Run
 from tests.nets import state_of
 

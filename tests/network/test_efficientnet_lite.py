@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from convscope.errors import EnvironmentFault, UsageError
-from convscope.features.predict import evaluate, predict
 from convscope.network.load import load
 from convscope.network.sources import efficientnet_lite
 from convscope.network.sources.efficientnet_lite import EfficientNetLite0, SamePad, packaged
 from convscope.pictures.builtin import PHOTOS, photo_file
+from convscope.representations.predict import evaluate, predict
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-samples"
 

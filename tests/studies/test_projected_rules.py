@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.features.deconvnet import deconvnet
 from convscope.metrics.agreement import mean_correlation
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.records.features import LayerFeatures, grid_words
+from convscope.representations.deconvnet import deconvnet
 from convscope.studies.features.display import Energy
 from convscope.studies.features.study import features
 from convscope.trace.autograd import Stride

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from convscope.cli.app import run
 from convscope.errors import DataError
-from convscope.features.probe import STRENGTH
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.annotations import HARD, SHOWN, Lists, numbers_of, read_lists
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
+from convscope.representations.probe import STRENGTH
 from convscope.studies.transfer_lists.figure import lists_figure
 from convscope.studies.transfer_lists.record import PAPER_VOC, ListTransfer
 from convscope.studies.transfer_lists.study import transfer_lists

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from convscope.errors import ConvscopeError, ModelError, OutputError, UsageError
-from convscope.features.predict import evaluate
 from convscope.network.load import load
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Series
+from convscope.representations.predict import evaluate
 from convscope.training.recipe import Recipe, recipe
 from convscope.training.state import COLUMNS
 from convscope.training.trainer import Progress, TrainResult, train

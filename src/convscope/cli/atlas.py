@@ -17,12 +17,12 @@ from convscope.cli.results import claim, new_study
 from convscope.run import Run
 
 if TYPE_CHECKING:
-    from convscope.features.predict import Judge
-    from convscope.features.projections import Choice
     from convscope.network.load import Network
     from convscope.network.tuning import Tuning
     from convscope.pictures.pictures import Picture, Pictures
     from convscope.records.predictions import Evaluation
+    from convscope.representations.predict import Judge
+    from convscope.representations.projections import Choice
     from convscope.trace.backward_rule import Other
 
 
@@ -166,7 +166,7 @@ class _Spared:
 def _judge(network: Network, folder: Pictures, tuning: Tuning | None) -> _Spared | None:
     """Who tells the accuracy, where the folder's classes are the network's, one a picture."""
     from convscope.errors import ModelError
-    from convscope.features.predict import Judge
+    from convscope.representations.predict import Judge
 
     if not folder.classes or not set(folder.classes) <= set(network.classes):
         return None

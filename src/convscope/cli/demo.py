@@ -86,12 +86,12 @@ def _real(out: Path) -> RealNetwork:
     """What a network with published weights sees; what a first try has left is taken again."""
     import shutil
 
-    from convscope.features.predict import predicted
     from convscope.network.load import load
     from convscope.pages.demo import RealNetwork
     from convscope.pages.explain import write_explanation
     from convscope.pictures.builtin import CAMERA, PHOTOS, photo_file
     from convscope.pictures.pictures import one_picture
+    from convscope.representations.predict import predicted
     from convscope.studies.explain.study import explain_picture as explain
     from convscope.studies.features.study import chosen_features
 
@@ -148,10 +148,10 @@ def _scenes() -> Pictures:
 
 
 def _learning(out: Path) -> LearningNetwork:
-    from convscope.features.predict import evaluate
     from convscope.network.load import load
     from convscope.pages.demo import LearningNetwork
     from convscope.pictures.opening import open_pictures
+    from convscope.representations.predict import evaluate
 
     with (
         open_pictures("builtin:photos") as teaching,
@@ -223,9 +223,9 @@ def _explained(network: Network, folder: Pictures, judged: Evaluation) -> Occlus
 def _hidden(network: Network, picture: Picture, side: int, step: int) -> OcclusionExample:
     """The framed picture, hidden part by part."""
     from convscope.attribution.occlusion import occlusion
-    from convscope.features.deconvnet import deconvnet
-    from convscope.features.projections import ways_down
     from convscope.records.maps import OcclusionExample
+    from convscope.representations.deconvnet import deconvnet
+    from convscope.representations.projections import ways_down
     from convscope.units import Unit
 
     image = network.preprocess.tensor(picture.pixels)

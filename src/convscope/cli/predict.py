@@ -56,7 +56,7 @@ def predict(
 
 def _predict_all(network: Network, folder: Pictures, out: Path, top: int, views: int) -> None:
     from convscope.drawing.maps import prediction_png
-    from convscope.features.predict import predicted as ask
+    from convscope.representations.predict import predicted as ask
 
     for picture in folder.read():
         found = ask(network, picture, top=top, views=views)
@@ -174,9 +174,9 @@ def evaluate(
 
     Example: convscope evaluate run builtin:photos-val --views 10
     """
-    from convscope.features.predict import evaluate as measure
     from convscope.pictures.annotations import read_labels
     from convscope.records.imagenet import table2
+    from convscope.representations.predict import evaluate as measure
 
     claim(out)
     if beside and beside not in TABLES:

@@ -171,9 +171,9 @@ def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Pictu
 def _finish(result: TrainResult, recipe: Recipe, judging: Pictures) -> None:
     """Curves, and the evaluation of the best epoch with the recipe's views."""
     from convscope.drawing.plots import png, training_curves
-    from convscope.features.predict import evaluate as measure
     from convscope.network.load import load
     from convscope.publish import publish_file, publishing
+    from convscope.representations.predict import evaluate as measure
 
     run = result.folder
     publish_file(run / "curves.png", png(training_curves(result.series)))

@@ -239,7 +239,7 @@ def class_asked(text: str) -> int | str:
 
 def vector(text: str) -> str | int:
     """auto, flat, or a whole number. Raises UsageError U425."""
-    from convscope.features.embedding import require_way
+    from convscope.representations.embedding import require_way
 
     way = int(text) if text.isascii() and text.isdecimal() else text
     require_way(way)

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Bool
 
 from convscope.errors import ModelError, UsageError, nearest
-from convscope.features.predict import evaluate
 from convscope.metrics.statistics import sign_test
 from convscope.network.layers import layer_table
 from convscope.network.load import load
@@ -26,6 +25,7 @@ from convscope.network.sources.ours import OURS
 from convscope.network.sources.spec import TOWER_OPTIONS, options, split_classes
 from convscope.pictures.pictures import Pictures
 from convscope.records.predictions import Evaluation
+from convscope.representations.predict import evaluate
 from convscope.studies.ablation import Options
 from convscope.studies.ablation.record import Ablation
 from convscope.studies.base import Ask

@@ -21,9 +21,6 @@ from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import nn
 
 from convscope.errors import DataError
-from convscope.features.deconvnet import deconvnet
-from convscope.features.projections import ways_down
-from convscope.features.topk import topk
 from convscope.lens.twin import bare
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import of_module
@@ -32,6 +29,9 @@ from convscope.pictures.opening import as_pictures
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence, Evolution
 from convscope.records.topk import TopK
+from convscope.representations.deconvnet import deconvnet
+from convscope.representations.projections import ways_down
+from convscope.representations.topk import topk
 from convscope.run import PLAIN, Run, with_old_keywords
 from convscope.studies.evolution.responses import ranked, responses
 from convscope.studies.features.display import (

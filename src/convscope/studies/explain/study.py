@@ -17,7 +17,6 @@ from torch import Tensor
 from convscope.attribution.base import Method
 from convscope.attribution.registry import DEFAULT, chosen, methods_of
 from convscope.errors import ConvscopeError, ModelError, UsageError, shown
-from convscope.features.predict import class_names
 from convscope.lens.lens import Lens
 from convscope.metrics.faithfulness import RANDOM, faithfulness
 from convscope.metrics.localisation import (
@@ -50,6 +49,7 @@ from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 from convscope.records.predictions import Prediction
+from convscope.representations.predict import class_names
 from convscope.run import PLAIN, Run, with_old_keywords
 from convscope.studies.explain.record import METRICS, Explanation, Explanations
 from convscope.units import Box

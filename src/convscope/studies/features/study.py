@@ -18,9 +18,6 @@ from jaxtyping import Bool, Float16, Float32
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError
-from convscope.features.deconvnet import deconvnet
-from convscope.features.projections import Choice, Projected, Way, projections, ways_down
-from convscope.features.topk import topk
 from convscope.lens.lens import Lens
 from convscope.metrics.agreement import mean_correlation
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
@@ -33,6 +30,9 @@ from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.features import COUNTS, LayerFeatures, Shown, random_maps
 from convscope.records.features import Pictures as PictureRecord
 from convscope.records.topk import TopK
+from convscope.representations.deconvnet import deconvnet
+from convscope.representations.projections import Choice, Projected, Way, projections, ways_down
+from convscope.representations.topk import topk
 from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.features import Options

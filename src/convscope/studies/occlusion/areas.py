@@ -13,9 +13,6 @@ from torch import Tensor
 
 from convscope.attribution.sliding_mask import Fill, filled
 from convscope.errors import ModelError
-from convscope.features.deconvnet import deconvnet
-from convscope.features.projections import ways_down
-from convscope.features.topk import topk
 from convscope.metrics.localisation import inside
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
@@ -23,6 +20,9 @@ from convscope.network.tuning import blank
 from convscope.pictures.pictures import Pictures
 from convscope.records.maps import Occlusion
 from convscope.records.topk import TopK
+from convscope.representations.deconvnet import deconvnet
+from convscope.representations.projections import ways_down
+from convscope.representations.topk import topk
 from convscope.run import Run
 from convscope.studies.explain.study import probabilities
 from convscope.studies.features.display import GREY, cut, limit, quantised

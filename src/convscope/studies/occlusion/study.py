@@ -24,7 +24,6 @@ from jaxtyping import Int64
 from convscope.attribution.occlusion import occlusion
 from convscope.attribution.sliding_mask import Fill, SlidingMask, named
 from convscope.errors import DataError, ModelError, OutputError
-from convscope.features.predict import class_names, true_classes
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.outputs import understood
@@ -35,6 +34,7 @@ from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.publish import publish_file, require_folder, unfinished
 from convscope.records.record import Record
+from convscope.representations.predict import class_names, true_classes
 from convscope.run import PLAIN, Progress, Run
 from convscope.studies.base import Ask, arguments, boxes_of, spread
 from convscope.studies.explain.study import probabilities, seen, seen_boxes, target_index

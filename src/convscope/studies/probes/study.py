@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from convscope.errors import UsageError
-from convscope.features.embedding import Way, embedding
-from convscope.features.probe import (
+from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
+from convscope.network.network import Network
+from convscope.network.provenance import recorded
+from convscope.records.embedding import Embedding
+from convscope.representations.embedding import Way, embedding
+from convscope.representations.probe import (
     KINDS,
     STRENGTH,
     TEST,
@@ -22,10 +26,6 @@ from convscope.features.probe import (
     require_folds,
     trained,
 )
-from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
-from convscope.network.network import Network
-from convscope.network.provenance import recorded
-from convscope.records.embedding import Embedding
 from convscope.run import PLAIN, Progress, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.probes import Options

@@ -15,8 +15,6 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from convscope.errors import UsageError
-from convscope.features.embedding import PIXELS, Way, default_layer, embedding
-from convscope.features.neighbours import METRICS, Metric, nearest_vectors
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
@@ -24,6 +22,8 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_all, opened
 from convscope.pictures.pictures import Pictures
 from convscope.records.embedding import Embedding
+from convscope.representations.embedding import PIXELS, Way, default_layer, embedding
+from convscope.representations.neighbours import METRICS, Metric, nearest_vectors
 from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, Illustrated, arguments
 from convscope.studies.retrieval import Options

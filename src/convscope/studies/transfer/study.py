@@ -12,9 +12,16 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from convscope.errors import UsageError, nearest
-from convscope.features.embedding import Way, default_layer, embedding
-from convscope.features.predict import evaluate
-from convscope.features.probe import (
+from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
+from convscope.network.load import load
+from convscope.network.network import Network, whole
+from convscope.network.provenance import recorded
+from convscope.pictures.opening import opened
+from convscope.pictures.pictures import Pictures
+from convscope.records.embedding import Embedding
+from convscope.representations.embedding import Way, default_layer, embedding
+from convscope.representations.predict import evaluate
+from convscope.representations.probe import (
     TEST,
     Division,
     average_precision,
@@ -26,13 +33,6 @@ from convscope.features.probe import (
     softmax,
     trained,
 )
-from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
-from convscope.network.load import load
-from convscope.network.network import Network, whole
-from convscope.network.provenance import recorded
-from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Pictures
-from convscope.records.embedding import Embedding
 from convscope.run import PLAIN, Progress, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.probes.study import protocol, say_short

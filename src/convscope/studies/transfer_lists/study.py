@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
 from convscope.errors import DataError
-from convscope.features.embedding import Way, default_layer, embedding
-from convscope.features.probe import average_precision, softmax, trained
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.annotations import ABSENT, HARD, SHOWN, Lists, numbers_of, read_lists
 from convscope.pictures.opening import opened
 from convscope.records.embedding import Embedding
+from convscope.representations.embedding import Way, default_layer, embedding
+from convscope.representations.probe import average_precision, softmax, trained
 from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.probes.study import protocol

@@ -18,7 +18,6 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError
-from convscope.features.predict import class_names, true_classes
 from convscope.lens.lens import Lens
 from convscope.metrics.statistics import sign_test
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
@@ -29,6 +28,7 @@ from convscope.network.provenance import recorded
 from convscope.network.targets import Targets
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
+from convscope.representations.predict import class_names, true_classes
 from convscope.run import PLAIN, Run
 from convscope.studies.unit_ablation.record import Silence
 from convscope.trace.layers import ends

@@ -1,0 +1,1 @@
+"""What a network makes of pictures: strongest pictures, projections, vectors, answers, probes."""
