@@ -76,30 +76,38 @@ def load(
     count, names = classes_asked(told.classes)
     ready = [converted(one, None if one is preprocess else beside) for one in told.preprocess]
     output, scores = require_told(told.output, told.scores)
-    module, text = (spec, type(spec).__name__) if isinstance(spec, nn.Module) else (None, str(spec))
-    if module is None and not isinstance(spec, str | Path):
+    if not isinstance(spec, str | Path | nn.Module):
         what = f"a {type(spec).__name__} is no network"
         raise UsageError("U376", "", what, next_step="give a network's name or a torch.nn.Module")
-    result = None if told.checkpoint is None else open_checkpoint(told.checkpoint)
-    if result is None and module is None and (place := _left_by_training(text)) is not None:
-        result = open_checkpoint(place)
-        text = _spec_of(result)
-    card = None if result is None else Card.of(result)
+    request, card = _request(spec, told.checkpoint, count)
+    request = replace(request, seed=seed, progress=progress, beside=beside)
+    draft = _source(request)(request)
+    network = _as_told(_finished(draft, request, card), names, ready)
+    network = replace(network, output=output or network.output, scores=scores or network.scores)
+    if told.classes is not None and request.classes is not None:
+        _require_as_many(network, request.classes)
+    return network
+
+
+def _request(
+    spec: str | Path | nn.Module, checkpoint: Path | str | None, count: int | None
+) -> tuple[Request, Card | None]:
+    """What is asked for, and what its checkpoint says of itself. count: classes, if told."""
+    module, text = (spec, type(spec).__name__) if isinstance(spec, nn.Module) else (None, str(spec))
+    file = None if checkpoint is None else open_checkpoint(checkpoint)
+    if file is None and module is None and (place := _left_by_training(text)) is not None:
+        file = open_checkpoint(place)
+        text = _spec_of(file)
+    card = None if file is None else Card.of(file)
     if count is None and card is not None and card.classes:
         count = len(card.classes)
     if module is None and ":" not in text:
         text = meant_as_code(text)
-    head, _, rest = text.partition(":")
+    rest = text.partition(":")[2]
     if module is None and rest:
         rest, named = split_classes(rest)
         count = _agreed(named, count, text)
-    request = Request(text, rest, result, count, seed, progress, module, beside)
-    draft = (from_own if module is not None else _source(head, request))(request)
-    network = _as_told(_finished(draft, request, card), names, ready)
-    network = replace(network, output=output or network.output, scores=scores or network.scores)
-    if told.classes is not None and count is not None:
-        _require_as_many(network, count)
-    return network
+    return Request(text, rest, file, count, module=module), card
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,10 @@ def _spec_of(checkpoint: Checkpoint) -> str:
     return card.spec
 
 
-def _source(head: str, request: Request) -> Callable[[Request], Draft]:
+def _source(request: Request) -> Callable[[Request], Draft]:
+    if request.module is not None:
+        return from_own
+    head = request.spec.partition(":")[0]
     if head in SOURCES:
         return SOURCES[head]
     if ":" in request.spec:

@@ -191,7 +191,7 @@ class Request:
     """The spec after its first colon."""
     checkpoint: Checkpoint | None
     classes: int | None
-    seed: int
+    seed: int = 0
     progress: Callable[[int, int], None] | None = None
     module: nn.Module | None = None
     """The caller's own, in the place of a spec."""
