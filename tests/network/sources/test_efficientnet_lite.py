@@ -15,7 +15,7 @@ from convscope.network.sources.efficientnet_lite import EfficientNetLite0, SameP
 from convscope.pictures.builtin import PHOTOS, photo_file
 from convscope.representations.predict import evaluate, predict
 
-SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "imagenet-samples"
 
 
 @pytest.mark.parametrize("size", [(224, 224), (225, 191), (64, 97)])

@@ -19,7 +19,7 @@ from torch import nn
 
 from convscope.errors import CheckpointError, EnvironmentFault, UsageError
 from convscope.network.load import load
-from convscope.network.sources import torchvision as torchvision_models
+from convscope.network.sources import torchvision as of_torchvision
 from convscope.network.sources.torchvision import preprocess_of
 
 V1 = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
@@ -60,7 +60,7 @@ def published(
     path = folder / f"squeezenet1_1-{digest[:8]}.pth"
     path.write_bytes(stream.getvalue())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(torchvision_models, "address", lambda entry: f"{address}/{path.name}")
+    monkeypatch.setattr(of_torchvision, "address", lambda entry: f"{address}/{path.name}")
     return path, asked
 
 
@@ -116,7 +116,7 @@ def test_random_weights_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("asked for the network")
 
-    monkeypatch.setattr(torchvision_models, "fetched_weights", refuse)
+    monkeypatch.setattr(of_torchvision, "fetched_weights", refuse)
     network = load("torchvision:squeezenet1_1:weights=none", classes=7, seed=5)
     expected = small(7).state_dict()
     assert all(torch.equal(v, expected[key]) for key, v in network.model.state_dict().items())
@@ -177,10 +177,10 @@ def test_the_pictures_are_those_the_weights_were_judged_on(entry: Any, line: str
 
 
 def test_every_weight_of_torchvision_has_pictures_we_can_make() -> None:
-    for name in torchvision_models.names():
+    for name in of_torchvision.names():
         for entry in torchvision.models.get_model_weights(name):
             assert preprocess_of(entry).size[0] >= 224, name
-            assert re.fullmatch(r"[0-9a-f]{8,}", torchvision_models.hash_of(entry)), name
+            assert re.fullmatch(r"[0-9a-f]{8,}", of_torchvision.hash_of(entry)), name
 
 
 @pytest.mark.parametrize(
