@@ -1,4 +1,4 @@
-"""How does text come in from strangers, and go out to spreadsheets?
+"""Text, JSON and names from outside, read and checked; CSV and TOML written.
 
 What others wrote may be nested a hundred thousand deep, hold a number of a million digits, or be
 of another encoding: `read_json` gives it as plain values or raises one ValueError that says what

@@ -12,8 +12,7 @@ import pytest
 
 from convscope.errors import DataError
 from convscope.records.embedding import Embedding
-from convscope.records.inside import open_inside, read_inside
-from convscope.records.record import Record, seal
+from convscope.records.record import Record, open_inside, read_inside, seal
 from convscope.records.topk import TopK
 from tests.records.test_record import some_topk
 

@@ -18,8 +18,7 @@ from convscope.errors import DataError, UsageError, printable
 from convscope.pages.describe import told
 from convscope.pages.store import safe_json, script, shown
 from convscope.publish import claimed, publish_file, publish_folder
-from convscope.records.inside import read_inside
-from convscope.records.record import INDEX, read_index
+from convscope.records.record import INDEX, read_index, read_inside
 from convscope.records.table import Table, read_tables
 from convscope.studies.registry import by_record
 from convscope.texts import parsed

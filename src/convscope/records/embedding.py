@@ -1,4 +1,4 @@
-"""What does a layer make of each picture of a folder: one vector a picture?"""
+"""Embedding: one feature vector of a layer for each picture of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far is a map to be believed: what do the tests that it was put to say?"""
+"""Tests of attributions: deletion, insertion, ROAD, randomisation, class sensitivity, agreement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an atlas shows of one layer: patches beside projections for every feature map?"""
+"""Features of an atlas: patches and projections of each layer's maps, layer table, model card."""
 
 from __future__ import annotations
 

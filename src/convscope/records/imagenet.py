@@ -1,4 +1,4 @@
-"""Which errors on ImageNet are in the paper's table 2, and where would ours be among them?"""
+"""Error rates on ImageNet of Zeiler and Fergus 2014, table 2, to compare with."""
 
 from __future__ import annotations
 

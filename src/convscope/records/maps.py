@@ -1,4 +1,4 @@
-"""What belongs to one picture: projections, attributions, occlusion maps."""
+"""Results of one picture: projections, attributions, occlusion maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came of changing a picture until a network answers more strongly?"""
+"""Feature visualisation: pictures changed until a network answers more strongly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which classes does a network see in pictures, and how often is it right?"""
+"""Predictions and evaluations: likeliest classes, top-1 and top-5, confusion matrix."""
 
 from __future__ import annotations
 

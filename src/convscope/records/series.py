@@ -1,4 +1,4 @@
-"""What is recorded along a training run: one row an epoch, one column a quantity?"""
+"""Series over epochs of a training: metrics, evolution of features, convergence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a table, whichever file it is written to: a head, rows of words, and a title?
+"""Tables of studies: a head, rows of words and a title, as Markdown, CSV and JSON.
 
 Studies give tables and the sentences between them as one list of parts. Markdown is for reading;
 pages take the JSON, so that no name in a cell can shift a column.

@@ -1,4 +1,4 @@
-"""Which pictures excite each feature map most, how strongly, and where?"""
+"""Top-k: which pictures excite each feature map most, how strongly, and where."""
 
 from __future__ import annotations
 
