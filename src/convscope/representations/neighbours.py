@@ -45,11 +45,15 @@ def nearest_vectors(
     best = np.full((len(asked), 0), -1, np.int64), np.zeros((len(asked), 0))
     for start in range(0, len(base), CHUNK):
         chunk = _ready(np.asarray(base[start : start + CHUNK], np.float64), metric)
-        squares = (chunk**2).sum(1)
-        parts = [
-            _merged(best, slice(first, first + QUERIES), asked, chunk, squares, start, k, without)
-            for first in range(0, len(asked), QUERIES)
-        ]
+        squares, parts = (chunk**2).sum(1), list[Best]()
+        for first in range(0, len(asked), QUERIES):
+            part = slice(first, first + QUERIES)
+            near = squares - 2 * (asked[part] @ chunk.T)  # the query's own square changes no order
+            if without is not None:
+                own = without[part] - start
+                inside = np.flatnonzero((own >= 0) & (own < len(chunk)))
+                near[inside, own[inside]] = np.inf
+            parts.append(_merged((best[0][part], best[1][part]), near, start, k + SPARE))
         best = _joined(parts)
         run.tick(min(start + CHUNK, len(base)), len(base))
     return _decided(asked, base, best, k, metric)
@@ -66,27 +70,13 @@ def _ready(rows: Float64[np.ndarray, "n d"], metric: Metric) -> Float64[np.ndarr
     return unit
 
 
-def _merged(
-    best: Best,
-    part: slice,
-    asked: Float64[np.ndarray, "q d"],
-    chunk: Float64[np.ndarray, "c d"],
-    squares: Float64[np.ndarray, "c"],
-    start: int,
-    k: int,
-    without: Int64[np.ndarray, "q"] | None,
-) -> Best:
-    """The best so far of these queries and the chunk's, the k + SPARE nearest, in no order."""
-    near = squares - 2 * (asked[part] @ chunk.T)  # the query's own square changes no order
-    if without is not None:
-        own = without[part] - start
-        inside = np.flatnonzero((own >= 0) & (own < len(chunk)))
-        near[inside, own[inside]] = np.inf
-    most = min(k + SPARE, near.shape[1])
-    take = np.argpartition(near, most - 1, axis=1)[:, :most]
-    number = np.concatenate([best[0][part], take + start], axis=1)
-    value = np.concatenate([best[1][part], np.take_along_axis(near, take, axis=1)], axis=1)
-    order = np.lexsort((number, value), axis=1)[:, : k + SPARE]
+def _merged(best: Best, near: Float64[np.ndarray, "q c"], start: int, most: int) -> Best:
+    """The best so far and the chunk's, whose rows begin at `start`: the nearest, in no order."""
+    count = min(most, near.shape[1])
+    take = np.argpartition(near, count - 1, axis=1)[:, :count]
+    number = np.concatenate([best[0], take + start], axis=1)
+    value = np.concatenate([best[1], np.take_along_axis(near, take, axis=1)], axis=1)
+    order = np.lexsort((number, value), axis=1)[:, :most]
     return np.take_along_axis(number, order, axis=1), np.take_along_axis(value, order, axis=1)
 
 

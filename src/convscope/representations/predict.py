@@ -348,13 +348,7 @@ class Judge:
     def evaluation(self) -> Evaluation:
         """Of all pictures so far. Raises DataError D118 or D161 if none has a class."""
         found = self._asking.answers()
-        known = self._truth[found.numbers] >= 0
-        numbers = found.numbers[known]
-        shares = [found.probability[known]]
-        networks = [self._network]
-        return _evaluation(
-            networks, self._folder, found.way, numbers, self._truth[numbers], shares, 1
-        )
+        return _evaluation([self._network], self._folder, [found], self._truth, 1)
 
 
 def _require_alike(networks: Sequence[Network], tuning: Tuning | None) -> None:
@@ -388,9 +382,7 @@ def _evaluate(
     for place, network in enumerate(networks):
         asking = Asking(network, folder, views, tuning=tuning, first=first)
         found.append(asking.read_all(run.part(place, len(networks))))
-    used = found[0].numbers[truth[0][found[0].numbers] >= 0]
-    shares = [one.probability[np.isin(one.numbers, used)] for one in found]
-    result = _evaluation(networks, folder, found[0].way, used, truth[0][used], shares, views)
+    result = _evaluation(networks, folder, found, truth[0], views)
     assumed = order_assumed(networks[0], folder, labels)
     told = {"class order": assumed} if assumed else {}
     return replace(result, origin={**result.origin, **told})
@@ -399,12 +391,14 @@ def _evaluate(
 def _evaluation(
     networks: Sequence[Network],
     folder: Pictures,
-    way: Way,
-    numbers: Int64[np.ndarray, "n"],
-    truth: Int64[np.ndarray, "n"],
-    shares: list[Float32[np.ndarray, "n classes"]],
+    found: Sequence[Answers],
+    classes: Int64[np.ndarray, "pictures"],
     views: int,
 ) -> Evaluation:
+    """Of the pictures that have a class. classes: of all of the folder, -1 for none."""
+    numbers = found[0].numbers[classes[found[0].numbers] >= 0]
+    truth = classes[numbers]
+    shares = [one.probability[np.isin(one.numbers, numbers)] for one in found]
     share = mean_of(shares)
     outputs = share.shape[1]
     value, index = strongest(share, TOP)
@@ -427,7 +421,7 @@ def _evaluation(
         members=tuple(
             (network.spec, *each) for network, each in zip(networks, alone, strict=False)
         ),
-        origin={"method": "evaluate", "pictures": str(folder.root), **way.origin},
+        origin={"method": "evaluate", "pictures": str(folder.root), **found[0].way.origin},
     )
 
 

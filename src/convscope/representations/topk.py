@@ -11,6 +11,7 @@ Source: Zeiler and Fergus 2014, figure 2 (the nine strongest activations of a ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -230,55 +231,60 @@ def topk(
     require_tuning(tuning)
     ready = whole(model).preprocess if preprocess is None else preprocess
     with opened(folder) as pictures:
-        return _topk(bare(model), pictures, ready, layers, k, batch, part, tuning, also, run)
+        mining = _Mining(bare(model), ready, layers, k, tuning)
+        return mining.found(pictures, batch, part, also or (lambda _: None), run)
 
 
-def _topk(
-    model: nn.Module,
-    folder: Pictures,
-    preprocess: Preprocess,
-    layers: Sequence[str] | str | None,
-    k: int,
-    batch: int | None,
-    part: tuple[int, int],
-    tuning: Tuning | None,
-    also: Callable[[Sequence[Picture]], object] | None,
-    run: Run,
-) -> TopK:
-    picture = blank(model, preprocess.shape)
-    names = tuple(chosen_layers(model, layers, picture))
-    if not names:
-        raise ModelError("M501", "the network", "has no convolution to watch")
-    shapes = _shapes(model, names, picture)
-    way = Way(model, picture, names, tuning)
-    size = way.batch if batch is None else batch
-    _require(k >= 1 and size >= 1 and 0 <= part[0] < part[1], f"k {k}, batch {size}, part {part}")
-    ranks = Ranks([shape[0] for shape in shapes], k, picture.device)
-    edits = {name: ranks.look(layer) for layer, name in enumerate(names)}
-    seen, mine = 0, [n for n in range(len(folder)) if n // size % part[1] == part[0]]
-    batches = folder.batches(
-        size,
-        preprocess.framing,
-        mine,
-        aligned=True,
-        may_be_empty=part[1] > 1,
-        workers=way.workers,
-        run=run,
-    )
-    with Lens(way.model, (), edits) as lens, torch.inference_mode(), way.running():
-        for pictures in batches:
-            ranks.begin(Slots.of(pictures, folder, size, picture.device))
-            lens.reach(way.laid(preprocess.aligned(pictures, size)))
-            if ranks.unseen:
-                what = "did not run on every picture"
-                raise ModelError("M502", names[ranks.unseen[0]], what)
-            seen += len(pictures)
-            if also is not None:
+class _Mining:
+    """What is looked at in every picture, and how."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        layers: Sequence[str] | str | None,
+        k: int,
+        tuning: Tuning | None,
+    ) -> None:
+        black = blank(model, preprocess.shape)
+        self.names = tuple(chosen_layers(model, layers, black))
+        if not self.names:
+            raise ModelError("M501", "the network", "has no convolution to watch")
+        self.preprocess, self.k, self.device = preprocess, k, black.device
+        self.shapes = _shapes(model, self.names, black)
+        self.way = Way(model, black, self.names, tuning)
+
+    def found(
+        self,
+        folder: Pictures,
+        batch: int | None,
+        part: tuple[int, int],
+        also: Callable[[Sequence[Picture]], object],
+        run: Run,
+    ) -> TopK:
+        way, (index, parts) = self.way, part
+        size = way.batch if batch is None else batch
+        if not (self.k >= 1 and size >= 1 and 0 <= index < parts):
+            what = "k and batch are at least 1, part (i, n) counts i from 0 below n"
+            raise UsageError("U221", f"k {self.k}, batch {size}, part {part}", what)
+        ranks = Ranks([shape[0] for shape in self.shapes], self.k, self.device)
+        edits = {name: ranks.look(layer) for layer, name in enumerate(self.names)}
+        mine = [n for n in range(len(folder)) if n // size % parts == index]
+        how: Any = {"aligned": True, "may_be_empty": parts > 1, "workers": way.workers, "run": run}
+        seen = 0
+        with Lens(way.model, (), edits) as lens, torch.inference_mode(), way.running():
+            for pictures in folder.batches(size, self.preprocess.framing, mine, **how):
+                ranks.begin(Slots.of(pictures, folder, size, self.device))
+                lens.reach(way.laid(self.preprocess.aligned(pictures, size)))
+                if ranks.unseen:
+                    layer = self.names[ranks.unseen[0]]
+                    raise ModelError("M502", layer, "did not run on every picture")
+                seen += len(pictures)
                 also(pictures)
-    ranks.settle()
-    folder.check_bad()
-    origin = {"method": "topk", "batch": size, "parts": [list(part)], **way.origin}
-    return _record(names, shapes, ranks, seen, origin)
+        ranks.settle()
+        folder.check_bad()
+        origin = {"method": "topk", "batch": size, "parts": [list(part)], **way.origin}
+        return _record(self.names, self.shapes, ranks, seen, origin)
 
 
 def _record(
@@ -318,10 +324,3 @@ def _shapes(
                 raise ModelError("M506", name, f"puts out {shape}, which are no feature maps")
             found.append((shape[0], *(shape[1:] or (1, 1))))
     return found  # type: ignore[return-value]
-
-
-def _require(fine: bool, given: str) -> None:
-    if not fine:
-        raise UsageError(
-            "U221", given, "k and batch are at least 1, part (i, n) counts i from 0 below n"
-        )
