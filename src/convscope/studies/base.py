@@ -203,7 +203,8 @@ def arguments(options: Any, progress: Progress) -> dict[str, Any]:
         for one in fields(kind)
         if not option_of(kind, one.name)[1].command_only
     }
-    return {**taken, "run": Run(seed=taken.pop("seed", 0), progress=progress)}
+    run = Run(seed=taken.pop("seed", 0), progress=progress)
+    return {**taken, "run": run}
 
 
 def option_of(options: type, name: str) -> tuple[Any, Option]:
