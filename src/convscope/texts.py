@@ -105,7 +105,7 @@ def read_json(path: Path | str) -> Any:
 def parsed(text: str) -> Any:
     """As `read_json`, of text."""
     try:
-        found = json.loads(text, object_pairs_hook=_once)
+        result = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as fault:
         raise ValueError(f"no JSON: {fault}") from None
     except RecursionError:
@@ -113,20 +113,20 @@ def parsed(text: str) -> Any:
     except ValueError as fault:
         long = "set_int_max_str_digits" in str(fault)
         raise (ValueError("holds a number of thousands of digits") if long else fault) from None
-    _require_shallow(found)
-    return found
+    _require_shallow(result)
+    return result
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"{brief(twice)} is there twice")
-    return found
+    return result
 
 
-def _require_shallow(found: Any) -> None:
-    level, here = 0, [found]
+def _require_shallow(result: Any) -> None:
+    level, here = 0, [result]
     while here := [item for value in here for item in _inside(value)]:
         level += 1
         if level >= DEEPEST:
@@ -155,13 +155,13 @@ def checked_table(value: object, kind: Any) -> dict[str, Any]:
     that names the entry at fault."""
     if not isinstance(value, dict):
         raise ValueError(f"{brief(value)} is no table of names")
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, inner in value.items():
         try:
-            found[one_line(name)] = checked(inner, kind)
+            result[one_line(name)] = checked(inner, kind)
         except ValueError as fault:
             raise ValueError(f"{name}: {brief(inner)}: {fault}") from None
-    return found
+    return result
 
 
 def brief(value: object) -> str:
@@ -201,8 +201,8 @@ def csv_table(rows: Iterable[Iterable[object]]) -> bytes:
 def _cell(value: object) -> object:
     if not isinstance(value, str) or NUMBER.fullmatch(value):
         return value
-    told = one_line(value)
-    return f"'{told}" if told.startswith(FORMULAS) else told
+    text = one_line(value)
+    return f"'{text}" if text.startswith(FORMULAS) else text
 
 
 def as_toml(value: Any) -> str:

@@ -112,8 +112,8 @@ class LayerFeatures(Record):
         """Of which maps would the projections look nearly the same for any picture? None below
         all rectifiers, where a projection is the filter itself."""
         patches = np.nan_to_num(self.patch_similarity, nan=-1.0)
-        found: np.ndarray = (similarity >= ALIKE) & (similarity - patches >= APART)
-        return found & (self.rectifiers > 0)
+        alike: np.ndarray = (similarity >= ALIKE) & (similarity - patches >= APART)
+        return alike & (self.rectifiers > 0)
 
     packed = frozenset({"patches", "projections", "beside_projections"})
 

@@ -25,20 +25,20 @@ TABLE2: tuple[tuple[str, float | None, float | None, float | None], ...] = (
 Source: Zeiler and Fergus 2014, table 2 (ECCV table 1)."""
 
 
-def table2(found: Evaluation) -> list[str]:
+def table2(result: Evaluation) -> list[str]:
     """The paper's table with our rows below, in Markdown; ± is half of a 95 % interval."""
     lines = ["| error in % | val top-1 | val top-5 | test top-5 |", "|---|---|---|---|"]
     for name, *errors in TABLE2:
         lines.append(_row(name, ["" if error is None else f"{error:.1f}" for error in errors]))
-    many = f"{len(found.labels):,} pictures, {found.views} view{'s' * (found.views > 1)}"
-    for name, top1, top5 in found.members:
+    many = f"{len(result.labels):,} pictures, {result.views} view{'s' * (result.views > 1)}"
+    for name, top1, top5 in result.members:
         lines.append(
             _row(f"ours, {name}", [f"{100 - 100 * top1:.1f}", f"{100 - 100 * top5:.1f}", ""])
         )
     which = (
-        f"mean of {len(found.members)} nets" if found.members else str(found.origin.get("model"))
+        f"mean of {len(result.members)} nets" if result.members else str(result.origin.get("model"))
     )
-    ours = [_error(found.error1), _error(found.error5), ""]
+    ours = [_error(result.error1), _error(result.error5), ""]
     return [*lines, _row(f"**ours, {which}, {many}**", ours)]
 
 

@@ -96,22 +96,22 @@ class Record:
         place = as_path("folder", folder)
         try:
             index = cls._index(place)
-            told = {*index["arrays"], *index["plain"]}
-            if strange := told - {entry.name for entry in dataclasses.fields(cls)}:
+            names = {*index["arrays"], *index["plain"]}
+            if strange := names - {entry.name for entry in dataclasses.fields(cls)}:
                 raise ValueError(f"it has a field {min(strange)}")
             sums = index["arrays"] if isinstance(index["arrays"], dict) else {}
             arrays: dict[str, Any] = {
                 name: cls._array(place, name, sums.get(name), whole) for name in index["arrays"]
             }
-            found = cls(**arrays, **cls._revive(index["plain"]))
-            _require_fits(found)
+            result = cls(**arrays, **cls._revive(index["plain"]))
+            _require_fits(result)
         except DataError:
             raise
         except MemoryError:  # sizes are borne out by the files
             raise
         except Exception as fault:  # a damaged file shows in whatever reads it
             raise _damaged(place, cls.__name__, fault) from fault
-        return found
+        return result
 
     @classmethod
     def part(cls, folder: Path | str, name: str) -> Any:
@@ -135,14 +135,14 @@ class Record:
         return index
 
     @classmethod
-    def _array(cls, place: Path, name: str, told: str | None, whole: bool) -> np.ndarray:
+    def _array(cls, place: Path, name: str, checksum: str | None, whole: bool) -> np.ndarray:
         mapped = name in cls.mapped
         packed = name in cls.packed and (place / f"{name}.npy.gz").exists()
         file_name = f"{name}.npy.gz" if packed else f"{name}.npy"
         try:
             with open_inside(place, [file_name]) as file:
                 values = read_packed(file) if packed else read_array(file, mapped=mapped)
-                if told is not None and (whole or not mapped) and digest(file) != told:
+                if checksum is not None and (whole or not mapped) and digest(file) != checksum:
                     raise ValueError("its content is not what was written")
         except ValueError as fault:
             raise ValueError(f"{file_name}: {fault}") from fault
@@ -273,13 +273,13 @@ def open_inside(root: Path, parts: Sequence[str], *, most: int | None = None) ->
         file = os.fdopen(os.open(parts[-1], flags, dir_fd=folder), "rb")
     finally:
         os.close(folder)
-    told = os.fstat(file.fileno())
-    if not stat.S_ISREG(told.st_mode):
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
         file.close()
         raise ValueError(f"{shown} is not a regular file")
-    if most is not None and told.st_size > most:
+    if most is not None and status.st_size > most:
         file.close()
-        raise ValueError(f"{shown} has {told.st_size:,} bytes, more than {most:,}")
+        raise ValueError(f"{shown} has {status.st_size:,} bytes, more than {most:,}")
     return file
 
 
@@ -332,9 +332,9 @@ def read_packed(file: BufferedReader) -> np.ndarray:
 def digest(file: BufferedReader) -> str:
     """SHA-256 of all of an open file."""
     file.seek(0)
-    found = hashlib.file_digest(file, "sha256").hexdigest()
+    result = hashlib.file_digest(file, "sha256").hexdigest()
     file.seek(0)
-    return found
+    return result
 
 
 def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

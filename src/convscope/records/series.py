@@ -83,8 +83,8 @@ class Convergence(Record):
     @property
     def jumps(self) -> Bool[np.ndarray, "maps epochs-1"]:
         """Did another picture become the strongest since the epoch recorded before?"""
-        found: Bool[np.ndarray, "maps epochs-1"] = self.image[:, 1:] != self.image[:, :-1]
-        return found
+        jumps: Bool[np.ndarray, "maps epochs-1"] = self.image[:, 1:] != self.image[:, :-1]
+        return jumps
 
     @property
     def settled_image(self) -> Int64[np.ndarray, "maps"]:

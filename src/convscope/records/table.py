@@ -58,13 +58,13 @@ Part = Table | str
 
 def lines(parts: Iterable[Part]) -> list[str]:
     """All of it as Markdown, an empty line around each table but at the ends."""
-    found: list[str] = []
+    text: list[str] = []
     for part in parts:
         if isinstance(part, Table):
-            found += ["", *part.markdown(), ""]
+            text += ["", *part.markdown(), ""]
         else:
-            found.append(part)
-    squeezed = [line for n, line in enumerate(found) if line or (n and found[n - 1])]
+            text.append(part)
+    squeezed = [line for n, line in enumerate(text) if line or (n and text[n - 1])]
     while squeezed and not squeezed[-1]:
         squeezed.pop()
     return squeezed[1:] if squeezed and not squeezed[0] else squeezed
@@ -73,17 +73,17 @@ def lines(parts: Iterable[Part]) -> list[str]:
 def tables_json(parts: Sequence[Part]) -> bytes:
     """The tables alone, as `read_tables` takes them."""
     tables = [part.json() for part in parts if isinstance(part, Table)]
-    told = json.dumps({"kind": KIND, "tables": tables}, ensure_ascii=False, indent=1)
-    return f"{told}\n".encode("utf-8", "backslashreplace")
+    text = json.dumps({"kind": KIND, "tables": tables}, ensure_ascii=False, indent=1)
+    return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 def read_tables(text: bytes) -> tuple[Table, ...]:
     """What `tables_json` wrote; nothing if it is JSON of another kind. Raises ValueError."""
-    told = parsed(decoded(text))
-    if not isinstance(told, dict) or told.get("kind") != KIND:
+    plain = parsed(decoded(text))
+    if not isinstance(plain, dict) or plain.get("kind") != KIND:
         return ()
     try:
-        return checked(told.get("tables"), tuple[Table, ...])
+        return checked(plain.get("tables"), tuple[Table, ...])
     except ValueError as fault:
         raise ValueError(f"not a list of tables ({fault})") from None
 

@@ -130,15 +130,15 @@ class TopK(Record):
 
 def _notes(*records: TopK) -> dict[str, dict[str, int]]:
     """What was changed in pictures, by code, counted together."""
-    told: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for record in records:
-        told.update(record.origin.get(NOTES, {}))
-    return {NOTES: dict(told)} if told else {}
+        notes.update(record.origin.get(NOTES, {}))
+    return {NOTES: dict(notes)} if notes else {}
 
 
 def _machines(*records: TopK) -> dict[str, str]:
-    told = {str(record.origin["device"]) for record in records if "device" in record.origin}
-    return {"device": "; ".join(sorted(told))} if told else {}
+    devices = {str(record.origin["device"]) for record in records if "device" in record.origin}
+    return {"device": "; ".join(sorted(devices))} if devices else {}
 
 
 def _holds(part: Part, by: Part) -> bool:

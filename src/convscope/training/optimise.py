@@ -186,8 +186,8 @@ def choose(
         return Choice("float32", "this machine has no instructions for bfloat16", here)
     taken = (measure or step_times)(model, recipe, device)
     ratio = taken["bfloat16"] / taken["float32"]
-    told = f"a step in bfloat16 takes {ratio:.2f} of one in float32, tried here"
-    return Choice("bfloat16" if ratio < CLEARLY else "float32", told, here)
+    why = f"a step in bfloat16 takes {ratio:.2f} of one in float32, tried here"
+    return Choice("bfloat16" if ratio < CLEARLY else "float32", why, here)
 
 
 def step_times(model: nn.Module, recipe: Recipe, device: torch.device) -> Times:

@@ -160,8 +160,8 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as fault:
-                told = OutputError("O513", str(self.path), "another process is training there")
-                raise told from fault
+                busy = OutputError("O513", str(self.path), "another process is training there")
+                raise busy from fault
             if not (self.path / "run.json").exists():
                 self._introduce()
             yield
@@ -280,8 +280,8 @@ class RunFolder:
         try:
             return self._read(name, kind)
         except ValueError as fault:
-            told = f"is not readable ({fault})"
-            raise DataError("D140", str(self.path / name), told) from fault
+            what = f"is not readable ({fault})"
+            raise DataError("D140", str(self.path / name), what) from fault
 
 
 def versions() -> dict[str, str]:
@@ -319,9 +319,9 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
     for folder in _checkpoints(run):
         try:
             index = parsed((folder / "state.json").read_text(encoding="utf-8"))
-            told = index.pop("seal", None)  # those from before there was one have none
+            kept = index.pop("seal", None)  # those from before there was one have none
             tensors = folder / "state.safetensors"
-            if told in (None, seal(index)) and index["sha256"] == _sha256(tensors):
+            if kept in (None, seal(index)) and index["sha256"] == _sha256(tensors):
                 return Checkpoint(index["epoch"], load_file(tensors), index["plain"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             continue

@@ -287,8 +287,10 @@ class Trainer:
         mean: Any = recipe.mean
         if recipe.pixel_mean:
             mean = pixel_mean(cache, framing) * (recipe.input_range / 255)
-        told = tell(len(training))
-        held = PictureCache(validation, framing, memory=memory // 4, workers=workers, progress=told)
+        later = tell(len(training))
+        held = PictureCache(
+            validation, framing, memory=memory // 4, workers=workers, progress=later
+        )
         return cache, held, Preprocess(framing, mean, recipe.std, recipe.input_range / 255)
 
     def _start(self, start: Checkpoint | None) -> None:
