@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from skimage import data
 
 import convscope
-from convscope.attribution.formulas import METHODS
-from convscope.drawing.maps import over
-from convscope.representations.predict import framed
+from convscope.drawing import over
+from convscope.representations import framed
 
 SHALLOW = ["features.3", "features.7", "features.12"]
 SHOWN = (
@@ -42,7 +41,7 @@ def main(weights: str, out: str) -> None:
     panels[0, 0].set_title("the picture", fontsize=9)
     for column, (name, how, title) in enumerate(SHOWN, start=1):
         maps = [
-            METHODS[name](network.model, image, variant=variant, **how)[0]
+            convscope.attribute(network.model, image, name, variant=variant, **how)[0]
             for variant in ("authors", "pytorch-grad-cam")
         ]
         # Of two maps, how alike they are: 1 if one is the other in other units.

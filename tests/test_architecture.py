@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "convscope"
 STOREYS = [
     {"errors"},
-    {"units", "publish", "texts", "foreign", "run"},
+    {"units", "publish", "texts", "foreign", "run", "namespace"},
     {"pictures", "records"},
     {"torch_private"},
     {"lens"},
@@ -26,7 +26,7 @@ STOREYS = [
 ]
 LEVEL = {name: level for level, names in enumerate(STOREYS) for name in names}
 WITHOUT_TORCH = {
-    *("errors", "units", "publish", "texts", "foreign", "run"),
+    *("errors", "units", "publish", "texts", "foreign", "run", "namespace"),
     *("pictures", "records", "drawing", "study entries", "study records", "study figures", "pages"),
 }
 COMPUTE = {

@@ -107,6 +107,9 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "agreement": lambda g: convscope.agreement(
         {n: cam(n)(g)[0] for n in ("gradcam", "saliency")}
     ),
+    "attribute": lambda g: convscope.attribute(g.net, g.images, target=0),
+    "visualise": lambda g: convscope.visualise(g.net, "conv1:1", **SHORT),
+    "study": lambda g: convscope.study("filters", g.net, g.folder),
     "audit": lambda g: convscope.audit(g.net, g.image, seconds=0.0),
     "check": lambda g: convscope.check(g.net, g.image, seconds=0.0),
     "explain": lambda g: convscope.explain(
@@ -168,7 +171,7 @@ NO_RECORD = {
     ),
     *("energy_inside", "fields", "load", "one_picture", "pointing", "projections", "tune"),
     *("ablation", "train", "write_atlas", "atlas", "wrap"),
-    *("Attribution", "Framing", "Network", "Preprocess"),
+    *("Attribution", "Framing", "Network", "Preprocess", "Run", "Folder", "open"),
 }
 """Values, tensors, numbers; what trains networks of its own names recipe and pictures; an atlas
 is written of records."""
@@ -176,7 +179,7 @@ NO_PICTURES = {"activation_maximisation", "class_image", "layers"}
 
 
 def test_every_public_function_is_tried() -> None:
-    assert set(CALLS) | NO_RECORD == set(convscope.__all__)
+    assert set(CALLS) | NO_RECORD == {*convscope.__all__, *convscope._BEFORE}
     assert not set(CALLS) & NO_RECORD
 
 

@@ -1,51 +1,33 @@
 """See what a convolutional network sees, and whether to trust it.
 
-The names below are imported when first used, so that `import convscope` is instant.
+    network = convscope.load("torchvision:resnet18")
+    (result,) = convscope.attribute(network, "cat.jpg", method="gradcam")
+
+The front door is `load`, `open`, `features`, `attribute`, `explain`, `check`, `visualise`, `study`,
+`train` and what else stands in `__all__`; below it are namespaces, `convscope.attribution`,
+`convscope.metrics` and so on. All is imported when first used: `import convscope` is instant.
 """
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convscope.attribution.formulas import (
-        ablationcam,
-        eigencam,
-        eigengradcam,
-        fullgrad,
-        gradcam,
-        gradcam_plus_plus,
-        layercam,
-        scorecam,
-        xgradcam,
-    )
-    from convscope.attribution.gradients import (
-        deconvnet_class,
-        gradient_x_input,
-        guided_backprop,
-        guided_gradcam,
-        integrated_gradients,
-        saliency,
-        smoothgrad,
-    )
-    from convscope.attribution.occlusion import occlusion
+    from convscope.attribution.registry import attribute
     from convscope.cli.python import atlas
     from convscope.errors import ConvscopeError
     from convscope.lens.lens import Lens
-    from convscope.metrics.faithfulness import faithfulness
-    from convscope.metrics.localisation import energy_inside, pointing
-    from convscope.metrics.randomisation import agreement, randomisation, sensitivity
     from convscope.network import wrap
     from convscope.network.layers import layers
     from convscope.network.load import load
     from convscope.network.network import Network
     from convscope.network.preprocess import Preprocess
     from convscope.network.tuning import tune
-    from convscope.pages.atlas import write_atlas
     from convscope.pictures.framing import Framing
-    from convscope.pictures.opening import open_pictures
-    from convscope.pictures.pictures import Folder, Pictures, one_picture
+    from convscope.pictures.opening import open_pictures as open
+    from convscope.pictures.pictures import Pictures, one_picture
     from convscope.records.maps import Attribution
     from convscope.representations.deconvnet import deconvnet
     from convscope.representations.embedding import embedding
@@ -53,113 +35,122 @@ if TYPE_CHECKING:
     from convscope.representations.projections import projections
     from convscope.representations.topk import topk
     from convscope.run import Run
-    from convscope.studies.ablation.study import ablation
-    from convscope.studies.audit.study import audit, check
-    from convscope.studies.correspondence.study import correspondence
+    from convscope.studies.audit.study import check
     from convscope.studies.evolution.recorder import EvolutionRecorder
-    from convscope.studies.evolution.study import evolution
     from convscope.studies.explain.study import explain
-    from convscope.studies.features.study import chosen_features, features
-    from convscope.studies.filters.study import filters
-    from convscope.studies.invariance.study import invariance
-    from convscope.studies.occlusion.study import occlusion_study
-    from convscope.studies.probes.study import probes
-    from convscope.studies.retrieval.study import duplicates, similar
-    from convscope.studies.transfer.study import transfer
-    from convscope.studies.transfer_lists.study import transfer_lists
-    from convscope.studies.unit_ablation.study import silence
+    from convscope.studies.features.study import features
+    from convscope.studies.registry import study
+    from convscope.studies.retrieval.study import duplicates
     from convscope.trace.backward.forward_pass import Neuron
     from convscope.trace.backward_rule import BackwardRule
     from convscope.trace.receptive_field import fields
     from convscope.training.trainer import train
     from convscope.units import Box, Unit
-    from convscope.visualisation.optimise import (
-        activation_maximisation,
-        class_image,
-        deep_dream,
-        invert,
-    )
+    from convscope.visualisation.optimise import visualise
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Preprocess": "network.preprocess",
-    "Network": "network.network",
-    "layers": "network.layers",
-    "Framing": "pictures.framing",
+    "load": "network.load",
+    "open": "pictures.opening:open_pictures",
+    "one_picture": "pictures.pictures",
+    "features": "studies.features.study",
+    "attribute": "attribution.registry",
     "explain": "studies.explain.study",
     "check": "studies.audit.study",
-    "Attribution": "records.maps",
+    "visualise": "visualisation.optimise",
+    "study": "studies.registry",
+    "train": "training.trainer",
+    "predict": "representations.predict",
+    "evaluate": "representations.predict",
+    "topk": "representations.topk",
+    "embedding": "representations.embedding",
+    "deconvnet": "representations.deconvnet",
+    "projections": "representations.projections",
+    "duplicates": "studies.retrieval.study",
+    "layers": "network.layers",
+    "fields": "trace.receptive_field",
+    "tune": "network.tuning",
     "atlas": "cli.python",
+    "Attribution": "records.maps",
     "BackwardRule": "trace.backward_rule",
     "Box": "units",
     "ConvscopeError": "errors",
-    "Folder": "pictures.pictures",
-    "Pictures": "pictures.pictures",
+    "EvolutionRecorder": "studies.evolution.recorder",
+    "Framing": "pictures.framing",
     "Lens": "lens.lens",
+    "Network": "network.network",
     "Neuron": "trace.backward.forward_pass",
+    "Pictures": "pictures.pictures",
+    "Preprocess": "network.preprocess",
     "Run": "run",
     "Unit": "units",
-    "ablation": "studies.ablation.study",
-    "activation_maximisation": "visualise.optimise",
-    "agreement": "metrics.randomisation",
-    "audit": "studies.audit.study",
-    "ablationcam": "attribution.formulas",
-    "chosen_features": "studies.features.study",
-    "class_image": "visualise.optimise",
-    "correspondence": "studies.correspondence.study",
-    "deconvnet": "representations.deconvnet",
-    "deconvnet_class": "attribution.gradients",
-    "deep_dream": "visualise.optimise",
-    "eigencam": "attribution.formulas",
-    "eigengradcam": "attribution.formulas",
-    "duplicates": "studies.retrieval.study",
-    "embedding": "representations.embedding",
-    "energy_inside": "metrics.localisation",
-    "EvolutionRecorder": "studies.evolution.recorder",
-    "evaluate": "representations.predict",
-    "evolution": "studies.evolution.study",
-    "faithfulness": "metrics.faithfulness",
-    "features": "studies.features.study",
-    "fields": "trace.receptive_field",
-    "filters": "studies.filters.study",
-    "fullgrad": "attribution.formulas",
-    "gradcam": "attribution.formulas",
-    "gradcam_plus_plus": "attribution.formulas",
-    "gradient_x_input": "attribution.gradients",
-    "guided_backprop": "attribution.gradients",
-    "guided_gradcam": "attribution.gradients",
-    "integrated_gradients": "attribution.gradients",
-    "invariance": "studies.invariance.study",
-    "invert": "visualise.optimise",
-    "layercam": "attribution.formulas",
-    "load": "network.load",
-    "occlusion": "attribution.occlusion",
-    "occlusion_study": "studies.occlusion.study",
-    "one_picture": "pictures.pictures",
-    "open_pictures": "pictures.opening",
-    "pointing": "metrics.localisation",
-    "predict": "representations.predict",
-    "probes": "studies.probes.study",
-    "projections": "representations.projections",
-    "randomisation": "metrics.randomisation",
-    "saliency": "attribution.gradients",
-    "scorecam": "attribution.formulas",
-    "sensitivity": "metrics.randomisation",
-    "silence": "studies.unit_ablation.study",
-    "similar": "studies.retrieval.study",
-    "smoothgrad": "attribution.gradients",
-    "topk": "representations.topk",
-    "train": "training.train",
-    "tune": "network.tuning",
-    "transfer": "studies.transfer.study",
-    "transfer_lists": "studies.transfer_lists.study",
-    "write_atlas": "pages.atlas",
-    "xgradcam": "attribution.formulas",
+}
+"""The front door: names, and where they are written."""
+
+_NAMESPACES = {
+    *("attribution", "drawing", "lens", "metrics", "network", "pages", "pictures"),
+    *("records", "representations", "studies", "trace", "training", "visualisation"),
 }
 
-_MODULES = {"wrap": "network.wrap"}
-"""Names that stand for a whole module."""
+_BEFORE = {
+    "Folder": ("pictures.pictures:Pictures", "Pictures"),
+    "ablation": ("studies.ablation.study", 'study("ablation", …)'),
+    "ablationcam": (
+        "attribution.formulas:METHODS/ablationcam",
+        'attribute(…, method="ablationcam")',
+    ),
+    "activation_maximisation": ("visualisation.optimise", "visualise(…)"),
+    "agreement": ("metrics.randomisation", "metrics.agreement"),
+    "audit": ("studies.audit.study", "check"),
+    "chosen_features": ("studies.features.study", 'study("features", …)'),
+    "class_image": ("visualisation.optimise", "visualise(…)"),
+    "correspondence": ("studies.correspondence.study", 'study("correspondence", …)'),
+    "deconvnet_class": ("attribution.gradients", 'attribute(…, method="deconvnet")'),
+    "deep_dream": ("visualisation.optimise", 'visualise(…, image=…, method="dream")'),
+    "eigencam": ("attribution.formulas:METHODS/eigencam", 'attribute(…, method="eigencam")'),
+    "eigengradcam": (
+        "attribution.formulas:METHODS/eigengradcam",
+        'attribute(…, method="eigengradcam")',
+    ),
+    "energy_inside": ("metrics.localisation", "metrics.energy_inside"),
+    "evolution": ("studies.evolution.study", 'study("evolution", …)'),
+    "faithfulness": ("metrics.faithfulness", "metrics.faithfulness"),
+    "filters": ("studies.filters.study", 'study("filters", …)'),
+    "fullgrad": ("attribution.formulas:METHODS/fullgrad", 'attribute(…, method="fullgrad")'),
+    "gradcam": ("attribution.formulas:METHODS/gradcam", 'attribute(…, method="gradcam")'),
+    "gradcam_plus_plus": (
+        "attribution.formulas:METHODS/gradcam++",
+        'attribute(…, method="gradcam++")',
+    ),
+    "gradient_x_input": ("attribution.gradients", 'attribute(…, method="gradient-x-input")'),
+    "guided_backprop": ("attribution.gradients", 'attribute(…, method="guided-backprop")'),
+    "guided_gradcam": ("attribution.gradients", 'attribute(…, method="guided-gradcam")'),
+    "integrated_gradients": (
+        "attribution.gradients",
+        'attribute(…, method="integrated-gradients")',
+    ),
+    "invariance": ("studies.invariance.study", 'study("invariance", …)'),
+    "invert": ("visualisation.optimise", "visualise(…, image=…)"),
+    "layercam": ("attribution.formulas:METHODS/layercam", 'attribute(…, method="layercam")'),
+    "occlusion": ("attribution.occlusion", "attribution.occlusion"),
+    "occlusion_study": ("studies.occlusion.study", 'study("occlusion", …)'),
+    "open_pictures": ("pictures.opening", "open"),
+    "pointing": ("metrics.localisation", "metrics.pointing"),
+    "probes": ("studies.probes.study", 'study("probes", …)'),
+    "randomisation": ("metrics.randomisation", "metrics.randomisation"),
+    "saliency": ("attribution.gradients", 'attribute(…, method="saliency")'),
+    "scorecam": ("attribution.formulas:METHODS/scorecam", 'attribute(…, method="scorecam")'),
+    "sensitivity": ("metrics.randomisation", "metrics.sensitivity"),
+    "silence": ("studies.unit_ablation.study", 'study("unit_ablation", …)'),
+    "similar": ("studies.retrieval.study", 'study("retrieval", …)'),
+    "smoothgrad": ("attribution.gradients", 'attribute(…, method="smoothgrad")'),
+    "transfer": ("studies.transfer.study", 'study("transfer", …)'),
+    "transfer_lists": ("studies.transfer_lists.study", 'study("transfer_lists", …)'),
+    "write_atlas": ("pages.atlas", "pages.write_atlas"),
+    "xgradcam": ("attribution.formulas:METHODS/xgradcam", 'attribute(…, method="xgradcam")'),
+}
+"""Names of the version before, kept for one release: where they are now, and what to write."""
 
 __all__ = [
     "Attribution",
@@ -167,7 +158,6 @@ __all__ = [
     "Box",
     "ConvscopeError",
     "EvolutionRecorder",
-    "Folder",
     "Framing",
     "Lens",
     "Network",
@@ -176,76 +166,50 @@ __all__ = [
     "Preprocess",
     "Run",
     "Unit",
-    "ablation",
-    "ablationcam",
-    "activation_maximisation",
-    "agreement",
     "atlas",
-    "audit",
+    "attribute",
     "check",
-    "chosen_features",
-    "class_image",
-    "correspondence",
     "deconvnet",
-    "deconvnet_class",
-    "deep_dream",
     "duplicates",
-    "eigencam",
-    "eigengradcam",
     "embedding",
-    "energy_inside",
     "evaluate",
-    "evolution",
     "explain",
-    "faithfulness",
     "features",
     "fields",
-    "filters",
-    "fullgrad",
-    "gradcam",
-    "gradcam_plus_plus",
-    "gradient_x_input",
-    "guided_backprop",
-    "guided_gradcam",
-    "integrated_gradients",
-    "invariance",
-    "invert",
-    "layercam",
     "layers",
     "load",
-    "occlusion",
-    "occlusion_study",
     "one_picture",
-    "open_pictures",
-    "pointing",
+    "open",
     "predict",
-    "probes",
     "projections",
-    "randomisation",
-    "saliency",
-    "scorecam",
-    "sensitivity",
-    "silence",
-    "similar",
-    "smoothgrad",
+    "study",
     "topk",
     "train",
-    "transfer",
-    "transfer_lists",
     "tune",
+    "visualise",
     "wrap",
-    "write_atlas",
-    "xgradcam",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"convscope.{_MODULES[name]}")
-    if name not in _HOME:
+    if name in _NAMESPACES:
+        return import_module(f"convscope.{name}")
+    if name == "wrap":
+        return import_module("convscope.network.wrap")
+    if name in _BEFORE:
+        home, now = _BEFORE[name]
+        text = f"convscope.{name} is a name of the version before: write convscope.{now}"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+    elif name in _HOME:
+        home = _HOME[name]
+    else:
         raise AttributeError(f"module 'convscope' has no attribute {name!r}")
-    return getattr(import_module(f"convscope.{_HOME[name]}"), name)
+    module, _, inner = home.partition(":")
+    inner, _, key = inner.partition("/")
+    value = getattr(import_module(f"convscope.{module}"), inner or name)
+    globals()[name] = value = value[key] if key else value  # warned about once
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_NAMESPACES])

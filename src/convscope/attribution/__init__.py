@@ -1,10 +1,14 @@
 """Attribution maps: what in a picture speaks for a class. CAMs, gradients, occlusion, your own."""
 
+from convscope.attribution.formulas import CAMS
+from convscope.attribution.gradients import METHODS as GRADIENTS
 from convscope.attribution.layer import default_layer
 from convscope.attribution.occlusion import occlusion, occlusion_map, occlusions
 from convscope.attribution.registry import METHODS, attribute, chosen
 
 __all__ = [
+    "CAMS",
+    "GRADIENTS",
     "METHODS",
     "attribute",
     "chosen",

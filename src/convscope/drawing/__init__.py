@@ -1,0 +1,18 @@
+"""Figures: heat maps over pictures, tiles, plots; as PNG or SVG. No torch."""
+
+from typing import Any
+
+from convscope.namespace import public
+
+_HOME = {
+    "feature_figure": "tiles",
+    "heat": "style",
+    "occlusion_figure": "maps",
+    "optimised_figure": "tiles",
+    "over": "maps",
+    "png": "plots",
+}
+
+
+def __getattr__(name: str) -> Any:
+    return public(__name__, _HOME, name)

@@ -4,3 +4,18 @@
 `network.Network`. `outputs` knows what its output means, `preprocess` how pictures are made ready,
 `provenance` what every result has to tell of it.
 """
+
+from typing import Any
+
+from convscope.namespace import public
+
+_HOME = {
+    "Network": "network",
+    "Preprocess": "preprocess",
+    "layer_table": "layers",
+    "model_card": "layers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    return public(__name__, _HOME, name)

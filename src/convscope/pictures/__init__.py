@@ -5,3 +5,23 @@ gives `pictures.Pictures`; these are decoded by processes of their own (`decode`
 cuts them. `decode.formats` is the one table of formats. `annotations` reads what others said of
 pictures, `notes` tells what was skipped or changed.
 """
+
+from typing import Any
+
+from convscope.namespace import public
+
+_HOME = {
+    "BOXES_FILE": "annotations",
+    "Framing": "framing",
+    "Pictures": "pictures",
+    "one_picture": "pictures",
+    "read_boxes": "annotations",
+    "read_lists": "annotations",
+    "split": "pictures",
+    "validation": "pictures",
+    "write_class_indices": "pictures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    return public(__name__, _HOME, name)

@@ -1,0 +1,17 @@
+"""Records: results with their origin, frozen, saved and loaded. No torch."""
+
+from typing import Any
+
+from convscope.namespace import public
+
+_HOME = {
+    "Attribution": "maps",
+    "Occlusion": "maps",
+    "OcclusionExample": "maps",
+    "area": "faithfulness",
+    "interval": "faithfulness",
+}
+
+
+def __getattr__(name: str) -> Any:
+    return public(__name__, _HOME, name)

@@ -1,1 +1,15 @@
 """What a network makes of pictures: strongest pictures, projections, vectors, answers, probes."""
+
+from typing import Any
+
+from convscope.namespace import public
+
+_HOME = {
+    "framed": "predict",
+    "project": "deconvnet",
+    "ways_down": "projections",
+}
+
+
+def __getattr__(name: str) -> Any:
+    return public(__name__, _HOME, name)

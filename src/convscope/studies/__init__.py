@@ -1,0 +1,24 @@
+"""Studies: what the paper measured, and more; one folder each."""
+
+from typing import Any
+
+from convscope.namespace import public
+
+_HOME = {
+    "Checks": "explain.study",
+    "by_name": "registry",
+    "explanation_figure": "explain.figure",
+    "features_figure": "features.figure",
+    "hugging_face_callback": "evolution.callbacks",
+    "lightning_callback": "evolution.callbacks",
+    "occlusion_words": "occlusion.table",
+    "studies": "registry",
+    "study": "registry",
+    "summary": "explain.table",
+    "table": "registry",
+    "verdict": "explain.table",
+}
+
+
+def __getattr__(name: str) -> Any:
+    return public(__name__, _HOME, name)
