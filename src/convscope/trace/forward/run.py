@@ -128,13 +128,15 @@ class Windowed:
         self.patches = patches
         return self._head.scores()[one.numbers]
 
-    def index(self, plan: Plan, portion: Portion, source: int, taker: int) -> Int[Tensor, "n r k"]:
-        """Which rows of the source the taker's windows are made of."""
+    def index(self, plan: Plan, portion: Portion, source: int, taker: int) -> Int[Tensor, "n ..."]:
+        """Which rows of the source the taker's windows, or their tiles, are made of."""
         key = (portion, source, taker)
         if key in self._indices:
             return self._indices[key]
         wanted = plan.wanted(source, taker, portion.at)
         index = row_numbers(plan.axes[source], portion.at, wanted).to(self._device)
+        if taker in plan.tiles:
+            index = self.tiled[taker].numbers(index)
         if self._kept < INDICES:
             self._indices[key] = index
             self._kept += index.numel() * index.element_size()
@@ -221,10 +223,15 @@ class _Pass:
         return cut if len(node.shape) == 4 else cut.reshape(-1, *node.shape[1:-2], *cut.shape[2:])
 
     def _slide(self, slot: int, node: Node) -> Tensor:
-        x, cut = self._taken(node.takes[0], slot), self.plan.cuts(node.takes[0], slot)
+        source = node.takes[0]
+        cut, size = self.plan.cuts(source, slot), self.plan.size(slot)
+        if cut and slot in self.plan.tiles:
+            index = self.of.index(self.plan, self.portion, source, slot)
+            return self.of.tiled[slot].picked(self.of.rows[source].cut, index, size)
+        x = self._taken(source, slot)
         if slot in self.plan.tiles:
-            down, across = (0 if cut else window.padding for window in node.windows or ())
-            return self.of.tiled[slot](x, (down, across), self.plan.size(slot))
+            down, across = (window.padding for window in node.windows or ())
+            return self.of.tiled[slot](x, (down, across), size)
         if not cut and not node.in_place:
             return node.run(x)
         assert node.bare is not None

@@ -6,14 +6,14 @@ product each, instead of nine for each result (`winograd.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import ceil
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from convscope.trace.nodes import Node
@@ -73,21 +73,52 @@ class Tiled:
     ) -> Float[Tensor, "n out rows columns"]:
         """padding: rows above and columns left of the windows that are zero. size: rows and
         columns of the result; what the last tiles read beyond the windows is zero, too."""
-        m, out, (top, left), (rows, columns) = self._m, len(self._weight), padding, size
-        down, across = ceil(rows / m), ceil(columns / m)
+        m, (top, left) = self._m, padding
+        down, across = (ceil(side / m) for side in size)
         bottom, right = down * m + 2 - x.shape[2] - top, across * m + 2 - x.shape[3] - left
         if max(top, left, bottom, right) > 0:
             x = F.pad(x, (left, max(0, right), top, max(0, bottom)))
-        cut = x.permute(0, 2, 3, 1).unfold(1, m + 2, m).unfold(2, m + 2, m)
-        cut = cut[:, :down, :across].permute(0, 1, 2, 4, 5, 3)
-        y = self._weight.new_empty((len(x), down, m, across, m, out))
+        tiles = x.permute(0, 2, 3, 1).unfold(1, m + 2, m).unfold(2, m + 2, m)
+        tiles = tiles[:, :down, :across].permute(0, 1, 2, 4, 5, 3)
+        return self._run(lambda part: tiles[part].flatten(0, 2), len(x), size)
+
+    def numbers(self, index: Int[Tensor, "n l k"]) -> Int[Tensor, "n tiles q q"]:
+        """The rows that the tiles of windows are made of, from those that the windows are."""
+        q = self._m + 2
+        return index.unfold(1, q, self._m).unfold(2, q, self._m).flatten(1, 2).contiguous()
+
+    def picked(
+        self,
+        cut: Callable[[Tensor, float], Float[Tensor, "t c q q"]],
+        index: Int[Tensor, "n tiles q q"],
+        size: tuple[int, int],
+    ) -> Float[Tensor, "n out rows columns"]:
+        """Of windows that are not cut out themselves: a move less, a tenth of the time with few
+        channels. cut: as `Rows.cut`; index: the rows of the windows' tiles."""
+
+        def take(part: slice) -> Float[Tensor, "t q q c"]:
+            return cut(index[part].flatten(0, 1), 0.0).permute(0, 2, 3, 1)
+
+        return self._run(take, len(index), size)
+
+    def _run(
+        self,
+        take: Callable[[slice], Float[Tensor, "t q q c"]],
+        count: int,
+        size: tuple[int, int],
+    ) -> Float[Tensor, "n out rows columns"]:
+        """take: the tiles of some of so many windows."""
+        m, out, (rows, columns) = self._m, len(self._weight), size
+        down, across = ceil(rows / m), ceil(columns / m)
+        y = self._weight.new_empty((count, down, m, across, m, out))
         step = max(1, TOGETHER // (down * across))
-        for part, place in zip(torch.split(cut, step), torch.split(y, step), strict=True):
-            result = self._products(part.reshape(-1, m + 2, m + 2, x.shape[1]))
+        for first in range(0, count, step):
+            part = slice(first, first + step)
+            result = self._products(take(part))
             result = result.view(-1, down, across, m, m, out).transpose(2, 3)
             if self._bias is None:
-                place.copy_(result)
+                y[part].copy_(result)
             else:
-                torch.add(result, self._bias, out=place)
-        y = y.view(len(x), down * m, across * m, out)
+                torch.add(result, self._bias, out=y[part])
+        y = y.view(count, down * m, across * m, out)
         return y[:, :rows, :columns].permute(0, 3, 1, 2)
