@@ -6,17 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from convscope.drawing.maps import (
-    hidden,
     kind_map,
     kinds,
-    occlusion_figure,
-    placed,
     reach,
     seen_through,
-    worst,
 )
 from convscope.drawing.style import DISTINCT, heat, signed, stretch
 from convscope.drawing.tiles import (
@@ -30,7 +25,8 @@ from convscope.drawing.tiles import (
 )
 from convscope.errors import UsageError
 from convscope.records.features import LayerFeatures
-from convscope.records.maps import Occlusion, OcclusionExample, Projection
+from convscope.records.maps import Occlusion, OcclusionExample, Projection, lowest
+from convscope.studies.occlusion.figure import occlusion_figure
 
 
 def flat(values: list[int], side: int) -> np.ndarray:
@@ -192,27 +188,8 @@ def test_the_paper_s_raster_starts_at_the_first_square_s_centre() -> None:
     assert reach(paper().occlusion) == (22.0, 22.0, 180.0, 180.0)
 
 
-def test_each_value_stands_where_the_square_s_centre_was() -> None:
-    example = paper()
-    colours = np.zeros((30, 30, 3), np.uint8)
-    colours[14, 3] = (250, 0, 0)
-    drawn = placed(example, colours)
-    red = np.argwhere((drawn == (250, 0, 0)).all(-1))
-    assert red.min(axis=0).tolist() == [14 * 6 + 22, 3 * 6 + 22]
-    assert red.max(axis=0).tolist() == [14 * 6 + 22 + 5, 3 * 6 + 22 + 5]
-    centre = np.array([14 * 6 + 25, 3 * 6 + 25])
-    assert (abs(red.mean(axis=0) - (centre - 0.5)) <= 0.5).all()
-
-
-def test_the_square_hides_exactly_its_own_pixels() -> None:
-    covered = np.argwhere(hidden(paper(), 14, 2)[..., 0] == 128)
-    assert covered.min(axis=0).tolist() == [84, 12]
-    assert covered.max(axis=0).tolist() == [133, 61]
-    assert len(covered) == 2500
-
-
 def test_the_worst_place_is_the_lowest_value() -> None:
-    assert worst(paper().occlusion.probability) == (14, 3)
+    assert lowest(paper().occlusion.probability) == (14, 3)
 
 
 def test_classes_that_won_are_listed_by_how_often_and_lettered_inside_their_area() -> None:
@@ -246,12 +223,13 @@ def test_a_projection_is_scaled_jointly_over_its_colours() -> None:
 @pytest.mark.parametrize("projected", [True, False])
 def test_the_occlusion_figure_has_five_panels_side_by_side(projected: bool) -> None:
     example = paper() if projected else dataclasses.replace(paper(), projection=None)
-    figure = occlusion_figure(example, side=112)
-    assert isinstance(figure, Image.Image)
-    gap = 8
-    pixels = np.asarray(figure)
-    assert figure.width == 5 * (112 + gap) + gap
-    columns = [gap + n * (112 + gap) - gap // 2 for n in range(6)]
-    assert all((pixels[gap : gap + 112, c] == 255).all() for c in columns)
-    left = gap + (112 + gap) * 3
-    assert not (pixels[gap : gap + 112, left : left + 112] == 255).all()
+    figure = occlusion_figure(example)
+    panels = [axes for axes in figure.axes if axes.images]
+    edges = [axes.get_position().x0 for axes in panels]
+    assert len(panels) == 4 + projected
+    assert edges == sorted(edges)
+    square, activity, *_ = panels
+    covered = np.argwhere(np.asarray(square.images[0].get_array())[..., 0] == 128)
+    assert (covered.min(axis=0).tolist(), len(covered)) == ([84, 18], 2500)
+    left, right, bottom, top = activity.images[1].get_extent()
+    assert (left, right, bottom, top) == (21.5, 201.5, 201.5, 21.5)

@@ -123,14 +123,11 @@ def _real(out: Path) -> RealNetwork:
 
 def _first(out: Path, example: OcclusionExample) -> None:
     """Something to look at while the rest is made."""
-    import io
-
-    from convscope.drawing.maps import occlusion_figure
+    from convscope.drawing.plots import png
     from convscope.publish import publish_file
+    from convscope.studies.occlusion.figure import occlusion_figure
 
-    content = io.BytesIO()
-    occlusion_figure(example).save(content, "PNG")
-    publish_file(out / "first-picture.png", content.getvalue())
+    publish_file(out / "first-picture.png", png(occlusion_figure(example)))
     say(f"a first picture to look at: {out / 'first-picture.png'}")
 
 

@@ -7,7 +7,6 @@ from convscope.namespace import public
 _HOME = {
     "feature_figure": "tiles",
     "heat": "style",
-    "occlusion_figure": "maps",
     "optimised_figure": "tiles",
     "over": "maps",
     "png": "plots",

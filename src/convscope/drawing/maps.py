@@ -1,10 +1,5 @@
-"""Maps over a picture: class-activation maps, the five panels of the paper's figure 7, and the
-picture beside its likeliest classes. Drawn by Pillow: Matplotlib is slow to start.
-
-(a) the picture with the square, (b) the strongest feature map's activity for each place of the
-square, (c) that map's projection, (d) the target's probability, (e) the likeliest class.
-Source: Zeiler and Fergus 2014, §4.2 and figure 7. The paper draws (b), (d) and (e) in jet; here
-they are in viridis, which orders values for every reader, unless `table="jet"` is asked for.
+"""Maps over a picture: class-activation maps, areas of likeliest classes, and the picture beside
+its likeliest classes. Drawn by Pillow: Matplotlib is slow to start.
 """
 
 from __future__ import annotations
@@ -15,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Bool, Float, Int32, UInt8
+from PIL import Image, ImageDraw
 
 from convscope.drawing.style import (
     DISTINCT,
@@ -29,8 +24,7 @@ from convscope.drawing.style import (
     signed,
     stretch,
 )
-from convscope.drawing.tiles import DARK, PAPER
-from convscope.records.maps import Attribution, Occlusion, OcclusionExample, Projection
+from convscope.records.maps import Attribution, Projection
 from convscope.records.predictions import Prediction
 
 OPAQUE = 0.85
@@ -154,19 +148,6 @@ def seen_through(projection: Projection) -> UInt8[np.ndarray, "h w 3"]:
     return stretch(pixels, float(pixels.min(initial=0.0)), float(pixels.max(initial=0.0)))
 
 
-def placed(
-    example: OcclusionExample, colours: UInt8[np.ndarray, "rows columns 3"]
-) -> UInt8[np.ndarray, "h w 3"]:
-    """A map over the pale grey picture, each value where the square's centre was."""
-    grey = np.asarray(Image.fromarray(example.picture).convert("L").convert("RGB"), np.float64)
-    canvas = Image.fromarray(np.rint(190 + grey * 0.25).astype(np.uint8))
-    left, top, width, height = reach(example.occlusion)
-    size = (max(1, round(width)), max(1, round(height)))
-    raster = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
-    canvas.paste(raster, (round(left), round(top)))
-    return np.asarray(canvas)
-
-
 class Placed(Protocol):
     """Where the squares of an occlusion were."""
 
@@ -191,107 +172,9 @@ def reach(occlusion: Placed) -> tuple[float, float, float, float]:
     )
 
 
-def hidden(example: OcclusionExample, row: int, column: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture with the grey square at its place number (row, column)."""
-    top, left = int(example.occlusion.tops[row]), int(example.occlusion.lefts[column])
-    height, width = example.occlusion.sides
-    picture = example.picture.copy()
-    picture[top : top + height, left : left + width] = example.fill
-    return picture
-
-
-def worst(values: Float32[np.ndarray, "rows columns"]) -> tuple[int, int]:
-    """The place of the square that lowers the value most; the first of equals."""
-    row, column = np.unravel_index(int(np.nanargmin(values)), values.shape)
-    return int(row), int(column)
-
-
-def occlusion_figure(
-    example: OcclusionExample, *, side: int = 224, table: str = "viridis"
-) -> Image.Image:
-    """The five panels in a row with what they show and their ranges written under them.
-
-    side: height of a panel in pixels of the figure.
-    """
-    o = example.occlusion
-    found = kinds(o.likeliest)
-    grey = np.full_like(example.picture, 128)
-    panels = [
-        (hidden(example, *worst(o.probability)), _caption_a(example)),
-        (placed(example, _ranged(o.activity, table)), _caption_map("(b) activity", o.activity)),
-        (
-            grey if example.projection is None else seen_through(example.projection),
-            [f"(c) projection of {o.layer}:{o.channel}", "scaled jointly over its colours"],
-        ),
-        (placed(example, _ranged(o.probability, table)), _caption_map("(d) p", o.probability)),
-        (placed(example, kind_map(o.likeliest, found)), _caption_kinds(example, found)),
-    ]
-    return _row([(Image.fromarray(pixels), text) for pixels, text in panels], side, found, example)
-
-
 def class_name(classes: tuple[str, ...], index: int) -> str:
     """The class's name, or `class 12` where names are unknown."""
     return classes[index] if 0 <= index < len(classes) else f"class {index}"
-
-
-def _ranged(values: Float32[np.ndarray, "r c"], table: str) -> UInt8[np.ndarray, "r c 3"]:
-    return heat(values, float(np.nanmin(values)), float(np.nanmax(values)), table=table)
-
-
-def _caption_a(example: OcclusionExample) -> list[str]:
-    o = example.occlusion
-    height, width = o.sides
-    what = f"{height} px square" if height == width else f"{height} × {width} px"
-    return [
-        f"(a) {what}, worst place",
-        f"p({class_name(example.classes, o.target)}) = {o.base_probability:.3f} uncovered",
-    ]
-
-
-def _caption_map(name: str, values: Float32[np.ndarray, "r c"]) -> list[str]:
-    return [
-        f"{name} by the square's centre",
-        f"{np.nanmin(values):.3g} (dark) to {np.nanmax(values):.3g} (light)",
-    ]
-
-
-def _caption_kinds(example: OcclusionExample, found: list[Kind]) -> list[str]:
-    lines = ["(e) likeliest class"]
-    for letter, kind in zip(LETTERS, found, strict=False):
-        name = "all others" if kind.index < 0 else class_name(example.classes, kind.index)
-        lines.append(f"{letter} {name}: {kind.count} of {example.occlusion.likeliest.size} places")
-    return lines
-
-
-def _row(
-    panels: list[tuple[Image.Image, list[str]]],
-    side: int,
-    found: list[Kind],
-    example: OcclusionExample,
-) -> Image.Image:
-    font = ImageFont.load_default(max(10, side // 18))
-    line = max(14, side // 13)
-    height, width = example.picture.shape[:2]
-    wide, gap = round(side * width / height), max(8, side // 20)
-    lines = max(len(text) for _, text in panels)
-    size = (len(panels) * (wide + gap) + gap, side + 2 * gap + lines * line + gap // 2)
-    canvas = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for place, (panel, text) in enumerate(panels):
-        left = gap + place * (wide + gap)
-        canvas.paste(panel.resize((wide, side), Image.Resampling.NEAREST), (left, gap))
-        for number, words in enumerate(text):
-            draw.text((left, side + gap + gap // 2 + number * line), words, fill=DARK, font=font)
-    for letter, kind in zip(LETTERS, found, strict=False):
-        x, y = _centre(example.occlusion, kind.place)
-        at = (gap + 4 * (wide + gap) + x * wide / width, gap + y * side / height)
-        draw.text(at, letter, fill=DARK, font=font, anchor="mm", stroke_width=2, stroke_fill=PAPER)
-    return canvas
-
-
-def _centre(o: Occlusion, place: tuple[int, int]) -> tuple[float, float]:
-    height, width = o.sides
-    return float(o.lefts[place[1]]) + width / 2, float(o.tops[place[0]]) + height / 2
 
 
 HIGH, GAP = 540, 12

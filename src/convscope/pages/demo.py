@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from convscope.drawing.maps import class_name, occlusion_figure, worst
+from convscope.drawing.maps import class_name
 from convscope.drawing.plots import png
 from convscope.drawing.tiles import block
 from convscope.errors import printable
@@ -18,12 +18,13 @@ from convscope.pages.explain import render, save_style
 from convscope.pages.store import save
 from convscope.publish import publish_file, publish_folder
 from convscope.records.features import LayerFeatures
-from convscope.records.maps import OcclusionExample
+from convscope.records.maps import OcclusionExample, lowest
 from convscope.records.predictions import Prediction
 from convscope.records.series import Evolution
 from convscope.studies.evolution.figure import evolution_figure
 from convscope.studies.explain.record import Explanation
 from convscope.studies.explain.table import summary, verdict
+from convscope.studies.occlusion.figure import occlusion_figure
 
 ASSETS = "page"
 """Folder of the page's pictures, beside index.html."""
@@ -93,7 +94,7 @@ def _act(real: RealNetwork, folder: Path) -> dict[str, Any]:
                 "answers": [(printable(name), f"{chance:.0%}") for name, chance in chances][:3],
             }
         )
-    occlusion_figure(real.occlusion).save(folder / "occlusion.png")
+    (folder / "occlusion.png").write_bytes(png(occlusion_figure(real.occlusion)))
     found = real.explanation
     return {
         "told": printable(real.told),
@@ -113,7 +114,7 @@ def _act(real: RealNetwork, folder: Path) -> dict[str, Any]:
 def hidden_words(example: OcclusionExample) -> str:
     """What hiding changes, in one sentence."""
     found = example.occlusion
-    row, column = worst(found.probability)
+    row, column = lowest(found.probability)
     target = class_name(example.classes, found.target)
     low = float(found.probability[row, column])
     fall = f"“{target}” falls from {found.base_probability:.0%} to {low:.0%}"

@@ -23,7 +23,6 @@ from convscope.drawing.maps import (
     reach,
     seen_through,
 )
-from convscope.drawing.maps import worst as lowest
 from convscope.drawing.plots import png
 from convscope.drawing.style import DISTINCT, heat
 from convscope.drawing.tiles import block
@@ -33,7 +32,7 @@ from convscope.pages.store import number, numbers, save, shown
 from convscope.pictures.notes import PICTURE_NOTES
 from convscope.publish import publish_folder
 from convscope.records.faithfulness import Faithfulness, interval
-from convscope.records.maps import Occlusion, OcclusionExample
+from convscope.records.maps import Occlusion, OcclusionExample, lowest
 from convscope.studies.explain.figure import explanation_figure
 from convscope.studies.explain.record import Explanation, Explanations
 from convscope.studies.explain.table import TITLES, findings, leading, summary, verdict

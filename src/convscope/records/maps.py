@@ -98,6 +98,12 @@ class Occlusion(Record):
         return self.patch, self.width or self.patch
 
 
+def lowest(values: Float32[np.ndarray, "rows columns"]) -> tuple[int, int]:
+    """Row and column of the least value; the first of equals."""
+    row, column = np.unravel_index(int(np.nanargmin(values)), values.shape)
+    return int(row), int(column)
+
+
 @dataclass(frozen=True, eq=False)
 class OcclusionExample:
     """One picture explained by occlusion, with all that a page or a printed figure shows of it."""

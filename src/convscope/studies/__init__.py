@@ -11,6 +11,7 @@ _HOME = {
     "features_figure": "features.figure",
     "hugging_face_callback": "evolution.callbacks",
     "lightning_callback": "evolution.callbacks",
+    "occlusion_figure": "occlusion.figure",
     "occlusion_words": "occlusion.table",
     "studies": "registry",
     "study": "registry",

@@ -18,7 +18,7 @@ from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.network.tuning import blank
 from convscope.pictures.pictures import Pictures
-from convscope.records.maps import Occlusion
+from convscope.records.maps import Occlusion, lowest
 from convscope.records.topk import TopK
 from convscope.representations.deconvnet import deconvnet
 from convscope.representations.projections import ways_down
@@ -26,7 +26,7 @@ from convscope.representations.topk import topk
 from convscope.run import Run
 from convscope.studies.explain.study import probabilities
 from convscope.studies.features.display import GREY, cut, limit, quantised
-from convscope.studies.occlusion.record import ROOMS, lowest
+from convscope.studies.occlusion.record import ROOMS
 from convscope.trace.backward_rule import Rule
 from convscope.units import Box, Unit
 

@@ -15,13 +15,15 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from convscope.drawing.maps import LETTERS, Kind, kind_map, kinds, reach
+from convscope.drawing.maps import LETTERS, Kind, kind_map, kinds, reach, seen_through
 from convscope.drawing.style import DISTINCT, INK, SOFT, bare, dress, shortened
 from convscope.errors import printable
 from convscope.records.faithfulness import interval
+from convscope.records.maps import OcclusionExample, Projection, lowest
 from convscope.studies.base import Shown
-from convscope.studies.occlusion import Options, table
-from convscope.studies.occlusion.record import LIKELIEST, TRUE, HiddenObjects, Occlusions, lowest
+from convscope.studies.occlusion import Options
+from convscope.studies.occlusion import table as words_of
+from convscope.studies.occlusion.record import ASKED, LIKELIEST, TRUE, HiddenObjects, Occlusions
 
 ROWS = 4
 """Pictures on one page."""
@@ -54,7 +56,46 @@ def occlusion_pages(record: Occlusions, pictures: Sequence[int]) -> list[Figure]
     return [_page(record, pictures[start : start + ROWS]) for start in starts]
 
 
-def _page(record: Occlusions, pictures: Sequence[int]) -> Figure:
+def occlusion_figure(example: OcclusionExample, *, table: str = "viridis") -> Figure:
+    """The row of one picture. table: of colours; the paper draws in jet, viridis orders values for
+    every reader."""
+    o = example.occlusion
+    grey = Projection(np.zeros((3, 1, 1), np.float32), "", 0.0)
+    known = example.projection is not None
+    tile = seen_through(example.projection or grey)
+    nan = np.full(1, np.nan, np.float32)
+    record = Occlusions(
+        pictures=(example.name,),
+        number=np.zeros(1, np.int64),
+        classes=example.classes,
+        target=np.array([o.target], np.int32),
+        why=(TRUE if o.target == example.label else ASKED,),
+        layer=o.layer,
+        channel=np.array([o.channel], np.int32),
+        tops=o.tops,
+        lefts=o.lefts,
+        sides=o.sides,
+        base_probability=np.array([o.base_probability], np.float32),
+        base_likeliest=np.array([-1], np.int32),
+        base_activity=np.array([o.base_activity], np.float32),
+        probability=o.probability[None],
+        likeliest=o.likeliest[None],
+        activity=o.activity[None],
+        seen=example.picture[None],
+        square=np.full((1, *o.sides, 3), example.fill, np.uint8),
+        projections=tile[None, None],
+        scale=np.full((1, 1, 2), 0.0 if known else np.nan, np.float32),
+        others=((),),
+        boxes=((),),
+        box_probability=nan,
+        box_likeliest=np.array([-1], np.int32),
+        other_probability=nan[None],
+        other_likeliest=np.array([[-1]], np.int32),
+    )
+    return _page(record, [0], table)
+
+
+def _page(record: Occlusions, pictures: Sequence[int], table: str = "viridis") -> Figure:
     height, width = record.seen.shape[1:3]
     tall = PANEL * height / width
     high = HEADING + len(pictures) * (tall + FOOTING)
@@ -70,9 +111,9 @@ def _page(record: Occlusions, pictures: Sequence[int]) -> Figure:
             for axes, title in zip(panels, TITLES, strict=True):
                 axes.set_title(title, fontsize=7.5, color=INK, loc="left", pad=4)
         _draw_picture(panels[0], record, picture, names[picture])
-        _draw_map(panels[1], record, picture, record.activity[picture])
+        _draw_map(panels[1], record, picture, record.activity[picture], table)
         _draw_projections(panels[2], record, picture)
-        _draw_map(panels[3], record, picture, record.probability[picture])
+        _draw_map(panels[3], record, picture, record.probability[picture], table)
         _draw_likeliest(panels[4], record, picture)
         activity = _three_figures(float(record.base_activity[picture]))
         unit = f"{_short(record.layer)}:{record.channel[picture]}"
@@ -112,10 +153,14 @@ def hidden(record: Occlusions, picture: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _draw_map(
-    axes: Axes, record: Occlusions, picture: int, values: Float32[np.ndarray, "rows columns"]
+    axes: Axes,
+    record: Occlusions,
+    picture: int,
+    values: Float32[np.ndarray, "rows columns"],
+    table: str,
 ) -> None:
     _draw_pale(axes, record, picture)
-    drawn = axes.imshow(values, cmap="viridis", interpolation="nearest", extent=_extent(record))
+    drawn = axes.imshow(values, cmap=table, interpolation="nearest", extent=_extent(record))
     _limit(axes, record)
     bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.04, 0.0, 0.06, 1.0)))
     bar.outline.set_visible(False)
@@ -163,6 +208,10 @@ def _draw_projections(axes: Axes, record: Occlusions, picture: int) -> None:
         return
     tiles = record.projections[picture]
     side, shown = tiles.shape[1], 1 + len(record.others[picture])
+    if shown == 1:
+        axes.imshow(tiles[0], interpolation="antialiased")
+        bare(axes)
+        return
     sheet = np.full((2 * side + GAP, 2 * side + GAP, 3), 255, np.uint8)
     for place, tile in enumerate(tiles[:shown]):
         top, left = (place // 2) * (side + GAP), (place % 2) * (side + GAP)
@@ -202,8 +251,9 @@ def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
         borderpad=0,
         labelspacing=0.35,
     )
-    name = _short(record.class_of(int(record.base_likeliest[picture])))
-    axes.set_xlabel(f"uncovered:\n{name}", parse_math=False, **_WORDS)
+    if (likeliest := int(record.base_likeliest[picture])) >= 0:
+        name = _short(record.class_of(likeliest))
+        axes.set_xlabel(f"uncovered:\n{name}", parse_math=False, **_WORDS)
 
 
 def _told(record: Occlusions, letter: str, kind: Kind) -> str:
@@ -264,7 +314,7 @@ def _draw_means(axes: Axes, found: HiddenObjects) -> None:
         axes.plot([left], [place], "o", color=colour, markersize=6)
         count = int((~np.isnan(values)).sum())
         axes.annotate(
-            f"{table.share_left(left)} left, {count} pictures",
+            f"{words_of.share_left(left)} left, {count} pictures",
             (left, place),
             xytext=(0, 7),
             textcoords="offset points",
@@ -287,7 +337,7 @@ def _mark(axis: Axis, low: float, high: float) -> None:
     """Labels at powers of ten; at 2 and 5 between them too where there are few powers."""
     few = high / low < FEW_POWERS
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(table.share_left))
+    axis.set_major_formatter(FuncFormatter(words_of.share_left))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -309,15 +359,15 @@ def show(result: Mapping[str, Any], options: Options) -> Shown:
     figures = {f"figure-{n}": page for n, page in enumerate(pages, 1)}
     if len(pages) == 1:
         figures = {"figure": pages[0]}
-    words = table.occlusion_words(record)
+    words = words_of.occlusion_words(record)
     if objects := result.get("objects"):
-        words += table.hidden_objects_words(objects)
+        words += words_of.hidden_objects_words(objects)
         figures["objects-figure"] = hidden_objects_figure(objects)
-    numbers = {"summary": table.occlusion_summary(record)}
-    if count <= table.LISTED:
-        numbers = {"table": table.occlusion_table(record, beside=options.beside)}
+    numbers = {"summary": words_of.occlusion_summary(record)}
+    if count <= words_of.LISTED:
+        numbers = {"table": words_of.occlusion_table(record, beside=options.beside)}
     files = {
-        "table.csv": table.occlusion_csv(record),
+        "table.csv": words_of.occlusion_csv(record),
         "words.txt": ("\n".join(words) + "\n").encode("utf-8", "backslashreplace"),
     }
     more = f"drawn: the first {options.draw} of {count} pictures; more with --draw"

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
 from convscope.errors import printable
+from convscope.records.maps import lowest
 from convscope.records.record import Record
 
 TRUE, ASKED, LIKELIEST = "true", "asked", "likeliest"
@@ -171,9 +172,3 @@ class HiddenObjects(Record):
         """On minus off; NaN where one of them is."""
         apart: Float64[np.ndarray, "pictures"] = self.on - self.off
         return apart
-
-
-def lowest(values: Float32[np.ndarray, "rows columns"]) -> tuple[int, int]:
-    """Row and column of the least value; the first of equals."""
-    row, column = np.unravel_index(int(np.nanargmin(values)), values.shape)
-    return int(row), int(column)

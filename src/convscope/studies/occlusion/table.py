@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float64
 from convscope.drawing.maps import kinds
 from convscope.errors import printable
 from convscope.records.faithfulness import Interval, interval
+from convscope.records.maps import lowest
 from convscope.records.table import Part, Table, plural
-from convscope.studies.occlusion.record import HiddenObjects, Occlusions, lowest
+from convscope.studies.occlusion.record import HiddenObjects, Occlusions
 from convscope.texts import csv_table
 
 PAPER = (
