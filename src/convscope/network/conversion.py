@@ -106,9 +106,9 @@ def _named(name: str, beside: Path | None) -> Told:
     return converted(result() if _makes_one(result) else result)
 
 
-def _makes_one(result: object) -> bool:
+def _makes_one(given: object) -> bool:
     """A function or a class, where it stands for what it gives."""
-    return isinstance(result, type) or type(result).__name__ in ("function", "partial")
+    return isinstance(given, type) or type(given).__name__ in ("function", "partial")
 
 
 @dataclass

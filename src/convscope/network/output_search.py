@@ -235,32 +235,32 @@ def _named(every: list[tuple[tuple[str, ...], Tensor]], run: Run, name: str) -> 
     raise UsageError("U239", f"output {name}", what)
 
 
-def _narrowed(result: list[_Choice], names: int) -> Iterator[list[_Choice]]:
+def _narrowed(choices: list[_Choice], names: int) -> Iterator[list[_Choice]]:
     """The choices that are left after more and more evidence; never none."""
-    yield result
-    exact = [one for one in result if one[0][-1:] == ("logits",)]
-    result = exact or result
-    yield result
-    fitting = [one for one in result if names and one[1].numel() == names]
-    result = fitting or result
-    yield result
-    result = _once(result)
-    yield result
-    result = _latest(result)
-    yield result
-    straight = [one for one in result if _source(one[2]).weighed]
-    result = straight or result
-    yield result
+    yield choices
+    exact = [one for one in choices if one[0][-1:] == ("logits",)]
+    choices = exact or choices
+    yield choices
+    fitting = [one for one in choices if names and one[1].numel() == names]
+    choices = fitting or choices
+    yield choices
+    choices = _once(choices)
+    yield choices
+    choices = _latest(choices)
+    yield choices
+    straight = [one for one in choices if _source(one[2]).weighed]
+    choices = straight or choices
+    yield choices
     for name in NAMES:
-        known = [one for one in result if one[0][-1:] == (name,)]
+        known = [one for one in choices if one[0][-1:] == (name,)]
         if known:
             yield known
 
 
-def _once(result: list[_Choice]) -> list[_Choice]:
+def _once(choices: list[_Choice]) -> list[_Choice]:
     """Of tensors that are the same scores, as logits and their softmax, the one least changed."""
     best: dict[int, tuple[int, _Choice]] = {}
-    for one in result:
+    for one in choices:
         source = _source(one[2])
         steps = sum(1 for _ in _walk(one[2], scaled=True))
         if id(source) not in best or steps < best[id(source)][0]:
@@ -268,17 +268,17 @@ def _once(result: list[_Choice]) -> list[_Choice]:
     return [one for _, one in best.values()]
 
 
-def _latest(result: list[_Choice]) -> list[_Choice]:
+def _latest(choices: list[_Choice]) -> list[_Choice]:
     """Without those from which others are computed by layers with weights."""
     inner = {
         id(_source(other[2]))
-        for one in result
-        for other in result
+        for one in choices
+        for other in choices
         if one is not other
         and one[2] is not None
         and _weighed_between(_source(other[2]), _source(one[2]))
     }
-    return [one for one in result if id(_source(one[2])) not in inner] or result
+    return [one for one in choices if id(_source(one[2])) not in inner] or choices
 
 
 def _weighed_between(low: Origin, high: Origin) -> bool:

@@ -258,8 +258,8 @@ class _Detection:
             raise ModelError("M520", "the network", what)
         return torch.stack([self._sure(one, images) for one in result])[:, None]
 
-    def _sure(self, result: Any, images: Tensor) -> Float[Tensor, ""]:
-        parts = [at(result, (name,)) for name in ("boxes", "labels", "scores")]
+    def _sure(self, detections: Any, images: Tensor) -> Float[Tensor, ""]:
+        parts = [at(detections, (name,)) for name in ("boxes", "labels", "scores")]
         if not all(isinstance(part, Tensor) for part in parts):
             what = "gives no boxes, labels and scores for a picture"
             raise ModelError("M520", "the network", what)

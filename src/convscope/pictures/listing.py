@@ -88,16 +88,16 @@ def listed(root: bytes) -> Listing:
         raise DataError("D100", str(place), what)
     walk = _Walk(Listing(root))
     walk.enter(b"")
-    walk.found.files.sort()
-    return walk.found
+    walk.listing.files.sort()
+    return walk.listing
 
 
 class _Walk:
     """The state of one walk through a tree."""
 
-    def __init__(self, result: Listing) -> None:
-        self.found = result
-        self.root = os.path.realpath(result.root)
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.root = os.path.realpath(listing.root)
         self.visited: dict[tuple[int, int], bytes] = {}
 
     def enter(self, folder: bytes) -> None:
@@ -108,10 +108,10 @@ class _Walk:
             for entry in self.entries(here):
                 below = here + b"/" + entry.name if here else entry.name
                 if entry.name.startswith(b".") or entry.name in IGNORED:
-                    self.found.hidden += 1
+                    self.listing.hidden += 1
                 elif _is_folder(entry):
                     if not here:
-                        self.found.folders.append(below)
+                        self.listing.folders.append(below)
                     if self.new(entry, below):
                         todo.append(below)
                 else:
@@ -119,7 +119,7 @@ class _Walk:
 
     def entries(self, folder: bytes) -> list[os.DirEntry[bytes]]:
         try:
-            with os.scandir(self.found.root + b"/" + folder) as inside:
+            with os.scandir(self.listing.root + b"/" + folder) as inside:
                 return sorted(inside, key=lambda entry: entry.name)
         except OSError as fault:
             if fault.errno in TRANSIENT:
@@ -150,12 +150,12 @@ class _Walk:
                 raise _failing(below, fault) from fault
             status = None
         if ending(entry.name) in ENDINGS or _looks_like_picture(entry.path, status):
-            self.found.files.append((below, status.st_size if status else 0))
+            self.listing.files.append((below, status.st_size if status else 0))
         else:
-            self.found.others += 1
+            self.listing.others += 1
 
     def note(self, below: bytes, code: str, text: str) -> None:
-        self.found.findings.append(Skipped(-1, shown(below), below, 0, "", code, text))
+        self.listing.findings.append(Skipped(-1, shown(below), below, 0, "", code, text))
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -187,32 +187,32 @@ def shown(path: bytes) -> str:
     return one_line(path.decode("utf-8", "backslashreplace"))
 
 
-def remarks(result: Listing) -> list[str]:
+def remarks(listing: Listing) -> list[str]:
     """What a reader of the results should know about the folder; one clause each."""
     said = []
-    counts = Counter(label for label in result.labels() if label is not None)
-    for number, name in enumerate(result.classes):
+    counts = Counter(label for label in listing.labels() if label is not None)
+    for number, name in enumerate(listing.classes):
         if not counts[number]:
             said.append(f"class {printable(shown(name))} has no pictures")
-    loose = sum(b"/" not in path for path, _ in result.files)
-    if result.classes and loose:
+    loose = sum(b"/" not in path for path, _ in listing.files)
+    if listing.classes and loose:
         said.append(f"without a class, beside the class folders: {many(loose, 'picture')}")
-    if result.others:
-        said.append(f"{many(result.others, 'file')} ignored: no picture by name or content")
-    if result.hidden:
-        said.append(f"{many(result.hidden, 'hidden or system item')} ignored")
-    return said + _wrapped(result) + _odd_classes([shown(name) for name in result.classes])
+    if listing.others:
+        said.append(f"{many(listing.others, 'file')} ignored: no picture by name or content")
+    if listing.hidden:
+        said.append(f"{many(listing.hidden, 'hidden or system item')} ignored")
+    return said + _wrapped(listing) + _odd_classes([shown(name) for name in listing.classes])
 
 
-def _wrapped(result: Listing) -> list[str]:
+def _wrapped(listing: Listing) -> list[str]:
     """Whether all pictures lie below one folder, whose own folders look like the classes."""
-    if len(result.classes) != 1:
+    if len(listing.classes) != 1:
         return []
-    inside = {path.split(b"/")[1] for path, _ in result.files if path.count(b"/") > 1}
+    inside = {path.split(b"/")[1] for path, _ in listing.files if path.count(b"/") > 1}
     if len(inside) < 2:
         return []
     few = ", ".join(shown(name) for name in sorted(inside)[:3])
-    one = shown(result.classes[0])
+    one = shown(listing.classes[0])
     return [f"all pictures are of one class, {one}, of folders {few} …: is {one} the folder meant?"]
 
 

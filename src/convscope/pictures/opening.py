@@ -104,14 +104,14 @@ def open_all(names: Sequence[str], **options: Unpack[Options]) -> list[Pictures]
 
     Raises as `open_pictures`, and DataError D121 if there is no such file.
     """
-    result: list[Pictures] = []
+    folders: list[Pictures] = []
     for are_sets, group in groupby(names, _is_set):
         together = list(group)
         if are_sets:
-            result += [open_pictures(name, **options) for name in together]
+            folders += [open_pictures(name, **options) for name in together]
         else:
-            result.append(some_pictures(together, **options))
-    return result
+            folders.append(some_pictures(together, **options))
+    return folders
 
 
 def _is_set(name: str) -> bool:

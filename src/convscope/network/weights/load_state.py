@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,140 +38,132 @@ def fit(
     Raises CheckpointError C410 another network, C411 several copies of it, C412 another number
     of classes. The model is untouched then.
     """
-    called = network or type(model).__name__
-    wanted = model.state_dict()
-    notes: list[str] = []
-    result = _unwrapped(wanted, weights, name, notes)
-    _compare(wanted, result, name, called, advice)
-    there, here = _kinds(result), _kinds(wanted)
+    match = _Match(model.state_dict(), dict(weights), name)
+    match.unwrap()
+    match.compare(network or type(model).__name__, advice)
+    wanted, given = match.wanted, match.given
+    there, here = _kinds(given), _kinds(wanted)
     if there != here:
-        notes.append(f"the weights were {' and '.join(there)}, converted to {' and '.join(here)}")
+        to = f"the weights were {' and '.join(there)}, converted to {' and '.join(here)}"
+        match.notes.append(to)
     # Into the model's own state dict, whose hidden versions of the layers some networks ask for.
-    wanted.update({key: value for key, value in result.items() if key in wanted})
+    wanted.update({key: value for key, value in given.items() if key in wanted})
     model.load_state_dict(wanted, strict=True)
     if _untouched_batch_norm(model):
-        notes.append("all batch norm statistics are 0 and 1: this network may be untrained")
-    return tuple(map(printable, notes))
+        match.notes.append("all batch norm statistics are 0 and 1: this network may be untrained")
+    return tuple(map(printable, match.notes))
 
 
-def _unwrapped(
-    wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], name: str, notes: list[str]
-) -> dict[str, Tensor]:
-    """The weights under the model's own names, if any prefix makes them so."""
-    result = dict(weights)
-    if any(COMPILED in key for key in result) and not any(COMPILED in key for key in wanted):
-        result = {key.replace(COMPILED, ""): value for key, value in result.items()}
-        notes.append(f"stripped '{COMPILED}' (torch.compile) from the names")
-    if set(result) == set(wanted):
-        return result
-    prefixes = _prefixes(wanted, result)
-    if len(prefixes) > 1:
-        parts = [prefix.rstrip(".") or OWN for prefix in prefixes]
-        sign = "." if "#" in Path(name).name else "#"
-        raise CheckpointError(
-            "C411",
-            name,
-            f"holds several copies of the network: {', '.join(parts)}",
-            next_step=f"choose one, as {' or '.join(f'{name}{sign}{part}' for part in parts)}",
-        )
-    prefix = prefixes[0] if prefixes else _common_wrapper(result)
-    inside = {key.removeprefix(prefix): v for key, v in result.items() if key.startswith(prefix)}
-    if prefix:
-        notes.append(f"stripped '{prefix}' from the names")
-    left = [key for key in result if not key.startswith(prefix)]
-    if left:
-        notes.append(f"left out what lies outside '{prefix}': {', '.join(left[:4])}")
-    return inside
+@dataclass
+class _Match:
+    """What a model wants, and what a file gives."""
+
+    wanted: dict[str, Tensor]
+    given: dict[str, Tensor]
+    name: str
+    """Of the file."""
+    notes: list[str] = field(default_factory=list)
+
+    def unwrap(self) -> None:
+        """Bring the weights under the model's own names, if any prefix makes them so."""
+        if _has(COMPILED, self.given) and not _has(COMPILED, self.wanted):
+            self.given = {key.replace(COMPILED, ""): value for key, value in self.given.items()}
+            self.notes.append(f"stripped '{COMPILED}' (torch.compile) from the names")
+        if set(self.given) == set(self.wanted):
+            return
+        prefixes = self.prefixes()
+        if len(prefixes) > 1:
+            parts = [prefix.rstrip(".") or OWN for prefix in prefixes]
+            sign = "." if "#" in Path(self.name).name else "#"
+            what = f"holds several copies of the network: {', '.join(parts)}"
+            step = f"choose one, as {' or '.join(f'{self.name}{sign}{part}' for part in parts)}"
+            raise CheckpointError("C411", self.name, what, next_step=step)
+        prefix = prefixes[0] if prefixes else self.wrapper()
+        left = [key for key in self.given if not key.startswith(prefix)]
+        self.given = {
+            key.removeprefix(prefix): value
+            for key, value in self.given.items()
+            if key.startswith(prefix)
+        }
+        if prefix:
+            self.notes.append(f"stripped '{prefix}' from the names")
+        if left:
+            self.notes.append(f"left out what lies outside '{prefix}': {', '.join(left[:4])}")
+
+    def prefixes(self) -> list[str]:
+        """All prefixes under which every name of the model is there; of several, those that fit."""
+        wanted, given = self.wanted, self.given
+        needed = [key for key in wanted if not key.endswith(COUNTER)]
+        if not needed:
+            return []
+        ends = [key.removesuffix(needed[0]) for key in given if key.endswith(needed[0])]
+        whole = [
+            prefix
+            for prefix in dict.fromkeys(ends)
+            if (not prefix or prefix.endswith(".")) and all(prefix + key in given for key in needed)
+        ]
+        if len(whole) == 1:
+            return whole
+        return [
+            prefix
+            for prefix in whole
+            if all(given[prefix + key].shape == wanted[key].shape for key in needed)
+        ]
+
+    def wrapper(self) -> str:
+        """The wrappers' names that stand before all names, so that a difference can be shown."""
+        prefix = ""
+        while True:
+            heads = {key.removeprefix(prefix).partition(".")[0] for key in self.given}
+            head = heads.pop() if len(heads) == 1 else ""
+            if head not in WRAPPERS:
+                return prefix
+            prefix += head + "."
+
+    def compare(self, network: str, advice: str) -> None:
+        """Raise CheckpointError C410 or C412 unless names and shapes are the same."""
+        wanted, given = self.wanted, self.given
+        missing = [key for key in wanted if key not in given and not key.endswith(COUNTER)]
+        extra = [key for key in given if key not in wanted and not key.endswith(COUNTER)]
+        reshaped = [key for key in wanted if key in given and given[key].shape != wanted[key].shape]
+        if not missing and not extra and reshaped:
+            self.compare_classes(reshaped, advice)
+        # The first in the network's own order, from the input on.
+        wrong = [key for key in wanted if key in missing or key in reshaped] or extra
+        if wrong:
+            raise CheckpointError(
+                "C410",
+                self.name,
+                f"the weights look like {looks_like(given)} ({len(given)} tensors), the model is "
+                f"{network} ({len(wanted)}); "
+                f"first difference: {wrong[0]} is {self.state(wrong[0])}",
+                next_step="name the network that these weights were trained in",
+            )
+
+    def compare_classes(self, reshaped: list[str], advice: str) -> None:
+        """Raise CheckpointError C412 if only the number of outputs differs."""
+        pairs = [(self.given[key].shape, self.wanted[key].shape) for key in reshaped]
+        counts = {(there[:1], here[:1]) for there, here in pairs}
+        tails = all(there[1:] == here[1:] for there, here in pairs)
+        weights = [key for key, value in self.wanted.items() if value.ndim >= 2]
+        if len(counts) == 1 and tails and weights and weights[-1] in reshaped:
+            there, here = counts.pop()
+            layer = weights[-1].rpartition(".")[0]
+            what = f"{layer} is {there[0]} classes in the file, {here[0]} in the model"
+            raise CheckpointError("C412", self.name, what, next_step=advice.format(there[0]))
+
+    def state(self, key: str) -> str:
+        """Of a tensor that differs."""
+        if key not in self.given:
+            return "not in the file"
+        if key not in self.wanted:
+            return "only in the file"
+        there, here = _shape(self.given[key]), _shape(self.wanted[key])
+        return f"{there} in the file, {here} in the model"
 
 
-def _prefixes(wanted: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> list[str]:
-    """All prefixes under which every name of the model is there; of several, those that fit."""
-    needed = [key for key in wanted if not key.endswith(COUNTER)]
-    if not needed:
-        return []
-    ends = [key.removesuffix(needed[0]) for key in result if key.endswith(needed[0])]
-    whole = [
-        prefix
-        for prefix in dict.fromkeys(ends)
-        if (not prefix or prefix.endswith(".")) and all(prefix + key in result for key in needed)
-    ]
-    if len(whole) == 1:
-        return whole
-    return [
-        prefix
-        for prefix in whole
-        if all(result[prefix + key].shape == wanted[key].shape for key in needed)
-    ]
-
-
-def _common_wrapper(result: Mapping[str, Tensor]) -> str:
-    """The wrappers' names that stand before all names, so that a difference can be shown."""
-    prefix = ""
-    while True:
-        heads = {key.removeprefix(prefix).partition(".")[0] for key in result}
-        head = heads.pop() if len(heads) == 1 else ""
-        if head not in WRAPPERS:
-            return prefix
-        prefix += head + "."
-
-
-def _compare(
-    wanted: Mapping[str, Tensor],
-    result: Mapping[str, Tensor],
-    name: str,
-    network: str,
-    advice: str,
-) -> None:
-    missing = [key for key in wanted if key not in result and not key.endswith(COUNTER)]
-    extra = [key for key in result if key not in wanted and not key.endswith(COUNTER)]
-    reshaped = [key for key in wanted if key in result and result[key].shape != wanted[key].shape]
-    if not missing and not extra and reshaped:
-        _compare_classes(wanted, result, reshaped, name, advice)
-    if not (missing or extra or reshaped):
-        return
-    first = missing[0] if missing else reshaped[0] if reshaped else extra[0]
-    for key in wanted:  # in the network's own order, from the input on
-        if key in missing or key in reshaped:
-            first = key
-            break
-    difference = f"first difference: {first} is {_state(first, wanted, result)}"
-    raise CheckpointError(
-        "C410",
-        name,
-        f"the weights look like {looks_like(result)} ({len(result)} tensors), the model is "
-        f"{network} ({len(wanted)}); {difference}",
-        next_step="name the network that these weights were trained in",
-    )
-
-
-def _compare_classes(
-    wanted: Mapping[str, Tensor],
-    result: Mapping[str, Tensor],
-    reshaped: list[str],
-    name: str,
-    advice: str,
-) -> None:
-    """Raise C412 if only the number of outputs differs."""
-    counts = {(result[key].shape[:1], wanted[key].shape[:1]) for key in reshaped}
-    tails = all(result[key].shape[1:] == wanted[key].shape[1:] for key in reshaped)
-    weights = [key for key in wanted if wanted[key].ndim >= 2]
-    if len(counts) == 1 and tails and weights and weights[-1] in reshaped:
-        there, here = counts.pop()
-        layer = weights[-1].rpartition(".")[0]
-        raise CheckpointError(
-            "C412",
-            name,
-            f"{layer} is {there[0]} classes in the file, {here[0]} in the model",
-            next_step=advice.format(there[0]),
-        )
-
-
-def _state(key: str, wanted: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> str:
-    if key not in result:
-        return "not in the file"
-    if key not in wanted:
-        return "only in the file"
-    return f"{_shape(result[key])} in the file, {_shape(wanted[key])} in the model"
+def _has(part: str, names: Iterable[str]) -> bool:
+    return any(part in name for name in names)
 
 
 def _kinds(weights: Mapping[str, Tensor]) -> list[str]:
@@ -215,17 +208,17 @@ FAMILIES = {
 
 def looks_like(weights: Mapping[str, Tensor]) -> str:
     """The name of the network with the same tensors, whatever its classes; else what they say."""
-    result = _shapes(weights)
-    if "fc8.weight" in result and len(result.get("conv1.weight", ())) == 4:
-        spec, model = _tower(result)
-        if _same(result, _shapes(model.state_dict())):
+    given = _shapes(weights)
+    if "fc8.weight" in given and len(given.get("conv1.weight", ())) == 4:
+        spec, model = _tower(given)
+        if _same(given, _shapes(model.state_dict())):
             return spec
     for part, families in FAMILIES.items():
-        if any(part in key for key in result):
+        if any(part in key for key in given):
             for name in _torchvision_names():
-                if name.startswith(families) and _same(result, _torchvision(name)):
+                if name.startswith(families) and _same(given, _torchvision(name)):
                     return f"torchvision:{name}"
-    heads = list(dict.fromkeys(key.partition(".")[0] for key in result))
+    heads = list(dict.fromkeys(key.partition(".")[0] for key in given))
     return "no network we know, with " + ", ".join(heads[:4]) + (", …" if len(heads) > 4 else "")
 
 
@@ -239,26 +232,26 @@ def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
     }
 
 
-def _same(result: Shapes, known: Shapes) -> bool:
+def _same(given: Shapes, known: Shapes) -> bool:
     """Equal but for the number of outputs of the known network's last layer."""
     last = [key for key, shape in known.items() if len(shape) >= 2][-1].rpartition(".")[0] + "."
-    return result.keys() == known.keys() and all(
-        result[key][1:] == shape[1:] if key.startswith(last) else result[key] == shape
+    return given.keys() == known.keys() and all(
+        given[key][1:] == shape[1:] if key.startswith(last) else given[key] == shape
         for key, shape in known.items()
     )
 
 
-def _tower(result: Shapes) -> tuple[str, nn.Module]:
+def _tower(given: Shapes) -> tuple[str, nn.Module]:
     """The tower of ours that comes nearest."""
-    name, maker = ("zfnet", zfnet) if result["conv1.weight"][-1] == 7 else ("alexnet", alexnet)
-    width = max(1, min(16 * 96, result["conv1.weight"][0])) / Tower.maps[0]
-    given: Options = {"width": width} if width != 1 else {}
-    if "fc6.weight" not in result:
-        given["head"] = "compact"
-    if "bn1.weight" in result:
-        given["norm"] = "batch"
-    words = ",".join(f"{key}={value}" for key, value in given.items())
-    return f"{name}:{words}" if words else name, maker(init=None, **given)
+    name, maker = ("zfnet", zfnet) if given["conv1.weight"][-1] == 7 else ("alexnet", alexnet)
+    width = max(1, min(16 * 96, given["conv1.weight"][0])) / Tower.maps[0]
+    chosen: Options = {"width": width} if width != 1 else {}
+    if "fc6.weight" not in given:
+        chosen["head"] = "compact"
+    if "bn1.weight" in given:
+        chosen["norm"] = "batch"
+    words = ",".join(f"{key}={value}" for key, value in chosen.items())
+    return f"{name}:{words}" if words else name, maker(init=None, **chosen)
 
 
 def _torchvision_names() -> list[str]:

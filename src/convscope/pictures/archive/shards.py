@@ -141,14 +141,14 @@ class Shards(Pictures):
         )
 
 
-def _findings(shard: Path, result: Contents) -> Iterator[Skipped]:
+def _findings(shard: Path, inside: Contents) -> Iterator[Skipped]:
     """What of an archive is not used."""
     where = os.fsencode(shard.name)
-    for name, why in result.left_out:
+    for name, why in inside.left_out:
         path = where + b"/" + name
         yield Skipped(-1, shown(path), path, 0, "", "D207", why)
-    if result.damage:
-        yield Skipped(-1, shown(where), where, shard.stat().st_size, "", "D206", result.damage)
+    if inside.damage:
+        yield Skipped(-1, shown(where), where, shard.stat().st_size, "", "D206", inside.damage)
 
 
 def _samples(shard: Path, entries: list[Entry]) -> tuple[list[_Sample], int]:
@@ -262,10 +262,10 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        result = super().frombuf(buf, encoding, errors)
-        if result.size < 0 or (result.type in LONG and result.size > MOST_HEADER):
-            raise _Damaged(f"a header claims {result.size:,} bytes")
-        return result
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in LONG and header.size > MOST_HEADER):
+            raise _Damaged(f"a header claims {header.size:,} bytes")
+        return header
 
 
 def contents(path: Path) -> Contents:
@@ -273,7 +273,7 @@ def contents(path: Path) -> Contents:
 
     Raises DataError D205 if it is no plain tar archive, EnvironmentFault R605 if the disk fails.
     """
-    result = Contents()
+    inside = Contents()
     try:
         status = path.stat()  # before it is opened: opening a FIFO waits for ever
         if not stat.S_ISREG(status.st_mode):
@@ -282,14 +282,14 @@ def contents(path: Path) -> Contents:
             _require_plain(path, file.read(BLOCK))
             file.seek(0)
             try:
-                _list(file, status.st_size, result)
+                _list(file, status.st_size, inside)
             except (_Damaged, tarfile.TarError, RecursionError, ValueError) as fault:
-                if not result.entries:
+                if not inside.entries:
                     raise DataError("D205", str(path), f"is no tar archive ({fault})") from fault
-                result.damage = result.damage or str(fault)
+                inside.damage = inside.damage or str(fault)
     except OSError as fault:
         raise _unreadable(path, fault) from fault
-    return result
+    return inside
 
 
 def _require_plain(path: Path, head: bytes) -> None:
@@ -301,20 +301,20 @@ def _require_plain(path: Path, head: bytes) -> None:
         raise DataError("D205", str(path), "is empty")
 
 
-def _list(file: BinaryIO, size: int, result: Contents) -> None:
+def _list(file: BinaryIO, size: int, inside: Contents) -> None:
     names: set[bytes] = set()
     with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
         for member in _members(archive):
             name = member.name.encode("utf-8", "surrogateescape")
             why = _refused(member, name, names)
             if why:
-                result.left_out.append((name, why))
+                inside.left_out.append((name, why))
             elif member.isreg():
                 names.add(name)
-                result.entries.append(Entry(name, member.offset_data, member.size))
+                inside.entries.append(Entry(name, member.offset_data, member.size))
             if member.offset_data + member.size > size and member.isreg():
                 raise _Damaged(f"it ends within {shown(name)}")
-        result.damage = _end(file, archive.offset)
+        inside.damage = _end(file, archive.offset)
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
