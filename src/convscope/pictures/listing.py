@@ -8,7 +8,6 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from convscope.errors import DataError, EnvironmentFault, UsageError, printable
@@ -24,21 +23,32 @@ IGNORED = frozenset(
 """What operating systems leave behind; names that begin with a dot are ignored too."""
 
 
-@dataclass
 class Listing:
-    """The pictures of a folder by path in byte order; nothing is decoded yet."""
+    """The pictures below a folder by path in byte order; nothing is decoded yet.
 
-    root: bytes
-    files: list[tuple[bytes, int]] = field(default_factory=list)
-    """(path below the root, bytes in the file)."""
-    folders: list[bytes] = field(default_factory=list)
-    """The class folders' names, the empty ones too."""
-    findings: list[Skipped] = field(default_factory=list)
-    """Folders that could not be followed (D120) or read (D122); their number is -1."""
-    others: int = 0
-    """Files that are no pictures by their name and content."""
-    hidden: int = 0
-    """Hidden files and folders, and those an operating system left behind."""
+    Symbolic links are followed, no folder is entered twice.
+    """
+
+    def __init__(self, root: bytes) -> None:
+        """Raises DataError D100 if it is no folder, EnvironmentFault R605 if the disk fails."""
+        place = Path(os.fsdecode(root))
+        if not place.is_dir():
+            what = "is a file, not a folder of pictures" if place.exists() else "does not exist"
+            raise DataError("D100", str(place), what)
+        self.files: list[tuple[bytes, int]] = []
+        """(path below the root, bytes in the file)."""
+        self.folders: list[bytes] = []
+        """The class folders' names, the empty ones too."""
+        self.findings: list[Skipped] = []
+        """Folders that could not be followed (D120) or read (D122); their number is -1."""
+        self.others = 0
+        """Files that are no pictures by their name and content."""
+        self.hidden = 0
+        """Hidden files and folders, and those an operating system left behind."""
+        self._given, self._root = root, os.path.realpath(root)
+        self._visited: dict[tuple[int, int], bytes] = {}
+        self._walk()
+        self.files.sort()
 
     @property
     def classes(self) -> list[bytes]:
@@ -49,6 +59,62 @@ class Listing:
         """The class of every file; None for what lies beside the class folders."""
         index = {name: number for number, name in enumerate(self.classes)}
         return [index.get(path.split(b"/")[0]) if b"/" in path else None for path, _ in self.files]
+
+    def _walk(self) -> None:
+        todo = [b""]
+        while todo:
+            here = todo.pop()
+            for entry in self._entries(here):
+                below = here + b"/" + entry.name if here else entry.name
+                if entry.name.startswith(b".") or entry.name in IGNORED:
+                    self.hidden += 1
+                elif _is_folder(entry):
+                    if not here:
+                        self.folders.append(below)
+                    if self._new(entry, below):
+                        todo.append(below)
+                else:
+                    self._file(entry, below)
+
+    def _entries(self, folder: bytes) -> list[os.DirEntry[bytes]]:
+        try:
+            with os.scandir(self._given + b"/" + folder) as inside:
+                return sorted(inside, key=lambda entry: entry.name)
+        except OSError as fault:
+            if fault.errno in TRANSIENT:
+                raise _failing(folder, fault) from fault
+            self._note(folder, "D122", f"folder that cannot be read ({reason_of(fault)})")
+            return []
+
+    def _new(self, entry: os.DirEntry[bytes], below: bytes) -> bool:
+        """Whether a folder is to be entered: not a link to what the walk meets anyway."""
+        if not entry.is_symlink():
+            return True
+        target = os.path.realpath(entry.path)
+        if (target + b"/").startswith(self._root + b"/"):
+            self._note(below, "D120", "link back into the folder itself; not followed")
+            return False
+        status = entry.stat()
+        first = self._visited.setdefault((status.st_dev, status.st_ino), below)
+        if first != below:
+            again = os.fsdecode(first)
+            self._note(below, "D120", f"link to the same folder as {again}; not followed")
+        return first == below
+
+    def _file(self, entry: os.DirEntry[bytes], below: bytes) -> None:
+        try:
+            status = entry.stat()
+        except OSError as fault:
+            if fault.errno in TRANSIENT:
+                raise _failing(below, fault) from fault
+            status = None
+        if ending(entry.name) in ENDINGS or _looks_like_picture(entry.path, status):
+            self.files.append((below, status.st_size if status else 0))
+        else:
+            self.others += 1
+
+    def _note(self, below: bytes, code: str, text: str) -> None:
+        self.findings.append(Skipped(-1, shown(below), below, 0, "", code, text))
 
 
 def manifest(
@@ -75,87 +141,6 @@ def require_name(path: Path | str) -> Path | str:
     if not os.fspath(path):
         raise UsageError("U375", "''", "is an empty name, which names no pictures")
     return path
-
-
-def listed(root: bytes) -> Listing:
-    """List what is below `root`. Symbolic links are followed, no folder is entered twice.
-
-    Raises DataError D100 if it is no folder, EnvironmentFault R605 if the disk fails.
-    """
-    place = Path(os.fsdecode(root))
-    if not place.is_dir():
-        what = "is a file, not a folder of pictures" if place.exists() else "does not exist"
-        raise DataError("D100", str(place), what)
-    walk = _Walk(Listing(root))
-    walk.enter(b"")
-    walk.listing.files.sort()
-    return walk.listing
-
-
-class _Walk:
-    """The state of one walk through a tree."""
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
-        self.root = os.path.realpath(listing.root)
-        self.visited: dict[tuple[int, int], bytes] = {}
-
-    def enter(self, folder: bytes) -> None:
-        """folder: below the root, b"" for the root itself."""
-        todo = [folder]
-        while todo:
-            here = todo.pop()
-            for entry in self.entries(here):
-                below = here + b"/" + entry.name if here else entry.name
-                if entry.name.startswith(b".") or entry.name in IGNORED:
-                    self.listing.hidden += 1
-                elif _is_folder(entry):
-                    if not here:
-                        self.listing.folders.append(below)
-                    if self.new(entry, below):
-                        todo.append(below)
-                else:
-                    self.file(entry, below)
-
-    def entries(self, folder: bytes) -> list[os.DirEntry[bytes]]:
-        try:
-            with os.scandir(self.listing.root + b"/" + folder) as inside:
-                return sorted(inside, key=lambda entry: entry.name)
-        except OSError as fault:
-            if fault.errno in TRANSIENT:
-                raise _failing(folder, fault) from fault
-            self.note(folder, "D122", f"folder that cannot be read ({reason_of(fault)})")
-            return []
-
-    def new(self, entry: os.DirEntry[bytes], below: bytes) -> bool:
-        """Whether a folder is to be entered: not a link to what the walk meets anyway."""
-        if not entry.is_symlink():
-            return True
-        target = os.path.realpath(entry.path)
-        if (target + b"/").startswith(self.root + b"/"):
-            self.note(below, "D120", "link back into the folder itself; not followed")
-            return False
-        status = entry.stat()
-        first = self.visited.setdefault((status.st_dev, status.st_ino), below)
-        if first != below:
-            again = os.fsdecode(first)
-            self.note(below, "D120", f"link to the same folder as {again}; not followed")
-        return first == below
-
-    def file(self, entry: os.DirEntry[bytes], below: bytes) -> None:
-        try:
-            status = entry.stat()
-        except OSError as fault:
-            if fault.errno in TRANSIENT:
-                raise _failing(below, fault) from fault
-            status = None
-        if ending(entry.name) in ENDINGS or _looks_like_picture(entry.path, status):
-            self.listing.files.append((below, status.st_size if status else 0))
-        else:
-            self.listing.others += 1
-
-    def note(self, below: bytes, code: str, text: str) -> None:
-        self.listing.findings.append(Skipped(-1, shown(below), below, 0, "", code, text))
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:

@@ -25,7 +25,7 @@ from convscope.pictures.decode.limits import Limits
 from convscope.pictures.decode.pool import Reading, WorkerPool
 from convscope.pictures.decode.process import Answer, Source
 from convscope.pictures.framing import Framing
-from convscope.pictures.listing import listed, manifest, remarks, require_name, shown
+from convscope.pictures.listing import Listing, manifest, remarks, require_name, shown
 from convscope.pictures.notes import (
     Noted,
     Report,
@@ -104,7 +104,7 @@ class Pictures:
         """Raises DataError D100 if there is no such folder or no picture in it, UsageError U480,
         and as `require_name`."""
         self._begin(require_name(root), **options)
-        listing = listed(os.fsencode(self.root))
+        listing = Listing(os.fsencode(self.root))
         self.classes = tuple(shown(name) for name in listing.classes)
         self.remarks = tuple(remarks(listing))
         if not listing.files:
