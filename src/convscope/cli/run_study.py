@@ -34,7 +34,7 @@ ARGUMENTS: dict[str, tuple[str, Any, str, Any]] = {
         f"{ANY_MODEL} Without PICTURES: what this command or `atlas` wrote, to draw it again.",
         EMPTY,
     ),
-    "picture folder": ("pictures", str, "Pictures of pictures, or a set of them.", EMPTY),
+    "picture folder": ("pictures", str, "Folder of pictures, or a set of them.", EMPTY),
     "pictures": ("pictures", list[str], "A folder of pictures, or pictures.", EMPTY),
     "pictures or none": ("pictures", str | None, "Pictures, for what needs some.", None),
     "training pictures": ("pictures", str, "Class folders.", EMPTY),
@@ -151,7 +151,7 @@ def command_of(study: Study) -> Callable[..., None]:
     own = [one.name for one in fields(study.options)]
     reads = {name: _reading(study, name) for name in own}
     rest = [name for name in own if name not in study.needs]
-    help = "Pictures: new, or of the same study, which then goes on." if study.resumable else OUT
+    help = "Folder: new, or of the same study, which then goes on." if study.resumable else OUT
     out = Annotated[Path, typer.Option(help=help)]
     shown = [
         *(inspect.Parameter(name, KEYWORD, annotation=kind) for name, kind in groups.items()),

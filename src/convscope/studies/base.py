@@ -286,7 +286,7 @@ VECTOR = Option(
     shell=str,
     read=vector,
 )
-CACHE = Option("Pictures that keeps features, so that none is computed twice.")
+CACHE = Option("Folder that keeps features, so that none is computed twice.")
 LAYER = Option("Module, or pixels; default: the last step before the scores.")
 BOXES = Option(
     "JSON {name: [[xmin, ymin, xmax, ymax], …]}; default: boxes.json of the folder.",
