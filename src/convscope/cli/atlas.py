@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -30,29 +30,36 @@ Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a progress bar under a name."""
 
 
+@dataclass(frozen=True)
+class Pages:
+    """What an atlas shows."""
+
+    out: Annotated[Path, typer.Option(help="New folder for the pages.")] = Path("atlas")
+    layers: Annotated[
+        str | None, typer.Option(help="Names with commas; default: all convolutions.")
+    ] = None
+    top: Annotated[int, typer.Option(min=1, max=100, help="Pictures for each feature map.")] = 9
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder that a study wrote, to be shown too; may be given again."),
+    ] = None
+    title: Annotated[
+        str, typer.Option(help="Of the pages; default: the network's name and the pictures'.")
+    ] = ""
+    tune: Tune = False
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False
+
+
 @expanded
 def atlas(
     model: Model,
     pictures: Annotated[
         str, typer.Argument(help="Folder of pictures, builtin:photos or builtin:photos-val.")
     ],
+    options: Pages,
     opening: Opening,
     reading: Reading,
     sending: Sending,
-    out: Annotated[Path, typer.Option(help="New folder for the pages.")] = Path("atlas"),
-    layers: Annotated[
-        str | None, typer.Option(help="Names with commas; default: all convolutions.")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, max=100, help="Pictures for each feature map.")] = 9,
-    study: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder that a study wrote, to be shown too; may be given again."),
-    ] = None,
-    title: Annotated[
-        str, typer.Option(help="Of the pages; default: the network's name and the pictures'.")
-    ] = "",
-    tune: Tune = False,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
 ) -> None:
     """The strongest pictures of every feature map beside their projections, as a static page.
 
@@ -60,26 +67,26 @@ def atlas(
     """
     from convscope.pages.studies import read_study
 
-    claim(out)
-    studies = [read_study(each) for each in study or ()]
+    claim(options.out)
+    studies = [read_study(each) for each in options.study or ()]
     network = opening.network(model)
-    with reading.open(pictures) as folder, new_study(out) as place:
+    with reading.open(pictures) as folder, new_study(options.out) as place:
         make_atlas(
             network,
             folder,
             place,
-            layers=layers.split(",") if layers else None,
-            k=top,
+            layers=options.layers.split(",") if options.layers else None,
+            k=options.top,
             rule=sending.rule,
             other=sending.other,
-            tuning=chosen(network, tune),
+            tuning=chosen(network, options.tune),
             bars=progress,
             studies=studies,
-            title=title,
+            title=options.title,
         )
-    page = out / "index.html"
+    page = options.out / "index.html"
     tell(page)
-    if open_page:
+    if options.open_page:
         typer.launch(page.resolve().as_uri())
 
 

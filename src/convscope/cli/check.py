@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,21 +28,28 @@ WIDTH = 110
 """Characters of the table where nobody's screen says otherwise."""
 
 
+@dataclass(frozen=True)
+class Checking:
+    """How long is tried, and where it is written."""
+
+    seconds: Annotated[
+        float, typer.Option(min=0, help="For each method that runs the network many times.")
+    ] = 0.5
+    save_json: Annotated[Path | None, typer.Option("--json", help="New file for the findings.")] = (
+        None
+    )
+    out: Annotated[Path | None, typer.Option(help="New folder for the record.")] = None
+
+
 @expanded
 def check(
     model: Model,
+    options: Checking,
     opening: Opening,
     reading: Reading,
     picture: Annotated[
         str | None, typer.Argument(help="Picture, or folder of which the first is taken.")
     ] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0, help="For each method that runs the network many times.")
-    ] = 0.5,
-    save_json: Annotated[
-        Path | None, typer.Option("--json", help="New file for the findings.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="New folder for the record.")] = None,
 ) -> None:
     """What to know about a network before looking at it, and which methods it allows.
 
@@ -53,22 +61,22 @@ def check(
     from convscope.publish import publish_file
     from convscope.studies.audit.study import audit
 
-    for place in (save_json, out):
+    for place in (options.save_json, options.out):
         if place is not None:
             claim(place)
     network = opening.load(model)
     image = None if picture is None else _prepared(network, picture, reading)
     with progress("trying methods") as tick:
-        found = audit(network, image, seconds=seconds, run=Run(progress=tick))
+        found = audit(network, image, seconds=options.seconds, run=Run(progress=tick))
     _show(found)
-    if out is not None:
-        with new_study(out) as place:
+    if options.out is not None:
+        with new_study(options.out) as place:
             found.write(place)
-        tell(out)
-    if save_json is not None:
+        tell(options.out)
+    if options.save_json is not None:
         text = json.dumps(found.plain(), indent=1, ensure_ascii=False)
-        publish_file(save_json, text.encode())
-        tell(save_json)
+        publish_file(options.save_json, text.encode())
+        tell(options.save_json)
     _refuse(found)
 
 

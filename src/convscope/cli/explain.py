@@ -24,12 +24,10 @@ if TYPE_CHECKING:
     from convscope.studies.explain.record import Explanation, Explanations
 
 
-@expanded
-def explain(
-    model: Model,
-    pictures: Annotated[str, typer.Argument(help="A picture, or a folder of pictures.")],
-    opening: Opening,
-    reading: Reading,
+@dataclass(frozen=True)
+class Explaining:
+    """What is explained, and how."""
+
     method: Annotated[
         str,
         typer.Option(
@@ -38,25 +36,34 @@ def explain(
             "scorecam, eigencam, eigengradcam, fullgrad, saliency, smoothgrad, gradient-x-input, "
             "guided-backprop, guided-gradcam, deconvnet."
         ),
-    ] = "",
-    layer: Annotated[str | None, typer.Option(help="For methods that take one.")] = None,
+    ] = ""
+    layer: Annotated[str | None, typer.Option(help="For methods that take one.")] = None
     target: Annotated[
         str | None, typer.Option(help="Class name or index; default: the likeliest.")
-    ] = None,
+    ] = None
     boxes: Annotated[
         Path | None,
         typer.Option(
             help="JSON {name: [[xmin, ymin, xmax, ymax], …]}; default: boxes.json of the folder."
         ),
-    ] = None,
+    ] = None
     limit: Annotated[
         int | None, typer.Option(min=1, help="Pictures of a folder, spread evenly.")
-    ] = None,
-    road: Annotated[bool, typer.Option("--road", help="Also remove and impute; slow.")] = False,
+    ] = None
+    road: Annotated[bool, typer.Option("--road", help="Also remove and impute; slow.")] = False
     out: Annotated[Path, typer.Option(help="New folder for page, figure and records.")] = Path(
         "explanation"
-    ),
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
+    )
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False
+
+
+@expanded
+def explain(
+    model: Model,
+    pictures: Annotated[str, typer.Argument(help="A picture, or a folder of pictures.")],
+    options: Explaining,
+    opening: Opening,
+    reading: Reading,
 ) -> None:
     """What speaks for a class, by any method, each map put to the test.
 
@@ -64,19 +71,19 @@ def explain(
     """
     from convscope.attribution.registry import DEFAULT, chosen, require_layer
 
-    claim(out)
-    names = [name.strip() for name in method.split(",") if name.strip()]
-    methods = chosen(names or DEFAULT, layer)
+    claim(options.out)
+    names = [name.strip() for name in options.method.split(",") if name.strip()]
+    methods = chosen(names or DEFAULT, options.layer)
     network = opening.scoring(model)
-    if layer is not None:
-        require_layer(network, methods, layer)
-    wanted = None if target is None else class_asked(target)
-    asked = _Asked(network, methods, wanted, boxes, road, reading, out)
+    if options.layer is not None:
+        require_layer(network, methods, options.layer)
+    wanted = None if options.target is None else class_asked(options.target)
+    asked = _Asked(network, methods, wanted, options.boxes, options.road, reading, options.out)
     one = Path(pictures)
-    lines = asked.one(one) if one.is_file() else asked.many(pictures, limit)
-    page = out / "index.html"
+    lines = asked.one(one) if one.is_file() else asked.many(pictures, options.limit)
+    page = options.out / "index.html"
     tell(*lines, page)
-    if open_page:
+    if options.open_page:
         typer.launch(page.resolve().as_uri())
 
 

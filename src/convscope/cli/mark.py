@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,21 +14,28 @@ from convscope.cli.results import claim, new_study
 from convscope.run import Run
 
 
+@dataclass(frozen=True)
+class Marking:
+    """What is marked."""
+
+    parts: Annotated[
+        str, typer.Option(help='Names with commas: "left_eye,right_eye,nose"; none: boxes alone.')
+    ] = ""
+    start: Annotated[
+        Path | None, typer.Option(help="A parts.json to go on from or to correct.")
+    ] = None
+    boxes: Annotated[
+        Path | None, typer.Option(help="A boxes.json to go on from or to correct.")
+    ] = None
+    out: Annotated[Path, typer.Option(help="New folder for the page.")] = Path("marking")
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False
+
+
 @expanded
 def mark(
     pictures: Annotated[str, typer.Argument(help="A folder of pictures.")],
+    options: Marking,
     reading: Reading,
-    parts: Annotated[
-        str, typer.Option(help='Names with commas: "left_eye,right_eye,nose"; none: boxes alone.')
-    ] = "",
-    start: Annotated[
-        Path | None, typer.Option(help="A parts.json to go on from or to correct.")
-    ] = None,
-    boxes: Annotated[
-        Path | None, typer.Option(help="A boxes.json to go on from or to correct.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="New folder for the page.")] = Path("marking"),
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False,
 ) -> None:
     """A page on which parts are marked by clicking and boxes by dragging.
 
@@ -39,13 +47,17 @@ def mark(
     from convscope.pages.mark import write_marking
     from convscope.pictures.annotations import read_boxes, read_parts
 
-    claim(out)
-    names = [name.strip() for name in parts.split(",")] if parts else []
-    marked = None if start is None else read_parts(start)
-    boxed = None if boxes is None else read_boxes(boxes)
-    with reading.open(pictures) as folder, progress("pictures") as tick, new_study(out) as place:
+    claim(options.out)
+    names = [name.strip() for name in options.parts.split(",")] if options.parts else []
+    marked = None if options.start is None else read_parts(options.start)
+    boxed = None if options.boxes is None else read_boxes(options.boxes)
+    with (
+        reading.open(pictures) as folder,
+        progress("pictures") as tick,
+        new_study(options.out) as place,
+    ):
         write_marking(place, folder, names, marked=marked, boxes=boxed, run=Run(progress=tick))
-    page = out / "index.html"
+    page = options.out / "index.html"
     tell(page)
-    if open_page:
+    if options.open_page:
         typer.launch(page.resolve().as_uri())

@@ -121,64 +121,70 @@ def _photograph(network: Network, path: Path, reading: Reading) -> Any:
     return ready.tensor(reading.one(path, ready.framing).pixels)
 
 
-@expanded
-def optimise(
-    model: Model,
-    opening: Opening,
-    reading: Reading,
+@dataclass(frozen=True)
+class Making:
+    """What pictures are made of, and how."""
+
     unit: Annotated[
         list[str] | None, typer.Option(help="LAYER:MAP or LAYER:MAP@ROW,COLUMN; again for more.")
-    ] = None,
+    ] = None
     target: Annotated[
         list[str] | None, typer.Option("--class", help="Name or index; again for more.")
-    ] = None,
+    ] = None
     invert: Annotated[
         Path | None, typer.Option(help="Photograph to tell from what --layer makes of it.")
-    ] = None,
+    ] = None
     dream: Annotated[
         Path | None, typer.Option(help="Photograph to draw into it what --layer sees in it.")
-    ] = None,
+    ] = None
     layer: Annotated[
         list[str] | None, typer.Option(help="For --invert and --dream; again for more.")
-    ] = None,
+    ] = None
     out: Annotated[Path, typer.Option(help="New folder for pictures and records.")] = Path(
         "optimised"
-    ),
+    )
     steps: Annotated[
         int | None, typer.Option(min=1, help="Default: 128; of a dream's octave 10.")
-    ] = None,
+    ] = None
     over: Annotated[
         str, typer.Option(help="What of a feature map is to be large: mean, max or centre.")
-    ] = "mean",
-    seed: Annotated[int, typer.Option(help="Of the noise to begin with, and of the jitter.")] = 0,
+    ] = "mean"
+    seed: Annotated[int, typer.Option(help="Of the noise to begin with, and of the jitter.")] = 0
     start: Annotated[
         Path | None, typer.Option(help="Record to go on from, as of a picture that was stopped.")
-    ] = None,
+    ] = None
     pictures: Annotated[
         str | None, typer.Option(help="Photographs; the strongest is told beside each picture.")
-    ] = None,
-) -> None:
+    ] = None
+
+
+@expanded
+def optimise(model: Model, options: Making, opening: Opening, reading: Reading) -> None:
     """Pictures made for a network: of units, of classes, from a layer's output, and dreams.
 
     Ctrl-C keeps the picture so far. Example: convscope optimise run --unit conv2:3 --class 0
     """
 
-    claim(out)
-    wish = Wish(unit or (), target or (), invert, dream, layer or ())
+    claim(options.out)
+    wish = Wish(
+        options.unit or (), options.target or (), options.invert, options.dream, options.layer or ()
+    )
     wish.check()
     network = opening.network(model)
-    jobs = wish.jobs(network, over, reading)
-    how = {**({} if steps is None else {"steps": steps}), **_started(start)}
-    naturals = best_natural(network, jobs, None if pictures is None else reading.open(pictures))
-    with new_study(out) as place, stop_on_signals() as stop:
-        made = _made(jobs, naturals, how, place, Run(seed=seed, stop=stop))
+    jobs = wish.jobs(network, options.over, reading)
+    how = {**({} if options.steps is None else {"steps": options.steps}), **_started(options.start)}
+    naturals = best_natural(
+        network, jobs, None if options.pictures is None else reading.open(options.pictures)
+    )
+    with new_study(options.out) as place, stop_on_signals() as stop:
+        made = _made(jobs, naturals, how, place, Run(seed=options.seed, stop=stop))
         _sheet(made, place)
-    tell(out / "sheet.png")
+    tell(options.out / "sheet.png")
     if stop():
-        kept = f"{len(made)} of {len(jobs)} pictures, in {out}"
-        last = out / jobs[len(made) - 1].file_name
-        step = "" if dream else f"--start {last} goes on from the last one"
-        raise Stopped("R575", str(out), "stopped as asked", kept=kept, next_step=step)
+        kept = f"{len(made)} of {len(jobs)} pictures, in {options.out}"
+        last = options.out / jobs[len(made) - 1].file_name
+        step = "" if options.dream else f"--start {last} goes on from the last one"
+        raise Stopped("R575", str(options.out), "stopped as asked", kept=kept, next_step=step)
 
 
 def _made(

@@ -52,10 +52,13 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             name: kind(**{field.name: told.pop(field.name) for field in _told_fields(kind)})
             for name, kind in groups.items()
         }
+        out = told.get("out") or next(
+            (group.out for group in built.values() if hasattr(group, "out")), None
+        )
         with ExitStack() as ends:
             for group in built.values():
                 if isinstance(group, Reading):
-                    ends.enter_context(reporting(group.opened, told.get("out")))
+                    ends.enter_context(reporting(group.opened, out))
             command(**told, **built)
 
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,17 +29,24 @@ Views = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Answering:
+    """What is told of each picture."""
+
+    top: Annotated[int, typer.Option(min=1, help="Classes to tell.")] = 5
+    views: Views = 1
+    out: Annotated[Path, typer.Option(help="Folder for a figure of each picture.")] = Path(
+        "predictions"
+    )
+
+
 @expanded
 def predict(
     model: Model,
     pictures: Annotated[list[str], typer.Argument(help="Pictures, and folders of pictures.")],
+    options: Answering,
     opening: Opening,
     reading: Reading,
-    top: Annotated[int, typer.Option(min=1, help="Classes to tell.")] = 5,
-    views: Views = 1,
-    out: Annotated[Path, typer.Option(help="Folder for a figure of each picture.")] = Path(
-        "predictions"
-    ),
 ) -> None:
     """The likeliest classes of pictures with their probabilities, and a figure of each.
 
@@ -46,12 +54,12 @@ def predict(
     """
     from convscope.publish import require_folder
 
-    require_folder(out)
+    require_folder(options.out)
     folders = reading.open_all(pictures)
     network = opening.scoring(model)
     for folder in folders:
         with folder:
-            _predict_all(network, folder, out, top, views)
+            _predict_all(network, folder, options.out, options.top, options.views)
 
 
 def _predict_all(network: Network, folder: Pictures, out: Path, top: int, views: int) -> None:
@@ -144,6 +152,28 @@ def as_bytes(text: str) -> int:
 TABLES = ("table2",)
 
 
+@dataclass(frozen=True)
+class Judging:
+    """How a network is judged."""
+
+    together: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="MODEL or MODEL@WEIGHTS; the mean softmax of all is judged."),
+    ] = None
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="JSON: class index by file name, or by class folder."),
+    ] = None
+    views: Views = 1
+    beside: Annotated[
+        str, typer.Option(help="table2: the paper's errors on ImageNet, and ours below.")
+    ] = ""
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu"
+    workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 1
+    out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("evaluation")
+    tune: Tune = False
+
+
 @expanded
 def evaluate(
     model: Model,
@@ -151,24 +181,9 @@ def evaluate(
         str,
         typer.Argument(help='Class folders, or shards as "val-{000000..000049}.tar".'),
     ],
+    options: Judging,
     opening: Opening,
     reading: Reading,
-    together: Annotated[
-        list[str] | None,
-        typer.Option("--with", help="MODEL or MODEL@WEIGHTS; the mean softmax of all is judged."),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="JSON: class index by file name, or by class folder."),
-    ] = None,
-    views: Views = 1,
-    beside: Annotated[
-        str, typer.Option(help="table2: the paper's errors on ImageNet, and ours below.")
-    ] = "",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
-    workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 1,
-    out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("evaluation"),
-    tune: Tune = False,
 ) -> None:
     """Top-1 and top-5 on pictures with known classes, and which class is taken for which.
 
@@ -178,30 +193,34 @@ def evaluate(
     from convscope.records.imagenet import table2
     from convscope.representations.predict import evaluate as measure
 
-    claim(out)
-    if beside and beside not in TABLES:
-        raise UsageError("U407", beside, f"no such table; {nearest(beside, TABLES)}")
-    known = None if labels is None else read_labels(labels)
-    with reading.open(pictures, workers=workers) as folder:
-        networks = [_opened(model, opening, device)]
-        networks += [_opened(*_member(name, opening), device) for name in together or ()]
-        tuning = chosen(networks[0], tune)
+    claim(options.out)
+    if options.beside and options.beside not in TABLES:
+        raise UsageError(
+            "U407", options.beside, f"no such table; {nearest(options.beside, TABLES)}"
+        )
+    known = None if options.labels is None else read_labels(options.labels)
+    with reading.open(pictures, workers=options.workers) as folder:
+        networks = [_opened(model, opening, options.device)]
+        networks += [
+            _opened(*_member(name, opening), options.device) for name in options.together or ()
+        ]
+        tuning = chosen(networks[0], options.tune)
         with progress("evaluating") as tick:
             found = measure(
                 networks,
                 folder,
-                views=views,
+                views=options.views,
                 labels=known,
                 tuning=tuning,
                 run=Run(progress=tick),
             )
             folder.check_bad()
     _tell(found)
-    with new_study(out) as place:
+    with new_study(options.out) as place:
         save_evaluation(found, place)
-        if beside:
+        if options.beside:
             tell(*keep_table(table2(found), place / "table2.md"))
-    tell(out)
+    tell(options.out)
 
 
 def _member(name: str, opening: Opening) -> tuple[str, Opening]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,37 +94,44 @@ def _log() -> Tell:
     return tell
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained."""
+
+    recipe: Annotated[str, typer.Option(help="tutorial, paper, best, demo or a .toml file.")] = (
+        "tutorial"
+    )
+    out: Annotated[
+        Path, typer.Option(help="Run folder: new, or of the same run, which then goes on.")
+    ] = Path("run")
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, e.g. epochs=3.")
+    ] = None
+    validation: Annotated[
+        str | None,
+        typer.Option(help="Pictures to judge by; else a tenth of PICTURES, chosen by file name."),
+    ] = None
+    devices: Annotated[int, typer.Option(min=1, help="Processes that share each batch.")] = 1
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps.")] = "auto"
+    threads: Annotated[int, typer.Option(min=1, help="Threads that make batches.")] = 1
+    memory: Annotated[
+        float, typer.Option(min=0, help="GB of pictures to keep; others are read each epoch.")
+    ] = 4.0
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Epochs whose weights stay in OUT/epochs, e.g. 1,2,5,10; 0: untrained."),
+    ] = None
+
+
 @expanded
 def train(
     pictures: Annotated[
         str,
         typer.Argument(help="Class folders, a folder with train and val in it, or builtin:photos."),
     ],
+    options: Training,
     reading: Reading,
-    recipe: Annotated[
-        str, typer.Option(help="tutorial, paper, best, demo or a .toml file.")
-    ] = "tutorial",
-    out: Annotated[
-        Path, typer.Option(help="Run folder: new, or of the same run, which then goes on.")
-    ] = Path("run"),
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, e.g. epochs=3.")
-    ] = None,
-    validation: Annotated[
-        str | None,
-        typer.Option(help="Pictures to judge by; else a tenth of PICTURES, chosen by file name."),
-    ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes that share each batch.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="Threads that make batches.")] = 1,
-    memory: Annotated[
-        float, typer.Option(min=0, help="GB of pictures to keep; others are read each epoch.")
-    ] = 4.0,
-    keep: Annotated[
-        str | None,
-        typer.Option(help="Epochs whose weights stay in OUT/epochs, e.g. 1,2,5,10; 0: untrained."),
-    ] = None,
 ) -> None:
     """Train a network from a recipe; the same command goes on where it was stopped or killed.
 
@@ -134,8 +142,11 @@ def train(
     from convscope.training.trainer import train as run_training
 
     require_extra()
-    plan, kept = read_recipe(recipe, changes or ()), None if keep is None else epochs(keep)
-    teaching, judging = pair(pictures, validation, reading)
+    plan, kept = (
+        read_recipe(options.recipe, options.changes or ()),
+        None if options.keep is None else epochs(options.keep),
+    )
+    teaching, judging = pair(pictures, options.validation, reading)
     if len(teaching) < plan.batch:
         say(f"{len(teaching)} pictures make less than a batch of {plan.batch}: one step an epoch")
     with stop_on_signals() as stop, training_bar() as bar:
@@ -143,14 +154,14 @@ def train(
             plan,
             teaching,
             judging,
-            out,
+            options.out,
             progress=bar,
             stop=stop,
-            devices=devices,
-            nodes=nodes,
-            accelerator=accelerator,
-            threads=threads,
-            memory=int(memory * 1e9),
+            devices=options.devices,
+            nodes=options.nodes,
+            accelerator=options.accelerator,
+            threads=options.threads,
+            memory=int(options.memory * 1e9),
             keep=kept or (),
         )
     if result.chief:
