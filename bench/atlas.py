@@ -27,7 +27,7 @@ from topk import photographs
 from convscope import load
 from convscope.cli.atlas import make_atlas
 from convscope.network.network import Network
-from convscope.network.tuning import Way, blank
+from convscope.network.tuning import Execution, blank
 from convscope.pictures.pictures import Pictures
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -35,7 +35,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 def bare(network: Network, folder: Pictures) -> None:
     model, ready = network.model, network.preprocess
-    way = Way(model, blank(model, ready.shape), ("classifier.1",), None)
+    way = Execution(model, blank(model, ready.shape), ("classifier.1",), None)
     waiting: list[Any] = []
 
     def up() -> None:

@@ -22,7 +22,7 @@ Ask = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
-class Way:
+class Masking:
     """What a variant does differently."""
 
     corners: bool = False
@@ -38,14 +38,14 @@ class Way:
 
 
 WAYS = {
-    "authors": Way(probabilities=True),
-    "paper": Way(softmax=True),
-    "softmax": Way(softmax=True),
-    "pytorch-grad-cam": Way(corners=True, epsilon=1e-8, softmax=True, flat=True),
+    "authors": Masking(probabilities=True),
+    "paper": Masking(softmax=True),
+    "softmax": Masking(softmax=True),
+    "pytorch-grad-cam": Masking(corners=True, epsilon=1e-8, softmax=True, flat=True),
 }
 
 
-def by_masks(run: ForwardPass, layer: str, way: Way) -> Map:
+def by_masks(run: ForwardPass, layer: str, way: Masking) -> Map:
     """ReLU(Σ w_k A_k), w_k from how the masked picture scores in one variant."""
     A, request = run.activation(layer), run.request
     room = batch_size(request.model, request.images)
@@ -59,7 +59,7 @@ def by_masks(run: ForwardPass, layer: str, way: Way) -> Map:
 
 
 def _weights(
-    request: Request, ask: Ask, number: int, maps: Float[Tensor, "k h w"], way: Way, room: int
+    request: Request, ask: Ask, number: int, maps: Float[Tensor, "k h w"], way: Masking, room: int
 ) -> Float[Tensor, "k"]:
     """One picture's weights. Equal maps are tried once; flat ones not at all."""
     contrast = maps.flatten(1).amax(1) > maps.flatten(1).amin(1)
@@ -84,7 +84,7 @@ def _distinct(maps: Float[Tensor, "k h w"]) -> tuple[Float[Tensor, "n h w"], Int
 
 
 def _scores(
-    request: Request, ask: Ask, number: int, maps: Float[Tensor, "n h w"], way: Way
+    request: Request, ask: Ask, number: int, maps: Float[Tensor, "n h w"], way: Masking
 ) -> Float[Tensor, "n"]:
     """The target's score with only these parts of the picture seen, the rest 0 (the mean)."""
     image = request.images[number : number + 1]

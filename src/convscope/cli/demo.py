@@ -222,13 +222,13 @@ def _hidden(network: Network, picture: Picture, side: int, step: int) -> Occlusi
     from convscope.attribution.occlusion import occlusion
     from convscope.records.maps import OcclusionExample
     from convscope.representations.deconvnet import deconvnet
-    from convscope.representations.projections import ways_down
+    from convscope.representations.projections import backward_paths
     from convscope.units import Unit
 
     image = network.preprocess.tensor(picture.pixels)
     with progress("one picture by occlusion") as tick:
         hidden = occlusion(network.model, image, patch=side, stride=step, run=Run(progress=tick))
-    rule = ways_down(network, image[None], [hidden.layer])[hidden.layer].rules[0]
+    rule = backward_paths(network, image[None], [hidden.layer])[hidden.layer].rules[0]
     unit = Unit(hidden.layer, hidden.channel)
     return OcclusionExample(
         picture=picture.pixels,

@@ -145,7 +145,7 @@ class Tuning:
         return told
 
 
-class Way:
+class Execution:
     """One job's way of running a network: a tuning, or the usual one."""
 
     def __init__(
@@ -265,7 +265,7 @@ class _Tuner:
         self.blank = blank(model, shape)
         self.sizes = sizes(model, self.blank)
         self.memory = run.room(free_memory(device) // 2)
-        self.ready: dict[tuple[bool, bool], Way] = {}
+        self.ready: dict[tuple[bool, bool], Execution] = {}
         self.stages, self.done, self.is_settled = 3, 0, True
         self.seconds, self.run = seconds / self.stages, run
         if _needed(self.sizes, 1) > self.memory:
@@ -342,7 +342,7 @@ class _Tuner:
         tuning = Tuning(trial, 1, 1, "")
         memory = (trial.channels_last, trial.fold)  # one copy of the weights for each
         if memory not in self.ready:
-            self.ready[memory] = Way(self.model, self.blank, tuning=tuning)
+            self.ready[memory] = Execution(self.model, self.blank, tuning=tuning)
         way = self.ready[memory]
         generator = torch.Generator().manual_seed(0)
         pixels = way.laid(torch.randn(trial.batch, *self.blank.shape[1:], generator=generator))

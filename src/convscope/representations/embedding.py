@@ -40,7 +40,7 @@ from convscope.records.embedding import Embedding
 from convscope.run import PLAIN, Run
 from convscope.trace.layers import stages
 
-Way = str | int
+VectorKind = str | int
 """`auto`, `flat`, or the side of a grid."""
 ROOM = 4608
 """Numbers that `auto` allows: half of ZFNet's layer 5 (256 maps of 6 × 6), which in our trials
@@ -49,7 +49,7 @@ THUMB = 32
 """Side in pixels of the small grey picture that stands for the layer `pixels`."""
 
 
-def require_way(way: Way) -> None:
+def require_way(way: VectorKind) -> None:
     """Raise UsageError U425 unless this is a way to make a vector."""
     if way in ("auto", "flat") or (isinstance(way, int) and way >= 1):
         return
@@ -57,7 +57,7 @@ def require_way(way: Way) -> None:
     raise UsageError("U425", f"vector={way}", "is no way to a vector", next_step=step)
 
 
-def vectors(output: Float[Tensor, "b *shape"], way: Way) -> Float[Tensor, "b d"]:
+def vectors(output: Float[Tensor, "b *shape"], way: VectorKind) -> Float[Tensor, "b d"]:
     """flat: all numbers in a row, as in the paper. A grid of side g: maps are averaged over at
     most g × g equal parts, tokens over all. auto: flat where there are at most ROOM numbers, else
     the largest grid that fits (at least 1)."""
@@ -70,7 +70,7 @@ def vectors(output: Float[Tensor, "b *shape"], way: Way) -> Float[Tensor, "b d"]
     return F.adaptive_avg_pool2d(output.float(), (min(side, height), min(side, width))).flatten(1)
 
 
-def told(shape: tuple[int, ...], way: Way) -> str:
+def vector_words(shape: tuple[int, ...], way: VectorKind) -> str:
     """The way taken for a layer of this shape, for the record's origin."""
     side = _side(shape, way)
     if side is None:
@@ -80,7 +80,7 @@ def told(shape: tuple[int, ...], way: Way) -> str:
     return f"mean over a grid of {min(side, shape[1])} × {min(side, shape[2])}"
 
 
-def _side(shape: tuple[int, ...], way: Way) -> int | None:
+def _side(shape: tuple[int, ...], way: VectorKind) -> int | None:
     """Of the grid; None where nothing is averaged."""
     if way == "flat" or len(shape) not in (2, 3) or (way == "auto" and prod(shape) <= ROOM):
         return None
@@ -130,14 +130,14 @@ class Rows:
         self._file.seek(0)
         self._header()  # of the same length: NumPy leaves room for the digits of the first axis
         self._file.close()
-        found: Float32[np.ndarray, "n d"] = np.load(self._file.name, mmap_mode="r")
-        return found
+        result: Float32[np.ndarray, "n d"] = np.load(self._file.name, mmap_mode="r")
+        return result
 
     def _header(self) -> None:
         assert self._file is not None
         shape = (self._count, self._wide)
-        told = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, told)
+        facts = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, facts)
 
     def close(self) -> None:
         if self._file is not None:
@@ -146,7 +146,7 @@ class Rows:
 
 def key_of(network: Network, folder: Pictures, layer: str, vector: Any, batch: int) -> str:
     """A folder's name that is another one if anything that decides the features is another."""
-    told = {
+    facts = {
         "weights": weights_sha256(bare(network.model)),
         "model": [network.spec, repr(bare(network.model))],
         "preprocess": network.preprocess.to_json(),
@@ -157,7 +157,7 @@ def key_of(network: Network, folder: Pictures, layer: str, vector: Any, batch: i
         "batch": batch,
         "version": __version__,
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{re.sub('[^A-Za-z0-9.]', '_', layer)}-{digest[:16]}"
 
 
@@ -173,16 +173,16 @@ def _times(folder: Pictures) -> str:
 
 def kept(place: Path, plans: Sequence[_Plan]) -> dict[str, Embedding]:
     """Those of the features that are in the store, and whole; damaged ones are removed."""
-    found = {}
+    result = {}
     for folder, layer in ((place / plan.key, plan.layer) for plan in plans):
         if folder.is_dir():
             try:
-                found[layer] = Embedding.load(folder, whole=True)
+                result[layer] = Embedding.load(folder, whole=True)
             except DataError as fault:
                 cause = fault.__cause__
                 if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
                     shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return result
 
 
 def keeping(
@@ -217,7 +217,7 @@ def embedding(
     folder: FolderLike,
     layers: Layers = None,
     *,
-    vector: Way = "auto",
+    vector: VectorKind = "auto",
     cache: Path | str | None = None,
     run: Run = PLAIN,
 ) -> dict[str, Embedding]:
@@ -242,11 +242,11 @@ def embedding(
             for name in names
         ]
         place = None if cache is None else Path(cache)
-        found = {} if place is None else kept(place, plans)
-        missing = [plan for plan in plans if plan.layer not in found]
+        result = {} if place is None else kept(place, plans)
+        missing = [plan for plan in plans if plan.layer not in result]
         if missing:
-            found |= _computed(network, pictures, missing, place, run)
-    return {name: found[name] for name in names}
+            result |= _computed(network, pictures, missing, place, run)
+    return {name: result[name] for name in names}
 
 
 def chosen(network: Network, layers: Sequence[str] | str | None) -> list[str]:
@@ -269,7 +269,7 @@ class _Plan:
     layer: str
     key: str
     shape: tuple[int, ...]
-    way: Way
+    way: VectorKind
 
     def of(self, output: Tensor) -> Float[Tensor, "b d"]:
         return small_grey(output) if self.layer == PIXELS else vectors(output, self.way)
@@ -278,14 +278,14 @@ class _Plan:
     def vector(self) -> str:
         if self.layer == PIXELS:
             return f"grey, {THUMB} × {THUMB}, less its mean"
-        return told(self.shape, self.way)
+        return vector_words(self.shape, self.way)
 
 
 def _shapes(network: Network, names: list[str]) -> dict[str, tuple[int, ...]]:
     """Of each layer's output for one picture; here unknown layers are refused."""
     two = blank(network.model, network.preprocess.shape).expand(2, -1, -1, -1)
     taps = [name for name in names if name != PIXELS]
-    found: dict[str, tuple[int, ...]] = {PIXELS: network.preprocess.shape}
+    result: dict[str, tuple[int, ...]] = {PIXELS: network.preprocess.shape}
     with Lens(network.model, taps) as lens, torch.inference_mode():
         if taps:
             lens(two)
@@ -294,8 +294,8 @@ def _shapes(network: Network, names: list[str]) -> dict[str, tuple[int, ...]]:
             if len(shape) < 2 or shape[0] != 2:
                 what = f"puts out {shape} for 2 pictures, which are no features of single pictures"
                 raise ModelError("M601", name, what)
-            found[name] = shape[1:]
-    return found
+            result[name] = shape[1:]
+    return result
 
 
 def _computed(

@@ -92,7 +92,7 @@ def _decided(
     metric: Metric,
 ) -> Best:
     """The candidates' distances from the differences, and their final order."""
-    found = np.full((len(asked), k), -1, np.int64), np.full((len(asked), k), np.inf)
+    result = np.full((len(asked), k), -1, np.int64), np.full((len(asked), k), np.inf)
     for row, query in enumerate(asked):
         number = best[0][row][np.isfinite(best[1][row])]
         rows = _ready(np.asarray(base[number], np.float64), metric)
@@ -102,9 +102,9 @@ def _decided(
         else:
             distance = np.sqrt(square)
         order = np.lexsort((number, distance))[:k]
-        found[0][row, : len(order)] = number[order]
-        found[1][row, : len(order)] = distance[order]
-    return found
+        result[0][row, : len(order)] = number[order]
+        result[1][row, : len(order)] = distance[order]
+    return result
 
 
 def _require(

@@ -19,7 +19,7 @@ from convscope.network.network import Network, whole
 from convscope.network.outputs import both_ways, meaning, understood
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
-from convscope.network.tuning import Tuning, Way, blank, require_tuning
+from convscope.network.tuning import Execution, Tuning, blank, require_tuning
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import opened, picture_of
 from convscope.pictures.pictures import Picture, Pictures
@@ -84,17 +84,17 @@ def true_classes(
     """
     if labels is None:
         of_class = _by_name(network, folder, outputs)
-        found = [-1 if label is None else of_class[label] for label in folder.labels]
+        result = [-1 if label is None else of_class[label] for label in folder.labels]
     else:
-        found = [_looked_up(folder, number, labels) for number in range(len(folder))]
-    for name, index in zip(folder.names, found, strict=True):
+        result = [_looked_up(folder, number, labels) for number in range(len(folder))]
+    for name, index in zip(folder.names, result, strict=True):
         if index >= outputs:
             raise UsageError("U311", name, f"class {index}: the network has 0 to {outputs - 1}")
-    if max(found) < 0:
+    if max(result) < 0:
         raise DataError(
             "D160", str(folder.root), "its pictures have no known class", next_step=HINT
         )
-    return np.array(found, dtype=np.int64)
+    return np.array(result, dtype=np.int64)
 
 
 def order_assumed(network: Network, folder: Pictures, labels: Mapping[str, int] | None) -> str:
@@ -149,7 +149,7 @@ class Answers(NamedTuple):
     numbers: Int64[np.ndarray, "n"]
     """Of the pictures."""
     probability: Float32[np.ndarray, "n classes"]
-    way: Way
+    way: Execution
 
 
 class Asking:
@@ -166,7 +166,9 @@ class Asking:
     ) -> None:
         """first: told the number of classes as soon as it is known. Raises UsageError U310."""
         self.framing, self._cut = plan(network.preprocess, views)
-        self.way = Way(network.model, blank(network.model, network.preprocess.shape), tuning=tuning)
+        self.way = Execution(
+            network.model, blank(network.model, network.preprocess.shape), tuning=tuning
+        )
         self._network, self._folder, self._first = network, folder, first
         self._views = views
         self._numbers: list[int] = []
@@ -196,7 +198,7 @@ class Asking:
 
 
 def probability(
-    network: Network, way: Way, cuts: Sequence[Sequence[View]]
+    network: Network, way: Execution, cuts: Sequence[Sequence[View]]
 ) -> Float32[np.ndarray, "n classes"]:
     """Mean over each picture's views of each class's probability. way: of a network that is
     `understood`."""
@@ -255,9 +257,9 @@ def predict(
     if isinstance(pictures, Tensor):
         return [predicted(network, one, top=top, views=views) for one in several(network, pictures)]
     with opened(pictures_of(whole(network), pictures)) as folder:
-        found = [predicted(network, one, top=top, views=views) for one in folder.read()]
+        result = [predicted(network, one, top=top, views=views) for one in folder.read()]
         folder.check_bad()
-    return found
+    return result
 
 
 @taking()
@@ -266,7 +268,7 @@ def predicted(network: Network, picture: Given, *, top: int = TOP, views: int = 
     """The same of one picture."""
     network = understood(whole(network))
     framing, cut = plan(network.preprocess, views)
-    way = Way(network.model, blank(network.model, network.preprocess.shape))
+    way = Execution(network.model, blank(network.model, network.preprocess.shape))
     if isinstance(picture, Tensor):
         if views != 1:
             raise UsageError("U310", f"views={views}", "a preprocessed tensor is one view")
@@ -347,8 +349,8 @@ class Judge:
     @recorded
     def evaluation(self) -> Evaluation:
         """Of all pictures so far. Raises DataError D118 or D161 if none has a class."""
-        found = self._asking.answers()
-        return _evaluation([self._network], self._folder, [found], self._truth, 1)
+        result = self._asking.answers()
+        return _evaluation([self._network], self._folder, [result], self._truth, 1)
 
 
 def _require_alike(networks: Sequence[Network], tuning: Tuning | None) -> None:
@@ -370,19 +372,19 @@ def _evaluate(
     tuning: Tuning | None,
     run: Run,
 ) -> Evaluation:
-    found: list[Answers] = []
+    answers: list[Answers] = []
     truth: list[Int64[np.ndarray, "pictures"]] = []
 
     def first(outputs: int) -> None:  # wrong labels are told before the work is done
-        if found and outputs != found[0].probability.shape[1]:
-            what = f"{outputs} classes, but {found[0].probability.shape[1]} in the first network"
-            raise UsageError("U406", networks[len(found)].spec, what)
-        truth.append(true_classes(networks[len(found)], folder, outputs, labels))
+        if answers and outputs != answers[0].probability.shape[1]:
+            what = f"{outputs} classes, but {answers[0].probability.shape[1]} in the first network"
+            raise UsageError("U406", networks[len(answers)].spec, what)
+        truth.append(true_classes(networks[len(answers)], folder, outputs, labels))
 
     for place, network in enumerate(networks):
         asking = Asking(network, folder, views, tuning=tuning, first=first)
-        found.append(asking.read_all(run.part(place, len(networks))))
-    result = _evaluation(networks, folder, found, truth[0], views)
+        answers.append(asking.read_all(run.part(place, len(networks))))
+    result = _evaluation(networks, folder, answers, truth[0], views)
     assumed = order_assumed(networks[0], folder, labels)
     told = {"class order": assumed} if assumed else {}
     return replace(result, origin={**result.origin, **told})
@@ -391,14 +393,14 @@ def _evaluate(
 def _evaluation(
     networks: Sequence[Network],
     folder: Pictures,
-    found: Sequence[Answers],
+    answers: Sequence[Answers],
     classes: Int64[np.ndarray, "pictures"],
     views: int,
 ) -> Evaluation:
     """Of the pictures that have a class. classes: of all of the folder, -1 for none."""
-    numbers = found[0].numbers[classes[found[0].numbers] >= 0]
+    numbers = answers[0].numbers[classes[answers[0].numbers] >= 0]
     truth = classes[numbers]
-    shares = [one.probability[np.isin(one.numbers, numbers)] for one in found]
+    shares = [one.probability[np.isin(one.numbers, numbers)] for one in answers]
     share = mean_of(shares)
     outputs = share.shape[1]
     value, index = strongest(share, TOP)
@@ -421,7 +423,7 @@ def _evaluation(
         members=tuple(
             (network.spec, *each) for network, each in zip(networks, alone, strict=False)
         ),
-        origin={"method": "evaluate", "pictures": str(folder.root), **found[0].way.origin},
+        origin={"method": "evaluate", "pictures": str(folder.root), **answers[0].way.origin},
     )
 
 

@@ -110,9 +110,9 @@ class Cut:
     bias: Float32[np.ndarray, "classes"]
 
     def scores(self, features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n classes"]:
-        found: Float32[np.ndarray, "n classes"]
-        found = (_unit(features) - self.mean) @ self.weight + self.bias
-        return found
+        result: Float32[np.ndarray, "n classes"]
+        result = (_unit(features) - self.mean) @ self.weight + self.bias
+        return result
 
 
 Fit = Callable[[np.ndarray, np.ndarray, int, float], tuple[np.ndarray, np.ndarray]]

@@ -34,7 +34,7 @@ from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
 Choice = Literal["auto", "deconvnet", "guided", "both", "gradient"]
 
 
-class Way(NamedTuple):
+class BackwardPath(NamedTuple):
     """From one layer down to the pixels."""
 
     rules: tuple[Rule, ...]
@@ -49,14 +49,14 @@ class Way(NamedTuple):
     not: their passes up differ."""
 
 
-def ways_down(
+def backward_paths(
     model: nn.Module | Network,
     image: Float[Tensor, "1 c h w"],
     layers: Sequence[str],
     *,
     rule: Choice = "auto",
     other: Other = "refuse",
-) -> dict[str, Way]:
+) -> dict[str, BackwardPath]:
     """Look at the way from each layer to the pixels in one pass up.
 
     rule: "auto" takes the deconvnet's where switches say where a signal goes on, at the first step
@@ -69,7 +69,7 @@ def ways_down(
     require_choice(rule)
     up: Rule = "deconvnet" if rule == "auto" or rule == "both" else rule
     backward = BackwardRule(up, other=other)
-    found = {}
+    result = {}
     with forward_pass(bare(model), image, layers, backward) as way:
         maps = {layer: way.maps(layer) for layer in layers}
         reduced = reductions(bare(model), maps, way.pixels)
@@ -79,23 +79,23 @@ def ways_down(
             rules: dict[str, tuple[Rule, ...]] = {"auto": (fits,), "both": (fits, _beside(fits))}
             chosen = rules.get(rule, (up,))
             met = (backward.rectifiers, backward.skipped)
-            found[layer] = Way(chosen, switches, strides, *met)
-    return found
+            result[layer] = BackwardPath(chosen, switches, strides, *met)
+    return result
 
 
-def passes_up(ways: Mapping[str, Way]) -> list[tuple[Rule, dict[str, tuple[Rule, ...]]]]:
+def passes_up(ways: Mapping[str, BackwardPath]) -> list[tuple[Rule, dict[str, tuple[Rule, ...]]]]:
     """The rules under which pictures have to be passed up, each with the layers and the rules that
     it serves. A pass under "guided" serves the deconvnet too, unless a normalisation is met."""
     rules = {rule for way in ways.values() for rule in way.rules}
     is_shared = "guided" in rules and not any(way.normalisations for way in ways.values())
-    found: dict[Rule, dict[str, tuple[Rule, ...]]] = defaultdict(dict)
+    result: dict[Rule, dict[str, tuple[Rule, ...]]] = defaultdict(dict)
     for layer, way in ways.items():
         if is_shared:
-            found["guided"][layer] = way.rules
+            result["guided"][layer] = way.rules
         else:
             for rule in way.rules:
-                found[rule][layer] = (rule,)
-    return list(found.items())
+                result[rule][layer] = (rule,)
+    return list(result.items())
 
 
 def require_choice(rule: str) -> None:
@@ -228,14 +228,14 @@ def neurons_of(network: Any, given: Any) -> dict[str, list[Neuron]]:
     if not isinstance(given, Mapping):
         what = f"{shown(given)} is no table of neurons by layer"
         raise UsageError("U380", "wanted", what, next_step=step)
-    found: dict[str, list[Neuron]] = {}
+    result: dict[str, list[Neuron]] = {}
     for layer, neurons in given.items():
         for one in neurons if isinstance(neurons, Iterable) else [None]:
             if not isinstance(one, tuple | list) or len(one) != 4:
                 what = f"{shown(one)} is no neuron"
                 raise UsageError("U380", str(layer), what, next_step=step)
-            found.setdefault(layer_name(network, layer), []).append(Neuron(*one))
-    return found
+            result.setdefault(layer_name(network, layer), []).append(Neuron(*one))
+    return result
 
 
 @taking(pictures=several_or_read, wanted=neurons_of)
@@ -254,8 +254,8 @@ def projections(
 
     pictures: preprocessed, of one size, all of them or read as they are asked for. wanted: layer →
     neurons (picture, channel, row, column); each starts from its own activation, as in
-    `deconvnet`. rule: see `ways_down`; "both" gives each neuron twice, from one pass up. run: its
-    memory is for what is kept of pictures; where that is too little for all of them, each layer
+    `deconvnet`. rule: see `backward_paths`; "both" gives each neuron twice, from one pass up. run:
+    its memory is for what is kept of pictures; where that is too little for all of them, each layer
     makes passes of its own; its progress is neurons done, and all.
 
     A picture that is not given when it is asked for is left out. The model is not touched. Raises
@@ -287,7 +287,7 @@ class _Passes:
         rule = how[0]
         require_choice(rule)
         self._backward("guided" if rule == "auto" or rule == "both" else rule)  # refuses wrong ones
-        self._ways: dict[str, Way] = {}
+        self._ways: dict[str, BackwardPath] = {}
 
     def together(self, wanted: Mapping[str, Sequence[Neuron]]) -> list[Block] | None:
         """All pictures; None if they would take too much memory."""
@@ -323,8 +323,8 @@ class _Passes:
                     arrived = self._whole(block.rule, rules, layer, [neurons[n] for n in numbers])
                 for rule, at, top, left, pixels in arrived:
                     value = block.activations[layer, numbers[at]]
-                    found = (layer, numbers[at], value, top, left, pixels)
-                    yield Projected(*found, *block.coverage[layer], rule)
+                    result = (layer, numbers[at], value, top, left, pixels)
+                    yield Projected(*result, *block.coverage[layer], rule)
 
     def _whole(
         self, up: Rule, rules: Sequence[Rule], layer: str, neurons: Sequence[Neuron]
@@ -353,7 +353,7 @@ class _Passes:
         wanted: Mapping[str, Sequence[Neuron]],
     ) -> list[Block]:
         """The blocks, or new ones, with these pictures; each is a pass up."""
-        ways = self._ways_down(images[:1], list(wanted))
+        ways = self._paths(images[:1], list(wanted))
         blocks = blocks or [Block(up, rules) for up, rules in passes_up(ways)]
         for block in blocks:
             some = {layer: wanted[layer] for layer in block.rules if layer in wanted}
@@ -362,11 +362,13 @@ class _Passes:
                 block.add(way, numbers, some)
         return blocks
 
-    def _ways_down(self, image: Float[Tensor, "1 c h w"], layers: Sequence[str]) -> dict[str, Way]:
+    def _paths(
+        self, image: Float[Tensor, "1 c h w"], layers: Sequence[str]
+    ) -> dict[str, BackwardPath]:
         choice, _, other = self._how
         new = [layer for layer in layers if layer not in self._ways]
         if new:
-            self._ways |= ways_down(self._model, image, new, rule=choice, other=other)
+            self._ways |= backward_paths(self._model, image, new, rule=choice, other=other)
         return {layer: self._ways[layer] for layer in layers}
 
     def _backward(self, rule: Rule) -> BackwardRule:

@@ -27,7 +27,7 @@ from convscope.network.arguments import FolderLike, Layers, Model, pictures_of, 
 from convscope.network.network import whole
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
-from convscope.network.tuning import Tuning, Way, blank, require_tuning
+from convscope.network.tuning import Execution, Tuning, blank, require_tuning
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import LAST, NOBODY, TopK
@@ -232,7 +232,7 @@ def topk(
     ready = whole(model).preprocess if preprocess is None else preprocess
     with opened(folder) as pictures:
         mining = _Mining(bare(model), ready, layers, k, tuning)
-        return mining.found(pictures, batch, part, also or (lambda _: None), run)
+        return mining.mined(pictures, batch, part, also or (lambda _: None), run)
 
 
 class _Mining:
@@ -252,9 +252,9 @@ class _Mining:
             raise ModelError("M501", "the network", "has no convolution to watch")
         self.preprocess, self.k, self.device = preprocess, k, black.device
         self.shapes = _shapes(model, self.names, black)
-        self.way = Way(model, black, self.names, tuning)
+        self.way = Execution(model, black, self.names, tuning)
 
-    def found(
+    def mined(
         self,
         folder: Pictures,
         batch: int | None,
@@ -315,12 +315,12 @@ def _record(
 def _shapes(
     model: nn.Module, names: Sequence[str], blank: Float[Tensor, "1 c h w"]
 ) -> list[tuple[int, int, int]]:
-    found = []
+    result = []
     with Lens(model, names) as lens, torch.inference_mode():
         lens.reach(blank)
         for name in names:
             shape = tuple(lens[name].shape[1:])
             if len(shape) not in (1, 3):
                 raise ModelError("M506", name, f"puts out {shape}, which are no feature maps")
-            found.append((shape[0], *(shape[1:] or (1, 1))))
-    return found  # type: ignore[return-value]
+            result.append((shape[0], *(shape[1:] or (1, 1))))
+    return result  # type: ignore[return-value]

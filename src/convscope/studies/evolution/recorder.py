@@ -30,7 +30,7 @@ from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence, Evolution
 from convscope.records.topk import TopK
 from convscope.representations.deconvnet import deconvnet
-from convscope.representations.projections import ways_down
+from convscope.representations.projections import backward_paths
 from convscope.representations.topk import topk
 from convscope.run import PLAIN, Run, with_old_keywords
 from convscope.studies.evolution.responses import ranked, responses
@@ -207,7 +207,7 @@ class EvolutionRecorder:
     layer, drawn with `seed` when first called. epochs: at which to record (all when None); epoch 0
     is the untrained network. side: of a picture of the record in pixels. run: its progress is of
     the pass over the pictures at each of these epochs. The model is not touched, nor torch's random
-    numbers. Projections follow the rule that fits their layer, see `ways_down`.
+    numbers. Projections follow the rule that fits their layer, see `backward_paths`.
     """
 
     @with_old_keywords
@@ -358,7 +358,7 @@ class EvolutionRecorder:
             self.layers = tuple(feature_layers(model, empty))
         if not self._fields:
             self._fields = fields(model, self.preprocess.shape, self.layers)
-            ways = ways_down(model, blank(model, self.preprocess.shape), self.layers)
+            ways = backward_paths(model, blank(model, self.preprocess.shape), self.layers)
             self._rules = {layer: way.rules[0] for layer, way in ways.items()}
         if not self.units:
             self.units = self._drawn()

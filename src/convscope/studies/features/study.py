@@ -31,7 +31,13 @@ from convscope.records.features import COUNTS, LayerFeatures, Shown, random_maps
 from convscope.records.features import Pictures as PictureRecord
 from convscope.records.topk import TopK
 from convscope.representations.deconvnet import deconvnet
-from convscope.representations.projections import Choice, Projected, Way, projections, ways_down
+from convscope.representations.projections import (
+    BackwardPath,
+    Choice,
+    Projected,
+    backward_paths,
+    projections,
+)
 from convscope.representations.topk import topk
 from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, arguments
@@ -66,7 +72,7 @@ class Looking(NamedTuple):
     side: int
     """Largest side of a patch in pixels."""
     rule: Choice
-    ways: dict[str, Way]
+    ways: dict[str, BackwardPath]
     """Down from each layer."""
     overlap: Overlap
     other: Other
@@ -91,7 +97,7 @@ def mined(
     empty = blank(model, preprocess.shape)
     names = chosen_layers(model, layers, empty)
     # What the projections would raise at the end of a long search is raised before it.
-    ways = ways_down(model, empty, names, rule=rule, other=other)
+    ways = backward_paths(model, empty, names, rule=rule, other=other)
     for up in {rule for way in ways.values() for rule in way.rules}:
         last = [Unit(layer, 0) for layer in names[-1:]]
         deconvnet(model, empty, last, rule=up, overlap=overlap, other=other)
@@ -268,7 +274,7 @@ class _Layer:
 class _Drawing:
     """The projections of one layer by one rule, each map finished as soon as it is complete."""
 
-    def __init__(self, layer: _Layer, way: Way) -> None:
+    def __init__(self, layer: _Layer, way: BackwardPath) -> None:
         self._layer, self._way = layer, way
         maps = len(layer.image)
         self._waiting: dict[int, dict[int, tuple[float, Float16[np.ndarray, "s s 3"]]]] = {}
@@ -312,7 +318,7 @@ def _beside(shown: Shown) -> dict[str, Any]:
     return {"beside": fields.pop("rule")} | {f"beside_{name}": fields[name] for name in fields}
 
 
-def _why(rule: Choice, way: Way) -> str:
+def _why(rule: Choice, way: BackwardPath) -> str:
     if rule not in ("auto", "both"):
         return "as asked"
     if not way.rectifiers:
@@ -345,10 +351,10 @@ def features(
     """The k strongest pictures of every feature map, with patches and projections.
 
     folder: opened, or its name. layers: one or several; by default see `feature_layers`. side:
-    largest side of a patch in pixels. rule: how projections go down, see `ways_down`; "both" draws
-    either. overlap, other: see `BackwardRule`. tuning: what `tune` chose, for the pass over the
-    pictures. also: see `topk`. run: its progress is of that pass. The layers' features come one by
-    one, as each is asked for, so that only one layer is in memory.
+    largest side of a patch in pixels. rule: how projections go down, see `backward_paths`; "both"
+    draws either. overlap, other: see `BackwardRule`. tuning: what `tune` chose, for the pass
+    over the pictures. also: see `topk`. run: its progress is of that pass. The layers' features come one
+    by one, as each is asked for, so that only one layer is in memory.
 
     Raises UsageError U376 (a bare module), U377 (no folder), U401 (no tuning), and what `topk`,
     `fields` and `deconvnet` raise.

@@ -21,7 +21,7 @@ from convscope.pictures.pictures import Pictures
 from convscope.records.maps import Occlusion, lowest
 from convscope.records.topk import TopK
 from convscope.representations.deconvnet import deconvnet
-from convscope.representations.projections import ways_down
+from convscope.representations.projections import backward_paths
 from convscope.representations.topk import topk
 from convscope.run import Run
 from convscope.studies.explain.study import probabilities
@@ -148,7 +148,7 @@ class Projecting:
         """pictures: in the folder that is explained. Raises as `topk`."""
         black = blank(network.model, network.preprocess.shape)
         try:
-            (rule,) = ways_down(network.model, black, [layer])[layer].rules
+            (rule,) = backward_paths(network.model, black, [layer])[layer].rules
             deconvnet(network.model, black, [Unit(layer, 0)], rule=rule)
         except ModelError as fault:
             if not fault.code.startswith("M53") and fault.code != "M540":

@@ -15,7 +15,7 @@ from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network
 from convscope.network.provenance import recorded
 from convscope.records.embedding import Embedding
-from convscope.representations.embedding import Way, embedding
+from convscope.representations.embedding import VectorKind, embedding
 from convscope.representations.probe import (
     KINDS,
     STRENGTH,
@@ -43,7 +43,7 @@ def probes(
     test: int = TEST,
     folds: int = 5,
     kinds: Sequence[str] = ("svm", "softmax"),
-    vector: Way = "auto",
+    vector: VectorKind = "auto",
     cache: Path | str | None = None,
     run: Run = PLAIN,
     training: Progress | None = None,

@@ -22,7 +22,7 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_all, opened
 from convscope.pictures.pictures import Pictures
 from convscope.records.embedding import Embedding
-from convscope.representations.embedding import PIXELS, Way, default_layer, embedding
+from convscope.representations.embedding import PIXELS, VectorKind, default_layer, embedding
 from convscope.representations.neighbours import METRICS, Metric, nearest_vectors
 from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, Illustrated, arguments
@@ -47,7 +47,7 @@ def similar(
     *,
     k: int = 6,
     metric: Metric = "euclidean",
-    vector: Way = "auto",
+    vector: VectorKind = "auto",
     cache: Path | str | None = None,
     run: Run = PLAIN,
 ) -> Neighbours:
@@ -92,7 +92,7 @@ def duplicates(
     *,
     pixels_from: float = PIXELS_FROM,
     features_from: float = FEATURES_FROM,
-    vector: Way = "auto",
+    vector: VectorKind = "auto",
     cache: Path | str | None = None,
     run: Run = PLAIN,
 ) -> Duplicates:
@@ -127,7 +127,7 @@ def _features(
     queries: FolderLike,
     folder: FolderLike | None,
     layers: list[str],
-    vector: Way,
+    vector: VectorKind,
     cache: Path | str | None,
     run: Run,
 ) -> tuple[dict[str, Embedding], dict[str, Embedding], bool]:

@@ -19,7 +19,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
 from convscope.records.embedding import Embedding
-from convscope.representations.embedding import Way, default_layer, embedding
+from convscope.representations.embedding import VectorKind, default_layer, embedding
 from convscope.representations.predict import evaluate
 from convscope.representations.probe import (
     TEST,
@@ -54,7 +54,7 @@ def transfer(
     per_class: Sequence[int] = (1, 2, 3, 5, 7, 10, 15, 30),
     test: int = TEST,
     folds: int = 5,
-    vector: Way = "auto",
+    vector: VectorKind = "auto",
     without: Duplicates | None = None,
     scratch: Recipe | None = None,
     runs: Path | str | None = None,

@@ -18,7 +18,7 @@ from convscope.network.provenance import recorded
 from convscope.pictures.annotations import ABSENT, HARD, SHOWN, Lists, numbers_of, read_lists
 from convscope.pictures.opening import opened
 from convscope.records.embedding import Embedding
-from convscope.representations.embedding import Way, default_layer, embedding
+from convscope.representations.embedding import VectorKind, default_layer, embedding
 from convscope.representations.probe import average_precision, softmax, trained
 from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, arguments
@@ -38,7 +38,7 @@ def transfer_lists(
     judge: Lists,
     layer: Layer = None,
     *,
-    vector: Way = "auto",
+    vector: VectorKind = "auto",
     cache: Path | str | None = None,
     run: Run = PLAIN,
 ) -> ListTransfer:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError
-from convscope.representations.projections import projections, ways_down
+from convscope.representations.projections import backward_paths, projections
 from convscope.run import Run
 from convscope.trace.autograd import is_even
 from convscope.trace.backward.forward_pass import Neuron
@@ -84,21 +84,21 @@ RULES = {
 @pytest.mark.parametrize("case", RULES)
 def test_the_rule_follows_what_next_makes_maps_smaller(case):
     make, layers, rule = RULES[case]
-    ways = ways_down(make().eval(), pictures(1, 97, 97), layers)
+    ways = backward_paths(make().eval(), pictures(1, 97, 97), layers)
     assert {layer: way.rules for layer, way in ways.items()} == dict.fromkeys(layers, (rule,))
     beside = {"deconvnet": "guided", "guided": "deconvnet"}[rule]
-    both = ways_down(make().eval(), pictures(1, 97, 97), layers, rule="both")
+    both = backward_paths(make().eval(), pictures(1, 97, 97), layers, rule="both")
     assert {way.rules for way in both.values()} == {(rule, beside)}
 
 
 def test_strides_are_told_with_their_names_and_periods():
-    ways = ways_down(ResNet().eval(), pictures(1, 97, 97), ["0", "5.conv1", "6"])
+    ways = backward_paths(ResNet().eval(), pictures(1, 97, 97), ["0", "5.conv1", "6"])
     assert ways["0"].strides == ()
     told = [(each.layer, each.stride, each.period) for each in ways["5.conv1"].strides]
     assert told == [("0", (2, 2), (2, 2))]  # its own stride lays down one filter
     told = {(each.layer, each.kernel, each.period) for each in ways["6"].strides}
     assert told == {("0", (7, 7), (2, 2)), ("5.conv1", (3, 3), (8, 8)), ("5.short", (1, 1), (8, 8))}
-    even = {s.layer: s.is_even for s in ways_down(Mobile(), pictures(1), ["9"])["9"].strides}
+    even = {s.layer: s.is_even for s in backward_paths(Mobile(), pictures(1), ["9"])["9"].strides}
     assert even == {"0": False, "2": False, "7": True}
 
 
@@ -221,7 +221,7 @@ def test_marks_of_rectifiers_are_kept_as_bits():
 
 
 def test_a_rule_that_is_none_is_told():
-    for call in (lambda: ways_down(Tower(), pictures(1), ["0"], rule="guide"),
+    for call in (lambda: backward_paths(Tower(), pictures(1), ["0"], rule="guide"),
                  lambda: list(projections(Tower(), pictures(1), {}, rule="guide"))):  # fmt: skip
         with pytest.raises(ConvscopeError) as fault:
             call()
