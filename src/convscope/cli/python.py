@@ -39,9 +39,9 @@ def atlas(
 
     out: a new folder. k: pictures of each map. rule: of the projections, see `backward_paths`;
     "both" shows them by two. other: see `BackwardRule`. title: of the page; without,
-    made of the network's and the pictures' names. studies: folders that studies wrote, to be shown too.
-    run: its progress is of each of the steps, one after the other. Returns the path of index.html; pictures that were
-    left out or changed are listed beside it.
+    made of the network's and the pictures' names. studies: folders that studies wrote, to be shown
+    too. run: its progress is of each of the steps, one after the other. Returns the path of
+    index.html; pictures that were left out or changed are listed beside it.
 
     Raises what `features` and `evaluate` raise, OutputError O501 (something is there).
     """

@@ -353,8 +353,8 @@ def features(
     folder: opened, or its name. layers: one or several; by default see `feature_layers`. side:
     largest side of a patch in pixels. rule: how projections go down, see `backward_paths`; "both"
     draws either. overlap, other: see `BackwardRule`. tuning: what `tune` chose, for the pass
-    over the pictures. also: see `topk`. run: its progress is of that pass. The layers' features come one
-    by one, as each is asked for, so that only one layer is in memory.
+    over the pictures. also: see `topk`. run: its progress is of that pass. The layers' features
+    come one by one, as each is asked for, so that only one layer is in memory.
 
     Raises UsageError U376 (a bare module), U377 (no folder), U401 (no tuning), and what `topk`,
     `fields` and `deconvnet` raise.
