@@ -35,20 +35,19 @@ class Tally(NamedTuple):
         return self.loss / max(1.0, self.pictures), self.correct / max(1.0, self.pictures)
 
 
-ACCELERATORS: dict[str, Callable[[], Sequence[str]]] = {
-    "auto": lambda: [*_graphics(), "cpu"],
-    "cpu": lambda: ["cpu"],
-    "gpu": lambda: _graphics(),
-    "cuda": lambda: ["cuda"] if torch.cuda.is_available() else [],
-    "mps": lambda: ["mps"] if torch.backends.mps.is_available() else [],
+ACCELERATORS = {
+    "auto": ("cuda", "mps", "cpu"),
+    "cpu": ("cpu",),
+    "gpu": ("cuda", "mps"),
+    "cuda": ("cuda",),
+    "mps": ("mps",),
 }
-"""What may be named, and the kinds of device meant by it that this machine has."""
-
-
-def _graphics() -> list[str]:
-    return [*ACCELERATORS["cuda"](), *ACCELERATORS["mps"]()]
-
-
+"""What may be named, and the kinds of device meant by it, of which the first there is taken."""
+AVAILABLE: dict[str, Callable[[], bool]] = {
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+    "cpu": lambda: True,
+}
 LAUNCHED = ("LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK", "WORLD_SIZE")
 """Set by torchrun, and by us, for every process."""
 
@@ -73,7 +72,7 @@ class Processes:
         if accelerator not in ACCELERATORS:
             hint = nearest(accelerator, ACCELERATORS).replace("it has", "there are")
             raise UsageError("U378", accelerator, f"no such accelerator; {hint}")
-        kinds = ACCELERATORS[accelerator]()
+        kinds = [kind for kind in ACCELERATORS[accelerator] if AVAILABLE[kind]()]
         if not kinds:
             what = "this machine has none that torch can use"
             step = "pass --accelerator cpu, or auto"

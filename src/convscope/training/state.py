@@ -23,7 +23,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from convscope import __version__
 from convscope.errors import DataError, OutputError, UsageError
@@ -90,9 +91,6 @@ class RunHistory:
         ranks = [(row.val_accuracy, -row.val_loss) for row in self.rows]
         return ranks.index(max(ranks)) + 1 if ranks else 0
 
-    def extend(self, rows: Sequence[Sequence[float]]) -> None:
-        self.rows.extend(Row(*row) for row in rows)
-
     @property
     def best_accuracy(self) -> float:
         return self.rows[self.best_epoch - 1].val_accuracy
@@ -128,11 +126,51 @@ class Identity(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run is after `epoch` finished epochs."""
+    """What a run is after `epoch` finished epochs: enough to go on exactly from there."""
 
     epoch: int
     tensors: Mapping[str, Tensor]
+    """`model.NAME` and the like of each network, `optimiser.NUMBER.NAME`."""
     plain: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        epoch: int,
+        models: Mapping[str, nn.Module],
+        optimiser: Optimizer,
+        plain: Mapping[str, Any],
+    ) -> Checkpoint:
+        states: dict[str, Any] = {kind: model.state_dict() for kind, model in models.items()}
+        for number, memory in optimiser.state_dict()["state"].items():
+            states[f"optimiser.{number}"] = memory
+        tensors = {
+            f"{kind}.{name}": value
+            for kind, state in states.items()
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
+        return cls(epoch, tensors, plain)
+
+    def restore(self, models: Mapping[str, nn.Module], optimiser: Optimizer) -> None:
+        """Give networks and optimiser what they had. The optimiser gets each tensor in its weight's
+        own memory layout: to the last bit, another one takes another loop through the numbers."""
+        for kind, model in models.items():
+            model.load_state_dict(self._of(kind))
+        weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+        memory: dict[int, dict[str, Tensor]] = {}
+        for key, value in self._of("optimiser").items():
+            number, _, name = key.partition(".")
+            like = weights[int(number)]
+            fits = value.shape == like.shape
+            laid = torch.empty_like(like, dtype=value.dtype).copy_(value) if fits else value
+            memory.setdefault(int(number), {})[name] = laid
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": memory})
+
+    def _of(self, kind: str) -> dict[str, Tensor]:
+        start = f"{kind}."
+        tensors = self.tensors.items()
+        return {key.removeprefix(start): t for key, t in tensors if key.startswith(start)}
 
 
 class RunFolder:
@@ -210,6 +248,16 @@ class RunFolder:
     def kept(self, epoch: int) -> Path:
         """Where the weights after an epoch are kept; epoch 0 is the untrained network."""
         return self.path / KEPT / f"epoch-{epoch:03d}.safetensors"
+
+    def checkpoint(self, *, clean: bool) -> Checkpoint | None:
+        """The newest that is undamaged, if there is one. clean: remove what cannot be gone on from:
+        later ones, and folders half written."""
+        good = next(filter(None, map(_read_checkpoint, _checkpoints(self.path))), None)
+        last = 0 if good is None else good.epoch
+        late = [old for old in _checkpoints(self.path) if int(old.name.partition("-")[2]) > last]
+        for folder in [*(self.path / CHECKPOINTS).glob(".epoch-*"), *late] if clean else []:
+            shutil.rmtree(folder, ignore_errors=True)
+        return good
 
     def require_kept(self, keep: Collection[int], first: int) -> None:
         """Raise UsageError U385 if an epoch before `first` is to be kept, and was not."""
@@ -314,26 +362,16 @@ def save_checkpoint(run: Path, made: Checkpoint) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(run: Path) -> Checkpoint | None:
-    """The newest that is undamaged, if there is one."""
-    for folder in _checkpoints(run):
-        try:
-            index = parsed((folder / "state.json").read_text(encoding="utf-8"))
-            kept = index.pop("seal", None)  # those from before there was one have none
-            tensors = folder / "state.safetensors"
-            if kept in (None, seal(index)) and index["sha256"] == _sha256(tensors):
-                return Checkpoint(index["epoch"], load_file(tensors), index["plain"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
-            continue
+def _read_checkpoint(folder: Path) -> Checkpoint | None:
+    try:
+        index = parsed((folder / "state.json").read_text(encoding="utf-8"))
+        kept = index.pop("seal", None)  # those from before there was one have none
+        tensors = folder / "state.safetensors"
+        if kept in (None, seal(index)) and index["sha256"] == _sha256(tensors):
+            return Checkpoint(index["epoch"], load_file(tensors), index["plain"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        pass
     return None
-
-
-def drop_damaged(run: Path, good: Checkpoint | None) -> None:
-    """Remove what cannot be gone on from: checkpoints after the good one, half-written folders."""
-    last = 0 if good is None else good.epoch
-    late = [old for old in _checkpoints(run) if int(old.name.removeprefix("epoch-")) > last]
-    for folder in [*(run / CHECKPOINTS).glob(".epoch-*"), *late]:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _checkpoints(run: Path) -> list[Path]:
@@ -344,46 +382,3 @@ def _checkpoints(run: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's memory as `optimiser.NUMBER.NAME`."""
-    memory = optimiser.state_dict()["state"]
-    return {
-        f"optimiser.{number}.{name}": value
-        for number, entries in memory.items()
-        for name, value in entries.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give the optimiser its memory back, each tensor in its weight's own memory layout.
-
-    The layout matters to the last bit: another one takes another loop through the same numbers.
-    """
-    plain = optimiser.state_dict()
-    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-    memory: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        if kind == "optimiser":
-            number, _, name = rest.partition(".")
-            like = weights[int(number)]
-            fits = value.shape == like.shape
-            laid = torch.empty_like(like, dtype=value.dtype).copy_(value) if fits else value
-            memory.setdefault(int(number), {})[name] = laid
-    optimiser.load_state_dict({**plain, "state": memory})
-
-
-def model_tensors(prefix: str, model: nn.Module) -> dict[str, Tensor]:
-    """The model's state as `PREFIX.NAME`."""
-    return {f"{prefix}.{name}": value for name, value in model.state_dict().items()}
-
-
-def restore_model(prefix: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give the model its weights back."""
-    start = prefix + "."
-    model.load_state_dict(
-        {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
-    )

@@ -66,12 +66,6 @@ from convscope.training.state import (
     Row,
     RunFolder,
     RunHistory,
-    drop_damaged,
-    load_checkpoint,
-    model_tensors,
-    optimiser_tensors,
-    restore_model,
-    restore_optimiser,
 )
 
 EXTRA = ("tensorboard",)
@@ -262,10 +256,8 @@ class Trainer:
             lists = tables([training.report, validation.report])
             for name, content in ({"skipped.csv": table([])} | lists).items():
                 publish_file(run.path / name, content)
-        start = load_checkpoint(run.path)
+        start = run.checkpoint(clean=processes.first)
         run.require_kept(options.keep, 0 if start is None else start.epoch + 1)
-        if processes.first:
-            drop_damaged(run.path, start)
         self.first_epoch = self.epoch = 0 if start is None else start.epoch
         self.choice = run.choice()
         self._start(start)
@@ -299,19 +291,16 @@ class Trainer:
         self.model = _network(recipe, len(self.training.folder.classes))
         self.mean = running_mean(self.model, recipe.ema, done) if recipe.ema else None
         self.validated: nn.Module = self.mean.module if self.mean else self.model
-        if start is not None:
-            restore_model("model", self.model, start.tensors)
-            if self.mean is not None:
-                restore_model("average", self.validated, start.tensors)
+        self.models = {"model": self.model} | ({"average": self.validated} if self.mean else {})
         self.model.to(self.processes.device)
         self.validated.to(self.processes.device)
         self.optimiser = optimiser(self.model, recipe)
         self.schedule = schedule(self.optimiser, recipe, recipe.epochs * self.steps, done)
         self.history = RunHistory()
         if start is not None:
-            restore_optimiser(self.optimiser, start.tensors)
+            start.restore(self.models, self.optimiser)
             restore_plateau(self.schedule, recipe, start.plain["plateau"])
-            self.history.extend(start.plain["rows"])
+            self.history.rows += [Row(*row) for row in start.plain["rows"]]
 
     def train(self) -> None:
         """The epochs that are left."""
@@ -391,17 +380,11 @@ class Trainer:
             self.schedule.step(loss)
         self._observe(self.epoch + 1)
         if self.processes.first:
-            meta = self._metadata(self.epoch + 1)
-            self.run.commit(self.validated.state_dict(), meta, self.history, self._checkpoint())
+            epoch, meta = self.epoch + 1, self._metadata(self.epoch + 1)
+            plain = {"rows": self.history.rows, "plateau": plateau_state(self.schedule)}
+            checkpoint = Checkpoint.of(epoch, self.models, self.optimiser, plain)
+            self.run.commit(self.validated.state_dict(), meta, self.history, checkpoint)
         self._tell(self._standing("judged", self.steps))
-
-    def _checkpoint(self) -> Checkpoint:
-        """All that is needed to go on exactly from here."""
-        tensors = model_tensors("model", self.model) | optimiser_tensors(self.optimiser)
-        if self.mean is not None:
-            tensors |= model_tensors("average", self.validated)
-        plain = {"rows": self.history.rows, "plateau": plateau_state(self.schedule)}
-        return Checkpoint(self.epoch + 1, tensors, plain)
 
     def _metadata(self, epoch: int) -> dict[str, str]:
         """What the weights after an epoch say about themselves."""
