@@ -17,6 +17,8 @@ from convscope.network.provenance import of_module
 from convscope.network.weights.checkpoint import Checkpoint
 from convscope.texts import parsed
 
+KEY = "convscope"
+"""Of a checkpoint's metadata: its card."""
 ACTS_OTHERWISE = ("BatchNorm", "InstanceNorm", "Dropout", "DropPath", "StochasticDepth")
 """Kinds of modules that compute something else in train mode, by parts of their names."""
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -61,9 +63,6 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
             if getattr(model, "_compiled_call_impl", None) is not None:
                 wrappers.append("torch.compile")
             return model, tuple(wrappers)
-
-
-KEY = "convscope"
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,13 +22,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import BinaryIO
 
-from PIL import Image, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+from PIL import Image
 
 from convscope.pictures.decode.decode import NOTES, NOTHING_SEEN, Decoding, decode, is_flat
-from convscope.pictures.decode.formats import claimed, ending
+from convscope.pictures.decode.formats import claimed, ending, load_plugins
 from convscope.pictures.decode.limits import Fault, Limits, Part, read_file
 from convscope.pictures.framing import Framing
 
+load_plugins()
 REQUEST = struct.Struct("<cI")
 ANSWER = struct.Struct("<cII32sQI")
 SETUP, PATH, MEMBER = b"S", b"P", b"T"

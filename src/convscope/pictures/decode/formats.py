@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import NamedTuple
 
 from PIL import Image, ImageChops, UnidentifiedImageError
@@ -31,6 +32,8 @@ class Format:
     """(place, bytes) of which one is in a file of that format."""
     endings: tuple[bytes, ...] = ()
     """Of names; a format without any is known, and not read."""
+    plugin: str = ""
+    """Pillow's module, where Pillow itself does not load it first."""
     is_document: bool = False
     """Nobody puts such a file into a picture folder as a picture."""
     may_move: bool = False
@@ -59,6 +62,13 @@ def claimed(head: bytes) -> Format | None:
         if any(head.startswith(signature, place) for place, signature in known.signatures):
             return known
     return None
+
+
+def load_plugins() -> None:
+    """Pillow knows a format by name only when its module is there."""
+    for known in FORMATS:
+        if known.plugin:
+            import_module(f"PIL.{known.plugin}")
 
 
 def ending(path: bytes) -> bytes:
@@ -312,6 +322,7 @@ FORMATS = (
         "PNG",
         ((0, b"\x89PNG\r\n\x1a\n"),),
         (b".png", b".apng"),
+        "PngImagePlugin",
         may_move=True,
         may_be_deep=True,
         check=_png_check,
@@ -323,6 +334,7 @@ FORMATS = (
         "WEBP",
         ((8, b"WEBP"),),
         (b".webp",),
+        "WebPImagePlugin",
         may_move=True,
         canvas=_webp_canvas,
         cut_off=_webp_cut_off,
@@ -333,6 +345,7 @@ FORMATS = (
         "TIFF",
         ((0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+")),
         (b".tif", b".tiff"),
+        "TiffImagePlugin",
         may_move=True,
         may_be_deep=True,
         has_tags=True,
@@ -351,7 +364,7 @@ FORMATS = (
     Format("PGM", ((0, b"P5\n"),)),
     Format("PPM", ((0, b"P6\n"),)),
 )
-"""Those that are read have endings. To read another one, give it its endings here."""
+"""Those that are read have endings. To read another one, give it its endings (and its plugin)."""
 ENABLED = tuple(known.name for known in FORMATS if known.endings)
 ENDINGS = frozenset(end for known in FORMATS for end in known.endings)
 """A file with such a name is taken for a picture whatever it holds."""
