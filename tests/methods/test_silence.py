@@ -21,10 +21,9 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.records.table import lines
 from convscope.run import Run
-from convscope.studies.unit_ablation.figure import silence_figure
+from convscope.studies.unit_ablation.figure import silence_figure, silence_table
 from convscope.studies.unit_ablation.record import Silence
 from convscope.studies.unit_ablation.study import silence
-from convscope.studies.unit_ablation.table import silence_table
 from tests.nets import Spelled
 
 SIZE = (66, 58)

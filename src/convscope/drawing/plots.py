@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
-from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, shortened
+from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
 from convscope.errors import UsageError
 from convscope.records.predictions import Evaluation
 from convscope.records.series import Series
@@ -71,8 +71,8 @@ def training_curves(series: Series) -> Figure:
                 markersize=3,
                 label=name,
             )
-        axes.set_title(what.capitalize(), loc="left", fontsize=11, color=INK)
-        _quieten(axes)
+        dress(axes, what.capitalize(), "epoch", grid="y", size=10)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _percent(right)
     right.set_ylim(0, 1)
     if len(series.epochs):
@@ -129,16 +129,6 @@ def _mark_best(axes: Axes, epoch: int, accuracy: float) -> None:
         fontsize=9,
         color=VALIDATION,
     )
-
-
-def _quieten(axes: Axes) -> None:
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
-    axes.grid(axis="y", color="#e4e4e0", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel("epoch", color=SOFT)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(colors=SOFT, labelsize=9)
 
 
 def _percent(axes: Axes) -> None:

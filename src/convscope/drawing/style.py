@@ -107,8 +107,10 @@ def dress(
     """
     if title:
         axes.set_title(title, loc="left", fontsize=size + 1, color=INK, parse_math=False)
-    axes.set_xlabel(across, color=SOFT, fontsize=size)
-    axes.set_ylabel(up, color=SOFT, fontsize=size)
+    if across:
+        axes.set_xlabel(across, color=SOFT, fontsize=size)
+    if up:
+        axes.set_ylabel(up, color=SOFT, fontsize=size)
     axes.tick_params(colors=SOFT, labelsize=size)
     if grid:
         axes.grid(axis=grid, color="#e4e4e0", linewidth=0.8)

@@ -12,7 +12,7 @@ from jaxtyping import Float64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from convscope.drawing.style import INK, SOFT, shortened
+from convscope.drawing.style import INK, SOFT, dress, shortened
 from convscope.errors import printable
 from convscope.records.table import Part, Table
 from convscope.studies.base import Shown
@@ -151,11 +151,7 @@ def _draw(
             label=shortened(layer),
         )
     axes.set_xticks(places, [_plain(kind) for kind in record.kinds], fontsize=8)
-    axes.tick_params(colors=SOFT, labelsize=8)
-    axes.grid(axis="y", color="#e4e4e0", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
+    dress(axes, grid="y")
 
 
 def _p(value: float) -> str:

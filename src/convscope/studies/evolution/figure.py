@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convscope.drawing.style import INK, SOFT, dress, shortened
+from convscope.drawing.style import INK, SOFT, bare, dress, shortened
 from convscope.drawing.tiles import block
 from convscope.errors import printable
 from convscope.records.series import Convergence, Evolution
@@ -83,6 +83,7 @@ def _draw(axes: Axes, record: Evolution, members: Sequence[int], patches: bool) 
     each = 2 if patches else 1
     sheet = block(tiles, shape=(len(members) * each, epochs), gap=GAP)
     axes.imshow(sheet, interpolation="none", aspect="auto")
+    bare(axes)
     names = [record.units[member].rpartition(":")[2] for member in members]
     middle = (each * pitch - GAP) / 2
     axes.set_yticks([row * each * pitch + middle for row in range(len(members))], names)
@@ -91,8 +92,6 @@ def _draw(axes: Axes, record: Evolution, members: Sequence[int], patches: bool) 
     for number, label in enumerate(axes.get_xticklabels()):
         label.set_visible(number % every == 0)
     axes.tick_params(length=0, pad=2, labelsize=7, colors=SOFT)
-    for edge in axes.spines.values():
-        edge.set_visible(False)
     jumped = record.image[members][:, 1:] != record.image[members][:, :-1]
     row, column = np.nonzero(jumped)
     axes.plot(

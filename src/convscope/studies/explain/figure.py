@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from convscope.drawing.maps import drawn, legend
-from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, shortened
+from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
 from convscope.records.faithfulness import Faithfulness
 from convscope.studies.explain.record import Explanation
 from convscope.studies.explain.table import TITLES, verdict
@@ -192,10 +192,9 @@ def _curves(axes: Axes, test: Faithfulness) -> None:
         axes.set_ylim(0, max(1e-6, float(max(test.deletion.max(), test.insertion.max()))) * 1.08)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 1], ["0", "all"])
-    axes.tick_params(labelsize=6, length=2, colors=SOFT, pad=1)
+    dress(axes, size=6)
+    axes.tick_params(length=2, pad=1)
     axes.yaxis.set_major_locator(MaxNLocator(2))
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
     if not test.is_known:
         axes.text(0.5, 0.5, "could not be tested", fontsize=6.2, color=SOFT, ha="center")
         return

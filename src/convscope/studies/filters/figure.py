@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from convscope.drawing.style import INK, SOFT, shortened
+from convscope.drawing.style import INK, SOFT, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.filters import Options
 from convscope.studies.filters.record import Filters
@@ -114,12 +114,9 @@ def _draw_transfer(axes: Axes, record: Filters) -> None:
     frame = Rectangle((-across, -down), 2 * across, 2 * down, fill=False, edgecolor="white")
     frame.set_linewidth(1.8)
     axes.add_patch(frame)
-    axes.set_xlabel("cycles a pixel across", fontsize=8, color=SOFT)
-    axes.set_ylabel("down", fontsize=8, color=SOFT)
-    axes.tick_params(colors=SOFT, labelsize=7.5)
-    told = f"outside the frame it is folded: {record.folded:.0%} of the energy"
-    title = f"answer to gratings;\n{told}"
-    axes.set_title(title, fontsize=8, color=INK, loc="left")
+    outside = f"outside the frame it is folded: {record.folded:.0%} of the energy"
+    title = f"answer to gratings;\n{outside}"
+    dress(axes, title, "cycles a pixel across", "down", size=7.5, without=())
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.75)
     bar.ax.tick_params(colors=SOFT, labelsize=7)
     bar.set_label("amplitude", fontsize=7, color=SOFT)
@@ -132,12 +129,9 @@ def _draw_bands(axes: Axes, record: Filters) -> None:
     axes.set_xticks(range(3), BANDS, fontsize=8)
     axes.set_ylim(0, 1.15)
     axes.set_yticks([])
-    axes.tick_params(colors=SOFT, length=0)
-    axes.set_title(
-        "filters by their strongest frequency, in cycles a pixel", fontsize=8, color=INK, loc="left"
-    )
-    for edge in ("top", "right", "left"):
-        axes.spines[edge].set_visible(False)
+    axes.tick_params(length=0)
+    title = "filters by their strongest frequency, in cycles a pixel"
+    dress(axes, title, size=7, without=("top", "right", "left"))
 
 
 def show(records: Mapping[str, Filters], _: Options) -> Shown:

@@ -14,10 +14,10 @@ from jaxtyping import Float64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convscope.drawing.style import INK, SOFT, shortened
+from convscope.drawing.style import INK, SOFT, bare, dress, shortened
 from convscope.errors import printable
 from convscope.records.faithfulness import interval
-from convscope.records.table import Part, Table
+from convscope.records.table import Part, Table, give_or_take
 from convscope.studies.base import Shown
 from convscope.studies.invariance import Options
 from convscope.studies.invariance.record import Invariance
@@ -87,9 +87,9 @@ def invariance_table(record: Invariance, *, beside: bool = False) -> list[Part]:
         ]
         for layer in range(len(record.layers)):
             apart = record.distance[:, layer]
-            cells.append(_told(record.area(record.normalised[:, layer], number)))
+            cells.append(give_or_take(record.area(record.normalised[:, layer], number)))
             cells += [f"{record.area(apart, number).mean():.4g}", f"{apart[:, steps].max():.4g}"]
-        cells.append(_told(record.area(record.probability.astype(np.float64), number)))
+        cells.append(give_or_take(record.area(record.probability.astype(np.float64), number)))
         cells.append(f"{record.kept(number).mean():.0%}")
         paper = PAPER.get(name)
         ends = "" if paper is None else f"layer 1 to {paper[0]:g}, layer 7 to {paper[1]:g}"
@@ -98,27 +98,21 @@ def invariance_table(record: Invariance, *, beside: bool = False) -> list[Part]:
     return [Table.of(head, rows), f"Border: {record.border}."]
 
 
-def _told(values: Float64[np.ndarray, "pictures"]) -> str:
-    return f"{values.mean():.3f} ± {values.std():.3f}"
-
-
 def _draw_examples(axes: Axes, record: Invariance, change: int) -> None:
     axes.imshow(_montage(record.examples[:, change]), interpolation="antialiased")
     steps = record.at(change)
     three = record.amount[steps[[0, len(steps) // 2, -1]]]
     side = record.examples.shape[3] + GAP
     places = [side * place + side / 2 for place in range(3)]
-    axes.set_xticks(places, [f"{amount:g}" for amount in three], fontsize=7, color=SOFT)
-    axes.set_yticks([])
-    axes.tick_params(length=0)
     for row in range(len(record.examples)):
         axes.plot(
             [-7, -7], [row * side + 2, (row + 1) * side - GAP - 2], color=_colour(record, row)
         )
         axes.lines[-1].set(linewidth=3, clip_on=False, solid_capstyle="butt")
     axes.set_xlim(-10, 3 * side - GAP)
-    for edge in axes.spines.values():
-        edge.set_visible(False)
+    bare(axes)
+    axes.set_xticks(places, [f"{amount:g}" for amount in three], fontsize=7, color=SOFT)
+    axes.tick_params(length=0)
 
 
 def _montage(examples: UInt8[np.ndarray, "shown 3 s s 3"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -150,11 +144,7 @@ def _draw_curves(
             low, high = [m.low for m in mean], [m.high for m in mean]
             axes.fill_between(amounts, low, high, color=INK, alpha=0.2, linewidth=0)
     axes.set_xlim(amounts[0], amounts[-1] if amounts[-1] > amounts[0] else amounts[0] + 1)
-    axes.tick_params(colors=SOFT, labelsize=7.5)
-    axes.grid(color="#e8e8e4", linewidth=0.7)
-    axes.set_axisbelow(True)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
+    dress(axes, grid="both", size=7.5)
 
 
 def _colour(record: Invariance, number: int) -> str:

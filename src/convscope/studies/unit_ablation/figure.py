@@ -11,11 +11,12 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, shortened
+from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
+from convscope.errors import printable
+from convscope.records.table import Part, Table
 from convscope.studies.base import Shown
 from convscope.studies.unit_ablation import Options
 from convscope.studies.unit_ablation.record import Silence
-from convscope.studies.unit_ablation.table import silence_table
 
 FIRST = 12
 """Maps that are named."""
@@ -50,7 +51,7 @@ def _sorted(axes: Axes, record: Silence, layer: int) -> None:
     axes.scatter(rank[sure], rise[sure], 9, color=VALIDATION, zorder=3)
     axes.axhline(0, color=INK, linewidth=0.7)
     title = f"{shortened(record.layers[layer])}: {sure.sum()} of {len(places)} maps beyond chance"
-    _dress(axes, title, "maps, sorted", "rise of −ln p(true)")
+    dress(axes, title, "maps, sorted", "rise of −ln p(true)", grid="y")
 
 
 def _by_class(axes: Axes, record: Silence, layer: int) -> None:
@@ -67,8 +68,7 @@ def _by_class(axes: Axes, record: Silence, layer: int) -> None:
     axes.set_yticks(range(len(places)), [str(record.map[place]) for place in places])
     names = [shortened(name) for name in record.classes]
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", parse_math=False)
-    _dress(axes, "rise by class", "", "map")
-    axes.grid(visible=False)
+    dress(axes, "rise by class", "", "map")
     axes.tick_params(length=0)
 
 
@@ -94,18 +94,53 @@ def _first(axes: Axes, record: Silence, layer: int) -> None:
     axes.set_yticks(rows, [str(record.map[place]) for place in places])
     axes.set_ylim(len(places) - 0.5, -0.5)
     axes.set_xlim(left=min(0, axes.get_xlim()[0]))
-    _dress(axes, "first maps; pictures lost, gained", "rise of −ln p(true)", "map")
+    title = "first maps; pictures lost, gained"
+    dress(axes, title, "rise of −ln p(true)", "map", grid="y")
 
 
-def _dress(axes: Axes, title: str, across: str, up: str) -> None:
-    axes.set_title(title, loc="left", fontsize=9, color=INK, parse_math=False)
-    axes.set_xlabel(across, color=SOFT, fontsize=8)
-    axes.set_ylabel(up, color=SOFT, fontsize=8)
-    axes.grid(axis="y", color="#e4e4e0", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=SOFT, labelsize=8)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
+def silence_table(record: Silence, first: int = 10) -> list[Part]:
+    """A table for each layer: the maps that matter most, and how sure it is."""
+    parts: list[Part] = [
+        f"{record.pictures:,} pictures, all maps there: {record.base_accuracy:.1%} right, "
+        f"−ln p(true) {record.base_loss:.3f}, p(true) {record.base_probability:.3f}; a map is "
+        f"silenced to {FILLS[record.fill]}.",
+    ]
+    for layer in range(len(record.layers)):
+        parts += _layer_table(record, layer, first)
+    parts += [
+        "",
+        "± is the standard error over pictures; p an exact sign test on pictures lost and gained, "
+        "for one map alone: of 100 maps without effect 5 have p below 0.05.",
+    ]
+    return parts
+
+
+FILLS = {"zero": "zero", "mean": "its mean"}
+
+
+def _layer_table(record: Silence, layer: int, first: int) -> list[Part]:
+    places, sure = record.own(layer), record.beyond_chance(layer)
+    idle = int((record.changed[places] == 0).sum())
+    head = (
+        f"{printable(record.layers[layer])}: {len(places)} maps, {len(sure)} matter beyond chance, "
+        f"{idle} change nothing; without one map between {record.accuracy[places].min():.1%} and "
+        f"{record.accuracy[places].max():.1%} right"
+    )
+    rows = []
+    for place in places[:first]:
+        own = record.by_class[place]
+        name, most = printable(record.classes[int(own.argmax())]), own.max()
+        cells = (
+            str(record.map[place]),
+            f"{record.rise[place]:+.3f} ± {record.noise[place]:.3f}",
+            f"{record.accuracy[place]:.1%}",
+            f"−{record.lost[place]} +{record.gained[place]}",
+            f"{record.p[place]:.2g}",
+            f"{name} ({most:+.2f})" if most > 0 else "",
+        )
+        rows.append(cells)
+    columns = ("map", "rise of −ln p", "right", "lost, gained", "p", "most for")
+    return [Table.of(columns, rows, head)]
 
 
 def show(record: Silence, options: Options) -> Shown:
