@@ -13,6 +13,8 @@ import torch
 
 from convscope.network.weights.checkpoint import read_weights
 from convscope.pictures.pictures import Pictures
+from convscope.training import processes
+from convscope.training.processes import Processes
 from convscope.training.recipe import to_toml
 from convscope.training.trainer import train
 from tests.training.conftest import TINY
@@ -67,3 +69,33 @@ def test_two_processes_end_with_the_weights_of_one(
         for run in ("one", "two")
     ]
     assert rows[0] == rows[1]
+
+
+def test_processes_that_cannot_join_are_ended_and_leave_no_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[dict[str, str]] = []
+    ended: list[bool] = []
+
+    class Started:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            started.append(dict(env))
+
+        def wait(self) -> None: ...
+
+        def terminate(self) -> None:
+            ended.append(True)
+
+    def unreachable(backend: str) -> None:
+        raise ConnectionError(backend)
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Started)
+    monkeypatch.setattr(processes.distributed, "init_process_group", unreachable)
+    before = dict(os.environ)
+    with pytest.raises(ConnectionError, match="gloo"), Processes.of(14, 2, 1, "cpu").joined():
+        pass
+    assert [(env["RANK"], env["WORLD_SIZE"]) for env in started] == [("1", "2")]
+    assert ended == [True]
+    assert {name: os.environ.get(name) for name in processes.LAUNCHED} == {
+        name: before.get(name) for name in processes.LAUNCHED
+    }

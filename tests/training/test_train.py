@@ -116,6 +116,17 @@ def test_a_folder_with_other_things_in_it_is_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("damage", ["", "[1]", '{"schema": 1, "recipe": {}}', '{"schema": 99}'])
+def test_a_run_that_cannot_be_read_is_told_and_left_alone(
+    damage: str, training: Pictures, validation: Pictures, tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(damage)
+    with pytest.raises(OutputError, match=r"run\.json: was written by a newer") as caught:
+        train(TINY, training, validation, tmp_path)
+    assert caught.value.code == "O512"
+    assert (tmp_path / "run.json").read_text() == damage
+
+
 def test_observers_see_the_network_at_rest_before_training_and_after_each_epoch(
     training: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
