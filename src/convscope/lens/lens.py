@@ -199,7 +199,7 @@ def only_scores(output: Any) -> Float[Tensor, "b classes"]:
 
 
 def run_with_hooks(
-    model: nn.Module, images: Tensor, see: Callable[[nn.Module, Tensor], T]
+    model: nn.Module | ShadowModel, images: Tensor, see: Callable[[nn.Module, Tensor], T]
 ) -> tuple[list[tuple[str, T]], Any]:
     """Run the network once without gradients and let `see` look at what each module puts out.
 
@@ -208,7 +208,7 @@ def run_with_hooks(
     a block comes after its parts. A module that runs several times is named `relu#1`, `relu#2`.
     Returns the list and the network's output.
     """
-    shadow = ShadowModel(model)
+    shadow = model if isinstance(model, ShadowModel) else ShadowModel(model)
     seen: list[tuple[str, T]] = []
 
     def tap(name: str, module: nn.Module, output: Any) -> None:

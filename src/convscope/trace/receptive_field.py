@@ -81,16 +81,16 @@ def fields(
         if call_of(layer)[0] not in shadow.modules:
             known = nearest(layer, shadow.names)
             raise ModelError("M500", layer, f"no such layer in the model; {known}")
-    known_fields = _checked(shadow.model, size, _traced(shadow.model, size))
+    known_fields = _checked(shadow, size, _traced(shadow, size))
     return known_fields if layers is None else _chosen(shadow, known_fields, layers)
 
 
-def _traced(model: nn.Module, size: tuple[int, int, int]) -> dict[str, ReceptiveField]:
-    picture = _blank(model, size)
-    mode = Reading(picture, tensors_of(model))
+def _traced(shadow: ShadowModel, size: tuple[int, int, int]) -> dict[str, ReceptiveField]:
+    picture = _blank(shadow.model, size)
+    mode = Reading(picture, tensors_of(shadow.model))
     with mode:
         calls, _ = run_with_hooks(
-            model, picture, lambda _, output: _field(output, *mode.spans(output), size[1:])
+            shadow, picture, lambda _, output: _field(output, *mode.spans(output), size[1:])
         )
     return dict(calls)
 
@@ -153,13 +153,13 @@ def _axis(span: Span, extent: int) -> tuple[Affine, tuple[Interval, ...]]:
 
 
 def _checked(
-    model: nn.Module, size: tuple[int, int, int], known: dict[str, ReceptiveField]
+    shadow: ShadowModel, size: tuple[int, int, int], known: dict[str, ReceptiveField]
 ) -> dict[str, ReceptiveField]:
     """Make a few pixels NaN: a layer where that shows outside our claim sees the whole picture."""
     height, width = size[1:]
     for down, across in ((0.5, 0.5), (0.0, 0.26), (0.37, 1.0), (1.0, 0.71)):
         row, column = round(down * (height - 1)), round(across * (width - 1))
-        picture = _blank(model, size)
+        picture = _blank(shadow.model, size)
         picture[:, :, row, column] = float("nan")
         fields = iter(known.values())
 
@@ -170,7 +170,7 @@ def _checked(
 
         # cuDNN may choose an algorithm (Winograd, FFT) that lets a NaN seep into its neighbours.
         with torch.backends.cudnn.flags(enabled=False):
-            known = dict(run_with_hooks(model, picture, compare)[0])
+            known = dict(run_with_hooks(shadow, picture, compare)[0])
     return known
 
 

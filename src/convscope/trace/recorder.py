@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens, only_scores
 from convscope.lens.taps import tensors_in
-from convscope.lens.twin import ShadowModel
+from convscope.lens.twin import MODULES_OWN, ShadowModel
 from convscope.torch_private import tree_leaves, tree_map_only, version
 from convscope.trace.operations import Operation, in_place, operation_of
 
@@ -346,7 +346,11 @@ def _storage(tensor: Tensor) -> int:
 
 def tensors_of(model: nn.Module) -> list[Tensor]:
     """All that a network has of its own: weights, buffers, and tensors that modules hold."""
-    return [tensor for module in model.modules() for tensor in tensors_in(vars(module))]
+    own = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        held = {key: value for key, value in vars(module).items() if key not in MODULES_OWN}
+        own += tensors_in(held)
+    return own
 
 
 def record_calls(
