@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from convscope.pictures.pictures import Picture, Pictures
     from convscope.records.predictions import Evaluation
     from convscope.representations.predict import Judge
-    from convscope.representations.projections import Choice
-    from convscope.trace.backward_rule import Other
 
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -71,19 +69,15 @@ def atlas(
     studies = [read_study(each) for each in options.study or ()]
     network = opening.network(model)
     with reading.open(pictures) as folder, new_study(options.out) as place:
-        make_atlas(
-            network,
-            folder,
-            place,
-            layers=options.layers.split(",") if options.layers else None,
-            k=options.top,
-            rule=sending.rule,
-            other=sending.other,
-            tuning=chosen(network, options.tune),
-            bars=progress,
-            studies=studies,
-            title=options.title,
-        )
+        mining = {
+            "layers": options.layers.split(",") if options.layers else None,
+            "k": options.top,
+            "rule": sending.rule,
+            "other": sending.other,
+            "tuning": chosen(network, options.tune),
+        }
+        title = options.title
+        make_atlas(network, folder, place, progress, mining, title=title, studies=studies)
     page = options.out / "index.html"
     tell(page)
     if options.open_page:
@@ -94,20 +88,16 @@ def make_atlas(
     network: Network,
     folder: Pictures,
     out: Path,
-    *,
-    layers: Sequence[str] | None = None,
-    k: int = 9,
-    rule: str = "auto",
-    other: str = "refuse",
-    tuning: Tuning | None = None,
     bars: Bars,
+    mining: Mapping[str, Any],
+    *,
     judged: Evaluation | None = None,
     title: str = "",
     **more: Any,
 ) -> Path:
     """Mine, project and write the pages; return the path of index.html.
 
-    rule, other: see `features`. judged: the network's accuracy on the folder, for the model card;
+    mining: options of `features`. judged: the network's accuracy on the folder, for the model card;
     measured here where the folder's classes are the network's. more: `training`, `evolution` and
     `occlusion` records, and `studies`.
     """
@@ -116,34 +106,19 @@ def make_atlas(
     from convscope.studies.features.study import features
 
     table = layer_table(network.model, network.preprocess.shape)
-    judge = None if judged is not None else _judge(network, folder, tuning)
+    judge = None if judged is not None else _judge(network, folder, mining.get("tuning"))
     with bars("strongest pictures") as tick:
-        _, pictures, projected = features(
-            network,
-            folder,
-            layers,
-            k=k,
-            rule=cast("Choice", rule),
-            other=cast("Other", other),
-            tuning=tuning,
-            also=judge,
-            run=Run(progress=tick),
-        )
+        run = Run(progress=tick)
+        _, pictures, projected = features(network, folder, **mining, also=judge, run=run)
     if judge is not None:
         judged, network = judge.told(network)
     accuracy = (judged.top1, judged.top5) if judged is not None else ()
     card = model_card(network, table, *accuracy)
+    total = len(mining.get("layers") or ()) or sum(kind == "Conv2d" for kind in table.kind)
     with bars("projections and pages") as tick:
-        total = len(layers) if layers else sum(kind == "Conv2d" for kind in table.kind)
-        return write_atlas(
-            out,
-            card,
-            table,
-            pictures,
-            _counted(projected, total, tick),
-            title=title or _title(network, folder),
-            **more,
-        )
+        layers = _counted(projected, total, tick)
+        title = title or _title(network, folder)
+        return write_atlas(out, card, table, pictures, layers, title=title, **more)
 
 
 class _Spared:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -165,16 +165,12 @@ def _learning(out: Path) -> LearningNetwork:
         )
         say(told)
         if not (out / "atlas" / "index.html").exists():
-            make_atlas(
-                network,
-                judging,
-                out / "atlas",
-                bars=progress,
-                judged=judged,
-                training=result.series,
-                evolution=evolution,
-                occlusion=[_explained(network, judging, judged)],
-            )
+            more: dict[str, Any] = {
+                "training": result.series,
+                "evolution": evolution,
+                "occlusion": [_explained(network, judging, judged)],
+            }
+            make_atlas(network, judging, out / "atlas", progress, {}, judged=judged, **more)
     return LearningNetwork(told, evolution, "atlas/index.html")
 
 

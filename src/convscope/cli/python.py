@@ -53,20 +53,10 @@ def atlas(
     def bars(_: str) -> Iterator[Progress]:
         yield run.progress or (lambda *_: None)
 
+    wanted = [layers] if isinstance(layers, str) else layers
+    mining = {"layers": wanted, "k": k, "rule": rule, "other": other, "tuning": tuning}
     with opened(pictures) as folder:
-        page = make_atlas(
-            network,
-            folder,
-            place,
-            layers=[layers] if isinstance(layers, str) else layers,
-            k=k,
-            rule=rule,
-            other=other,
-            title=title,
-            tuning=tuning,
-            bars=bars,
-            studies=told,
-        )
+        page = make_atlas(network, folder, place, bars, mining, title=title, studies=told)
         if folder.skipped:
             folder.write_skipped(place / "skipped.csv")
         if folder.changes:

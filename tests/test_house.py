@@ -1,0 +1,62 @@
+"""Can a stranger live here? Sizes of the house, and how its front door is used."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "convscope"
+MODULES = sorted(SOURCE.rglob("*.py"))
+LINES, FILES = 48_000, 330
+"""More than there are; to be lowered as the house gets smaller, never raised."""
+LONGEST_FUNCTION, LONGEST_FILE, BEFORE_THE_STAR = 40, 600, 6
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def test_the_house_does_not_grow() -> None:
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES)
+    assert lines <= LINES, "find what can go before adding more"
+    assert len(MODULES) <= FILES, "look for a file that has room"
+
+
+def test_no_file_and_no_function_is_too_long_to_read() -> None:
+    long = [
+        f"{path.relative_to(SOURCE)}: {len(path.read_text(encoding='utf-8').splitlines())}"
+        for path in MODULES
+        if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST_FILE
+    ]
+    long += [
+        f"{path.relative_to(SOURCE)}: {node.name} {node.end_lineno - node.lineno + 1}"
+        for path in MODULES
+        for node in functions(path)
+        if node.end_lineno is not None and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert long == []
+
+
+def test_no_function_takes_more_than_six_parameters_before_the_star() -> None:
+    many = [
+        f"{path.relative_to(SOURCE)}: {node.name}"
+        for path in MODULES
+        for node in functions(path)
+        if len(
+            [a for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in {"self", "cls"}]
+        )
+        > BEFORE_THE_STAR
+    ]
+    assert many == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_imports_from_a_deep_path(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"^\s*(?:from|import) convscope\.\w+\.\w.*$", text, re.MULTILINE) == []
