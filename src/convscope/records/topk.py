@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
@@ -102,17 +102,13 @@ class TopK(Record):
         both = {name: np.take_along_axis(table, order, axis=1) for name, table in both.items()}
         # Copies sink to the end, all but the strongest.
         last = np.argsort(copies(both["content"], both["image"]), axis=1, kind="stable")
-        kept = {
+        kept: dict[str, Any] = {
             name: np.take_along_axis(table, last, axis=1)[:, : self.k]
             for name, table in both.items()
         }
         return dataclasses.replace(
             self,
-            value=kept["value"],
-            image=kept["image"],
-            row=kept["row"],
-            column=kept["column"],
-            content=kept["content"],
+            **kept,
             active=self.active + other.active,
             invalid=self.invalid + other.invalid,
             seen=self.seen + other.seen,
