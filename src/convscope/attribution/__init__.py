@@ -1,6 +1,7 @@
 """Attribution maps: what in a picture speaks for a class. CAMs, gradients, occlusion, your own."""
 
 from convscope.attribution.formulas import CAMS
+from convscope.attribution.formulas import table as cam_table
 from convscope.attribution.gradients import METHODS as GRADIENTS
 from convscope.attribution.layer import default_layer
 from convscope.attribution.occlusion import occlusion, occlusion_map, occlusions
@@ -11,6 +12,7 @@ __all__ = [
     "GRADIENTS",
     "METHODS",
     "attribute",
+    "cam_table",
     "chosen",
     "default_layer",
     "occlusion",

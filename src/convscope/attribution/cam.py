@@ -70,6 +70,12 @@ class Definition:
     """Its name in print."""
     variants: Mapping[str, Formula]
     """The authors' formula first; its docstring is that of the method."""
+    weight: str = ""
+    """Of the docs' table: what a map is weighed by, or what the result is made of."""
+    source: str = ""
+    runs: str = "1"
+    gradient: bool = True
+    """Whether it needs one."""
     fuse: Fuse = mean_of_maxima
     fusion: str = "mean of the maps, each divided by its maximum"
     takes_layers: bool = True

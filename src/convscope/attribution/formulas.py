@@ -5,9 +5,10 @@ g = ∂y/∂A. Each formula takes a forward pass and a layer's name and gives th
 the layer's own size. Each is by its authors' definition; a library's different habit is a variant
 by name. Nothing is scaled, except by the variant pytorch-grad-cam, which does as that library does.
 
-To add a CAM: its formula here, whose docstring becomes the method's and names the source, one
-entry in `CAMS` below, and a test that computes it another way (`tests/oracles`). Its function, its
-name in commands and pages and its row in the docs follow from the entry.
+To add a CAM: its formula here, whose docstring becomes the method's and names the source; one entry
+in `CAMS` below; and a test in `tests/methods/test_cam.py` that computes it in another way (see
+`tests/oracles/cam.py`). Its function, its name in `attribute`, in commands, pages and checks, and
+its row in docs/cam.md follow from the entry.
 """
 
 from __future__ import annotations
@@ -24,15 +25,8 @@ from convscope.attribution import ablationcam as ablation
 from convscope.attribution import fullgrad as biases
 from convscope.attribution import scorecam as masks
 from convscope.attribution.base import AUTHORS, ForwardPass, Method
-from convscope.attribution.cam import (
-    PGC,
-    Definition,
-    Enlarge,
-    Map,
-    method,
-    to_one,
-    weighted,
-)
+from convscope.attribution.cam import PGC, Definition, Enlarge, Map, method, to_one, weighted
+from convscope.records.table import Table
 
 CANCELLED = 1e-3
 """|ΣA_k| below this part of Σ|A_k| means that XGrad-CAM divides by what is left of a difference."""
@@ -198,14 +192,25 @@ def _principal(
 
 
 CAMS: Mapping[str, Definition] = {
-    "gradcam": Definition("Grad-CAM", {AUTHORS: gradcam, PGC: gradcam}),
+    "gradcam": Definition(
+        "Grad-CAM",
+        {AUTHORS: gradcam, PGC: gradcam},
+        "w_k = mean of g over the positions",
+        "Selvaraju et al. 2017",
+    ),
     "gradcam++": Definition(
         "Grad-CAM++",
         {AUTHORS: gradcam_plus_plus, PGC: gradcam_plus_plus_of_pgc},
+        "α = g² / (2g² + (ΣA_k) g³), normalised where g > 0; w_k = Σ α ReLU(g)",
+        "Chattopadhyay et al. 2018",
         epsilon={PGC: 1e-6},
     ),
     "xgradcam": Definition(
-        "XGrad-CAM", {AUTHORS: xgradcam, PGC: xgradcam_of_pgc}, epsilon={PGC: 1e-7}
+        "XGrad-CAM",
+        {AUTHORS: xgradcam, PGC: xgradcam_of_pgc},
+        "w_k = Σ (A_k / ΣA_k) g",
+        "Fu et al. 2020",
+        epsilon={PGC: 1e-7},
     ),
     "ablationcam": Definition(
         "Ablation-CAM",
@@ -214,30 +219,52 @@ CAMS: Mapping[str, Definition] = {
             "slope": partial(ablation.by_ablation, weigh=ablation.slope),
             PGC: partial(ablation.by_ablation, weigh=ablation.plain),
         },
+        "w_k = (y − y_k) / y, y_k without map k",
+        "Desai and Ramaswamy 2020",
+        runs="1 and a bit, see below",
+        gradient=False,
     ),
     "scorecam": Definition(
         "Score-CAM",
         {
             AUTHORS: scorecam,
             **{
-                name: partial(masks.by_masks, way=way)
-                for name, way in masks.WAYS.items()
-                if name != AUTHORS
+                name: partial(masks.by_masks, way=masks.WAYS[name])
+                for name in ("paper", "softmax", PGC)
             },
         },
+        "w_k = probability if only what map k lights up is seen",
+        "Wang et al. 2020",
+        runs="one a map",
+        gradient=False,
         epsilon={PGC: masks.WAYS[PGC].epsilon},
     ),
-    "eigencam": Definition("Eigen-CAM", {AUTHORS: eigencam, PGC: eigencam_of_pgc}),
-    "eigengradcam": Definition("EigenGrad-CAM", {AUTHORS: eigengradcam, PGC: eigengradcam}),
+    "eigencam": Definition(
+        "Eigen-CAM",
+        {AUTHORS: eigencam, PGC: eigencam_of_pgc},
+        "activations times their first singular vector; of no class",
+        "Muhammad and Yeasin 2020",
+        gradient=False,
+    ),
+    "eigengradcam": Definition(
+        "EigenGrad-CAM",
+        {AUTHORS: eigengradcam, PGC: eigengradcam},
+        "first principal component of g∘A",
+        "no paper; pytorch-grad-cam",
+    ),
     "layercam": Definition(
         "LayerCAM",
         {AUTHORS: layercam, PGC: layercam},
+        "w = ReLU(g), place by place",
+        "Jiang et al. 2021",
         fuse=layercam_fused,
         fusion="tanh(2 M / max M) of the shallow layers, then the maximum",
     ),
     "fullgrad": Definition(
         "FullGrad",
         {AUTHORS: fullgrad, PGC: fullgrad_of_pgc},
+        "|∇f∘x| and every layer's |bias-gradients|, enlarged and added",
+        "Srinivas and Fleuret 2019",
         takes_layers=False,
         epsilon={PGC: 1e-7},
     ),
@@ -246,3 +273,13 @@ CAMS: Mapping[str, Definition] = {
 
 METHODS: Mapping[str, Method] = {name: method(name, made) for name, made in CAMS.items()}
 """`(model, images, layer=None, **CamOptions) -> list[Attribution]` by name."""
+
+
+def table() -> Table:
+    """Of docs/cam.md."""
+    head = ("name", "weight or map", "runs", "gradient", "source")
+    rows = [
+        (f"`{name}`", one.weight, one.runs, "yes" if one.gradient else "no", one.source)
+        for name, one in CAMS.items()
+    ]
+    return Table.of(head, rows)
