@@ -17,7 +17,7 @@ from convscope.attribution.formulas import METHODS as CAMS
 from convscope.errors import ConvscopeError
 from convscope.metrics import perturbation as erasing
 from convscope.metrics.faithfulness import blob, faithfulness, grain_of, random_map
-from convscope.metrics.perturbation import Asked, blurred, order
+from convscope.metrics.perturbation import Asked, order, softened
 from convscope.network.targets import Targets
 from convscope.records.faithfulness import Faithfulness, area
 from convscope.run import Run
@@ -78,7 +78,7 @@ def test_no_order_beats_what_each_pixel_adds_in_a_linear_network() -> None:
     best, *rest = faithfulness(net, image, [a_map(worth), *others], target=first, random=20)
     assert best.deletion_area < min(one.deletion_area for one in rest)
     assert best.deletion_area < min(best.random_deletion_areas)
-    gain = worth - (net.fc.weight[0].detach().reshape(3, 12, 9) * blurred(image)).sum(0).numpy()
+    gain = worth - (net.fc.weight[0].detach().reshape(3, 12, 9) * softened(image)).sum(0).numpy()
     (best,) = faithfulness(net, image, [a_map(gain)], target=first)
     assert best.insertion_area > max(one.insertion_area for one in rest)
 
@@ -200,7 +200,7 @@ def test_random_maps_are_even_and_the_blob_stands_in_the_middle() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2), (9, 10), (11, 5)])
 def test_tiny_pictures_can_be_tested(size: tuple[int, int]) -> None:
     image = pictures(1, *size)[0]
-    assert blurred(image).numpy() == pytest.approx(slow.blurred(image).numpy(), abs=1e-5)
+    assert softened(image).numpy() == pytest.approx(slow.blurred(image).numpy(), abs=1e-5)
     net, values = Linear(3, *size), noise(*size)
     (found,) = faithfulness(net, image, [a_map(values)], target=first, road=True)
     start = net(image[None]).detach()[0, 0].item()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from convscope.attribution.sliding_mask import blurred
 from convscope.errors import UsageError
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
@@ -28,7 +29,6 @@ from convscope.visualisation.parameterise import (
     total_variation,
     turned,
 )
-from convscope.visualisation.parameterise import smoothed as blurred
 from convscope.visualisation.redirected_relu import RedirectedReLU
 from tests.nets import RECTIFIERS
 from tests.oracles import optimise as slow
@@ -81,7 +81,11 @@ def test_an_unknown_penalty_is_named_with_those_that_there_are() -> None:
 @pytest.mark.parametrize("sigma", [0.3, 1.2])
 def test_blur_is_a_bell_and_keeps_the_border_s_colour(sigma: float) -> None:
     u = noise(2, 6, 9)
-    assert np.allclose(blurred(u, sigma).numpy(), slow.blurred(u.numpy(), sigma), atol=1e-12)
+    assert np.allclose(
+        blurred(u, sigma, max(1, round(3 * sigma))).numpy(),
+        slow.blurred(u.numpy(), sigma),
+        atol=1e-12,
+    )
 
 
 def test_a_turn_is_rigid_but_for_its_zoom_whatever_the_picture_s_sides() -> None:

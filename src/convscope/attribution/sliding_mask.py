@@ -1,4 +1,4 @@
-"""Where does a square that hides a part of a picture lie, and what does it show?"""
+"""Sliding mask: where the square of occlusion lies, and what it shows (fill, baseline, blur)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
+from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError, shown
@@ -64,15 +64,18 @@ def _noise(
     return mean[:, None, None] + spread[:, None, None] * noise.to(picture.device)
 
 
-def blurred(picture: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:
-    """Gaussian, in pixels, to three standard deviations; beyond the border the border goes on."""
-    reach = max(1, math.ceil(3 * sigma))
-    steps = torch.arange(-reach, reach + 1, dtype=picture.dtype, device=picture.device)
-    weights = torch.exp(-0.5 * (steps / sigma) ** 2)
-    weights = weights / weights.sum()
-    padded = F.pad(picture[:, None], (reach, reach, reach, reach), mode="replicate")
-    rows = F.conv2d(padded, weights[None, None, :, None])
-    return F.conv2d(rows, weights[None, None, None, :])[:, 0]
+def blurred(
+    picture: Float[Tensor, "c h w"],
+    sigma: float,
+    reach: int | None = None,
+    border: Literal["nearest", "mirror"] = "nearest",
+) -> Float[Tensor, "c h w"]:
+    """Gaussian, in pixels, to `reach` pixels (three standard deviations); beyond the border the
+    border goes on, or the picture is mirrored."""
+    reach = max(1, math.ceil(3 * sigma)) if reach is None else reach
+    pixels = picture.detach().cpu().double().numpy()
+    soft = gaussian_filter(pixels, sigma, mode=border, radius=reach, axes=(1, 2))
+    return torch.from_numpy(soft).to(picture)
 
 
 def named(fill: Fill) -> Any:

@@ -1,4 +1,4 @@
-"""Does a map mark what the network really uses?
+"""Faithfulness: deletion, insertion, average drop and ROAD of attribution maps.
 
 Parts of the picture are hidden or shown in the map's order, and the target's score is watched.
 The same is done with random maps of the same grain and with a round blob in the middle of the
@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from convscope.metrics.perturbation import Asked, Order, blurred, order
+from convscope.metrics.perturbation import Asked, Order, order, softened
 from convscope.network.arguments import Given, Model, alone, at_least, attributions, several, taking
 from convscope.network.provenance import recorded
 from convscope.network.targets import Target, Targets
@@ -233,7 +233,7 @@ class Trial:
     def ends(self) -> tuple[float, float]:
         """The score of nothing and of the picture blurred, where all curves end or begin."""
         image = self.asked.image
-        empty, soft = self.asked([torch.zeros_like(image), blurred(image)]).tolist()
+        empty, soft = self.asked([torch.zeros_like(image), softened(image)]).tolist()
         return empty, soft
 
     def chance(self, grain: tuple[int, int]) -> tuple[Curves, Curves]:

@@ -1,4 +1,4 @@
-"""What does the network say while a picture is hidden or shown, in the order of a map?"""
+"""Perturbation: scores while a picture is hidden, shown or imputed in the order of a map."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
-from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor, nn
 
+from convscope.attribution.sliding_mask import blurred
 from convscope.errors import ModelError
 from convscope.lens.lens import Lens
 from convscope.network.forward import batch_size, forward, wide
@@ -97,6 +97,12 @@ def order(values: Float[np.ndarray, "h w"], seed: int = 0) -> Order:
     return ranks.reshape(values.shape)
 
 
+def softened(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+    """By a Gaussian of 5 pixels within 11 by 11, about as in the code of Petsiuk et al. 2018;
+    mirrored at the borders."""
+    return blurred(image, BLUR, REACH, "mirror")
+
+
 @dataclass(frozen=True)
 class Asked:
     """A network that is asked about variations of one picture, with one target."""
@@ -142,7 +148,7 @@ class Asked:
 
     def inserted(self, ranks: Order, counts: Sequence[int]) -> Float32[np.ndarray, "steps"]:
         """The first `counts` pixels sharp, the rest blurred."""
-        return self(self._mixed(ranks, counts, blurred(self.image), self.image))
+        return self(self._mixed(ranks, counts, softened(self.image), self.image))
 
     def _mixed(
         self, ranks: Order, counts: Sequence[int], start: Tensor, end: Tensor
@@ -172,11 +178,3 @@ def _batches(pictures: Iterable[Tensor], size: int) -> Iterator[Float[Tensor, "b
             part = []
     if part:
         yield torch.stack(part)
-
-
-def blurred(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
-    """By a Gaussian of 5 pixels within 11 by 11, about as in the code of Petsiuk et al. 2018;
-    mirrored at the borders."""
-    picture = image.cpu().double().numpy()
-    soft = gaussian_filter(picture, BLUR, mode="mirror", radius=REACH, axes=(1, 2))
-    return torch.from_numpy(soft).to(image)

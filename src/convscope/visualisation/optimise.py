@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convscope.attribution.sliding_mask import blurred
 from convscope.errors import ModelError, UsageError, nearest, shown
 from convscope.lens.lens import gradients_of
 from convscope.network.arguments import Given, Layer, Model, photograph, taking, unit_of
@@ -43,7 +44,6 @@ from convscope.visualisation.objective import (
     watched,
 )
 from convscope.visualisation.parameterise import Options, Plan, Range, basis, moved, penalty, turned
-from convscope.visualisation.parameterise import smoothed as blurred
 from convscope.visualisation.redirected_relu import RedirectedReLU
 
 SELDOM = 10
@@ -86,7 +86,8 @@ class Climb:
             self.pixels = span.bound(way.decode(place))
             blurs = bool(plan.blur) and (step + 1) % plan.blur_every == 0
             if blurs:
-                self.pixels = span.input(blurred(span.picture(self.pixels), plan.blur))
+                picture = span.picture(self.pixels)
+                self.pixels = span.input(blurred(picture, plan.blur, max(1, round(3 * plan.blur))))
             if blurs or span.bounds == "clip":
                 place = way.encode(span.free(self.pixels))
             self._tell(step + 1)

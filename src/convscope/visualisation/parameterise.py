@@ -178,17 +178,6 @@ def penalty(u: Float[Tensor, "c h w"], weights: Mapping[str, float]) -> Float[Te
     return total
 
 
-def smoothed(u: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:
-    """Gaussian blur with a standard deviation of `sigma` pixels; the border's colour goes on."""
-    reach = max(1, round(3 * sigma))
-    places = torch.arange(-reach, reach + 1, dtype=u.dtype, device=u.device)
-    bell = torch.exp(-0.5 * (places / sigma) ** 2)
-    bell = (bell / bell.sum()).expand(len(u), 1, 1, -1)
-    padded = F.pad(u[None], (reach, reach, reach, reach), mode="replicate")
-    across = F.conv2d(padded, bell, groups=len(u))
-    return F.conv2d(across, bell.transpose(2, 3), groups=len(u))[0]
-
-
 Observe = Callable[[int, float, Tensor], None]
 BOUNDS = ("soft", "clip")
 SETTINGS = (

@@ -192,11 +192,6 @@ EDGES = (
     "not as a reason."
 )
 LIMITS = {
-    "gradcam": LAYER,
-    "gradcam++": LAYER,
-    "xgradcam": LAYER,
-    "ablationcam": LAYER,
-    "layercam": LAYER,
     "scorecam": "It shows what is enough when all else is dark; a darkened picture is unusual to "
     "the network.",
     "eigencam": "It shows what the layer responds to most, whatever the class.",
@@ -213,7 +208,7 @@ LIMITS = {
     "of edges.",
     "occlusion": "It shows what hiding one square does; evidence that stands twice goes unseen.",
 }
-"""What each method does not show."""
+"""What a method does not show, where that is not what is true of every map of a layer."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +224,7 @@ class Verdict:
 def verdict(found: Explanation, number: int) -> Verdict:
     """Of the map at this place of the explanation."""
     name, seen, test = found.methods[number], found.maps[number], found.tests[number]
-    limit = LIMITS.get(name, "")
+    limit = LIMITS.get(name, LAYER if seen.layer not in ("", "pixels") else "")
     target = shortened(found.target_name)
     if not seen.positive:
         return Verdict("none", f"No positive evidence for “{target}”.", (), limit)
