@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convscope.attribution.registry import LAYERED, METHODS
-from convscope.studies.explain.table import LIMITS, TITLES, summary, verdict
+from convscope.studies.explain.table import LAYER, LIMITS, TITLES, summary, verdict
 from tests.figures.fake_explanations import (
     SIZE,
     a_map,
@@ -29,7 +29,7 @@ def test_a_map_that_beats_chance_and_the_middle_both_ways_is_supported() -> None
         "blob 0.45; lower is better), while showing it first 0.80 (random 0.40 to 0.50, "
         "blob 0.45; higher is better).",
     )
-    assert said.limit == LIMITS["gradcam"]
+    assert said.limit == LAYER
 
 
 LEVELS: dict[str, tuple[dict[str, Any], str, str]] = {

@@ -224,7 +224,8 @@ class Verdict:
 def verdict(found: Explanation, number: int) -> Verdict:
     """Of the map at this place of the explanation."""
     name, seen, test = found.methods[number], found.maps[number], found.tests[number]
-    limit = LIMITS.get(name, LAYER if seen.layer not in ("", "pixels") else "")
+    is_own = ":" in name or seen.variant == "own"
+    limit = LIMITS.get(name, "" if is_own else LAYER)
     target = shortened(found.target_name)
     if not seen.positive:
         return Verdict("none", f"No positive evidence for “{target}”.", (), limit)
