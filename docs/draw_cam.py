@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 from skimage import data
 
 import convscope
 from convscope.drawing import over
-from convscope.representations import framed
 
 SHALLOW = ["features.3", "features.7", "features.12"]
 SHOWN = (
@@ -31,7 +31,7 @@ SHOWN = (
 
 def main(weights: str, out: str) -> None:
     network = convscope.load("torchvision:squeezenet1_0", Path(weights))
-    pixels = framed(network.preprocess.framing, data.cat())
+    pixels = network.preprocess.framing(Image.fromarray(data.cat()))
     image = network.preprocess.tensor(pixels)[None]
     figure = Figure(figsize=(2.3 * (1 + len(SHOWN)), 5.2), layout="constrained")
     panels = figure.subplots(2, 1 + len(SHOWN))

@@ -5,9 +5,8 @@ from typing import Any
 from convscope.namespace import public
 
 _HOME = {
-    "framed": "predict",
     "project": "deconvnet",
-    "ways_down": "projections",
+    "backward_paths": "projections",
 }
 
 
