@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import subprocess
+import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -60,3 +64,27 @@ def test_no_function_takes_more_than_six_parameters_before_the_star() -> None:
 def test_no_page_imports_from_a_deep_path(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert re.findall(r"^\s*(?:from|import) convscope\.\w+\.\w.*$", text, re.MULTILINE) == []
+
+
+def test_no_name_is_unknown() -> None:
+    """Shapes stand in strings that only look like names, so that ruff and mypy leave unknown names
+    alone; here those outside of strings are told."""
+    command = ["ruff", "check", "--isolated", "--select=F821", "--output-format=json"]
+    found = subprocess.run(
+        [sys.executable, "-m", *command, "--exit-zero", str(SOURCE)],
+        capture_output=True,
+        check=True,
+    )
+    unknown = []
+    for fault in json.loads(found.stdout):
+        path, place = Path(fault["filename"]), fault["location"]
+        at = (place["row"], place["column"] - 1)
+        with path.open("rb") as file:
+            shapes = [
+                token
+                for token in tokenize.tokenize(file.readline)
+                if token.type == tokenize.STRING and token.string[0] not in "fF"
+            ]
+        if not any(token.start <= at < token.end for token in shapes):
+            unknown.append(f"{path.relative_to(SOURCE)}:{place['row']}: {fault['message']}")
+    assert unknown == []
