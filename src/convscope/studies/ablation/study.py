@@ -68,7 +68,7 @@ def chosen(wanted: Iterable[str], common: str = "") -> tuple[Variant, ...]:
     common: options for all of ours that do not say otherwise, e.g. `width=0.25,norm=batch`.
     Raises UsageError U403 for a variant there is not, or named twice; U230, U231 for options.
     """
-    found: dict[str, Variant] = {}
+    result: dict[str, Variant] = {}
     for asked in wanted:
         name, own, spec = (side.strip() for side in asked.partition("="))
         if not own and name not in VARIANTS:
@@ -79,12 +79,12 @@ def chosen(wanted: Iterable[str], common: str = "") -> tuple[Variant, ...]:
             what = "cannot be a variant's folder"
             step = "take letters, digits, dots and dashes; result and -seedN at the end are taken"
             raise UsageError("U403", name, what, next_step=step)
-        if name in found:
+        if name in result:
             raise UsageError("U403", name, "names two variants", next_step="give one another name")
-        found[name] = Variant(name, with_options(spec if own else VARIANTS[name], common))
-    if not found:
+        result[name] = Variant(name, with_options(spec if own else VARIANTS[name], common))
+    if not result:
         raise UsageError("U403", "", "no variant is named", next_step="name some of the table's")
-    return tuple(found.values())
+    return tuple(result.values())
 
 
 def with_options(spec: str, common: str) -> str:
@@ -234,14 +234,14 @@ class _Runs:
 
 def _measured(spec: str, run: Path, training: Pictures, validation: Pictures, views: int) -> _Trial:
     """Kept in the run's folder, so that a study that goes on need not look again."""
-    found = []
+    result = []
     for name, folder in (("training", training), ("validation", validation)):
         place = run / f"last-{name}-{views}"
         if not place.exists():
             network = load(spec, run / "last.safetensors")
             evaluate(network, folder, views=views).save(place)
-        found.append(Evaluation.load(place))
-    return _Trial(*found)
+        result.append(Evaluation.load(place))
+    return _Trial(*result)
 
 
 def _errors(
@@ -253,8 +253,8 @@ def _errors(
     lost, gained = np.zeros((2, many, seeds), np.int64)
     p = np.full((many, seeds), np.nan)
     for (number, turn), trial in trials.items():
-        for part, found in enumerate((trial.training, trial.validation)):
-            errors[part, number, turn] = 1 - found.top1, 1 - found.top5
+        for part, result in enumerate((trial.training, trial.validation)):
+            errors[part, number, turn] = 1 - result.top1, 1 - result.top5
         other = trials.get((base[number], turn))
         if other is not None:
             mine, theirs = _right(trial.validation), _right(other.validation)
@@ -273,8 +273,8 @@ def _errors(
     }
 
 
-def _right(found: Evaluation) -> Bool[np.ndarray, "pictures"]:
-    return np.asarray(found.likeliest[:, 0] == found.labels, np.bool_)
+def _right(result: Evaluation) -> Bool[np.ndarray, "pictures"]:
+    return np.asarray(result.likeliest[:, 0] == result.labels, np.bool_)
 
 
 def _used(trials: dict[tuple[int, int], _Trial]) -> tuple[int, int]:
@@ -306,9 +306,9 @@ def from_command(ask: Ask, options: Options) -> Ablation:
 def split_names(given: Iterable[str]) -> list[str]:
     """`a,b` is two names, `a,b=network:x=1,y=2` as well: after the first `=` commas belong to
     the network."""
-    found = []
+    result = []
     for text in given:
         names, equals, network = text.partition("=")
         *others, last = (name.strip() for name in names.split(","))
-        found += [*others, last + equals + network]
-    return [name for name in found if name]
+        result += [*others, last + equals + network]
+    return [name for name in result if name]

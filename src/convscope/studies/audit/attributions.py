@@ -65,24 +65,24 @@ def _tried(case: Case, name: str, attempt: Try) -> Finding:
         with torch.set_grad_enabled(torch.is_grad_enabled()), clock:
             told, careful, more = attempt(case, clock)
         facts = {"defined": True, "why": "", **more}
-        found = (METHODS.warn if careful else METHODS.ok)(name, told, careful)
+        result = (METHODS.warn if careful else METHODS.ok)(name, told, careful)
     except OutOfTime:
         facts = {"defined": True, "why": f"not waited for: {clock.needs}"}
-        found = METHODS.ok(name, f"runs; not waited for: it takes {clock.needs}")
+        result = METHODS.ok(name, f"runs; not waited for: it takes {clock.needs}")
     except ConvscopeError as fault:
         facts = {"defined": False, "why": f"{fault.code} {fault}"}
         where = f"{fault.subject}: " if fault.subject else ""
         theirs = "mend the network's code, at the line that is named"
         other = theirs if fault.code == THEIR_CODE else "take a method that is defined"
         advice = fault.next_step or other
-        found = METHODS.warn(name, f"refused [{fault.code}]: {where}{fault.what}", advice)
+        result = METHODS.warn(name, f"refused [{fault.code}]: {where}{fault.what}", advice)
     except Exception as fault:  # whatever a stranger's code raises
         what = f"{type(fault).__name__}: {said(fault)} ({_place(fault)})"
         facts = {"defined": False, "why": what}
         advice = "if that line is the network's, mend it there; if it is convscope's, report it"
-        found = METHODS.warn(name, f"fails: {what}", advice)
+        result = METHODS.warn(name, f"fails: {what}", advice)
     case.facts["methods"][name] = {**facts, "seconds": round(clock.passed, 3)}
-    return found
+    return result
 
 
 def _place(fault: BaseException) -> str:
@@ -95,12 +95,12 @@ def _place(fault: BaseException) -> str:
 def _geometry(case: Case, _: Clock) -> Told:
     names = feature_layers(case.model, case.batch)
     channels, height, width = case.image.shape
-    found = fields(case.model, (channels, height, width), names)
-    whole = [name for name, field in found.items() if field.whole]
-    facts = {"layers": len(found), "whole": whole}
+    result = fields(case.model, (channels, height, width), names)
+    whole = [name for name, field in result.items() if field.whole]
+    facts = {"layers": len(result), "whole": whole}
     if not whole:
-        return f"measured in {many(len(found), 'convolution')}", "", facts
-    what = f"in {len(whole)} of {many(len(found), 'convolution')} each place sees all, from "
+        return f"measured in {many(len(result), 'convolution')}", "", facts
+    what = f"in {len(whole)} of {many(len(result), 'convolution')} each place sees all, from "
     advice = (
         "something there mixes the whole picture (attention, squeeze and excitation): patches "
         "of these layers are whole pictures"
@@ -128,8 +128,8 @@ def _coverage(rule: BackwardRule) -> str:
 
 
 def _pixels(case: Case, clock: Clock, method: gradients.Method) -> Told:
-    (found,) = method(case.explained, case.batch, run=Run(progress=clock))
-    return _told(found)
+    (result,) = method(case.explained, case.batch, run=Run(progress=clock))
+    return _told(result)
 
 
 def _layer(case: Case, _: Clock) -> Told:
@@ -139,19 +139,19 @@ def _layer(case: Case, _: Clock) -> Told:
 
 
 def _maps(case: Case, clock: Clock, method: cam.Method) -> Told:
-    (found,) = method(case.explained, case.batch, layer=case.layer, run=Run(progress=clock))
-    return _told(found)
+    (result,) = method(case.explained, case.batch, layer=case.layer, run=Run(progress=clock))
+    return _told(result)
 
 
-def _told(found: Attribution) -> Told:
-    origin = found.origin
-    facts = {"layer": found.layer, "coverage": origin.get("coverage", "")}
+def _told(result: Attribution) -> Told:
+    origin = result.origin
+    facts = {"layer": result.layer, "coverage": origin.get("coverage", "")}
     told = "defined"
-    if found.raw is not None and found.layer and found.pixels is None:
-        rows, columns = found.raw.shape
-        told += f"; layer {found.layer}, {rows} × {columns}"
+    if result.raw is not None and result.layer and result.pixels is None:
+        rows, columns = result.raw.shape
+        told += f"; layer {result.layer}, {rows} × {columns}"
     told += f"; {facts['coverage']}" if facts["coverage"] else ""
-    shown = found.values if found.pixels is None else found.pixels
+    shown = result.values if result.pixels is None else result.pixels
     if not shown.any():
         told += "; empty for this picture: nothing positive arrives"
     careful = list(origin.get("notes", []))
@@ -161,14 +161,14 @@ def _told(found: Attribution) -> Told:
 
 
 def _fullgrad(case: Case, _: Clock) -> Told:
-    (found,) = cam.METHODS["fullgrad"](case.explained, case.batch)
-    gap = found.origin["completeness"]["relative gap"]
+    (result,) = cam.METHODS["fullgrad"](case.explained, case.batch)
+    gap = result.origin["completeness"]["relative gap"]
     is_whole = gap <= COMPLETE
     told = f"defined; input and biases add up to the score (gap {gap:.1g})"
     if not is_whole:
         told = f"defined; input and biases miss the score by {gap:.1%} of it"
     careful = "the network is not made of linear layers and rectifiers: the map leaves out a part"
-    facts = {"layer": found.layer, "relative gap": gap}
+    facts = {"layer": result.layer, "relative gap": gap}
     return told, "" if is_whole else careful, facts
 
 
@@ -177,10 +177,10 @@ def _ablationcam(case: Case, clock: Clock) -> Told:
     layer = case.layer or default_layer(case.explained, case.batch)
     how = Ablation.of(Request(case.explained, case.batch, Targets((None,))), layer, 0).how
     try:
-        (found,) = cam.METHODS["ablationcam"](
+        (result,) = cam.METHODS["ablationcam"](
             case.explained, case.batch, layer=layer, run=Run(progress=clock)
         )
-        told, careful, facts = _told(found)
+        told, careful, facts = _told(result)
     except OutOfTime:
         told, careful, facts = f"runs; not waited for: it takes {clock.needs}", "", {"layer": layer}
     return f"{told}; short cut: {how}", careful, {**facts, "short cut": how}
@@ -188,13 +188,13 @@ def _ablationcam(case: Case, clock: Clock) -> Told:
 
 def _occlusion(case: Case, clock: Clock) -> Told:
     patch = max(1, min(case.image.shape[1:]) // 3)
-    found = occlusion(
+    result = occlusion(
         case.explained, case.image, patch=patch, stride=patch, run=Run(progress=clock)
     )
-    drop = found.base_probability - float(found.probability.min())
-    facts = {"layer": found.layer, "largest drop": drop}
+    drop = result.base_probability - float(result.probability.min())
+    facts = {"layer": result.layer, "largest drop": drop}
     return (
-        f"defined; hiding a ninth takes up to {drop:.2g} of {found.base_probability:.2g}",
+        f"defined; hiding a ninth takes up to {drop:.2g} of {result.base_probability:.2g}",
         "",
         facts,
     )

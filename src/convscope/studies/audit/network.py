@@ -297,17 +297,17 @@ def check_delivered(case: Case) -> Iterator[Finding]:
 
 def _mode(case: Case) -> Finding:
     """Train mode as such is torch's default for new networks; left on by mistake it decides."""
-    found = case.delivered
-    case.facts["delivered in train mode"] = list(found.training)
-    acting = " and ".join(f"{count} {kind}" for kind, count in found.acting.items())
-    if not found.training:
+    result = case.delivered
+    case.facts["delivered in train mode"] = list(result.training)
+    acting = " and ".join(f"{count} {kind}" for kind, count in result.acting.items())
+    if not result.training:
         return DELIVERED.ok("mode", "eval mode, every module")
     still = any(module.training for module in case.given.modules())
     extent = (
         "train mode"
-        if len(found.training) == found.modules
-        else f"{len(found.training)} of {many(found.modules, 'module')} in train mode "
-        f"({some(list(found.training))})"
+        if len(result.training) == result.modules
+        else f"{len(result.training)} of {many(result.modules, 'module')} in train mode "
+        f"({some(list(result.training))})"
     )
     what = f"{extent}, which matters to {acting or 'no layer'}"
     if not acting:
@@ -367,18 +367,18 @@ def _scripted(model: nn.Module) -> Finding:
 
 
 def _hooks(given: nn.Module) -> Finding:
-    found: Counter[str] = Counter()
+    result: Counter[str] = Counter()
     for _, module in given.named_modules():
         for kind in HOOKS:
-            found.update(map(_called, _values(getattr(module, kind, None))))
+            result.update(map(_called, _values(getattr(module, kind, None))))
     everywhere: Counter[str] = Counter()
     for kind in HOOKS:
         everywhere.update(map(_called, _values(getattr(global_hooks, f"_global{kind}", None))))
-    hooks = [f"{count} × {name}" if count > 1 else name for name, count in found.items()]
+    hooks = [f"{count} × {name}" if count > 1 else name for name, count in result.items()]
     hooks += [f"{name} (on all modules)" for name in everywhere]
     if not hooks:
         return DELIVERED.ok("hooks", "none")
-    what = f"{many(found.total() + everywhere.total(), 'hook')} of others: {some(hooks)}"
+    what = f"{many(result.total() + everywhere.total(), 'hook')} of others: {some(hooks)}"
     advice = (
         "they run in every look at the network too, and may change what it computes; remove "
         "those that were left by mistake"
@@ -403,13 +403,13 @@ def _quantised(model: nn.Module) -> list[str]:
 
 
 def _checkpointed(model: nn.Module) -> Iterator[Finding]:
-    found = [
+    result = [
         name
         for name, module in model.named_modules()
         if any(getattr(module, sign, None) is True for sign in CHECKPOINTING)
     ]
-    if found:
-        what = f"activations are computed anew on the way down in {some(found)}"
+    if result:
+        what = f"activations are computed anew on the way down in {some(result)}"
         advice = (
             "that happens out of sight of the deconvnet and guided rules, which refuse it; turn "
             "memory_efficient or gradient checkpointing off"

@@ -43,14 +43,14 @@ class Audit(Record):
         return not self.of("bad")
 
     def of(self, verdict: Verdict) -> tuple[Finding, ...]:
-        return tuple(found for found in self.findings if found.verdict == verdict)
+        return tuple(result for result in self.findings if result.verdict == verdict)
 
     def plain(self) -> dict[str, Any]:
         """All of it as plain JSON types."""
         return {
             "network": self.network,
             "usable": self.usable,
-            "findings": [found._asdict() for found in self.findings],
+            "findings": [result._asdict() for result in self.findings],
             "facts": dict(self.facts),
             "origin": dict(self.origin),
         }

@@ -62,9 +62,9 @@ def check(
     facts: dict[str, object] = {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(run.seed)
-        found = tuple(_findings(network, name, image, seconds, run, facts))
+        result = tuple(_findings(network, name, image, seconds, run, facts))
     origin = {"method": "audit", "seconds": seconds, "seed": run.seed}
-    return Audit(name, found, facts, origin={**origin, "picture": facts.pop("picture", "")})
+    return Audit(name, result, facts, origin={**origin, "picture": facts.pop("picture", "")})
 
 
 audit = check
@@ -105,9 +105,9 @@ def _looked_at(case: Case, image: Tensor | None, run: Run) -> Iterator[Finding]:
     yield _introduced(case)
     yield from check_delivered(case)
     yield from check_weights(case)
-    for found in check_input(case, image):
-        yield found
-        if found.verdict == "bad":
+    for result in check_input(case, image):
+        yield result
+        if result.verdict == "bad":
             return
     case.facts["picture"] = case.pictured
     for heading, check in (
@@ -119,7 +119,7 @@ def _looked_at(case: Case, image: Tensor | None, run: Run) -> Iterator[Finding]:
         yield from _as_far_as_it_goes(case, heading, check)
     methods = list(check_methods(case, run))
     yield from methods
-    failed = [found for found in methods if f"[{THEIR_CODE}]" in found.finding]
+    failed = [result for result in methods if f"[{THEIR_CODE}]" in result.finding]
     if failed and len(failed) == len(methods):
         what = "the network's own code fails whatever is tried"
         advice = "mend the network's code, at the line that is named above"

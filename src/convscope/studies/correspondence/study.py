@@ -59,7 +59,7 @@ def marked_pictures(
         raise DataError("D174", str(folder.root), f"{len(parts)} pictures have parts; 2 are needed")
     names = tuple(dict.fromkeys(name for marked in parts.values() for name in marked))
     chance = np.random.default_rng(seed)
-    found = []
+    result = []
     for name, number in _numbers(folder, parts).items():
         decoded = folder.one(number)
         height, width = decoded.pixels.shape[:2]
@@ -72,8 +72,8 @@ def marked_pictures(
         low, high = (np.clip(edge, 0, limits) for edge in (low - grown, high + grown))
         corners = np.rint(np.concatenate([places, low + centres * (high - low)]) - side / 2)
         corners = corners.clip(0, np.array(preprocess.size) - side)
-        found.append(Marked(decoded.name, framed.pixels, corners.astype(np.int32)))
-    return found, names
+        result.append(Marked(decoded.name, framed.pixels, corners.astype(np.int32)))
+    return result, names
 
 
 def _numbers(folder: Pictures, parts: Parts) -> dict[str, int]:
@@ -139,8 +139,8 @@ def distances(signs: Int8[Tensor, "n features"]) -> Float64[np.ndarray, "n n"]:
         for state in STATES:
             is_so = (part == state).float()
             same += (is_so @ is_so.T).double()
-    found: Float64[np.ndarray, "n n"] = (1 - same / signs.shape[1]).numpy()
-    return found
+    result: Float64[np.ndarray, "n n"] = (1 - same / signs.shape[1]).numpy()
+    return result
 
 
 def relative(
@@ -152,9 +152,9 @@ def relative(
     shares = torch.stack([(signs == state).double().mean(1) for state in STATES], 1)
     expected = (1 - shares @ shares.T).numpy()
     none = np.ones_like(table)
-    found: Float64[np.ndarray, "n n"]
-    found = np.divide(table, expected, out=none, where=expected > 1e-12)
-    return found
+    result: Float64[np.ndarray, "n n"]
+    result = np.divide(table, expected, out=none, where=expected > 1e-12)
+    return result
 
 
 def over_pairs(
@@ -189,8 +189,8 @@ def permutation_test(
     )
     real, drawn = (np.column_stack([means, means.mean(1)]) for means in (real, drawn))
     as_low = (drawn <= real + 1e-12).sum(0)
-    found: Float64[np.ndarray, "parts_and_all"] = (1 + as_low) / (1 + permutations)
-    return found
+    result: Float64[np.ndarray, "parts_and_all"] = (1 + as_low) / (1 + permutations)
+    return result
 
 
 def _means(
@@ -256,21 +256,21 @@ def correspondence(
     side = min(network.preprocess.size) // PATCH if patch is None else patch
     _require(side, draws, around, permutations, network.preprocess)
     with opened(folder) as pictures:
-        found, names = marked_pictures(
+        result, names = marked_pictures(
             network.preprocess, pictures, marked, side, draws, around, run.seed
         )
     found_ends = ends(network.model, network.preprocess.shape) if layers is None else None
     wanted = [layers] if isinstance(layers, str) else list(layers or ())
     if found_ends is not None:
         wanted = list(dict.fromkeys((found_ends.middle, found_ends.high)))
-    signs = _signs(network, found, wanted, (side, fill, run.seed), run)
+    signs = _signs(network, result, wanted, (side, fill, run.seed), run)
     return Correspondence(
         layers=tuple(wanted),
         parts=names,
-        pictures=tuple(one.name for one in found),
-        **_compared(signs, len(found), len(names), permutations, run.seed),
-        seen=np.stack([network.preprocess.seen(one.pixels) for one in found]),
-        corners=np.stack([one.corners for one in found]),
+        pictures=tuple(one.name for one in result),
+        **_compared(signs, len(result), len(names), permutations, run.seed),
+        seen=np.stack([network.preprocess.seen(one.pixels) for one in result]),
+        corners=np.stack([one.corners for one in result]),
         patch=side,
         fill=_drawn(network.preprocess, fill),
         origin={
@@ -308,15 +308,15 @@ def _signs(
     run: Run,
 ) -> list[Int8[Tensor, "vectors features"]]:
     """For each layer the signs of all pictures' masks, pictures first."""
-    found: list[list[Tensor]] = [[] for _ in layers]
+    result: list[list[Tensor]] = [[] for _ in layers]
     for done, picture in enumerate(pictures, 1):
         images = _masked(network, picture, *mask)
-        for signs, features in zip(found, _features(network, images, layers), strict=True):
+        for signs, features in zip(result, _features(network, images, layers), strict=True):
             if not bool(features.isfinite().all()):
                 raise ModelError("M514", picture.name, "a layer's features of it are not finite")
             signs.append(sign_changes(features[0], features[1:]))
         run.tick(done, len(pictures))
-    return [torch.cat(signs) for signs in found]
+    return [torch.cat(signs) for signs in result]
 
 
 def _masked(

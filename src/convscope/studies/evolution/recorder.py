@@ -137,15 +137,15 @@ def centre(
     """Epochs weighted by the share of the way gone there; between two recorded ones, the middle."""
     gone = np.diff(way(means), axis=1)
     # With no way to go there is no step: the layer was there at the first epoch.
-    found: Float64[np.ndarray, "n"] = gone @ ((epochs[1:] + epochs[:-1]) / 2)
-    return np.where(gone.any(axis=1), found, float(epochs[0]))
+    result: Float64[np.ndarray, "n"] = gone @ ((epochs[1:] + epochs[:-1]) / 2)
+    return np.where(gone.any(axis=1), result, float(epochs[0]))
 
 
 def _alike(ranks: Sequence[Float32[np.ndarray, "maps samples"]]) -> Float64[np.ndarray, "maps e"]:
     """Rank correlation with the last epoch; 0 where only the earlier responses are all the same."""
     last = ranks[-1]
-    found = np.stack([(np.nan_to_num(each) * last).sum(axis=1) for each in ranks], axis=1)
-    return found.astype(np.float64).clip(-1, 1)
+    result = np.stack([(np.nan_to_num(each) * last).sum(axis=1) for each in ranks], axis=1)
+    return result.astype(np.float64).clip(-1, 1)
 
 
 def _cosines(pixels: Float[np.ndarray, "units epochs *pixels"]) -> Float64[np.ndarray, "units e"]:
@@ -153,8 +153,8 @@ def _cosines(pixels: Float[np.ndarray, "units epochs *pixels"]) -> Float64[np.nd
     size = np.linalg.norm(flat, axis=2)
     products = np.einsum("uep,up->ue", flat, flat[:, -1])
     silent = np.where(size[:, -1:] > 0, size[:, -1:], np.nan)
-    found: Float64[np.ndarray, "units e"] = products / np.where(size > 0, size, 1.0) / silent
-    return found
+    result: Float64[np.ndarray, "units e"] = products / np.where(size > 0, size, 1.0) / silent
+    return result
 
 
 def _resampled(
@@ -247,8 +247,10 @@ class EvolutionRecorder:
         """
         model = bare(model)
         self._settle(model)
-        found = topk(model, self.folder, self.layers, preprocess=self.preprocess, k=1, run=self.run)
-        strongest = [self._strongest(found, unit) for unit in self.units]
+        result = topk(
+            model, self.folder, self.layers, preprocess=self.preprocess, k=1, run=self.run
+        )
+        strongest = [self._strongest(result, unit) for unit in self.units]
         numbers = np.unique(np.linspace(0, len(self.folder) - 1, ASKED).round().astype(int))
         places = -(-SAMPLES // len(numbers))
         responded = responses(
@@ -263,7 +265,7 @@ class EvolutionRecorder:
         self._made[epoch] = of_module(model)
         self._seen[epoch] = _Epoch(
             [self._snapshot(model, *entry) for entry in strongest],
-            {layer: found.image[found.rows(layer), 0] for layer in self.layers},
+            {layer: result.image[result.rows(layer), 0] for layer in self.layers},
             {layer: ranked(values) for layer, values in responded.items()},
         )
 
@@ -363,8 +365,8 @@ class EvolutionRecorder:
         if not self.units:
             self.units = self._drawn()
 
-    def _strongest(self, found: TopK, unit: Unit) -> tuple[Unit, int, float]:
-        for entry in found.units(unit.layer, unit.channel):
+    def _strongest(self, result: TopK, unit: Unit) -> tuple[Unit, int, float]:
+        for entry in result.units(unit.layer, unit.channel):
             return entry
         raise DataError("D163", str(self.folder.root), f"no picture excites {unit}")
 

@@ -40,7 +40,7 @@ def responses(
     Raises DataError D118 or D161 (no usable picture), ModelError M500, M502, M506 (no feature
     maps), M514 (not finite), M522.
     """
-    found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    result: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
     black = blank(model, preprocess.shape)
     batches = folder.batches(usual_batch(model, black), preprocess.framing, numbers)
     with Lens(model, layers) as lens, torch.inference_mode():
@@ -49,17 +49,17 @@ def responses(
             lens.reach(images.to(black.device))
             where = [_places(picture.number, places, seed) for picture in pictures]
             for layer in layers:
-                found[layer].append(_at(lens[layer], layer, np.stack(where)))
-    return {layer: np.concatenate(parts, axis=1) for layer, parts in found.items()}
+                result[layer].append(_at(lens[layer], layer, np.stack(where)))
+    return {layer: np.concatenate(parts, axis=1) for layer, parts in result.items()}
 
 
 def ranked(values: Float[np.ndarray, "maps samples"]) -> Float32[np.ndarray, "maps samples"]:
     """Ranks along each row, less their mean and at length 1, so that the product of two rows is
     their rank correlation; NaN in a row that is the same everywhere."""
-    found: Float64[np.ndarray, "maps samples"] = ranks(values)
-    found -= found.mean(axis=1, keepdims=True)
-    size = np.linalg.norm(found, axis=1, keepdims=True)
-    return (found / np.where(size > 0, size, np.nan)).astype(np.float32)
+    result: Float64[np.ndarray, "maps samples"] = ranks(values)
+    result -= result.mean(axis=1, keepdims=True)
+    size = np.linalg.norm(result, axis=1, keepdims=True)
+    return (result / np.where(size > 0, size, np.nan)).astype(np.float32)
 
 
 def _places(number: int, places: int, seed: int) -> Float64[np.ndarray, "places 2"]:

@@ -65,8 +65,8 @@ def evolution(
             run=run,
         )
         for place, epoch in enumerate(wanted):
-            found = open_checkpoint(there[epoch])
-            fit(model, found.weights, name=found.name, network=network.spec)
+            result = open_checkpoint(there[epoch])
+            fit(model, result.weights, name=result.name, network=network.spec)
             recorder.run = run.part(place, len(wanted))
             recorder.look(epoch, model)
         return recorder.record(), recorder.convergence()

@@ -38,9 +38,9 @@ class _Panel:
     level: str
 
     @classmethod
-    def of(cls, found: Explanation, number: int) -> _Panel:
-        said, seen = verdict(found, number), found.maps[number]
-        facts = [f"{legend(seen)}; raw peak {seen.peak:.3g}", *_numbers(found, number)]
+    def of(cls, result: Explanation, number: int) -> _Panel:
+        said, seen = verdict(result, number), result.maps[number]
+        facts = [f"{legend(seen)}; raw peak {seen.peak:.3g}", *_numbers(result, number)]
         small = "\n".join(textwrap.fill(fact, LETTERS) for fact in facts)
         headline = textwrap.fill(f"{TITLES[said.level].upper()}: {said.headline}", BOLD)
         return cls(small, headline, said.level)
@@ -64,8 +64,8 @@ class _Sheet:
     row: float
 
     @classmethod
-    def of(cls, found: Explanation, panels: list[_Panel]) -> _Sheet:
-        height, width = found.picture.shape[:2]
+    def of(cls, result: Explanation, panels: list[_Panel]) -> _Sheet:
+        height, width = result.picture.shape[:2]
         scale = min(WIDE / width, HIGHEST / height)
         image = width * scale, height * scale
         row = TITLE + image[1] + CURVES + max(panel.height for panel in panels) + EDGE
@@ -82,13 +82,13 @@ class _Sheet:
         return self.figure.add_axes((x / wide, y / high, width / wide, height / high))
 
 
-def explanation_figure(found: Explanation) -> Figure:
+def explanation_figure(result: Explanation) -> Figure:
     """The picture with its likeliest classes, then a panel for each method."""
-    panels = [_Panel.of(found, number) for number in range(len(found.methods))]
-    sheet = _Sheet.of(found, panels)
-    _picture(sheet, found)
+    panels = [_Panel.of(result, number) for number in range(len(result.methods))]
+    sheet = _Sheet.of(result, panels)
+    _picture(sheet, result)
     for number, panel in enumerate(panels):
-        _map(sheet, found, number, panel)
+        _map(sheet, result, number, panel)
     return sheet.figure
 
 
@@ -108,9 +108,9 @@ def _image(sheet: _Sheet, panel: int, pixels: np.ndarray, title: str) -> Axes:
     return axes
 
 
-def _picture(sheet: _Sheet, found: Explanation) -> None:
-    axes = _image(sheet, 0, found.picture, shortened(found.prediction.picture))
-    for box in found.boxes:
+def _picture(sheet: _Sheet, result: Explanation) -> None:
+    axes = _image(sheet, 0, result.picture, shortened(result.prediction.picture))
+    for box in result.boxes:
         corner = (box.left - 0.5, box.top - 0.5)
         for colour, width in (("white", 2.0), (INK, 0.8)):
             axes.add_patch(
@@ -120,20 +120,20 @@ def _picture(sheet: _Sheet, found: Explanation) -> None:
             )
     lines = [
         f"{p:6.1%}  {shortened(name)}"
-        for name, p in zip(found.prediction.names, found.prediction.probability, strict=True)
+        for name, p in zip(result.prediction.names, result.prediction.probability, strict=True)
     ]
-    truth = [f"true: {shortened(found.label)}"] if found.label else []
-    asked = [f"explained: {shortened(found.target_name)}, {found.score:.1%}"]
+    truth = [f"true: {shortened(result.label)}"] if result.label else []
+    asked = [f"explained: {shortened(result.target_name)}, {result.score:.1%}"]
     _text(sheet, 0, TITLE + sheet.image[1] + 0.12, "\n".join([*lines, "", *truth, *asked]), 8, INK)
 
 
-def _map(sheet: _Sheet, found: Explanation, number: int, panel: _Panel) -> None:
-    seen, place = found.maps[number], number + 1
-    title = f"{shortened(seen.method)}\n{_where(found, number)}"
-    _image(sheet, place, drawn(found.picture, seen), title)
+def _map(sheet: _Sheet, result: Explanation, number: int, panel: _Panel) -> None:
+    seen, place = result.maps[number], number + 1
+    title = f"{shortened(seen.method)}\n{_where(result, number)}"
+    _image(sheet, place, drawn(result.picture, seen), title)
     down = TITLE + sheet.image[1]
     _curves(
-        sheet.axes(place, down + 0.28, WIDE - 0.3, CURVES - 0.52, left=0.3), found.tests[number]
+        sheet.axes(place, down + 0.28, WIDE - 0.3, CURVES - 0.52, left=0.3), result.tests[number]
     )
     down += CURVES
     _text(sheet, place, down, panel.small, 6.4, SOFT)
@@ -152,24 +152,24 @@ def _text(
     )  # fmt: skip
 
 
-def _where(found: Explanation, number: int) -> str:
-    seen = found.maps[number]
+def _where(result: Explanation, number: int) -> str:
+    seen = result.maps[number]
     layer = shortened(seen.layer) if seen.layer else "own method"
     size = "" if seen.raw is None else f", {seen.raw.shape[0]}×{seen.raw.shape[1]}"
     return f"{layer}{size}"
 
 
-def _numbers(found: Explanation, number: int) -> list[str]:
+def _numbers(result: Explanation, number: int) -> list[str]:
     lines = []
-    if not np.isnan(found.coverage[number]):
-        lines.append(f"half of the evidence in {found.coverage[number]:.0%} of the picture")
-    if "coverage" in found.maps[number].origin:
-        lines.append(str(found.maps[number].origin["coverage"]))
+    if not np.isnan(result.coverage[number]):
+        lines.append(f"half of the evidence in {result.coverage[number]:.0%} of the picture")
+    if "coverage" in result.maps[number].origin:
+        lines.append(str(result.maps[number].origin["coverage"]))
     sanity = []
-    if number < len(found.randomised):
-        sanity.append(f"random weights ρ {_rank(found.randomised[number].spearman_absolute[-1])}")
-    if number < len(found.sensitive):
-        sanity.append(f"other class ρ {_rank(found.sensitive[number].spearman)}")
+    if number < len(result.randomised):
+        sanity.append(f"random weights ρ {_rank(result.randomised[number].spearman_absolute[-1])}")
+    if number < len(result.sensitive):
+        sanity.append(f"other class ρ {_rank(result.sensitive[number].spearman)}")
     return [*lines, " · ".join(sanity)] if sanity else lines
 
 

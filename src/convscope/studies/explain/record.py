@@ -141,13 +141,13 @@ class Explanations(Record):
 
     def of(self, metric: str, method: str) -> Float32[np.ndarray, "pictures"]:
         """One measure of one method, picture by picture."""
-        found: Float32[np.ndarray, "pictures"] = self.values[
+        result: Float32[np.ndarray, "pictures"] = self.values[
             :, self.methods.index(method), self.metrics.index(metric)
         ]
-        return found
+        return result
 
     def shown(self, metric: str, method: str) -> Float32[np.ndarray, "n"]:
         """The same without the pictures that have no answer."""
-        found = self.of(metric, method)
-        known: Float32[np.ndarray, "n"] = found[~np.isnan(found)]
+        result = self.of(metric, method)
+        known: Float32[np.ndarray, "n"] = result[~np.isnan(result)]
         return known

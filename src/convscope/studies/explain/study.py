@@ -233,8 +233,8 @@ def probabilities(
     with torch.no_grad(), Lens(network.model, ()) as lens:
         scores = finite("the network", meaning(network).require(forward(lens, image[None])))
     share = meaning(network).probabilities(scores)
-    found: Float32[np.ndarray, "classes"] = share[0].cpu().numpy().astype(np.float32)
-    return found
+    result: Float32[np.ndarray, "classes"] = share[0].cpu().numpy().astype(np.float32)
+    return result
 
 
 def target_index(network: Network, share: np.ndarray, target: Target | None) -> int:
@@ -278,7 +278,7 @@ def _randomised(
     """Whether the maps depend on what was learned."""
     if not checks.randomise:
         return ()
-    found = randomisation(
+    result = randomisation(
         network.model,
         image,
         dict(methods),
@@ -287,7 +287,7 @@ def _randomised(
         before=maps,
         run=Run(seed=checks.seed, progress=run.progress),
     )
-    return tuple(found.values())
+    return tuple(result.values())
 
 
 def _sensitive(
@@ -300,15 +300,15 @@ def _sensitive(
     run: Run,
 ) -> tuple[Sensitivity, ...]:
     """Whether the maps depend on the class; NaN where a method fails for the other one."""
-    found = []
+    result = []
     for number, (name, one) in enumerate(maps.items() if checks.randomise else (), start=1):
         try:
-            found.append(difference(one, _map(network, image, methods[name], pair[1]), pair))
+            result.append(difference(one, _map(network, image, methods[name], pair[1]), pair))
         except ConvscopeError:
             origin = {"variant": one.variant}
-            found.append(Sensitivity(one.method, *pair, math.nan, math.nan, origin=origin))
+            result.append(Sensitivity(one.method, *pair, math.nan, math.nan, origin=origin))
         run.tick(number, len(maps))
-    return tuple(found)
+    return tuple(result)
 
 
 QUICK = Checks(steps=10, random=2, randomise=False)
@@ -391,7 +391,7 @@ def explain_folder(
     rows: list[_Row] = []
     wanted = list(range(len(folder))) if numbers is None else list(numbers)
     for (picture,) in folder.batches(1, None, wanted, run=run):
-        found = explain_picture(
+        result = explain_picture(
             network,
             picture,
             methods,
@@ -400,10 +400,10 @@ def explain_folder(
             checks=replace(checks, seed=checks.seed + picture.number),
         )
         if picture.label is not None:
-            found = replace(found, label=folder.classes[picture.label])
+            result = replace(result, label=folder.classes[picture.label])
         if each is not None:
-            each(picture.number, found)
-        rows.append(_row(network, picture, found, tuple(methods), checks.seed))
+            each(picture.number, result)
+        rows.append(_row(network, picture, result, tuple(methods), checks.seed))
     return _gathered(network, folder, rows, tuple(methods), checks)
 
 
@@ -426,42 +426,42 @@ class _Row:
 
 
 def _row(
-    network: Network, picture: Picture, found: Explanation, methods: tuple[str, ...], seed: int
+    network: Network, picture: Picture, result: Explanation, methods: tuple[str, ...], seed: int
 ) -> _Row:
     chance = np.random.default_rng([seed, picture.number])
     values = np.full((len(methods), len(METRICS)), np.nan, np.float32)
     crops = np.zeros((len(methods), CROP, CROP, 3), np.uint8)
     elsewhere = crops.copy()
-    for number, name in enumerate(found.methods):
+    for number, name in enumerate(result.methods):
         place = methods.index(name)
-        values[place] = list(_measures(found, number))
-        peak = found.maps[number].values
+        values[place] = list(_measures(result, number))
+        peak = result.maps[number].values
         at = np.unravel_index(int(peak.argmax()), peak.shape)
-        crops[place] = _crop(found.picture, (int(at[0]), int(at[1])))
-        elsewhere[place] = _crop(found.picture, tuple(chance.integers(peak.shape).tolist()))
-    size, boxes = found.picture.shape[:2], found.boxes
+        crops[place] = _crop(result.picture, (int(at[0]), int(at[1])))
+        elsewhere[place] = _crop(result.picture, tuple(chance.integers(peak.shape).tolist()))
+    size, boxes = result.picture.shape[:2], result.boxes
     return _Row(
         picture.name,
-        _label(network, found),
-        found,
+        _label(network, result),
+        result,
         values,
         crops,
         elsewhere,
         share_inside(size, boxes) if boxes else np.nan,
-        *_without(network, found, chance),
+        *_without(network, result, chance),
         share_inside(size, boxes) if boxes else np.nan,
         float(inside(size, boxes)[size[0] // 2, size[1] // 2]) if boxes else np.nan,
     )
 
 
-def _label(network: Network, found: Explanation) -> int:
+def _label(network: Network, result: Explanation) -> int:
     names = network.classes
-    return names.index(found.label) if found.label in names else -1
+    return names.index(result.label) if result.label in names else -1
 
 
-def _measures(found: Explanation, number: int) -> Iterator[float]:
+def _measures(result: Explanation, number: int) -> Iterator[float]:
     """In the order of METRICS."""
-    test, seen = found.tests[number], found.maps[number]
+    test, seen = result.tests[number], result.maps[number]
     yield test.deletion_area
     yield float(np.mean(test.random_deletion_areas))
     yield float(np.trapezoid(test.blob_deletion, test.share))
@@ -471,9 +471,9 @@ def _measures(found: Explanation, number: int) -> Iterator[float]:
     yield test.drop
     yield float(test.increase) if test.is_known else np.nan
     yield test.road
-    yield found.coverage[number]
-    yield pointing(seen.values, found.boxes, margin=MARGIN) if found.boxes else np.nan
-    yield energy_inside(seen.values, found.boxes) if found.boxes else np.nan
+    yield result.coverage[number]
+    yield pointing(seen.values, result.boxes, margin=MARGIN) if result.boxes else np.nan
+    yield energy_inside(seen.values, result.boxes) if result.boxes else np.nan
     yield seen.peak
 
 
@@ -488,17 +488,17 @@ def _crop(picture: UInt8[np.ndarray, "h w 3"], at: tuple[int, ...]) -> UInt8[np.
 
 
 def _without(
-    network: Network, found: Explanation, chance: np.random.Generator
+    network: Network, result: Explanation, chance: np.random.Generator
 ) -> tuple[float, float, int]:
     """The target's probability with the boxes grey, with equal boxes elsewhere grey, and what
     the network takes the picture for with the boxes grey."""
-    if not found.boxes:
+    if not result.boxes:
         return np.nan, np.nan, -1
-    image = prepared(network.model, network.preprocess.tensor(found.picture))[0]
-    here = inside(found.picture.shape[:2], found.boxes)
+    image = prepared(network.model, network.preprocess.tensor(result.picture))[0]
+    here = inside(result.picture.shape[:2], result.boxes)
     hidden = probabilities(network, _grey(image, here))
     other = probabilities(network, _grey(image, _moved(here, chance)))
-    return float(hidden[found.target]), float(other[found.target]), int(hidden.argmax())
+    return float(hidden[result.target]), float(other[result.target]), int(hidden.argmax())
 
 
 def _moved(here: np.ndarray, chance: np.random.Generator) -> np.ndarray:

@@ -35,8 +35,8 @@ class Finding:
 
 def findings(record: Explanations) -> list[Finding]:
     """What to know first, warnings before the rest."""
-    found = [*_crops(record), *_boxes(record), *_supported(record)]
-    return sorted(found, key=lambda one: one.level != "warn")
+    result = [*_crops(record), *_boxes(record), *_supported(record)]
+    return sorted(result, key=lambda one: one.level != "warn")
 
 
 def leading(record: Explanations) -> int:
@@ -88,8 +88,8 @@ def _middles(crops: UInt8[np.ndarray, "n s s 3"]) -> Float[np.ndarray, "n pixels
     middle = crops[:, side // 3 : side - side // 3, side // 3 : side - side // 3]
     step = max(1, middle.shape[1] // 4)
     coarse = middle[:, : 4 * step, : 4 * step].reshape(len(crops), -1, step, 4, step, 3)
-    found: Float[np.ndarray, "n pixels"] = coarse.mean((2, 4)).reshape(len(crops), -1) / 255
-    return found
+    result: Float[np.ndarray, "n pixels"] = coarse.mean((2, 4)).reshape(len(crops), -1) / 255
+    return result
 
 
 def _boxes(record: Explanations) -> Iterator[Finding]:
@@ -100,10 +100,10 @@ def _boxes(record: Explanations) -> Iterator[Finding]:
     for index in np.unique(record.target[boxed]).tolist():
         chosen = boxed & (record.target == index)
         if int(chosen.sum()) >= ENOUGH:
-            found = _inside(record, chosen, f"“{_name(record, index)}”")
-            if found.level == "warn":
+            result = _inside(record, chosen, f"“{_name(record, index)}”")
+            if result.level == "warn":
                 quiet &= ~chosen
-                yield found
+                yield result
     if quiet.any():
         yield _inside(record, quiet, "other classes" if quiet.sum() < boxed.sum() else "some class")
 
@@ -221,12 +221,12 @@ class Verdict:
     limit: str
 
 
-def verdict(found: Explanation, number: int) -> Verdict:
+def verdict(result: Explanation, number: int) -> Verdict:
     """Of the map at this place of the explanation."""
-    name, seen, test = found.methods[number], found.maps[number], found.tests[number]
+    name, seen, test = result.methods[number], result.maps[number], result.tests[number]
     is_own = ":" in name or seen.variant == "own"
     limit = LIMITS.get(name, "" if is_own else LAYER)
-    target = shortened(found.target_name)
+    target = shortened(result.target_name)
     if not seen.positive:
         return Verdict("none", f"No positive evidence for “{target}”.", (), limit)
     if not test.is_known:
@@ -234,7 +234,7 @@ def verdict(found: Explanation, number: int) -> Verdict:
             "poor", "Nothing tells whether it is right: it could not be tested.", (), limit
         )
     level, headline = _supported_verdicts(test)
-    again, other = _unchanged(found, number), _blind(found, number)
+    again, other = _unchanged(result, number), _blind(result, number)
     if level == "good" and (again or other):
         level, headline = "fair", SAME_ANYWAY if again else SAME_CLASS
     told = (_measured(test), again, other)
@@ -288,11 +288,11 @@ def _span(values: tuple[float, ...]) -> str:
     return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
 
 
-def _unchanged(found: Explanation, number: int) -> str | None:
+def _unchanged(result: Explanation, number: int) -> str | None:
     """Said only where the map of a random network is much the same."""
-    if number >= len(found.randomised):
+    if number >= len(result.randomised):
         return None
-    alike = float(found.randomised[number].spearman_absolute[-1])
+    alike = float(result.randomised[number].spearman_absolute[-1])
     if math.isnan(alike) or alike < SAME:
         return None
     return (
@@ -301,45 +301,45 @@ def _unchanged(found: Explanation, number: int) -> str | None:
     )
 
 
-def _blind(found: Explanation, number: int) -> str | None:
-    if number >= len(found.sensitive):
+def _blind(result: Explanation, number: int) -> str | None:
+    if number >= len(result.sensitive):
         return None
-    other = found.sensitive[number]
+    other = result.sensitive[number]
     if math.isnan(other.spearman) or other.spearman < BLIND:
         return None
     return (
-        f"For “{_class(found, other.second)}” it draws nearly the same map (rank correlation "
+        f"For “{_class(result, other.second)}” it draws nearly the same map (rank correlation "
         f"{other.spearman:.2f}): it does not tell the two classes apart."
     )
 
 
-def _class(found: Explanation, index: int) -> str:
-    known = dict(zip(found.prediction.classes.tolist(), found.prediction.names, strict=True))
+def _class(result: Explanation, index: int) -> str:
+    known = dict(zip(result.prediction.classes.tolist(), result.prediction.names, strict=True))
     return shortened(known.get(index, f"class {index}"))
 
 
-def _rival(found: Explanation) -> str:
+def _rival(result: Explanation) -> str:
     """The likeliest other class, and whether it is the network's answer."""
-    seen = found.prediction
-    rivals = [place for place, index in enumerate(seen.classes.tolist()) if index != found.target]
+    seen = result.prediction
+    rivals = [place for place, index in enumerate(seen.classes.tolist()) if index != result.target]
     if not rivals:
         return ""
     role = "the runner-up is" if rivals[0] else "its answer is"
     return f"; {role} “{shortened(seen.names[rivals[0]])}”, {seen.probability[rivals[0]]:.1%}"
 
 
-def summary(found: Explanation) -> str:
+def summary(result: Explanation) -> str:
     """The whole explanation in one or two sentences."""
     first = (
-        f"“{shortened(found.target_name)}”, {found.score:.1%}"
-        + (f" (true: “{shortened(found.label)}”)" if found.label else "")
-        + _rival(found)
+        f"“{shortened(result.target_name)}”, {result.score:.1%}"
+        + (f" (true: “{shortened(result.label)}”)" if result.label else "")
+        + _rival(result)
         + "."
     )
-    if found.score < FAINT and found.target != int(found.prediction.classes[0]):
+    if result.score < FAINT and result.target != int(result.prediction.classes[0]):
         first += " The network all but rules it out, so that there is little to explain."
-    verdicts = [verdict(found, number) for number in range(len(found.methods))]
-    backed = [n for n, one in zip(found.methods, verdicts, strict=True) if one.level == "good"]
+    verdicts = [verdict(result, number) for number in range(len(result.methods))]
+    backed = [n for n, one in zip(result.methods, verdicts, strict=True) if one.level == "good"]
     if not backed:
         return f"{first} None of these maps is well supported by the tests on this picture."
     if len(backed) == len(verdicts):

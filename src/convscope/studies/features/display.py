@@ -147,7 +147,7 @@ class Energy:
     def grids(self, strides: Sequence[Stride]) -> tuple[Grid, ...]:
         """Those that show, the widest first; each period once, with the first convolution on the
         way down that is uneven."""
-        found: dict[int, Grid] = {}
+        result: dict[int, Grid] = {}
         profiles = [s / np.maximum(c, 1) for s, c in zip(self._sums, self._counts, strict=True)]
         for stride in sorted(strides, key=lambda each: each.is_even):
             for axis in (0, 1):
@@ -155,13 +155,13 @@ class Energy:
                 if step == 1:
                     continue
                 ripple = _ripple(profiles[axis], period)
-                known = found.get(period)
+                known = result.get(period)
                 if known is None and ripple > 0:
                     how = (stride.kernel[axis], step, period, ripple)
-                    found[period] = (stride.layer, *how)
+                    result[period] = (stride.layer, *how)
                 elif known is not None and known[0] == stride.layer:
-                    found[period] = (*known[:4], max(known[4], ripple))
-        return tuple(found[period] for period in sorted(found, reverse=True))
+                    result[period] = (*known[:4], max(known[4], ripple))
+        return tuple(result[period] for period in sorted(result, reverse=True))
 
 
 def _ripple(profile: Float64[np.ndarray, "n"], period: int) -> float:

@@ -192,7 +192,7 @@ def _best(panels: Sequence[_Panel]) -> list[tuple[float, list[_Panel]]]:
     where that is too tall; so that tiles are, in their geometric mean, as wide as can be."""
     runs = [panels[a:b] for a in range(len(panels)) for b in range(a + 1, len(panels) + 1)]
     widest = max(panel.wide for panel in panels)
-    found = []
+    result = []
     for wide in sorted({_wide(run) for run in runs if _wide(run) >= widest}):
         shelves = _shelves(panels, wide)
         tiles = [min(MOST, (PAGE[0] - 2 * MARGIN) / _wide(shelf)) for shelf in shelves]
@@ -202,8 +202,8 @@ def _best(panels: Sequence[_Panel]) -> list[tuple[float, list[_Panel]]]:
         # Very many layers do not fit onto one page: then it is a long one.
         less = min(1.0, max((PAGE[1] - spare) / needed, SMALL / min(tiles)))
         seen = sum(math.log(less * tile) * panel.tiles for tile, shelf in pairs for panel in shelf)
-        found.append((seen, [(less * tile, shelf) for tile, shelf in pairs]))
-    return max(found, key=lambda entry: entry[0])[1]
+        result.append((seen, [(less * tile, shelf) for tile, shelf in pairs]))
+    return max(result, key=lambda entry: entry[0])[1]
 
 
 def _shelves(panels: Sequence[_Panel], wide: float) -> list[list[_Panel]]:

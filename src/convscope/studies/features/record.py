@@ -89,12 +89,12 @@ def atlas_features(atlas: Path, layer: str, maps: Sequence[int]) -> LayerFeature
     Raises as `atlas_layers`, and UsageError U204 if there is no such map.
     """
     places = {LayerFeatures.part(place, "layer"): place for place in _places(atlas)}
-    found = LayerFeatures.load(places[layer])
+    result = LayerFeatures.load(places[layer])
     for channel in maps:
-        if channel >= len(found.value):
-            what = f"no such feature map; the layer has {len(found.value)}, counted from 0"
+        if channel >= len(result.value):
+            what = f"no such feature map; the layer has {len(result.value)}, counted from 0"
             raise UsageError("U204", f"{layer}:{channel}", what)
-    return found.of(maps)
+    return result.of(maps)
 
 
 def _places(atlas: Path) -> list[Path]:

@@ -108,9 +108,9 @@ def mined(
         if also is not None:
             also(some)
 
-    found = topk(network, folder, names, k=k, tuning=tuning, also=look, run=run)
+    result = topk(network, folder, names, k=k, tuning=tuning, also=look, run=run)
     known = fields(model, preprocess.shape, names)
-    return Looking(network, pictures, found, known, side, rule, ways, overlap, other)
+    return Looking(network, pictures, result, known, side, rule, ways, overlap, other)
 
 
 Maps = Mapping[str, Sequence[int] | None]
@@ -195,21 +195,21 @@ class _Layer:
             self.coverage = (projection.rewritten, projection.rectifiers)
             drawings[projection.rule].add(*entries[projection.number], projection)
         shown = [drawing.shown(rule) for rule, drawing in drawings.items()]
-        found, rows, looking = self.found, self.rows, self.looking
+        result, rows, looking = self.found, self.rows, self.looking
         return LayerFeatures(
             layer=self.layer,
             kind=kind,
             shape=(self.field.shape[0], len(self.field.rows), len(self.field.columns)),
             field=self.field.size,
             stride=self.field.stride,
-            value=np.where(self.image >= 0, found.value[rows], -np.inf).astype(np.float32),
+            value=np.where(self.image >= 0, result.value[rows], -np.inf).astype(np.float32),
             image=self.image,
-            row=found.row[rows],
-            column=found.column[rows],
+            row=result.row[rows],
+            column=result.column[rows],
             box=self.box,
-            active=found.active[rows],
-            invalid=found.invalid[rows],
-            seen=found.seen,
+            active=result.active[rows],
+            invalid=result.invalid[rows],
+            seen=result.seen,
             patches=self.patches,
             rewritten=self.coverage[0],
             rectifiers=self.coverage[1],
@@ -218,7 +218,7 @@ class _Layer:
             **shown[0]._asdict(),
             **(_beside(shown[1]) if len(shown) > 1 else {}),
             origin={
-                **found.origin,
+                **result.origin,
                 "rule": " and ".join(way.rules),
                 "rule_chosen": _why(looking.rule, way),
                 "overlap": looking.overlap,
@@ -246,10 +246,10 @@ class _Layer:
         return marks
 
     def _patch_similarity(self) -> Float32[np.ndarray, "maps"]:
-        found = np.full(len(self.image), np.nan, np.float32)
+        result = np.full(len(self.image), np.nan, np.float32)
         for row in np.flatnonzero((self.image >= 0).sum(axis=1) > 1).tolist():
-            found[row] = mean_correlation(self.patches[row].astype(np.float32), self.seen(row))
-        return found
+            result[row] = mean_correlation(self.patches[row].astype(np.float32), self.seen(row))
+        return result
 
     def _cut_patches(self) -> None:
         """Picture by picture, so that each is read once."""
@@ -374,14 +374,14 @@ def features(
         also=also,
         run=run,
     )
-    found = looking.found
-    return found, winners(looking), each_layer(looking, dict.fromkeys(found.layers))
+    result = looking.found
+    return result, winners(looking), each_layer(looking, dict.fromkeys(result.layers))
 
 
 def winners(looking: Looking) -> PictureRecord:
     """The pictures that are among the strongest of any map, as thumbnails."""
-    preprocess, found, folder = looking.network.preprocess, looking.found, looking.pictures.folder
-    alive = found.image[found.active > 0]
+    preprocess, result, folder = looking.network.preprocess, looking.found, looking.pictures.folder
+    alive = result.image[result.active > 0]
     wanted = np.unique(alive[alive >= 0]).tolist()
     height, width = preprocess.size
     whole = Box(0, 0, height, width)
@@ -468,14 +468,14 @@ def _units(
     """Maps by layer."""
     if count is not None and count < 1:
         raise UsageError("U387", f"{count} maps", "are none", next_step="take 1 or more")
-    found: dict[str, list[int]] = {}
+    result: dict[str, list[int]] = {}
     for unit in units:
         one = Unit.parse(unit) if isinstance(unit, str) else unit
         if layers and one.layer not in layers:
             what = f"its layer is not among those named: {', '.join(layers)}"
             raise UsageError("U387", str(one), what, next_step="name the layer too, or no layers")
-        found.setdefault(one.layer, []).append(one.channel)
-    return found
+        result.setdefault(one.layer, []).append(one.channel)
+    return result
 
 
 def _require(network: Network, wanted: Mapping[str, Sequence[int]]) -> None:

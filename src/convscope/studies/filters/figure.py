@@ -57,8 +57,8 @@ def clipped_filters(record: Filters) -> Float32[np.ndarray, "maps c k l"]:
     if record.clip <= 0:
         return record.weights
     factor = np.minimum(1, record.clip / np.maximum(record.rms, 1e-300)).astype(np.float32)
-    found: Float32[np.ndarray, "maps c k l"] = record.weights * factor[:, None, None, None]
-    return found
+    result: Float32[np.ndarray, "maps c k l"] = record.weights * factor[:, None, None, None]
+    return result
 
 
 def filter_sheet(weights: Float32[np.ndarray, "maps c k l"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -55,8 +55,8 @@ def bands(weights: Float[np.ndarray, "maps c k l"]) -> Bands:
 
 def _radius(side: int) -> Float64[np.ndarray, "side side"]:
     steps = np.fft.fftfreq(side)
-    found: Float64[np.ndarray, "side side"] = np.hypot(steps[:, None], steps[None])
-    return found
+    result: Float64[np.ndarray, "side side"] = np.hypot(steps[:, None], steps[None])
+    return result
 
 
 def apparent(frequency: float, stride: int) -> float:
@@ -67,8 +67,8 @@ def apparent(frequency: float, stride: int) -> float:
 
 def folds(frequencies: Float64[np.ndarray, "*any"], stride: int) -> np.ndarray:
     """Which frequencies down (or across) a stride cannot keep."""
-    found: np.ndarray = np.abs(frequencies) > 1 / (2 * stride) + 1e-9
-    return found
+    result: np.ndarray = np.abs(frequencies) > 1 / (2 * stride) + 1e-9
+    return result
 
 
 class Transfer(NamedTuple):
@@ -99,11 +99,11 @@ def transfer(
             some = places[start : start + BATCH]
             waves = [(steps[i], steps[j]) for i, j in some]
             # Two phases a quarter apart: their energies add up to the same at every place.
-            found = [
+            result = [
                 _answer(lens, _gratings(waves, phase, size).to(like), layer, margin) - blank
                 for phase in (0.0, 0.25)
             ]
-            squares = [part.double().square().mean((2, 3)).sum(1) for part in found]
+            squares = [part.double().square().mean((2, 3)).sum(1) for part in result]
             energy[tuple(zip(*some, strict=True))] = sum(squares).cpu().numpy()  # type: ignore[union-attr]
     outside = folds(steps, stride[0])[:, None] | folds(steps, stride[1])[None]
     whole = energy.sum()
@@ -199,8 +199,8 @@ def _dense(module: Any, given: Float[Tensor, "n c h w"]) -> Float[Tensor, "n map
     everywhere.stride = 1 if not isinstance(module, nn.Conv2d) else (1, 1)
     if hasattr(module, "ceil_mode"):
         everywhere.ceil_mode = False
-    found = type(module).forward(everywhere, given)
-    values: Tensor = found[0] if isinstance(found, tuple) else found
+    result = type(module).forward(everywhere, given)
+    values: Tensor = result[0] if isinstance(result, tuple) else result
     return values
 
 

@@ -65,33 +65,33 @@ class Tally:
     @property
     def covariance(self) -> Float64[np.ndarray, "maps maps"]:
         mean = self.total / self.places
-        found: Float64[np.ndarray, "maps maps"]
-        found = (self.product / self.places - torch.outer(mean, mean)).numpy()
-        return found
+        result: Float64[np.ndarray, "maps maps"]
+        result = (self.product / self.places - torch.outer(mean, mean)).numpy()
+        return result
 
     @property
     def spread(self) -> Float64[np.ndarray, "maps"]:
-        found: Float64[np.ndarray, "maps"] = np.sqrt(np.maximum(np.diag(self.covariance), 0))
-        return found
+        result: Float64[np.ndarray, "maps"] = np.sqrt(np.maximum(np.diag(self.covariance), 0))
+        return result
 
     @property
     def silent(self) -> Bool[np.ndarray, "maps"]:
         """Never positive: a rectifier after it puts out nothing but zeros."""
-        found: Bool[np.ndarray, "maps"] = (self.highest <= 0).numpy()
-        return found
+        result: Bool[np.ndarray, "maps"] = (self.highest <= 0).numpy()
+        return result
 
     @property
     def saturated(self) -> Bool[np.ndarray, "maps"]:
         """Positive (nearly) always: a rectifier after it cuts nothing off."""
-        found: Bool[np.ndarray, "maps"] = (self.positive >= ALWAYS * self.places).numpy()
-        return found
+        result: Bool[np.ndarray, "maps"] = (self.positive >= ALWAYS * self.places).numpy()
+        return result
 
     @property
     def still(self) -> Bool[np.ndarray, "maps"]:
         """The same at all places of all pictures."""
         spread = self.spread
-        found: Bool[np.ndarray, "maps"] = spread <= STILL * np.median(spread)
-        return found
+        result: Bool[np.ndarray, "maps"] = spread <= STILL * np.median(spread)
+        return result
 
     @property
     def twins(self) -> Int64[np.ndarray, "maps"]:
@@ -235,7 +235,7 @@ def _on_pictures(
         }
     with opened(folder) as pictures:
         spread = np.linspace(0, len(pictures) - 1, min(FOLDED, len(pictures))).astype(int)
-        found = folds_on_pictures(network.model, _batches(network, pictures, spread.tolist()))
+        result = folds_on_pictures(network.model, _batches(network, pictures, spread.tolist()))
         like = next(network.model.parameters(), torch.empty(0))
         layers = feature_layers(network.model, torch.zeros(1, *network.preprocess.shape).to(like))
         every = _batches(network, pictures, None, run)
@@ -248,10 +248,10 @@ def _on_pictures(
         for name in ("silent", "saturated", "still")
     }
     return {
-        "fold_layers": tuple(fold.layer for fold in found),
-        "fold_kinds": tuple(fold.kind for fold in found),
-        "fold_strides": tuple(fold.stride for fold in found),
-        "folds": np.stack([fold.share for fold in found]) if found else np.zeros((0, 0)),
+        "fold_layers": tuple(fold.layer for fold in result),
+        "fold_kinds": tuple(fold.kind for fold in result),
+        "fold_strides": tuple(fold.stride for fold in result),
+        "folds": np.stack([fold.share for fold in result]) if result else np.zeros((0, 0)),
         "layers": tuple(layers),
         "of": np.repeat(np.arange(len(layers)), counts),
         **joined,
@@ -282,6 +282,6 @@ def from_command(ask: Ask, options: Options) -> dict[str, Filters]:
     if not ask.given:
         return {name: one(network, None) for name, network in networks.items()}
     with ask.pictures() as folder:
-        found = {name: one(network, folder) for name, network in networks.items()}
+        result = {name: one(network, folder) for name, network in networks.items()}
         folder.check_bad()
-    return found
+    return result

@@ -63,8 +63,8 @@ class Invariance(Record):
         amounts = self.amount[steps]
         if amounts[0] == amounts[-1]:
             return np.asarray(values[..., steps].mean(-1), np.float64)
-        found = np.trapezoid(values[..., steps], amounts, axis=-1) / (amounts[-1] - amounts[0])
-        return np.asarray(found, np.float64)
+        result = np.trapezoid(values[..., steps], amounts, axis=-1) / (amounts[-1] - amounts[0])
+        return np.asarray(result, np.float64)
 
     def kept(self, change: int) -> Float64[np.ndarray, "pictures"]:
         """Share of a change's steps at which the likeliest class is still the same."""

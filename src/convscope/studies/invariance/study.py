@@ -89,8 +89,8 @@ def invariance(
         )
     wanted = [layers] if isinstance(layers, str) else list(layers or ())
     if layers is None:
-        found = ends(network.model, preprocess.shape)
-        wanted = list(dict.fromkeys((found.low, found.high)))
+        result = ends(network.model, preprocess.shape)
+        wanted = list(dict.fromkeys((result.low, result.high)))
     rows: list[dict[str, Any]] = []
     with opened(folder) as pictures:
         framing = partial(_canvas, preprocess=preprocess, beyond=beyond)

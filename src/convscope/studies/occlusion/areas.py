@@ -106,12 +106,12 @@ def without(
 
 
 def drawn_square(
-    preprocess: Preprocess, image: Float[Tensor, "c h w"], found: Occlusion, fill: Fill, seed: int
+    preprocess: Preprocess, image: Float[Tensor, "c h w"], result: Occlusion, fill: Fill, seed: int
 ) -> UInt8[np.ndarray, "height width 3"]:
     """What the square shows where the probability is lowest."""
-    row, column = lowest(found.probability)
-    top, left = int(found.tops[row]), int(found.lefts[column])
-    box = Box(top, left, top + found.sides[0], left + found.sides[1])
+    row, column = lowest(result.probability)
+    top, left = int(result.tops[row]), int(result.lefts[column])
+    box = Box(top, left, top + result.sides[0], left + result.sides[1])
     pixels = preprocess.pixels(covered(image, [box], fill, seed))
     return pixels[box.top : box.bottom, box.left : box.right]
 
@@ -187,16 +187,16 @@ class Projecting:
         if self.strongest is None:
             return []
         units = self.strongest.units(self.layer, channel)
-        found = [number for _, number, value in units if value > 0]
-        return [number for number in found if self.source.digest(number) != own][:OTHERS]
+        result = [number for _, number, value in units if value > 0]
+        return [number for number in result if self.source.digest(number) != own][:OTHERS]
 
     def _projected(
         self, image: Float[Tensor, "c h w"], unit: Unit, side: int
     ) -> Float[np.ndarray, "side side 3"]:
-        (found,) = deconvnet(
+        (result,) = deconvnet(
             self.network.model, image[None], [unit], rule=self.rule, whole_map=True
         )
         height, width = image.shape[-2:]
-        pixels = torch.from_numpy(np.array(found.pixels))
+        pixels = torch.from_numpy(np.array(result.pixels))
         square = cut(pixels, Box(0, 0, height, width), side, 0.0)
         return square.expand(3, -1, -1).permute(1, 2, 0).numpy()

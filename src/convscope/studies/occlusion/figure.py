@@ -223,14 +223,14 @@ def _draw_projections(axes: Axes, record: Occlusions, picture: int) -> None:
 
 
 def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
-    found = kinds(record.likeliest[picture])
+    result = kinds(record.likeliest[picture])
     _draw_pale(axes, record, picture)
-    colours = kind_map(record.likeliest[picture], found)
+    colours = kind_map(record.likeliest[picture], result)
     axes.imshow(colours, interpolation="nearest", extent=_extent(record))
     _limit(axes, record)
     middle = [side / 2 for side in record.sides]
     handles = []
-    for letter, colour, kind in zip(LETTERS, DISTINCT, found, strict=False):
+    for letter, colour, kind in zip(LETTERS, DISTINCT, result, strict=False):
         shade = "#{:02x}{:02x}{:02x}".format(*colour)
         handles.append(Patch(color=shade, label=_told(record, letter, kind)))
         if kind.count < LETTERED * record.places:
@@ -265,24 +265,24 @@ BLUE, ORANGE, GREY = "#0b5cbf", "#b25400", "#5b6067"
 FEW_POWERS = 100
 
 
-def hidden_objects_figure(found: HiddenObjects) -> Figure:
+def hidden_objects_figure(result: HiddenObjects) -> Figure:
     """Left: a point a picture, what squares on the object leave of the probability against what
     squares beside it leave. Right: means and 95 % intervals over pictures."""
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-    _draw_pictures(left, found)
-    _draw_means(right, found)
+    _draw_pictures(left, result)
+    _draw_means(right, result)
     return figure
 
 
-def _draw_pictures(axes: Axes, found: HiddenObjects) -> None:
-    known = ~np.isnan(found.difference)
+def _draw_pictures(axes: Axes, result: HiddenObjects) -> None:
+    known = ~np.isnan(result.difference)
     for chosen, mark, colour, name in (
-        (known & found.recognised, "o", BLUE, "recognised"),
-        (known & ~found.recognised, "^", ORANGE, "taken for something else"),
+        (known & result.recognised, "o", BLUE, "recognised"),
+        (known & ~result.recognised, "^", ORANGE, "taken for something else"),
     ):
         if chosen.any():
-            on, off = np.exp(-found.on[chosen]), np.exp(-found.off[chosen])
+            on, off = np.exp(-result.on[chosen]), np.exp(-result.off[chosen])
             axes.plot(off, on, mark, color=colour, markersize=4, alpha=0.75, label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -301,8 +301,8 @@ def _draw_pictures(axes: Axes, found: HiddenObjects) -> None:
         axes.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="upper left")
 
 
-def _draw_means(axes: Axes, found: HiddenObjects) -> None:
-    rows = means(found)
+def _draw_means(axes: Axes, result: HiddenObjects) -> None:
+    rows = means(result)
     places = range(len(rows), 0, -1)
     for place, (name, values) in zip(places, rows, strict=True):
         mean = interval(values)
@@ -341,14 +341,14 @@ def _mark(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def means(found: HiddenObjects) -> list[tuple[str, Float64[np.ndarray, "pictures"]]]:
+def means(result: HiddenObjects) -> list[tuple[str, Float64[np.ndarray, "pictures"]]]:
     """Falls by what is hidden, over the same pictures on the object and beside it."""
-    both, room = np.isnan(found.difference), np.isnan(found.beside)
+    both, room = np.isnan(result.difference), np.isnan(result.beside)
     return [
-        ("squares on\nthe object", np.where(both, np.nan, found.on)),
-        ("squares beside\nthe object", np.where(both, np.nan, found.off)),
-        ("the whole\nobject", np.where(room, np.nan, found.box)),
-        ("as large an area\nbeside it", found.beside),
+        ("squares on\nthe object", np.where(both, np.nan, result.on)),
+        ("squares beside\nthe object", np.where(both, np.nan, result.off)),
+        ("the whole\nobject", np.where(room, np.nan, result.box)),
+        ("as large an area\nbeside it", result.beside),
     ]
 
 

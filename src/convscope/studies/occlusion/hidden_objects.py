@@ -155,6 +155,6 @@ def _known_mean(values: Float64[np.ndarray, "n m"]) -> Float64[np.ndarray, "n"]:
 
 
 def _turned(record: Occlusions, kept: np.ndarray) -> Float64[np.ndarray, "pictures"]:
-    found = record.other_likeliest[kept]
-    other = (found != record.base_likeliest[kept, None]).astype(np.float64)
-    return _known_mean(np.where(found < 0, np.nan, other))
+    result = record.other_likeliest[kept]
+    other = (result != record.base_likeliest[kept, None]).astype(np.float64)
+    return _known_mean(np.where(result < 0, np.nan, other))

@@ -143,12 +143,12 @@ class Kept:
         except DataError:
             return None
 
-    def keep(self, number: int, found: Occlusions) -> None:
+    def keep(self, number: int, result: Occlusions) -> None:
         if not self.begun:
             publish_file(self.folder / PLAN, json.dumps(self.plan, indent=1).encode("ascii"))
             self.begun = True
         shutil.rmtree(self._place(number), ignore_errors=True)  # damaged, or it would be used
-        found.save(self._place(number))
+        result.save(self._place(number))
 
     def _place(self, number: int) -> Path:
         return self.folder / f"{number:06d}"
@@ -249,20 +249,20 @@ def _parts(
     parts: list[Occlusions] = []
     failed: dict[str, str] = {}
     for picture in folder.read(None):
-        found = None if store is None else store.part(picture.number)
-        if found is None:
+        result = None if store is None else store.part(picture.number)
+        if result is None:
             tick = run.part(picture.number, len(folder))
             try:
                 marked = boxes.get(picture.name, ())
-                found = _one(case, folder, picture, aims, marked, projecting, tick)
+                result = _one(case, folder, picture, aims, marked, projecting, tick)
             except ModelError as fault:
                 if fault.code not in NOT_FINITE:
                     raise
                 failed[picture.name] = str(fault)
                 continue
             if store is not None:
-                store.keep(picture.number, found)
-        parts.append(found)
+                store.keep(picture.number, result)
+        parts.append(result)
     run.tick(1, 1)
     folder.check_bad()
     if not parts:
@@ -284,7 +284,7 @@ def _one(
     pixels, image = seen(network, picture)
     share = probabilities(network, image)
     target, why = aims.of(network, picture.number, share)
-    found = occlusion(
+    result = occlusion(
         network.model,
         image,
         target=target,
@@ -301,22 +301,22 @@ def _one(
         classes=class_names(network, len(share)),
         target=np.array([target], np.int32),
         why=(why,),
-        layer=found.layer,
-        channel=np.array([found.channel], np.int32),
-        tops=found.tops,
-        lefts=found.lefts,
-        sides=found.sides,
-        base_probability=np.array([found.base_probability], np.float32),
+        layer=result.layer,
+        channel=np.array([result.channel], np.int32),
+        tops=result.tops,
+        lefts=result.lefts,
+        sides=result.sides,
+        base_probability=np.array([result.base_probability], np.float32),
         base_likeliest=np.array([share.argmax()], np.int32),
-        base_activity=np.array([found.base_activity], np.float32),
-        probability=found.probability[None],
-        likeliest=found.likeliest[None],
-        activity=found.activity[None],
+        base_activity=np.array([result.base_activity], np.float32),
+        probability=result.probability[None],
+        likeliest=result.likeliest[None],
+        activity=result.activity[None],
         seen=pixels[None],
-        square=drawn_square(network.preprocess, image, found, case.fill, case.seed)[None],
-        **projecting.of_map(image, found.channel, picture.number, folder),
+        square=drawn_square(network.preprocess, image, result, case.fill, case.seed)[None],
+        **projecting.of_map(image, result.channel, picture.number, folder),
         **without(network, image, target, boxes, case.fill, case.seed),
-        origin=found.origin,
+        origin=result.origin,
     )
 
 

@@ -56,10 +56,10 @@ def occlusion_table(record: Occlusions, *, beside: bool = False) -> list[Part]:
 
 def _rest(record: Occlusions, picture: int) -> list[str]:
     """The likeliest classes besides the one followed, the most frequent first."""
-    found = [k for k in kinds(record.likeliest[picture]) if k.index != record.target[picture]]
-    shown = found[:NAMED]
+    result = [k for k in kinds(record.likeliest[picture]) if k.index != record.target[picture]]
+    shown = result[:NAMED]
     told = [f"{record.class_of(k.index) if k.index >= 0 else 'others'} {k.count}" for k in shown]
-    more = sum(k.count for k in found[NAMED:])
+    more = sum(k.count for k in result[NAMED:])
     return told + ([f"others {more}"] if more else [])
 
 
@@ -155,8 +155,8 @@ def occlusion_words(record: Occlusions) -> list[str]:
 
 def _most_changed(record: Occlusions, picture: int) -> str:
     own = int(record.base_likeliest[picture])
-    found = next(kind for kind in kinds(record.likeliest[picture]) if kind.index != own)
-    name = record.class_of(found.index) if found.index >= 0 else "others"
+    result = next(kind for kind in kinds(record.likeliest[picture]) if kind.index != own)
+    name = record.class_of(result.index) if result.index >= 0 else "others"
     return (
         f"It changes most in {record.picture_names()[picture]}: at {record.turned[picture]} places "
         f"another answer than {record.class_of(own)}, most often {name}."
@@ -203,28 +203,30 @@ def _summed(
     return (name, f"{int(chosen.sum())}", *told)
 
 
-def hidden_objects_words(found: HiddenObjects) -> list[str]:
+def hidden_objects_words(result: HiddenObjects) -> list[str]:
     """The answer for a newcomer, then what it rests on."""
-    apart = found.difference
+    apart = result.difference
     known = ~np.isnan(apart)
     count = int(known.sum())
     if not count:
-        why = f"{(found.on_squares == 0).sum()} have no square on the object"
-        return [f"No picture can be compared: {why}, {(found.off_squares == 0).sum()} none beside."]
+        why = f"{(result.on_squares == 0).sum()} have no square on the object"
+        return [
+            f"No picture can be compared: {why}, {(result.off_squares == 0).sum()} none beside."
+        ]
     more = int((apart[known] > 0).sum())
     said = [
         f"Hiding the object lowers the probability more than hiding what is around it in {more} of "
         f"{count} pictures: on average a square on the object leaves "
-        f"{share_left(_left(found.on[known]))} of it, one beside the object "
-        f"{share_left(_left(found.off[known]))} (p = {_p(found.p_sign)}).",
-        _dealt(found, apart),
-        *_whole(found),
-        *_recognised(found, known),
+        f"{share_left(_left(result.on[known]))} of it, one beside the object "
+        f"{share_left(_left(result.off[known]))} (p = {_p(result.p_sign)}).",
+        _dealt(result, apart),
+        *_whole(result),
+        *_recognised(result, known),
     ]
     dropped = [
-        (int((found.on_squares == 0).sum()), "no square lies on the object"),
-        (int((found.off_squares == 0).sum()), "no square lies beside it"),
-        (len(found.unmarked), "nothing is marked where the network sees it"),
+        (int((result.on_squares == 0).sum()), "no square lies on the object"),
+        (int((result.off_squares == 0).sum()), "no square lies beside it"),
+        (len(result.unmarked), "nothing is marked where the network sees it"),
     ]
     told = [f"in {n} {why}" for n, why in dropped if n]
     if told:
@@ -234,40 +236,40 @@ def hidden_objects_words(found: HiddenObjects) -> list[str]:
     return said
 
 
-def _dealt(found: HiddenObjects, apart: Float64[np.ndarray, "pictures"]) -> str:
-    real, other = interval(apart), interval(found.elsewhere)
+def _dealt(result: HiddenObjects, apart: Float64[np.ndarray, "pictures"]) -> str:
+    real, other = interval(apart), interval(result.elsewhere)
     return (
         f"The difference of the falls is {_told_objects(real)} in natural logarithms; with the "
         "boxes of other pictures in their place, so that only where things usually lie counts, it "
-        f"is {_told_objects(other)} (p = {_p(found.p_dealt)})."
+        f"is {_told_objects(other)} (p = {_p(result.p_dealt)})."
     )
 
 
-def _whole(found: HiddenObjects) -> list[str]:
-    room = ~np.isnan(found.beside)
+def _whole(result: HiddenObjects) -> list[str]:
+    room = ~np.isnan(result.beside)
     if not room.any():
         return [f"In none of {len(room)} pictures is there room for an area as large beside it."]
-    turned = found.box_turned[room].mean()
+    turned = result.box_turned[room].mean()
     return [
-        f"With the whole object hidden {share_left(_left(found.box[room]))} of the probability is "
-        f"left, with an area as large beside it {share_left(_left(found.beside[room]))} "
-        f"(p = {_p(found.p_box)}); the answer changes in {turned:.0%} against "
-        f"{np.nanmean(found.beside_turned):.0%} (the {room.sum()} of {len(room)} pictures with "
+        f"With the whole object hidden {share_left(_left(result.box[room]))} of the probability is "
+        f"left, with an area as large beside it {share_left(_left(result.beside[room]))} "
+        f"(p = {_p(result.p_box)}); the answer changes in {turned:.0%} against "
+        f"{np.nanmean(result.beside_turned):.0%} (the {room.sum()} of {len(room)} pictures with "
         "room for that)."
     ]
 
 
 def _recognised(
-    found: HiddenObjects, known: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    result: HiddenObjects, known: np.ndarray[tuple[int], np.dtype[np.bool_]]
 ) -> list[str]:
-    chosen = known & found.recognised
+    chosen = known & result.recognised
     if chosen.all() or not chosen.any():
         return []
     return [
         f"Of the {chosen.sum()} pictures among them that the network recognises, "
-        f"{(found.difference[chosen] > 0).sum()} fall more: "
-        f"{share_left(_left(found.on[chosen]))} is left on the object, "
-        f"{share_left(_left(found.off[chosen]))} beside it."
+        f"{(result.difference[chosen] > 0).sum()} fall more: "
+        f"{share_left(_left(result.on[chosen]))} is left on the object, "
+        f"{share_left(_left(result.off[chosen]))} beside it."
     ]
 
 

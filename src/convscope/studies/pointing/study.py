@@ -109,11 +109,11 @@ def _row(
             continue
         start = time.perf_counter()
         try:
-            (found,) = method(network.model, image, target=index)
+            (result,) = method(network.model, image, target=index)
         except ConvscopeError as fault:
             refused[name] = f"{fault.subject}: {fault.what}"
             continue
-        row.of[name] = (*row.marks(found.values), time.perf_counter() - start)
+        row.of[name] = (*row.marks(result.values), time.perf_counter() - start)
     return row
 
 

@@ -62,13 +62,13 @@ def probes(
     wrong = [kind for kind in kinds if kind not in KINDS]
     if wrong or not kinds:
         raise UsageError("U430", ", ".join(wrong) or "kinds", "there are svm and softmax")
-    found = embedding(network, folder, layers, vector=vector, cache=cache, run=run)
-    accuracy = np.zeros((len(found), len(kinds), folds))
-    first = next(iter(found.values()))
+    result = embedding(network, folder, layers, vector=vector, cache=cache, run=run)
+    accuracy = np.zeros((len(result), len(kinds), folds))
+    first = next(iter(result.values()))
     label, short = enough(first.label, first.classes, per_class)
     parts = list(divisions(label, per_class, test, folds=folds, seed=run.seed))
     done = 0
-    for row, layer in enumerate(found.values()):
+    for row, layer in enumerate(result.values()):
         values = np.asarray(layer.values)
         for fold, (train, check) in enumerate(parts):
             for column, kind in enumerate(kinds):
@@ -77,9 +77,9 @@ def probes(
                 if training is not None:
                     training(done, accuracy.size)
     return Probes(
-        layers=tuple(found),
-        numbers=np.array([layer.values.shape[1] for layer in found.values()], np.int64),
-        vectors=tuple(layer.vector for layer in found.values()),
+        layers=tuple(result),
+        numbers=np.array([layer.values.shape[1] for layer in result.values()], np.int64),
+        vectors=tuple(layer.vector for layer in result.values()),
         kinds=tuple(kinds),
         accuracy=accuracy,
         per_class=per_class,

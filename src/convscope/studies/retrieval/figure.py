@@ -32,27 +32,27 @@ LONGEST = 20
 
 
 def neighbour_figure(
-    found: Neighbours, rows: Sequence[int], queries: Pixels, pictures: Pixels
+    result: Neighbours, rows: Sequence[int], queries: Pixels, pictures: Pixels
 ) -> Figure:
     """rows: of the queries to draw. A frame's colour says whether the class is the query's."""
-    columns = found.nearest.shape[1] + 1
+    columns = result.nearest.shape[1] + 1
     size = (columns * TILE + 0.35, len(rows) * (TILE + 0.34) + 0.45)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, axes in zip(rows, grid, strict=True):
-        _tile(axes[0], queries[int(found.query_number[row])], _title(found, row), INK)
+        _tile(axes[0], queries[int(result.query_number[row])], _title(result, row), INK)
         for place, tile in enumerate(axes[1:]):
-            _neighbour(tile, found, row, place, pictures)
-    way = "Euclidean distance" if found.metric == "euclidean" else "1 − cosine"
-    said = f"query, then the nearest by {found.layer} ({way})"
-    if found.classed:
+            _neighbour(tile, result, row, place, pictures)
+    way = "Euclidean distance" if result.metric == "euclidean" else "1 − cosine"
+    said = f"query, then the nearest by {result.layer} ({way})"
+    if result.classed:
         said += "; green frame: of the query's class"
     figure.suptitle(said, x=0.01, ha="left", fontsize=9, color=SOFT)
     return figure
 
 
 def duplicate_figure(
-    found: Duplicates, rows: Sequence[int], ours: Pixels, theirs: Pixels
+    result: Duplicates, rows: Sequence[int], ours: Pixels, theirs: Pixels
 ) -> Figure:
     """Pairs side by side, three pairs a row, each with what it is flagged for."""
     across = min(PAIRS, max(1, len(rows)))
@@ -61,18 +61,18 @@ def duplicate_figure(
     cells = figure.subfigures(down, across, squeeze=False).ravel()
     for row, cell in zip(rows, cells, strict=False):
         left, right = cell.subplots(1, 2, gridspec_kw=MARGINS)
-        _tile(left, ours[int(found.first_number[row])], _short(found.first[row]), INK)
-        _tile(right, theirs[int(found.second_number[row])], _short(found.second[row]), INK)
+        _tile(left, ours[int(result.first_number[row])], _short(result.first[row]), INK)
+        _tile(right, theirs[int(result.second_number[row])], _short(result.second[row]), INK)
         told = (
-            f"{found.kind[row]}: correlation {found.correlation[row]:.3f}, "
-            f"cosine {found.cosine[row]:.3f}"
+            f"{result.kind[row]}: correlation {result.correlation[row]:.3f}, "
+            f"cosine {result.cosine[row]:.3f}"
         )
         cell.text(MARGINS["left"], 0.99, told, va="top", fontsize=6.5, color=SOFT)
     return figure
 
 
-def _title(found: Neighbours, row: int) -> str:
-    return _short(found.query_class[row] or found.queries[row])
+def _title(result: Neighbours, row: int) -> str:
+    return _short(result.query_class[row] or result.queries[row])
 
 
 def _short(name: str) -> str:
@@ -81,16 +81,16 @@ def _short(name: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _neighbour(axes: Axes, found: Neighbours, row: int, place: int, pictures: Pixels) -> None:
-    index = int(found.nearest[row, place])
+def _neighbour(axes: Axes, result: Neighbours, row: int, place: int, pictures: Pixels) -> None:
+    index = int(result.nearest[row, place])
     if index < 0:
         axes.set_axis_off()
         return
-    title = _short(found.name_class[index] or found.names[index])
-    _tile(axes, pictures[int(found.number[index])], title, SOFT)
-    axes.set_xlabel(f"{found.distance[row, place]:.3g}", fontsize=6, color=SOFT, labelpad=1)
-    if found.classed:
-        same = found.name_class[index] == found.query_class[row] != ""
+    title = _short(result.name_class[index] or result.names[index])
+    _tile(axes, pictures[int(result.number[index])], title, SOFT)
+    axes.set_xlabel(f"{result.distance[row, place]:.3g}", fontsize=6, color=SOFT, labelpad=1)
+    if result.classed:
+        same = result.name_class[index] == result.query_class[row] != ""
         colour = SAME if same else OTHER
         frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, color=colour, lw=3)
         axes.add_patch(frame)

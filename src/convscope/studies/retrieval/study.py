@@ -151,8 +151,8 @@ def _named(given: FolderLike) -> FolderLike:
     return given
 
 
-def _classes(found: Embedding) -> tuple[str, ...]:
-    return tuple("" if label < 0 else found.classes[label] for label in found.label)
+def _classes(result: Embedding) -> tuple[str, ...]:
+    return tuple("" if label < 0 else result.classes[label] for label in result.label)
 
 
 Kinds = dict[tuple[int, int], str]
@@ -166,7 +166,7 @@ def _pairs(
     alone: bool,
     least: tuple[float, float],
 ) -> Kinds:
-    found = _equal_files(asked[layer], base[layer], alone)
+    result = _equal_files(asked[layer], base[layer], alone)
     own = np.arange(len(asked[layer].name)) if alone else None
     for name, kind, threshold in ((PIXELS, "pixels", least[0]), (layer, "features", least[1])):
         number, distance = nearest_vectors(
@@ -175,8 +175,8 @@ def _pairs(
         for row, place in np.argwhere(distance <= 1 - threshold).tolist():
             pair = (row, int(number[row, place]))
             pair = (min(pair), max(pair)) if alone else pair
-            found.setdefault(pair, kind)
-    return found
+            result.setdefault(pair, kind)
+    return result
 
 
 def _equal_files(ours: Embedding, theirs: Embedding, alone: bool) -> Kinds:

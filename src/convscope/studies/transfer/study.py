@@ -84,8 +84,8 @@ def transfer(
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
     with opened(folder) as pictures:
-        found = embedding(network, pictures, layer, vector=vector, cache=cache, run=run)
-        features = found[layer]
+        result = embedding(network, pictures, layer, vector=vector, cache=cache, run=run)
+        features = result[layer]
         usable = _kept(features, without)
         label, short = enough(usable, features.classes, counts[-1])
         parts = list(divisions(label, counts[-1], test, folds=folds, seed=run.seed))

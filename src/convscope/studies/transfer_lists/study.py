@@ -59,8 +59,8 @@ def transfer_lists(
         places = [numbers_of(pictures, lists) for lists in (teach, judge)]
         wanted = sorted({number for place in places for number in place.values()})
         part = pictures.subset(wanted)
-        found = embedding(network, part, layer, vector=vector, cache=cache, run=run)
-    features = found[layer]
+        result = embedding(network, part, layer, vector=vector, cache=cache, run=run)
+    features = result[layer]
     row = {wanted[number]: row for row, number in enumerate(features.number.tolist())}
     rows, truth = zip(
         *(

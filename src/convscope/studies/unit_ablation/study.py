@@ -59,19 +59,19 @@ class Tally:
     by_class: dict[int, Float64[np.ndarray, "maps"]] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
 
-    def add(self, label: int, found: Answers) -> None:
+    def add(self, label: int, result: Answers) -> None:
         """label: the picture's true class."""
         if not self.sums:
             names = ("rise", "squares", "probability", "lost", "gained", "changed")
-            self.sums = {name: np.zeros(found.count) for name in names}
+            self.sums = {name: np.zeros(result.count) for name in names}
         self.pictures += 1
         self.counts[label] = self.counts.get(label, 0) + 1
-        base, without = float(found.base[label]), found.without[:, label]
-        right = int(found.base.argmax()) == label
+        base, without = float(result.base[label]), result.without[:, label]
+        right = int(result.base.argmax()) == label
         self.right += right
         self.loss -= base
         self.probability += np.exp(base)
-        still = found.without.argmax(1) == label
+        still = result.without.argmax(1) == label
         parts = {
             "rise": base - without,
             "squares": (base - without) ** 2,
@@ -81,9 +81,9 @@ class Tally:
             "changed": np.ones(len(without)),
         }
         for name, values in parts.items():
-            self.sums[name][found.maps] += values
-        own = self.by_class.setdefault(label, np.zeros(found.count))
-        own[found.maps] += parts["rise"]
+            self.sums[name][result.maps] += values
+        own = self.by_class.setdefault(label, np.zeros(result.count))
+        own[result.maps] += parts["rise"]
 
     def numbers(self) -> dict[str, np.ndarray]:
         """The record's arrays over these maps. The standard error is that of a mean of paired
@@ -147,13 +147,13 @@ def silence(
         for number, image in _images(network, pictures, run):
             if truth is not None and truth[number] < 0:
                 continue
-            found = {layer: _answers(network, image, layer, levels[layer]) for layer in layers}
+            result = {layer: _answers(network, image, layer, levels[layer]) for layer in layers}
             if truth is None:  # only now is it known how many classes there are
-                outputs = len(found[layers[0]].base)
+                outputs = len(result[layers[0]].base)
                 truth = true_classes(network, pictures, outputs, labels)
             for layer in layers if truth[number] >= 0 else ():
-                _require_finite(pictures.names[number], found[layer])
-                tallies[layer].add(int(truth[number]), found[layer])
+                _require_finite(pictures.names[number], result[layer])
+                tallies[layer].add(int(truth[number]), result[layer])
         pictures.require_usable(tallies[layers[0]].pictures)
         names = class_names(network, outputs)
         return _record(pictures, fill, levels, tallies, names)
@@ -240,9 +240,9 @@ def _answers(
 
     without = Without(tail, places, rest, mixing, whole_network)
     maps = (output != rest).reshape(len(places), -1).any(1).nonzero()[:, 0]
-    found = [_ln(network, without.scores(part)) for part in without.parts(maps)]
+    result = [_ln(network, without.scores(part)) for part in without.parts(maps)]
     base = _ln(network, tail.score)
-    joined = np.concatenate(found) if found else np.zeros((0, base.shape[1]))
+    joined = np.concatenate(result) if result else np.zeros((0, base.shape[1]))
     return Answers(base[0], maps.cpu().numpy(), joined, output.shape[1])
 
 
@@ -258,6 +258,6 @@ def _require_maps(layer: str, output: Tensor) -> Tensor:
     return output
 
 
-def _require_finite(picture: str, found: Answers) -> None:
-    if not (np.isfinite(found.base).all() and np.isfinite(found.without).all()):
+def _require_finite(picture: str, result: Answers) -> None:
+    if not (np.isfinite(result.base).all() and np.isfinite(result.without).all()):
         raise ModelError("M514", picture, "the network's scores for it are not finite")
