@@ -50,6 +50,7 @@ def marked_pictures(
     folder: Pictures,
     parts: Parts,
     side: int,
+    *,
     draws: int,
     around: float,
     seed: int,
@@ -257,7 +258,7 @@ def correspondence(
     _require(side, draws, around, permutations, network.preprocess)
     with opened(folder) as pictures:
         result, names = marked_pictures(
-            network.preprocess, pictures, marked, side, draws, around, run.seed
+            network.preprocess, pictures, marked, side, draws=draws, around=around, seed=run.seed
         )
     found_ends = ends(network.model, network.preprocess.shape) if layers is None else None
     wanted = [layers] if isinstance(layers, str) else list(layers or ())

@@ -120,7 +120,9 @@ def explain_picture(
     with left_out(untested, "hiding and showing"):
         tests = _faithful(network, image, maps, index, checks, run.part(1, parts))
     with left_out(untested, "random weights"):
-        randomised = _randomised(network, image, kept, maps, index, checks, run.part(2, parts))
+        randomised = _randomised(
+            network, image, kept, maps, index, checks=checks, run=run.part(2, parts)
+        )
     pair = (index, next(i for i in np.argsort(-share, kind="stable").tolist() if i != index))
     return Explanation(
         picture=pixels,
@@ -134,7 +136,9 @@ def explain_picture(
         tests=tuple(tests),
         coverage=tuple(coverage(one.values) for one in maps.values()),
         randomised=randomised,
-        sensitive=_sensitive(network, image, kept, maps, pair, checks, run.part(3, parts)),
+        sensitive=_sensitive(
+            network, image, kept, maps, pair, checks=checks, run=run.part(3, parts)
+        ),
         agreement=agreement(maps) if len(maps) > 1 else None,
         boxes=seen_boxes(network, boxes, picture),
         notes=picture.notes,
@@ -272,6 +276,7 @@ def _randomised(
     methods: Mapping[str, Method],
     maps: Mapping[str, Attribution],
     target: int,
+    *,
     checks: Checks,
     run: Run,
 ) -> tuple[Randomisation, ...]:
@@ -296,6 +301,7 @@ def _sensitive(
     methods: Mapping[str, Method],
     maps: Mapping[str, Attribution],
     pair: tuple[int, int],
+    *,
     checks: Checks,
     run: Run,
 ) -> tuple[Sensitivity, ...]:

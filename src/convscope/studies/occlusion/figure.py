@@ -63,34 +63,24 @@ def occlusion_figure(example: OcclusionExample, *, table: str = "viridis") -> Fi
     grey = Projection(np.zeros((3, 1, 1), np.float32), "", 0.0)
     known = example.projection is not None
     tile = seen_through(example.projection or grey)
-    nan = np.full(1, np.nan, np.float32)
-    record = Occlusions(
-        pictures=(example.name,),
-        number=np.zeros(1, np.int64),
+    nothing = np.full((1, 1), np.nan, np.float32), np.full((1, 1), -1, np.int32)
+    record = Occlusions.one(
+        o,
+        name=example.name,
+        number=0,
         classes=example.classes,
-        target=np.array([o.target], np.int32),
-        why=(TRUE if o.target == example.label else ASKED,),
-        layer=o.layer,
-        channel=np.array([o.channel], np.int32),
-        tops=o.tops,
-        lefts=o.lefts,
-        sides=o.sides,
-        base_probability=np.array([o.base_probability], np.float32),
-        base_likeliest=np.array([-1], np.int32),
-        base_activity=np.array([o.base_activity], np.float32),
-        probability=o.probability[None],
-        likeliest=o.likeliest[None],
-        activity=o.activity[None],
-        seen=example.picture[None],
-        square=np.full((1, *o.sides, 3), example.fill, np.uint8),
+        why=TRUE if o.target == example.label else ASKED,
+        likeliest=-1,
+        seen=example.picture,
+        square=np.full((*o.sides, 3), example.fill, np.uint8),
         projections=tile[None, None],
         scale=np.full((1, 1, 2), 0.0 if known else np.nan, np.float32),
         others=((),),
         boxes=((),),
-        box_probability=nan,
-        box_likeliest=np.array([-1], np.int32),
-        other_probability=nan[None],
-        other_likeliest=np.array([[-1]], np.int32),
+        box_probability=nothing[0][0],
+        box_likeliest=nothing[1][0],
+        other_probability=nothing[0],
+        other_likeliest=nothing[1],
     )
     return _page(record, [0], table)
 

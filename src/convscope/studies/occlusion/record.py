@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
 from convscope.errors import printable
-from convscope.records.maps import lowest
+from convscope.records.maps import Occlusion, lowest
 from convscope.records.record import Record
 
 TRUE, ASKED, LIKELIEST = "true", "asked", "likeliest"
@@ -77,6 +77,45 @@ class Occlusions(Record):
     other_probability: Float32[np.ndarray, "pictures rooms"]
     """With an equally large area beside the boxes hidden; NaN where there is no room."""
     other_likeliest: Int32[np.ndarray, "pictures rooms"]
+
+    @classmethod
+    def one(
+        cls,
+        result: Occlusion,
+        *,
+        name: str,
+        number: int,
+        classes: tuple[str, ...],
+        why: str,
+        likeliest: int,
+        seen: UInt8[np.ndarray, "h w 3"],
+        square: UInt8[np.ndarray, "height width 3"],
+        **more: Any,
+    ) -> Self:
+        """The record of one picture. likeliest: of the whole picture. more: its projections and
+        what its boxes hide, as fields."""
+        return cls(
+            pictures=(name,),
+            number=np.array([number], np.int64),
+            classes=classes,
+            target=np.array([result.target], np.int32),
+            why=(why,),
+            layer=result.layer,
+            channel=np.array([result.channel], np.int32),
+            tops=result.tops,
+            lefts=result.lefts,
+            sides=result.sides,
+            base_probability=np.array([result.base_probability], np.float32),
+            base_likeliest=np.array([likeliest], np.int32),
+            base_activity=np.array([result.base_activity], np.float32),
+            probability=result.probability[None],
+            likeliest=result.likeliest[None],
+            activity=result.activity[None],
+            seen=seen[None],
+            square=square[None],
+            **more,
+            origin=result.origin,
+        )
 
     @property
     def places(self) -> int:

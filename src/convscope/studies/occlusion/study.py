@@ -50,43 +50,6 @@ Boxes = Mapping[str, Sequence[Box]]
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is done to every picture."""
-
-    network: Network
-    layer: str
-    patch: int
-    stride: int
-    fill: Fill
-    seed: int
-
-    def made(
-        self, folder: Pictures, source: Pictures, aims: Followed, boxes: Boxes | None
-    ) -> dict[str, Any]:
-        """All that decides the numbers."""
-        truth = [] if aims.truth is None else aims.truth.tolist()
-        return {
-            "method": "occlusion study",
-            **{name: fact for name, fact in self.network.provenance().items() if name != "device"},
-            "pictures_sha256": folder.sha256,
-            "pictures": str(folder.root),
-            "others": f"{len(source)} pictures of {source.root}",
-            "layer": self.layer,
-            "patch": self.patch,
-            "stride": self.stride,
-            "fill": named(self.fill),
-            "seed": self.seed,
-            "target": aims.told,
-            "true classes": _digest(truth),
-            "boxes": _digest(sorted(boxes.items())) if boxes is not None else "",
-        }
-
-
-def _digest(told: Any) -> str:
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
 class Followed:
     """Which class of each picture is followed."""
 
@@ -100,6 +63,50 @@ class Followed:
         if self.truth is not None and self.truth[number] >= 0:
             return int(self.truth[number]), TRUE
         return int(share.argmax()), LIKELIEST
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done to every picture."""
+
+    network: Network
+    pictures: Pictures
+    layer: str
+    patch: int
+    stride: int
+    fill: Fill
+    followed: Followed
+    boxes: Boxes | None
+    run: Run
+
+    def origin(self, source: Pictures) -> dict[str, Any]:
+        """All that decides the numbers."""
+        truth, boxes = self.followed.truth, self.boxes
+        return {
+            "method": "occlusion study",
+            **{name: fact for name, fact in self.network.provenance().items() if name != "device"},
+            "pictures_sha256": self.pictures.sha256,
+            "pictures": str(self.pictures.root),
+            "others": f"{len(source)} pictures of {source.root}",
+            "layer": self.layer,
+            "patch": self.patch,
+            "stride": self.stride,
+            "fill": named(self.fill),
+            "seed": self.run.seed,
+            "target": self.followed.told,
+            "true classes": _digest([] if truth is None else truth.tolist()),
+            "boxes": _digest(sorted(boxes.items())) if boxes is not None else "",
+        }
+
+    def require_square(self) -> None:
+        """Raises UsageError U530, U531 before any search."""
+        blank = torch.zeros(self.network.preprocess.shape)
+        how = (self.patch, self.stride, self.fill, self.run.seed)
+        SlidingMask.of(blank[None], *how).patches(blank)
+
+
+def _digest(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def followed(
@@ -213,48 +220,37 @@ def occlusion_study(
         layer = layer or ends(network.model, network.preprocess.shape).middle
         case = Case(
             network,
+            pictures,
             layer,
             max(1, round(side * PAPER_PATCH / PAPER_SIDE)) if patch is None else patch,
             max(1, round(side * PAPER_STRIDE / PAPER_SIDE)) if stride is None else stride,
             fill,
-            run.seed,
+            followed(network, pictures, target, labels),
+            boxes,
+            run,
         )
-        _require_square(case)
+        case.require_square()
         require_boxes(pictures, boxes)
-        aims = followed(network, pictures, target, labels)
-        made = case.made(pictures, source, aims, boxes)
-        store = None if kept is None else Kept(Path(kept), made)
+        origin = case.origin(source)
+        store = None if kept is None else Kept(Path(kept), origin)
         projecting = Projecting.of(network, layer, source, len(pictures), run.telling(searching))
-        parts, failed = _parts(case, pictures, aims, boxes or {}, projecting, store, run)
-    made["projections"] = projecting.why_not or f"of whole maps, by {projecting.rule}"
-    return replace(Occlusions.joined(parts), origin={**made, "left out": failed})
-
-
-def _require_square(case: Case) -> None:
-    """Raises UsageError U530, U531 before any search."""
-    blank = torch.zeros(case.network.preprocess.shape)
-    SlidingMask.of(blank[None], case.patch, case.stride, case.fill, case.seed).patches(blank)
+        parts, failed = _parts(case, projecting, store)
+    origin["projections"] = projecting.why_not or f"of whole maps, by {projecting.rule}"
+    return replace(Occlusions.joined(parts), origin={**origin, "left out": failed})
 
 
 def _parts(
-    case: Case,
-    folder: Pictures,
-    aims: Followed,
-    boxes: Boxes,
-    projecting: Projecting,
-    store: Kept | None,
-    run: Run,
+    case: Case, projecting: Projecting, store: Kept | None
 ) -> tuple[list[Occlusions], dict[str, str]]:
     """A record of each picture, and why there is none of others."""
     parts: list[Occlusions] = []
     failed: dict[str, str] = {}
+    folder = case.pictures
     for picture in folder.read(None):
         result = None if store is None else store.part(picture.number)
         if result is None:
-            tick = run.part(picture.number, len(folder))
             try:
-                marked = boxes.get(picture.name, ())
-                result = _one(case, folder, picture, aims, marked, projecting, tick)
+                result = _one(case, picture, projecting)
             except ModelError as fault:
                 if fault.code not in NOT_FINITE:
                     raise
@@ -263,27 +259,19 @@ def _parts(
             if store is not None:
                 store.keep(picture.number, result)
         parts.append(result)
-    run.tick(1, 1)
+    case.run.tick(1, 1)
     folder.check_bad()
     if not parts:
         raise DataError("D161", str(folder.root), "holds no picture that the network answers to")
     return parts, failed
 
 
-def _one(
-    case: Case,
-    folder: Pictures,
-    picture: Picture,
-    aims: Followed,
-    marked: Sequence[Box],
-    projecting: Projecting,
-    run: Run,
-) -> Occlusions:
+def _one(case: Case, picture: Picture, projecting: Projecting) -> Occlusions:
     """The record of one picture."""
-    network = case.network
+    network, seed, boxes = case.network, case.run.seed, case.boxes or {}
     pixels, image = seen(network, picture)
     share = probabilities(network, image)
-    target, why = aims.of(network, picture.number, share)
+    target, why = case.followed.of(network, picture.number, share)
     result = occlusion(
         network.model,
         image,
@@ -292,31 +280,20 @@ def _one(
         patch=case.patch,
         stride=case.stride,
         fill=case.fill,
-        run=Run(seed=case.seed, progress=run.progress),
+        run=case.run.part(picture.number, len(case.pictures)),
     )
-    boxes = seen_boxes(network, marked, picture)
-    return Occlusions(
-        pictures=(picture.name,),
-        number=np.array([picture.number], np.int64),
+    marked = seen_boxes(network, boxes.get(picture.name, ()), picture)
+    return Occlusions.one(
+        result,
+        name=picture.name,
+        number=picture.number,
         classes=class_names(network, len(share)),
-        target=np.array([target], np.int32),
-        why=(why,),
-        layer=result.layer,
-        channel=np.array([result.channel], np.int32),
-        tops=result.tops,
-        lefts=result.lefts,
-        sides=result.sides,
-        base_probability=np.array([result.base_probability], np.float32),
-        base_likeliest=np.array([share.argmax()], np.int32),
-        base_activity=np.array([result.base_activity], np.float32),
-        probability=result.probability[None],
-        likeliest=result.likeliest[None],
-        activity=result.activity[None],
-        seen=pixels[None],
-        square=drawn_square(network.preprocess, image, result, case.fill, case.seed)[None],
-        **projecting.of_map(image, result.channel, picture.number, folder),
-        **without(network, image, target, boxes, case.fill, case.seed),
-        origin=result.origin,
+        why=why,
+        likeliest=int(share.argmax()),
+        seen=pixels,
+        square=drawn_square(network.preprocess, image, result, case.fill, seed),
+        **projecting.of_map(image, result.channel, picture.number, case.pictures),
+        **without(network, image, target, marked, case.fill, seed),
     )
 
 

@@ -55,7 +55,9 @@ def pointing_game(
     rows, refused = [], dict[str, str]()
     batches = folder.batches(1, None, numbers, may_be_empty=True, run=run)
     for (picture,) in batches:
-        row = _row(network, picture, boxes[picture.name], methods, target, margin, refused)
+        row = _row(
+            network, picture, boxes[picture.name], methods, target, margin=margin, refused=refused
+        )
         if row is not None:
             rows.append(row)
     if not rows:
@@ -89,6 +91,7 @@ def _row(
     boxes: Sequence[Box],
     methods: Mapping[str, Method],
     target: Target | None,
+    *,
     margin: int,
     refused: dict[str, str],
 ) -> _Row | None:

@@ -8,7 +8,9 @@ normalised correlation: Zeiler and Fergus 2014, section 5.2.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +64,8 @@ def similar(
     require_search(k, metric)
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
-    asked, base, alone = _features(network, queries, folder, [layer], vector, cache, run)
+    embedded = partial(embedding, network, layers=[layer], vector=vector, cache=cache, run=run)
+    asked, base, alone = _features(embedded, queries, folder)
     ours, theirs = asked[layer], base[layer]
     own = np.arange(len(ours.name)) if alone else None
     nearest, distance = nearest_vectors(ours.values, theirs.values, k, metric=metric, without=own)
@@ -109,8 +112,10 @@ def duplicates(
             raise UsageError("U428", f"{name}={value}", "is no cosine, from -1 to 1")
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
-    names = [PIXELS, layer]
-    asked, base, alone = _features(network, folder, other, names, vector, cache, run)
+    embedded = partial(
+        embedding, network, layers=[PIXELS, layer], vector=vector, cache=cache, run=run
+    )
+    asked, base, alone = _features(embedded, folder, other)
     kinds = _pairs(asked, base, layer, alone, (pixels_from, features_from))
     return _duplicates(asked, base, layer, kinds, (pixels_from, features_from), alone)
 
@@ -123,24 +128,20 @@ def require_search(k: int, metric: str) -> None:
 
 
 def _features(
-    network: Network,
+    embedded: Callable[[Pictures], dict[str, Embedding]],
     queries: FolderLike,
     folder: FolderLike | None,
-    layers: list[str],
-    vector: VectorKind,
-    cache: Path | str | None,
-    run: Run,
 ) -> tuple[dict[str, Embedding], dict[str, Embedding], bool]:
     """Of the queries and of what is searched, and whether these are one folder."""
     with ExitStack() as stack:
         ours = stack.enter_context(opened(_named(queries)))
-        asked = embedding(network, ours, layers, vector=vector, cache=cache, run=run)
+        asked = embedded(ours)
         if folder is None:
             return asked, asked, True
         theirs = stack.enter_context(opened(folder))
         if [*ours.paths] == [*theirs.paths]:
             return asked, asked, True
-        base = embedding(network, theirs, layers, vector=vector, cache=cache, run=run)
+        base = embedded(theirs)
     return asked, base, False
 
 
