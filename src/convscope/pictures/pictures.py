@@ -370,10 +370,6 @@ class Pictures:
         self.__dict__.update(state, _pool=WorkerPool())
 
 
-Folder = Pictures
-"""Its name before version 0.2."""
-
-
 def contents(digests: Mapping[int, bytes]) -> str:
     """Hash of files' numbers and contents, these by their hashes; empty if there is none."""
     digest = hashlib.sha256()
