@@ -175,7 +175,7 @@ NO_RECORD = {
 }
 """Values, tensors, numbers; what trains networks of its own names recipe and pictures; an atlas
 is written of records."""
-NO_PICTURES = {"activation_maximisation", "class_image", "layers"}
+NO_PICTURES = {"activation_maximisation", "class_image", "layers", "visualise"}
 
 
 def test_every_public_function_is_tried() -> None:

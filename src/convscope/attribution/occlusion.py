@@ -1,9 +1,14 @@
-"""How much does each pixel matter, by what hiding it does to the score of one class?
+"""Occlusion: how the score and a feature map change while a square hides a part of the picture.
 
-For each pixel the mean fall of the score over all squares that hide it; where the stride divides,
-the numbers of captum's `Occlusion`. Only the target's score is computed, which for networks that
-end in a convolution saves a third of the time.
-Source: Zeiler and Fergus 2014, §4.2, read as a map of pixels.
+`occlusion` gives all panels of the paper's figure from the same passes, in which only what the
+square can change is computed (`convscope.trace.forward`). The square never leaves the picture;
+where the stride does not divide, the last position lies at the border. The paper gives neither
+size nor stride; measured in its figure they are 50 and 6 pixels: 30 by 30 positions on 224 pixels.
+
+`occlusion_map` gives an attribution: for each pixel the mean fall of the score over all squares
+that hide it; where the stride divides, the numbers of captum's `Occlusion`. Only the target's
+score is computed, which for networks that end in a convolution saves a third of the time.
+Source: Zeiler and Fergus 2014, §4.2 and figure 7.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does a map point at the thing, where somebody has marked the thing with boxes?"""
+"""Localisation: the pointing game and energy of a map inside boxes of the thing."""
 
 from __future__ import annotations
 

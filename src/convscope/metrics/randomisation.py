@@ -1,4 +1,4 @@
-"""Does a map depend on what the network learned, and on the class that is asked for?
+"""Sanity checks of maps: cascading randomisation of weights, class sensitivity, agreement.
 
 Cascading randomisation: weights become random layer by layer from the top. A map that stays the
 same shows the picture's edges, not the network's reasons.

@@ -1,4 +1,4 @@
-"""How does a network forget what it learned, layer by layer from the top?"""
+"""Reinitialise a copy of a network's weights, layer by layer from the top."""
 
 from __future__ import annotations
 

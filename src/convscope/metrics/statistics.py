@@ -1,4 +1,4 @@
-"""Is one network better than another on these pictures, or is that chance?"""
+"""Significance: the exact sign test of two networks on the same pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can what was handed over be used: a network, its pictures, layers, targets and options, maps?
+"""Validation of arguments: a network, its pictures, layers, targets and options, maps.
 
 Public functions are called in the forms that a user has things in; `taking` is the one place that
 turns them into what the functions compute with, and refuses the rest in one line.

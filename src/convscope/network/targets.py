@@ -1,4 +1,4 @@
-"""Which number of a network's answer is to be explained?"""
+"""Targets: which number of a network's output an attribution explains."""
 
 from __future__ import annotations
 

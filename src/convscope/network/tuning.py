@@ -1,4 +1,4 @@
-"""Which way of running this network is the fastest on this machine?
+"""Tuning: the fastest way of running a network on this machine: batch, memory format, threads.
 
 Measured once for a network, a device and a size, and kept: memory format, whether normalisations
 are folded, pictures computed together, threads, decoding processes. The ways are run in turn, so
