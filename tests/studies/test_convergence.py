@@ -20,9 +20,10 @@ from convscope.studies.evolution.recorder import (
     arrived,
     centre,
     convergence,
+    ranked,
+    responses,
     way,
 )
-from convscope.studies.evolution.responses import ranked, responses
 
 EPOCHS = np.array([0, 1, 2, 3, 4, 5, 6])
 TRAINED = {"conv1": (0.0, 0.4, 1, 1, 1, 1, 1), "conv2": (0.0, 0.1, 0.2, 0.3, 0.4, 1, 1)}

@@ -170,15 +170,22 @@ def _down(way: ForwardPass, starts: Sequence[_Start]) -> Iterator[Float[Tensor, 
         yield way.down(maps, signal if way.rule.rule == "gradient" else signal.relu_())
 
 
+def require_place(
+    layer: str, maps: Float[Tensor, "b c h w"], channel: int, at: tuple[int, int]
+) -> None:
+    """Raises ModelError M504 (no such map) or M505 (no such row or column)."""
+    channels, height, width = maps.shape[1:]
+    if not 0 <= channel < channels:
+        there = f"has {channels} feature maps (0 to {channels - 1}), no {channel}"
+        raise ModelError("M504", layer, there)
+    if not (0 <= at[0] < height and 0 <= at[1] < width):
+        there = f"has {height} rows and {width} columns, counted from 0"
+        raise ModelError("M505", f"{layer}:{channel}@{at[0]},{at[1]}", there)
+
+
 def _map_of(unit: Unit, layer: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
     """One feature map of every picture, checked to be there and finite."""
-    channels, *size = layer.shape[1:]
-    if unit.channel >= channels:
-        there = f"has {channels} feature maps (0 to {channels - 1}), no {unit.channel}"
-        raise ModelError("M504", unit.layer, there)
-    if unit.at is not None and (unit.at[0] >= size[0] or unit.at[1] >= size[1]):
-        there = f"has {size[0]} rows and {size[1]} columns, counted from 0"
-        raise ModelError("M505", str(unit), there)
+    require_place(unit.layer, layer, unit.channel, unit.at or (0, 0))
     maps = layer[:, unit.channel].detach()
     if not bool(torch.isfinite(maps).all()):
         raise ModelError("M514", str(unit), "has a NaN or an infinity in this picture")

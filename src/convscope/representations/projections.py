@@ -24,6 +24,7 @@ from convscope.lens.lens import layer_name
 from convscope.lens.twin import bare
 from convscope.network.arguments import Given, Model, several_or_read, taking
 from convscope.network.network import Network
+from convscope.representations.deconvnet import require_place
 from convscope.run import PLAIN, Run
 from convscope.trace.autograd import Stride, reductions
 from convscope.trace.backward.descent import Neurons, WindowedBackward
@@ -175,23 +176,14 @@ class Block:
         rows = {number: row for row, number in enumerate(numbers)}
         chosen = [n for n, neuron in enumerate(neurons) if neuron.picture in rows]
         for number in chosen:
-            _check(layer, maps, neurons[number])
+            _, channel, *at = neurons[number]
+            require_place(layer, maps, channel, (at[0], at[1]))
         places = torch.tensor([[rows[neurons[n].picture], *neurons[n][1:]] for n in chosen])
         values = maps[tuple(places.to(maps.device).T)].tolist() if chosen else []
         for number, value in zip(chosen, values, strict=True):
             if not np.isfinite(value):
                 raise ModelError("M514", layer, "has a NaN or an infinity in a picture")
             self.activations[layer, number] = value
-
-
-def _check(layer: str, maps: Float[Tensor, "b c h w"], neuron: Neuron) -> None:
-    channels, height, width = maps.shape[1:]
-    if not 0 <= neuron.channel < channels:
-        there = f"has {channels} feature maps (0 to {channels - 1}), no {neuron.channel}"
-        raise ModelError("M504", layer, there)
-    if not (0 <= neuron.row < height and 0 <= neuron.column < width):
-        there = f"has {height} rows and {width} columns, counted from 0"
-        raise ModelError("M505", f"{layer}:{neuron.channel}@{neuron.row},{neuron.column}", there)
 
 
 AT_ONCE = 4
