@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 from torch import Tensor
 
 from convscope.errors import ModelError, UsageError, shown
@@ -72,6 +71,9 @@ def blurred(
 ) -> Float[Tensor, "c h w"]:
     """Gaussian, in pixels, to `reach` pixels (three standard deviations); beyond the border the
     border goes on, or the picture is mirrored."""
+    # Here, because few commands blur and scipy.ndimage takes long to import.
+    from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
+
     reach = max(1, math.ceil(3 * sigma)) if reach is None else reach
     pixels = picture.detach().cpu().double().numpy()
     soft = gaussian_filter(pixels, sigma, mode=border, radius=reach, axes=(1, 2))
