@@ -86,22 +86,29 @@ def deconvnet(
         model = scored(model, images, before=not aims.has_function)
     backward = BackwardRule(rule, overlap=overlap, other=other)
     layers = list(dict.fromkeys(unit.layer for unit in units))
+    with forward_pass(model, images, layers, backward, to_the_end=aims is not None) as way:
+        in_order = _in_order(way, units, whole_map, aims, run)
+    return [projection for of_picture in zip(*in_order, strict=True) for projection in of_picture]
+
+
+def _in_order(
+    way: ForwardPass, units: Sequence[Unit], whole_map: bool, aims: Targets | None, run: Run
+) -> list[list[Projection]]:
+    """Of each unit, and of the target last, the projections in all pictures."""
     result: dict[int, list[Projection]] = {}
     total = len(units) + (aims is not None)
-    with forward_pass(model, images, layers, backward, to_the_end=aims is not None) as way:
-        for layer in layers:
-            members = [number for number, unit in enumerate(units) if unit.layer == layer]
-            starts = [_unit_start(way, units[number], whole_map) for number in members]
-            for number, start, pixels in zip(members, starts, _down(way, starts), strict=True):
-                result[number] = _records(start, pixels, way)
-                run.tick(len(result), total)
-        if aims is not None:
-            start, scores = _score_start(way, aims)
-            pixels = way.down(scores, torch.ones_like(scores))
-            result[len(units)] = _records(start, pixels, way)
+    for layer in dict.fromkeys(unit.layer for unit in units):
+        members = [number for number, unit in enumerate(units) if unit.layer == layer]
+        starts = [_unit_start(way, units[number], whole_map) for number in members]
+        for number, start, pixels in zip(members, starts, _down(way, starts), strict=True):
+            result[number] = _records(start, pixels, way)
             run.tick(len(result), total)
-    in_order = [result[number] for number in range(total)]
-    return [projection for of_picture in zip(*in_order, strict=True) for projection in of_picture]
+    if aims is not None:
+        start, scores = _score_start(way, aims)
+        pixels = way.down(scores, torch.ones_like(scores))
+        result[len(units)] = _records(start, pixels, way)
+        run.tick(len(result), total)
+    return [result[number] for number in range(total)]
 
 
 def project(
