@@ -251,7 +251,7 @@ def _origin(method: str, ours: Embedding, theirs: Embedding) -> dict[str, object
 def from_command(ask: Ask, options: Options) -> Illustrated:
     """With small pictures of what its figure shows."""
     require_search(options.k, options.metric)
-    asked = ask.pictures(options.queries)
+    asked = ask.pictures([options.queries])  # may be a single one
     base = None if options.inside is None else ask.pictures(options.inside)
     network = ask.network()
     with asked, base or asked:
