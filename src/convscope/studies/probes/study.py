@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 from convscope.errors import UsageError
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
@@ -20,6 +21,7 @@ from convscope.representations.probe import (
     KINDS,
     STRENGTH,
     TEST,
+    Division,
     divisions,
     enough,
     per_class_accuracy,
@@ -63,19 +65,10 @@ def probes(
     if wrong or not kinds:
         raise UsageError("U430", ", ".join(wrong) or "kinds", "there are svm and softmax")
     result = embedding(network, folder, layers, vector=vector, cache=cache, run=run)
-    accuracy = np.zeros((len(result), len(kinds), folds))
     first = next(iter(result.values()))
     label, short = enough(first.label, first.classes, per_class)
     parts = list(divisions(label, per_class, test, folds=folds, seed=run.seed))
-    done = 0
-    for row, layer in enumerate(result.values()):
-        values = np.asarray(layer.values)
-        for fold, (train, check) in enumerate(parts):
-            for column, kind in enumerate(kinds):
-                accuracy[row, column, fold] = _accuracy(kind, values, layer, train, check)
-                done += 1
-                if training is not None:
-                    training(done, accuracy.size)
+    accuracy = _accuracies(list(result.values()), parts, kinds, run.telling(training))
     return Probes(
         layers=tuple(result),
         numbers=np.array([layer.values.shape[1] for layer in result.values()], np.int64),
@@ -88,6 +81,17 @@ def probes(
         short=short,
         origin={**first.origin, **protocol(run.seed), "method": "probes"},
     )
+
+
+def _accuracies(
+    layers: Sequence[Embedding], parts: Sequence[Division], kinds: Sequence[str], run: Run
+) -> Float64[np.ndarray, "layers kinds folds"]:
+    accuracy = np.zeros((len(layers), len(kinds), len(parts)))
+    for done, (row, fold, column) in enumerate(np.ndindex(len(layers), len(parts), len(kinds))):
+        values, (train, check) = np.asarray(layers[row].values), parts[fold]
+        accuracy[row, column, fold] = _accuracy(kinds[column], values, layers[row], train, check)
+        run.tick(done + 1, accuracy.size)
+    return accuracy
 
 
 def protocol(seed: int) -> dict[str, object]:
