@@ -114,15 +114,7 @@ def explain_picture(
     prediction = _prediction(picture.name, share, names)
     if shown is not None:
         shown(prediction, maps)
-    untested: dict[str, str] = {}
-    tests = [Faithfulness.unknown(one.method, index) for one in maps.values()]
-    randomised: tuple[Randomisation, ...] = ()
-    with left_out(untested, "hiding and showing"):
-        tests = _faithful(network, image, maps, index, checks, run.part(1, parts))
-    with left_out(untested, "random weights"):
-        randomised = _randomised(
-            network, image, kept, maps, index, checks=checks, run=run.part(2, parts)
-        )
+    tests, randomised, untested = _tested(network, image, kept, maps, index, checks=checks, run=run)
     pair = (index, next(i for i in np.argsort(-share, kind="stable").tolist() if i != index))
     return Explanation(
         picture=pixels,
@@ -133,7 +125,7 @@ def explain_picture(
         label="",
         methods=tuple(maps),
         maps=tuple(maps.values()),
-        tests=tuple(tests),
+        tests=tests,
         coverage=tuple(coverage(one.values) for one in maps.values()),
         randomised=randomised,
         sensitive=_sensitive(
@@ -146,6 +138,29 @@ def explain_picture(
         untested=untested,
         origin=made_by(checks),
     )
+
+
+def _tested(
+    network: Network,
+    image: Float[Tensor, "c h w"],
+    methods: Mapping[str, Method],
+    maps: Mapping[str, Attribution],
+    target: int,
+    *,
+    checks: Checks,
+    run: Run,
+) -> tuple[tuple[Faithfulness, ...], tuple[Randomisation, ...], dict[str, str]]:
+    """By hiding and showing, and on random weights; and which of the two could not be made."""
+    untested: dict[str, str] = {}
+    tests = [Faithfulness.unknown(one.method, target) for one in maps.values()]
+    randomised: tuple[Randomisation, ...] = ()
+    parts = 4 if checks.randomise else 2
+    with left_out(untested, "hiding and showing"):
+        tests = _faithful(network, image, maps, target, checks, run.part(1, parts))
+    with left_out(untested, "random weights"):
+        part = run.part(2, parts)
+        randomised = _randomised(network, image, methods, maps, target, checks=checks, run=part)
+    return tuple(tests), randomised, untested
 
 
 @contextmanager

@@ -93,17 +93,14 @@ def transfer(
         alone = np.full((len(counts), folds), np.nan)
         if scratch is not None and runs is not None:
             alone = _scratch(pictures, features, counts, parts, scratch, Path(runs))
-    present = np.unique(label[label >= 0])
     return Transfer(
         layer=layer,
         vector=features.vector,
         per_class=counts,
-        accuracy=np.nanmean(tables[0], 2),
-        precision=np.nanmean(tables[1], 2),
-        each=tables[0].mean(1),
+        **tables,
         scratch=alone,
         test=len(parts[0][1]),
-        classes=tuple(features.classes[number] for number in present),
+        classes=tuple(features.classes[number] for number in np.unique(label[label >= 0])),
         recipe="" if scratch is None else scratch.model,
         duplicates=-1 if without is None else without.pictures,
         left_out=int((usable != features.label).sum()),
@@ -125,8 +122,8 @@ def _tables(
     counts: tuple[int, ...],
     parts: list[Division],
     training: Progress | None,
-) -> tuple[Float64[np.ndarray, "n folds classes"], Float64[np.ndarray, "n folds classes"]]:
-    """Accuracy and average precision of each class."""
+) -> dict[str, Float64[np.ndarray, "n _"]]:
+    """Accuracy and average precision, as fields of the record."""
     present = np.unique(label[label >= 0])
     shape = (len(counts), len(parts), len(present))
     accuracy, precision = np.zeros(shape), np.zeros(shape)
@@ -143,7 +140,11 @@ def _tables(
                 precision[row, fold, number] = average_precision(share[:, number], positive)
             if training is not None:
                 training(fold * len(counts) + row + 1, len(parts) * len(counts))
-    return accuracy, precision
+    return {
+        "accuracy": np.nanmean(accuracy, 2),
+        "precision": np.nanmean(precision, 2),
+        "each": accuracy.mean(1),
+    }
 
 
 def _scratch(
