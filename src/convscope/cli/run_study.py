@@ -91,7 +91,7 @@ def run_study(asked: Asked, options: Any) -> None:
     study, out = asked.study, asked.out
     if not study.resumable:
         claim(out)
-    with _parts_told(asked):
+    with _parts_kept(asked):
         result = study.measure(asked, options)
     shown = study.show(result, options)
 
@@ -124,7 +124,7 @@ def _write_shown(shown: Shown, place: Path) -> None:
 
 
 @contextmanager
-def _parts_told(asked: Asked) -> Iterator[None]:
+def _parts_kept(asked: Asked) -> Iterator[None]:
     """When it is stopped, say where it goes on."""
     try:
         yield

@@ -21,8 +21,9 @@ from convscope.attribution.occlusion import occlusion
 from convscope.errors import ConvscopeError
 from convscope.network.targets import Targets
 from convscope.records.maps import Attribution
+from convscope.records.table import plural
 from convscope.run import PLAIN, Run
-from convscope.studies.audit.case import Case, Clock, Heading, OutOfTime, many, said
+from convscope.studies.audit.case import Case, Clock, Heading, OutOfTime, said
 from convscope.studies.audit.record import Finding
 from convscope.trace.backward.descent import WindowedBackward
 from convscope.trace.backward.forward_pass import forward_pass
@@ -99,8 +100,8 @@ def _geometry(case: Case, _: Clock) -> Told:
     whole = [name for name, field in result.items() if field.whole]
     facts = {"layers": len(result), "whole": whole}
     if not whole:
-        return f"measured in {many(len(result), 'convolution')}", "", facts
-    what = f"in {len(whole)} of {many(len(result), 'convolution')} each place sees all, from "
+        return f"measured in {plural(len(result), 'convolution')}", "", facts
+    what = f"in {len(whole)} of {plural(len(result), 'convolution')} each place sees all, from "
     advice = (
         "something there mixes the whole picture (attention, squeeze and excitation): patches "
         "of these layers are whole pictures"
@@ -124,12 +125,12 @@ def _projection(case: Case, _: Clock) -> Told:
 def _coverage(rule: BackwardRule) -> str:
     if not rule.rectifiers:
         return "no rectifier on the way, so it is the plain gradient"
-    return f"{rule.rewritten} of {many(rule.rectifiers, 'rectifier')} follow the rule"
+    return f"{rule.rewritten} of {plural(rule.rectifiers, 'rectifier')} follow the rule"
 
 
 def _pixels(case: Case, clock: Clock, method: gradients.Method) -> Told:
     (result,) = method(case.explained, case.batch, run=Run(progress=clock))
-    return _told(result)
+    return _described(result)
 
 
 def _layer(case: Case, _: Clock) -> Told:
@@ -140,10 +141,10 @@ def _layer(case: Case, _: Clock) -> Told:
 
 def _maps(case: Case, clock: Clock, method: cam.Method) -> Told:
     (result,) = method(case.explained, case.batch, layer=case.layer, run=Run(progress=clock))
-    return _told(result)
+    return _described(result)
 
 
-def _told(result: Attribution) -> Told:
+def _described(result: Attribution) -> Told:
     origin = result.origin
     facts = {"layer": result.layer, "coverage": origin.get("coverage", "")}
     told = "defined"
@@ -180,7 +181,7 @@ def _ablationcam(case: Case, clock: Clock) -> Told:
         (result,) = cam.METHODS["ablationcam"](
             case.explained, case.batch, layer=layer, run=Run(progress=clock)
         )
-        told, careful, facts = _told(result)
+        told, careful, facts = _described(result)
     except OutOfTime:
         told, careful, facts = f"runs; not waited for: it takes {clock.needs}", "", {"layer": layer}
     return f"{told}; short cut: {how}", careful, {**facts, "short cut": how}

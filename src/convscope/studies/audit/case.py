@@ -109,10 +109,6 @@ def some(names: list[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def many(count: int, one: str, several: str = "") -> str:
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
 LEAST, PASSES = 3.0, 8
 """Seconds, and passes of the network, that every method may take: it chooses a layer, and goes up
 and down at least once."""

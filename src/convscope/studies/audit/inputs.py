@@ -22,7 +22,8 @@ from convscope.network.outputs import Meaning, both_ways, leaves, meaning, score
 from convscope.network.sources.user_code import assumed
 from convscope.pictures.builtin import PHOTOS, photo_file
 from convscope.pictures.pictures import one_picture
-from convscope.studies.audit.case import ROUNDING, Case, Heading, many, some
+from convscope.records.table import plural
+from convscope.studies.audit.case import ROUNDING, Case, Heading, some
 from convscope.studies.audit.record import Finding
 
 INPUT = Heading("input")
@@ -46,7 +47,7 @@ def check_input(case: Case, image: Float[Tensor, "c h w"] | None) -> Iterator[Fi
             tried.append(f"{size}: {fault.what}")
             continue
         case.image = picture
-        yield from _told(case, first, tried)
+        yield from _taken(case, first, tried)
         return
     yield _takes_none(case, tried)
 
@@ -86,7 +87,7 @@ def _resized(image: Float[Tensor, "c h w"], height: int, width: int) -> Float[Te
     return F.interpolate(image[None].float(), (height, width), mode="bilinear")[0].to(image.dtype)
 
 
-def _told(case: Case, first: Tensor, tried: list[str]) -> Iterator[Finding]:
+def _taken(case: Case, first: Tensor, tried: list[str]) -> Iterator[Finding]:
     own, taken = _times(first), _times(case.image)
     case.facts["input"] = list(case.image.shape)
     if not tried:
@@ -117,7 +118,7 @@ def _more_sizes(case: Case) -> str:
     if not case.facts["takes other sizes"]:
         return ", and no other size"
     shown = [f"{high} × {wide}" for high, wide in takes]
-    shown += [f"squares from {many(least, 'pixel')}"] if least < min(height, width) else []
+    shown += [f"squares from {plural(least, 'pixel')}"] if least < min(height, width) else []
     return f"; also takes {', '.join(shown)}"
 
 
@@ -248,7 +249,7 @@ def _form(output: Any) -> str:
         return f"a {kind} with logits"
     if isinstance(output, Mapping):
         return f"a {kind} with {some([str(key) for key in output])}"
-    return f"a {kind} of {many(len(list(leaves(output))), 'tensor')}"
+    return f"a {kind} of {plural(len(list(leaves(output))), 'tensor')}"
 
 
 def _finite(scores: Tensor) -> Finding:
@@ -257,7 +258,7 @@ def _finite(scores: Tensor) -> Finding:
         low, high = float(scores.min()), float(scores.max())
         return OUTPUT.ok("finite scores", f"yes, from {low:.3g} to {high:.3g}")
     advice = "no map can be made of such scores; look for the layer that breaks down"
-    what = f"{many(lost, 'score')} NaN or infinite for this picture"
+    what = f"{plural(lost, 'score')} NaN or infinite for this picture"
     return OUTPUT.bad("M590", "finite scores", what, advice)
 
 

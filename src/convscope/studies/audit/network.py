@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from convscope.lens.lens import HOOK
 from convscope.lens.twin import ShadowModel, is_scripted
-from convscope.studies.audit.case import Case, Heading, many, some
+from convscope.records.table import plural
+from convscope.studies.audit.case import Case, Heading, some
 from convscope.studies.audit.record import Finding
 from convscope.trace.backward_rule import Masks, recognise
 from convscope.trace.operations import OPERATIONS, name_of
@@ -49,7 +50,7 @@ def _finite(case: Case) -> Finding:
     if not broken:
         count = sum(weight.numel() for weight in case.model.parameters())
         return WEIGHTS.ok("finite weights", f"all {count:,} are finite numbers")
-    what = f"{many(total, 'number')} NaN or infinite, in {some(broken)}"
+    what = f"{plural(total, 'number')} NaN or infinite, in {some(broken)}"
     advice = (
         "one NaN reaches every score, and each map of it is empty; take weights from before the "
         "training broke down"
@@ -70,7 +71,7 @@ def _dead(case: Case) -> Finding:
                 dead[name] = f"{name} ({silent} of {len(weight)})"
     case.facts["dead filters"] = list(dead)
     if not dead:
-        return WEIGHTS.ok("dead filters", f"none of {many(filters, 'filter')} is all zeros")
+        return WEIGHTS.ok("dead filters", f"none of {plural(filters, 'filter')} is all zeros")
     advice = (
         "their maps say nothing about any picture: pruned on purpose, or dead. Lists of the "
         "strongest pictures leave them empty"
@@ -98,7 +99,7 @@ def _kinds(model: nn.Module) -> Finding:
         for _, value in _named(model)
         if value.is_floating_point()
     )
-    told = ", ".join(f"{many(count, 'tensor')} {kind}" for kind, count in kinds.items())
+    told = ", ".join(f"{plural(count, 'tensor')} {kind}" for kind, count in kinds.items())
     if len(kinds) > 1:
         advice = "a picture has one precision, and layers of another may refuse it: use one"
         return WEIGHTS.warn("precision", told, advice)
@@ -123,7 +124,7 @@ def _shared(model: nn.Module) -> Finding:
     shared = [" = ".join(several[:3]) for several in names.values() if len(several) > 1]
     if not shared:
         return WEIGHTS.ok("shared", "no: each tensor belongs to one layer")
-    what = f"{many(len(shared), 'tensor')} under several names: {some(shared, 2)}"
+    what = f"{plural(len(shared), 'tensor')} under several names: {some(shared, 2)}"
     advice = "changing or randomising one changes the other; it counts once"
     return WEIGHTS.ok("shared", what, advice)
 
@@ -253,7 +254,7 @@ def _rectifiers(calls: Calls) -> Finding:
 
 def _reused(calls: Calls) -> Iterator[Finding]:
     if calls.in_modules > len(calls.modules):
-        what = f"{many(calls.in_modules, 'call')} of {many(len(calls.modules), 'module')}"
+        what = f"{plural(calls.in_modules, 'call')} of {plural(len(calls.modules), 'module')}"
         advice = "name one of its outputs, as relu#2, where a layer is asked for"
         yield RECTIFIERS.ok("reused", what, advice)
 
@@ -286,7 +287,7 @@ def check_delivered(case: Case) -> Iterator[Finding]:
     yield _hooks(case.given)
     quantised = _quantised(case.model)
     if quantised:
-        what = f"{many(len(quantised), 'quantised layer')}: {some(quantised)}"
+        what = f"{plural(len(quantised), 'quantised layer')}: {some(quantised)}"
         advice = (
             "whole numbers have no gradients: maps that need them will be refused; use the "
             "float network that it was made from"
@@ -306,7 +307,7 @@ def _mode(case: Case) -> Finding:
     extent = (
         "train mode"
         if len(result.training) == result.modules
-        else f"{len(result.training)} of {many(result.modules, 'module')} in train mode "
+        else f"{len(result.training)} of {plural(result.modules, 'module')} in train mode "
         f"({some(list(result.training))})"
     )
     what = f"{extent}, which matters to {acting or 'no layer'}"
@@ -358,7 +359,7 @@ def _scripted(model: nn.Module) -> Finding:
             scripted.append(name)
     if not scripted:
         return DELIVERED.ok("scripted", "no: every layer is a Python module")
-    what = f"{many(len(scripted), 'scripted or traced module')}: {some(scripted)}"
+    what = f"{plural(len(scripted), 'scripted or traced module')}: {some(scripted)}"
     advice = (
         "their calls cannot be seen, so rectifiers inside follow no rule and layers inside "
         "cannot be named; use the Python modules they were made from"
@@ -378,7 +379,7 @@ def _hooks(given: nn.Module) -> Finding:
     hooks += [f"{name} (on all modules)" for name in everywhere]
     if not hooks:
         return DELIVERED.ok("hooks", "none")
-    what = f"{many(result.total() + everywhere.total(), 'hook')} of others: {some(hooks)}"
+    what = f"{plural(result.total() + everywhere.total(), 'hook')} of others: {some(hooks)}"
     advice = (
         "they run in every look at the network too, and may change what it computes; remove "
         "those that were left by mistake"

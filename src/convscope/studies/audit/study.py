@@ -17,9 +17,10 @@ from convscope.errors import ModelError
 from convscope.network.arguments import Given, single, taking
 from convscope.network.network import Delivered, Network
 from convscope.network.provenance import recorded
+from convscope.records.table import plural
 from convscope.run import PLAIN, Run
 from convscope.studies.audit.attributions import METHODS, THEIR_CODE, check_methods
-from convscope.studies.audit.case import Case, Check, Heading, many, private
+from convscope.studies.audit.case import Case, Check, Heading, private
 from convscope.studies.audit.inputs import (
     ANSWERS,
     INPUT,
@@ -139,8 +140,8 @@ def _as_far_as_it_goes(case: Case, heading: Heading, check: Check) -> Iterator[F
 def _introduced(case: Case) -> Finding:
     weights = sum(weight.numel() for weight in case.model.parameters())
     convolutions = sum(isinstance(module, nn.Conv2d) for module in case.model.modules())
-    what = f"{type(case.model).__name__}, {many(weights, 'parameter')}"
+    what = f"{type(case.model).__name__}, {plural(weights, 'parameter')}"
     if not convolutions:
         advice = "feature maps are looked for in nn.Conv2d: without any there is nothing to see"
         return NETWORK.warn("architecture", f"{what}, no convolution", advice)
-    return NETWORK.ok("architecture", f"{what}, {many(convolutions, 'convolution')}")
+    return NETWORK.ok("architecture", f"{what}, {plural(convolutions, 'convolution')}")

@@ -260,10 +260,10 @@ def correspondence(
         result, names = marked_pictures(
             network.preprocess, pictures, marked, side, draws=draws, around=around, seed=run.seed
         )
-    found_ends = ends(network.model, network.preprocess.shape) if layers is None else None
+    own = ends(network.model, network.preprocess.shape) if layers is None else None
     wanted = [layers] if isinstance(layers, str) else list(layers or ())
-    if found_ends is not None:
-        wanted = list(dict.fromkeys((found_ends.middle, found_ends.high)))
+    if own is not None:
+        wanted = list(dict.fromkeys((own.middle, own.high)))
     signs = _signs(network, result, wanted, (side, fill, run.seed), run)
     return Correspondence(
         layers=tuple(wanted),

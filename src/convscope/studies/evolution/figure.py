@@ -61,7 +61,7 @@ def evolution_figure(record: Evolution, *, patches: bool = False) -> Figure:
             _draw(axes, record, members, patches)
             axes.set_title(shortened(layer), loc="left", fontsize=9, color=INK, parse_math=False)
         top -= down + TITLE + TICKS
-    figure.text(0.5, 0.06 / height, _told(patches), fontsize=7, color=SOFT, ha="center")
+    figure.text(0.5, 0.06 / height, _footnote(patches), fontsize=7, color=SOFT, ha="center")
     return figure
 
 
@@ -69,7 +69,7 @@ def _in_turn(items: Sequence[T], columns: int) -> list[Sequence[T]]:
     return [items[start : start + columns] for start in range(0, len(items), columns)]
 
 
-def _told(patches: bool) -> str:
+def _footnote(patches: bool) -> str:
     under = "; under it the part of the picture" if patches else ""
     return (
         f"columns: epochs; rows: maps, each at one scale over its epochs, zero is grey{under}\n"

@@ -51,7 +51,7 @@ def evolution(
     """
     there = snapshots(checkpoints)
     wanted = chosen(there, epochs, EPOCHS, str(checkpoints))
-    network = _told(there[wanted[-1]]) if network is None else whole(network)
+    network = _network_of(there[wanted[-1]]) if network is None else whole(network)
     model = copied(network.model)
     with opened(folder) as pictures:
         recorder = EvolutionRecorder(
@@ -72,7 +72,7 @@ def evolution(
         return recorder.record(), recorder.convergence()
 
 
-def _told(checkpoint: Path) -> Network:
+def _network_of(checkpoint: Path) -> Network:
     """The network that a checkpoint says it belongs to."""
     try:
         return load(checkpoint)

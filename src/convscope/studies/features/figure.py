@@ -74,7 +74,7 @@ def features_figure(
     # Inches from the first layer's corner; pictures have moved the limits.
     axes.set_xlim(-aside, width - aside)
     axes.set_ylim(height - MARGIN, -MARGIN)
-    figure.text(0.5, 0.1 / height, _told(panels, scale), fontsize=7, color=SOFT, ha="center")
+    figure.text(0.5, 0.1 / height, _footnote(panels, scale), fontsize=7, color=SOFT, ha="center")
     return figure
 
 
@@ -94,7 +94,7 @@ def features_table(records: Sequence[LayerFeatures]) -> list[Part]:
     return [Table.of(head, rows, "How alike projections are"), *([""] if grids else []), *grids]
 
 
-def _told(panels: Sequence[_Panel], scale: Scale) -> str:
+def _footnote(panels: Sequence[_Panel], scale: Scale) -> str:
     records = [panel.record for panel in panels]
     k = max((record.value.shape[1] for record in records), default=0)
     joint = (

@@ -222,7 +222,7 @@ def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
     handles = []
     for letter, colour, kind in zip(LETTERS, DISTINCT, result, strict=False):
         shade = "#{:02x}{:02x}{:02x}".format(*colour)
-        handles.append(Patch(color=shade, label=_told(record, letter, kind)))
+        handles.append(Patch(color=shade, label=_label(record, letter, kind)))
         if kind.count < LETTERED * record.places:
             continue
         row, column = kind.place
@@ -246,7 +246,7 @@ def _draw_likeliest(axes: Axes, record: Occlusions, picture: int) -> None:
         axes.set_xlabel(f"uncovered:\n{name}", parse_math=False, **_WORDS)
 
 
-def _told(record: Occlusions, letter: str, kind: Kind) -> str:
+def _label(record: Occlusions, letter: str, kind: Kind) -> str:
     name = "all others" if kind.index < 0 else _short(record.class_of(kind.index))
     return f"{letter}  {name} {kind.count}"
 
