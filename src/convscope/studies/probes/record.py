@@ -1,4 +1,4 @@
-"""Linear probes: accuracy by layer, and the paper's."""
+"""Linear probes: accuracy by layer."""
 
 from __future__ import annotations
 
@@ -8,32 +8,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from convscope.records.record import Record
-
-PAPER_LAYERS = {
-    "caltech-101": {
-        "svm": {
-            1: (44.8, 0.7),
-            2: (66.2, 0.5),
-            3: (72.3, 0.4),
-            4: (76.6, 0.4),
-            5: (86.2, 0.8),
-            7: (85.5, 0.4),
-        },
-        "softmax": {5: (82.9, 0.4), 7: (85.4, 0.4)},
-    },
-    "caltech-256": {
-        "svm": {
-            1: (24.6, 0.4),
-            2: (39.6, 0.3),
-            3: (46.0, 0.3),
-            4: (51.3, 0.1),
-            5: (65.6, 0.3),
-            7: (71.7, 0.2),
-        },
-        "softmax": {5: (65.7, 0.5), 7: (72.6, 0.1)},
-    },
-}
-"""Table 7, by layer: 30 a class of Caltech-101, 60 of Caltech-256."""
 
 
 @dataclass(frozen=True, eq=False)
