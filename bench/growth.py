@@ -30,10 +30,10 @@ from rows import command, machine, options
 from topk import Held, convolutions
 
 from convscope.attribution.occlusion import occlusion
+from convscope.core.units import Unit
 from convscope.network.preprocess import Preprocess
 from convscope.representations.deconvnet import deconvnet
 from convscope.representations.topk import topk
-from convscope.units import Unit
 
 SMALL = 64
 """Input of mining many pictures, so that a hundred thousand take minutes."""

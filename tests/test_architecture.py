@@ -8,10 +8,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "convscope"
 STOREYS = [
-    {"errors"},
-    {"units", "publish", "texts", "foreign", "run", "namespace"},
+    {"core"},
     {"pictures", "records"},
-    {"torch_private"},
     {"lens"},
     {"trace"},
     {"network"},
@@ -26,21 +24,20 @@ STOREYS = [
 ]
 LEVEL = {name: level for level, names in enumerate(STOREYS) for name in names}
 WITHOUT_TORCH = {
-    *("errors", "units", "publish", "texts", "foreign", "run", "namespace"),
-    *("pictures", "records", "drawing", "study entries", "study records", "study figures", "pages"),
+    *(
+        "core",
+        "pictures",
+        "records",
+        "drawing",
+        "study entries",
+        "study records",
+        "study figures",
+        "pages",
+    ),
 }
 COMPUTE = {
-    *(
-        "torch_private",
-        "network",
-        "lens",
-        "trace",
-        "attribution",
-        "representations",
-        "metrics",
-        "visualisation",
-    ),
-    *("training", "scale", "studies"),
+    *("network", "lens", "trace", "attribution", "representations", "metrics"),
+    *("visualisation", "training", "scale", "studies"),
 }
 DRAW = {"drawing", "study figures", "pages"}
 ROOMS = {

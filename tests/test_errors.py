@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convscope.errors import DataError, Stopped, nearest, printable
+from convscope.core.errors import DataError, Stopped, nearest, printable
 
 
 def test_a_fault_is_one_line_with_code_subject_and_next_step() -> None:

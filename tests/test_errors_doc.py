@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from convscope import errors
+from convscope.core import errors
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "convscope"

@@ -16,6 +16,7 @@ from torch import nn
 
 import convscope
 from convscope import Pictures
+from convscope.core.record import Record
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import weights_sha256
@@ -23,7 +24,6 @@ from convscope.network.weights.checkpoint import open_checkpoint
 from convscope.network.weights.snapshots import snapshots
 from convscope.pictures.annotations import read_lists
 from convscope.pictures.framing import Framing
-from convscope.records.record import Record
 from convscope.records.topk import TopK
 from convscope.studies.explain.study import QUICK
 

@@ -15,9 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convscope import publish
-from convscope.errors import EnvironmentFault, OutputError
-from convscope.publish import claimed, publish_file, publish_folder, publishing, sweep, unfinished
+from convscope.core import publish
+from convscope.core.errors import EnvironmentFault, OutputError
+from convscope.core.publish import (
+    claimed,
+    publish_file,
+    publish_folder,
+    publishing,
+    sweep,
+    unfinished,
+)
 
 HELD = """
 import sys, time

@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import convscope
-from convscope.errors import ConvscopeError, UsageError, shown
+from convscope.core.errors import ConvscopeError, UsageError, shown
+from convscope.core.units import Unit
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.opening import picture_of
 from convscope.studies.explain.study import QUICK
-from convscope.units import Unit
 
 SIDE = 32
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 import convscope
-from convscope.errors import UsageError
-from convscope.run import OLD, PLAIN, Run
+from convscope.core.errors import UsageError
+from convscope.core.run import OLD, PLAIN, Run
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from convscope.errors import ConvscopeError, UsageError
+from convscope.core.errors import ConvscopeError, UsageError
+from convscope.core.text import brief, csv_table, one_line, read_json
 from convscope.network.conversion import converted
 from convscope.network.load import classes_asked
 from convscope.pictures.annotations import read_boxes, read_labels, read_lists, read_parts
-from convscope.texts import brief, csv_table, one_line, read_json
 
 READERS: tuple[Callable[[Path], object], ...] = (
     *(read_boxes, read_parts, read_labels),

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from convscope import torch_private
-from convscope.torch_private import (
+from convscope.lens import torch_private
+from convscope.lens.torch_private import (
     NAMES,
     max_unpooled,
     private,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from convscope.errors import UsageError
-from convscope.units import Box, Unit
+from convscope.core.errors import UsageError
+from convscope.core.units import Box, Unit
 
 
 @pytest.mark.parametrize(

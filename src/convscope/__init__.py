@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convscope.attribution.registry import attribute
     from convscope.cli.python import atlas
-    from convscope.errors import ConvscopeError
+    from convscope.core.errors import ConvscopeError
+    from convscope.core.run import Run
+    from convscope.core.units import Box, Unit
     from convscope.lens.lens import Lens
     from convscope.network import wrap
     from convscope.network.layers import layers
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from convscope.representations.predict import evaluate, predict
     from convscope.representations.projections import projections
     from convscope.representations.topk import topk
-    from convscope.run import Run
     from convscope.studies.audit.study import check
     from convscope.studies.evolution.recorder import EvolutionRecorder
     from convscope.studies.explain.study import explain
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from convscope.trace.backward_rule import BackwardRule
     from convscope.trace.receptive_field import fields
     from convscope.training.trainer import train
-    from convscope.units import Box, Unit
     from convscope.visualisation.optimise import visualise
 
 __version__ = "0.1.0"
@@ -74,8 +74,8 @@ _HOME = {
     "atlas": "cli.python",
     "Attribution": "records.maps",
     "BackwardRule": "trace.backward_rule",
-    "Box": "units",
-    "ConvscopeError": "errors",
+    "Box": "core.units",
+    "ConvscopeError": "core.errors",
     "EvolutionRecorder": "studies.evolution.recorder",
     "Framing": "pictures.framing",
     "Lens": "lens.lens",
@@ -83,8 +83,8 @@ _HOME = {
     "Neuron": "trace.backward.forward_pass",
     "Pictures": "pictures.pictures",
     "Preprocess": "network.preprocess",
-    "Run": "run",
-    "Unit": "units",
+    "Run": "core.run",
+    "Unit": "core.units",
 }
 """The front door: names, and where they are written."""
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
+from convscope.core.text import one_line
 from convscope.network.load import load
 from convscope.pictures.decode.decode import NOTES
 from convscope.pictures.opening import open_pictures
 from convscope.representations.topk import topk
-from convscope.texts import one_line
 from tests.pictures import corpus
 
 NET = "zfnet:width=0.05,head=compact"

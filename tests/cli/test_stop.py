@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from convscope.cli.stop import AGAIN, stop_on_signals, stoppable
-from convscope.errors import StopAsked
+from convscope.core.errors import StopAsked
 
 NET = "zfnet:width=0.0625,head=compact"
 RUN = [sys.executable, "-c", "from convscope.cli.app import main; main()"]

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
+from convscope.core.run import Run
 from convscope.representations.projections import backward_paths, projections
-from convscope.run import Run
 from convscope.trace.autograd import is_even
 from convscope.trace.backward.forward_pass import Neuron
 from convscope.trace.backward.steps import packed, unpacked

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from convscope.errors import ConvscopeError, ModelError
+from convscope.core.errors import ConvscopeError, ModelError
+from convscope.core.run import Run
+from convscope.core.units import Unit
 from convscope.network.sources.ours import alexnet, zfnet
 from convscope.representations.deconvnet import deconvnet, project
-from convscope.run import Run
-from convscope.units import Unit
 from tests.nets import (
     RECTIFIERS,
     Fire,

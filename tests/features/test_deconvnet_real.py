@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from convscope.core.units import Unit
 from convscope.representations.deconvnet import deconvnet, project
-from convscope.units import Unit
 
 torchvision = pytest.importorskip("torchvision")
 attr = pytest.importorskip("captum.attr")

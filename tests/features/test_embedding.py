@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import Run
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.representations.embedding import ROOM, default_layer, embedding, vectors
-from convscope.run import Run
 from convscope.trace.layers import stages
 from tests.nets import Residual, pictures, sequential, state_of
 

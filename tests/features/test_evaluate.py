@@ -13,18 +13,17 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import functional as peer
 
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
+from convscope.core.run import Run
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.archive.shards import Shards
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures, one_picture
-from convscope.records.imagenet import TABLE2, table2
-from convscope.records.predictions import Evaluation
+from convscope.records.predictions import TABLE2, Evaluation, table2
 from convscope.representations.predict import Judge, evaluate, plan
 from convscope.representations.topk import topk
-from convscope.run import Run
 
 CROP = (20, 22)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
 from convscope.representations.probe import (
     average_precision,
     divisions,

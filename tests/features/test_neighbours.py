@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.representations import neighbours
 from convscope.representations.neighbours import Metric, nearest_vectors
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from convscope.errors import DataError, ModelError, UsageError
+from convscope.core.errors import DataError, ModelError, UsageError
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing

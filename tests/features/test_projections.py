@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
+from convscope.core.run import Run
+from convscope.core.units import Unit
 from convscope.representations import projections as module
 from convscope.representations.deconvnet import deconvnet
 from convscope.representations.projections import Projected, projections
-from convscope.run import Run
 from convscope.trace.backward.forward_pass import Neuron, forward_pass
 from convscope.trace.backward_rule import BackwardRule
-from convscope.units import Unit
 from tests.nets import Fire, Residual, pictures, sequential, state_of
 
 torchvision = pytest.importorskip("torchvision")

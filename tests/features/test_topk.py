@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, DataError, ModelError
+from convscope.core.errors import ConvscopeError, DataError, ModelError
+from convscope.core.run import Run
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import TopK
 from convscope.representations import topk as ranking
 from convscope.representations.topk import topk
-from convscope.run import Run
 from tests.nets import Residual, sequential, state_of
 from tests.oracles.topk import strongest
 

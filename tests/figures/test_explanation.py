@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from convscope.attribution.registry import METHODS
+from convscope.core.units import Box
 from convscope.drawing.maps import OPAQUE, drawn, legend
 from convscope.studies.explain.figure import explanation_figure
 from convscope.studies.explain.record import Explanation
-from convscope.units import Box
 from tests.figures.fake_explanations import (
     SIZE,
     a_map,

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from convscope.core.errors import UsageError
 from convscope.drawing.maps import (
     kind_map,
     kinds,
@@ -23,7 +24,6 @@ from convscope.drawing.tiles import (
     sprite,
     stored_side,
 )
-from convscope.errors import UsageError
 from convscope.records.features import LayerFeatures
 from convscope.records.maps import Occlusion, OcclusionExample, Projection, lowest
 from convscope.studies.occlusion.figure import occlusion_figure

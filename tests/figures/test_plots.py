@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from convscope.cli.results import drawn
+from convscope.core.errors import UsageError
 from convscope.drawing.maps import prediction_figure, prediction_png
 from convscope.drawing.plots import confusion, png, training_curves
 from convscope.drawing.style import shortened
-from convscope.errors import UsageError
 from convscope.records.predictions import Evaluation, Prediction
 from convscope.records.series import Series
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from convscope.errors import ConvscopeError, ModelError, UsageError
+from convscope.core.errors import ConvscopeError, ModelError, UsageError
 from convscope.lens.lens import Lens, conv_layers, layers_in_order, only_scores
 from tests.nets import (
     Fire,

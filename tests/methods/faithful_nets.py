@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convscope.core.units import Box
 from convscope.records.maps import Attribution
-from convscope.units import Box
 
 
 class Linear(nn.Module):

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.attribution.formulas import METHODS, gradcam_plus_plus, gradcam_plus_plus_of_pgc
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import Run
 from convscope.records.maps import Attribution
-from convscope.run import Run
 from tests.methods.cam_nets import HEADS, by_hand, head_by_hand, net_of, pictures, scores_by_hand
 from tests.nets import RECTIFIERS, Spelled, Stumbling, state_of
 from tests.nets import pictures as noise

@@ -17,7 +17,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from convscope.attribution.formulas import METHODS
 from convscope.attribution.layer import default_layer
 from convscope.attribution.reshape import as_maps
-from convscope.errors import ConvscopeError, ModelError
+from convscope.core.errors import ConvscopeError, ModelError
 from convscope.network.sources.ours import zfnet
 from tests.nets import Fire, Residual, sequential
 from tests.nets import pictures as noise

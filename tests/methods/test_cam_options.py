@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.attribution.formulas import METHODS
-from convscope.errors import ConvscopeError, ModelError, UsageError
+from convscope.core.errors import ConvscopeError, ModelError, UsageError
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.records.maps import Attribution

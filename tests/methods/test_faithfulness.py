@@ -14,14 +14,21 @@ import torch
 from torch import nn
 
 from convscope.attribution.formulas import METHODS as CAMS
-from convscope.errors import ConvscopeError
-from convscope.metrics import perturbation as erasing
-from convscope.metrics.faithfulness import blob, faithfulness, grain_of, random_map
-from convscope.metrics.perturbation import Asked, order, softened
+from convscope.core.errors import ConvscopeError
+from convscope.core.run import Run
+from convscope.core.units import Box
+from convscope.metrics import faithfulness as erasing
+from convscope.metrics.faithfulness import (
+    Asked,
+    blob,
+    faithfulness,
+    grain_of,
+    order,
+    random_map,
+    softened,
+)
 from convscope.network.targets import Targets
 from convscope.records.faithfulness import Faithfulness, area
-from convscope.run import Run
-from convscope.units import Box
 from tests.methods.faithful_nets import Linear, Lookalike, Square, a_map, noise
 from tests.nets import pictures, state_of
 from tests.oracles import faithfulness as slow

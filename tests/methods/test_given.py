@@ -24,7 +24,7 @@ from convscope import (
     predict,
     topk,
 )
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
 from convscope.network.layers import layer_table
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess

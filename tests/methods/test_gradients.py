@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import convscope
 from convscope.attribution.gradients import METHODS, RULES, TITLES, Options
+from convscope.core.run import Run
 from convscope.records.maps import Attribution
-from convscope.run import Run
 from tests.methods.cam_nets import SIZE, Split, by_hand, net_of, pictures
 from tests.nets import Fire, Residual, sequential
 from tests.nets import pictures as noise_of

@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from convscope.attribution import gradients
 from convscope.attribution.gradients import METHODS
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
+from convscope.core.run import Run
 from convscope.records.maps import Attribution
-from convscope.run import Run
 from tests.methods.cam_nets import net_of, pictures
 from tests.nets import RECTIFIERS, Fire, Residual, Spelled
 from tests.nets import pictures as noise

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import convscope
 from convscope.attribution.gradients import METHODS, TITLES
-from convscope.errors import ConvscopeError, ModelError, UsageError
+from convscope.core.errors import ConvscopeError, ModelError, UsageError
+from convscope.core.run import Run
 from convscope.records.maps import Attribution
-from convscope.run import Run
 from tests.methods.cam_nets import SIZE, net_of, pictures
 from tests.methods.test_cam_options import ANSWERS, Careless
 from tests.methods.test_gradients_defects import maps_of

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convscope.attribution import formulas as cam
 from convscope.attribution.gradients import METHODS
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
 from convscope.records.maps import Attribution
 from tests.methods.cam_nets import net_of, pictures
 from tests.methods.test_gradients_defects import FEW, RULED, maps_of

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from convscope.metrics import perturbation as erasing
-from convscope.metrics.faithfulness import faithfulness
-from convscope.metrics.perturbation import imputed
+from convscope.metrics import faithfulness as erasing
+from convscope.metrics.faithfulness import faithfulness, imputed
 from tests.methods.faithful_nets import Lookalike, a_map, noise
 from tests.nets import pictures
 from tests.oracles import faithfulness as slow

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from convscope.attribution.occlusion import occlusion, occlusion_map, occlusions
 from convscope.attribution.sliding_mask import corners
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import Run
 from convscope.records.maps import Occlusion
-from convscope.run import Run
 from tests.nets import Fire, Residual
 from tests.oracles.occlusion import occluded
 

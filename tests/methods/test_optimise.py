@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, ModelError, UsageError
+from convscope.core.errors import ConvscopeError, ModelError, UsageError
+from convscope.core.run import Run
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.records.optimise import OptimisedPicture
-from convscope.run import Run
 from convscope.visualisation.optimise import (
     activation_maximisation,
     class_image,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.attribution.sliding_mask import blurred
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.visualisation import optimise

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
+from convscope.core.units import Box
 from convscope.metrics.localisation import coverage, energy_inside, inside, pointing, share_inside
-from convscope.units import Box
 from tests.methods.faithful_nets import a_map, noise
 
 

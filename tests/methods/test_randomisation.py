@@ -16,11 +16,17 @@ from torch import Tensor, nn
 
 from convscope.attribution.formulas import METHODS as CAMS
 from convscope.attribution.gradients import gradient_x_input, saliency
-from convscope.errors import ConvscopeError, ModelError
-from convscope.metrics.randomisation import difference, randomisation, sensitivity
-from convscope.metrics.reinitialise import copied, layers_down, randomised
+from convscope.core.errors import ConvscopeError, ModelError
+from convscope.core.run import Run
+from convscope.metrics.randomisation import (
+    copied,
+    difference,
+    layers_down,
+    randomisation,
+    randomised,
+    sensitivity,
+)
 from convscope.records.maps import Attribution
-from convscope.run import Run
 from tests.methods.faithful_nets import Linear, Lookalike, a_map, noise
 from tests.nets import Fire, Residual, pictures, state_of
 

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
+from convscope.core.run import Run
+from convscope.core.table import lines
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
-from convscope.records.table import lines
-from convscope.run import Run
 from convscope.studies.unit_ablation.figure import silence_figure, silence_table
 from convscope.studies.unit_ablation.record import Silence
 from convscope.studies.unit_ablation.study import silence

@@ -9,9 +9,8 @@ import pytest
 from scipy.stats import rankdata, spearmanr
 from skimage.metrics import structural_similarity
 
-from convscope.errors import UsageError
-from convscope.metrics.agreement import in_cells, overlap, ranks, spearman, ssim
-from convscope.metrics.randomisation import agreement
+from convscope.core.errors import UsageError
+from convscope.metrics.randomisation import agreement, in_cells, overlap, ranks, spearman, ssim
 from tests.methods.faithful_nets import a_map, noise
 from tests.oracles import faithfulness as slow
 

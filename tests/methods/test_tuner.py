@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 import convscope
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
+from convscope.core.run import Run
 from convscope.network import tuning as tuner
 from convscope.network.network import Network
 from convscope.network.tuning import Trial, Tuning, tune
 from convscope.pictures.pictures import Pictures
 from convscope.representations.topk import topk
-from convscope.run import Run
 from tests.nets import state_of
 
 Cost = Callable[[Trial], float]

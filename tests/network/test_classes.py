@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from convscope import load
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.network.load import classes_asked
 
 NAMES = ("daisy", "tench", "zebra")

@@ -21,7 +21,7 @@ from torchvision.models import (
 from torchvision.transforms import InterpolationMode, v2
 
 from convscope import load, predict
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.network.conversion import converted
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.cli.predict import lines
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
 from convscope.network.layers import layer_table
 from convscope.network.sources.ours import zfnet
 from tests.nets import Residual, state_of

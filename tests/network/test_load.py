@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.errors import CheckpointError, ModelError, UsageError
+from convscope.core.errors import CheckpointError, ModelError, UsageError
 from convscope.network.load import Card, load
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.ours import zfnet

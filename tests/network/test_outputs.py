@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import convscope
 from convscope import ConvscopeError
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
 from convscope.network.network import Network
 from convscope.network.outputs import KINDS, both_ways, meaning, plain, scored
 from convscope.network.preprocess import Preprocess

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from convscope.errors import CheckpointError, UsageError
+from convscope.core.errors import CheckpointError, UsageError
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 

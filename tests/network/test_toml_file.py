@@ -11,7 +11,7 @@ from torch import nn
 
 from convscope import load
 from convscope.cli.app import run
-from convscope.errors import CheckpointError, ConvscopeError, ModelError
+from convscope.core.errors import CheckpointError, ConvscopeError, ModelError
 from convscope.network.network import Card
 from convscope.network.toml_file import Remembered, remember, remembered
 from convscope.network.weights.checkpoint import save_weights

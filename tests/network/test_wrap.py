@@ -15,7 +15,7 @@ from torchvision.models import detection, segmentation
 
 import convscope
 from convscope import Box, ConvscopeError, wrap
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 
 SIDE = 64
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.errors import OutputError
+from convscope.core.errors import OutputError
 from convscope.pages import describe
 from convscope.pages import mark as marking
 from convscope.pages.atlas import SCRIPTS, write_atlas

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convscope.core.errors import OutputError
+from convscope.core.units import Box
 from convscope.drawing.maps import GREY
-from convscope.errors import OutputError
 from convscope.pages.explain import write_explanation, write_explanations
 from convscope.studies.explain.record import Explanation, Explanations
-from convscope.units import Box
 from tests.figures.fake_explanations import (
     SIZE,
     a_map,

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
+from convscope.core.text import one_line
+from convscope.core.units import Box
 from convscope.pages.mark import write_marking
 from convscope.pictures.annotations import read_boxes, read_parts
 from convscope.pictures.pictures import Pictures
-from convscope.texts import one_line
-from convscope.units import Box
 from tests.pages.conftest import Window
 
 PARTS = ("left eye", "nose", "<b>tail</b>")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
 from convscope.pages.atlas import write_atlas
 from convscope.studies.features.record import atlas_features, atlas_layers
 from tests.pages.fake_records import Atlas

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import main
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
+from convscope.core.table import Table, tables_json
 from convscope.pages.atlas import write_atlas
 from convscope.pages.studies import add_studies, read_study
-from convscope.records.table import Table, tables_json
 from tests.pages.conftest import Window
 from tests.pages.fake_records import HOSTILE, atlas
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.errors import DataError, EnvironmentFault, UsageError
+from convscope.core.errors import DataError, EnvironmentFault, UsageError
+from convscope.core.publish import cache_folder
 from convscope.pictures import builtin
 from convscope.pictures.annotations import read_boxes
 from convscope.pictures.builtin import PHOTOS, SIDE, TAG, photo_file, places, regions
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_pictures
 from convscope.pictures.pictures import Pictures, split
-from convscope.publish import cache_folder
 
 
 @pytest.fixture(scope="module")

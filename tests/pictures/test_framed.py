@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.errors import DataError, EnvironmentFault
+from convscope.core.errors import DataError, EnvironmentFault
+from convscope.core.run import Run
 from convscope.pictures.framed import Framed
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
-from convscope.run import Run
 
 FRAMING = Framing(None, (6, 9))
 

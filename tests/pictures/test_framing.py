@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
+from convscope.core.units import Box
 from convscope.pictures.framing import FILTERS, Framing
-from convscope.units import Box
 
 SIZES = [(301, 447), (447, 301), (225, 224), (1001, 333), (97, 800), (500, 375), (224, 256)]
 SMALL = [(64, 48), (31, 29), (8, 90)]

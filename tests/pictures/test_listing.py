@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from convscope.errors import DataError, EnvironmentFault
+from convscope.core.errors import DataError, EnvironmentFault
 from convscope.pictures import listing
 from convscope.pictures.pictures import Pictures
 from tests.pictures import corpus

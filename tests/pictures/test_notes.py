@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
 from convscope.pictures.decode.decode import NOTES, Decoding, decode
 from convscope.pictures.decode.limits import Fault, Limits
 from convscope.pictures.framing import Framing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from convscope.errors import DataError
+from convscope.core.errors import DataError
 from convscope.pictures.annotations import read_parts
 
 

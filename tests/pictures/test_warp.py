@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.pictures.framing import Framing
 from convscope.pictures.warp import canvas, middle, warp
 

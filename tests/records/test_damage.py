@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convscope.errors import DataError
+from convscope.core.errors import DataError
+from convscope.core.record import Record, open_inside, read_inside, seal
 from convscope.records.embedding import Embedding
-from convscope.records.record import Record, open_inside, read_inside, seal
 from convscope.records.topk import TopK
 from tests.records.test_record import some_topk
 

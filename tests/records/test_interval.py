@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.records.faithfulness import interval, left_out
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convscope.errors import DataError, ModelError, OutputError
+from convscope.core.errors import DataError, ModelError, OutputError
+from convscope.core.units import Unit
 from convscope.records.features import Pictures
 from convscope.records.maps import Projection
 from convscope.records.topk import TopK
-from convscope.units import Unit
 
 
 def some_topk() -> TopK:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convscope.errors import ConvscopeError, ModelError, Stopped, UsageError
+from convscope.core.errors import ConvscopeError, ModelError, Stopped, UsageError
+from convscope.core.table import lines
 from convscope.pictures.pictures import Pictures
-from convscope.records.table import lines
 from convscope.studies.ablation.figure import ablation_figure, ablation_table
 from convscope.studies.ablation.record import PAPER, Ablation
 from convscope.studies.ablation.study import (

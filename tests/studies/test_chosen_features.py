@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import Run
 from convscope.network.network import Network
 from convscope.pictures.pictures import Pictures
 from convscope.records.features import random_maps
-from convscope.run import Run
 from convscope.studies.features.study import chosen_features, features
 
 FIELDS = ("value", "image", "row", "column", "box", "active", "patches", "projections", "high")

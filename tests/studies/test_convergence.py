@@ -10,7 +10,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from convscope.errors import DataError
+from convscope.core.errors import DataError
 from convscope.lens.lens import Lens
 from convscope.network.network import Network
 from convscope.pictures.pictures import Pictures

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.cli.app import run
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
+from convscope.core.run import Run
+from convscope.core.table import lines
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.records.table import lines
-from convscope.run import Run
 from convscope.studies.correspondence.figure import PAPER, correspondence_table, masked
 from convscope.studies.correspondence.record import Correspondence
 from convscope.studies.correspondence.study import correspondence

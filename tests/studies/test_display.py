@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from convscope.core.units import Box
 from convscope.studies.features.display import cut, limit, patch, quantised
-from convscope.units import Box
 
 IMAGE = torch.arange(3 * 6 * 8, dtype=torch.float32).reshape(3, 6, 8)
 

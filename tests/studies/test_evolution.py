@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from convscope.errors import DataError
+from convscope.core.errors import DataError
+from convscope.core.run import Run
+from convscope.core.units import Unit
 from convscope.network.load import Network
 from convscope.pictures.pictures import Pictures
-from convscope.run import Run
 from convscope.studies.evolution.recorder import EvolutionRecorder
-from convscope.units import Unit
 
 
 def test_a_map_that_comes_to_see_red_jumps_to_the_red_picture(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from convscope.errors import CheckpointError, DataError
+from convscope.core.errors import CheckpointError, DataError
+from convscope.core.run import Run
 from convscope.network.network import Network
 from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.pictures import Pictures
-from convscope.run import Run
 from convscope.studies.evolution.recorder import EvolutionRecorder
 from convscope.studies.evolution.study import evolution
 

@@ -12,16 +12,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.attribution.registry import METHODS, chosen
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import Run
+from convscope.core.units import Box
 from convscope.network.load import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Picture, Pictures, one_picture
-from convscope.run import Run
 from convscope.studies.explain.study import Checks, explain_folder
 from convscope.studies.explain.study import explain_picture as explain
 from convscope.studies.explain.table import findings, summary, verdict
-from convscope.units import Box
 
 SIZE = (36, 48)
 TAG = 8

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import Run
+from convscope.core.units import Unit
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.representations.deconvnet import deconvnet
-from convscope.run import Run
 from convscope.studies.features.display import GREY, limit, quantised
 from convscope.studies.features.study import features
-from convscope.units import Unit
 from tests.studies.conftest import SIZE
 
 

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.cli.app import run
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
+from convscope.core.table import lines
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.records.table import lines
 from convscope.studies.filters.figure import clipped_filters, filter_sheet, filters_figure
 from convscope.studies.filters.frequencies import apparent, bands, folds_on_pictures, transfer
 from convscope.studies.filters.record import Filters

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.cli.app import run
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
+from convscope.core.table import lines
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
-from convscope.records.table import lines
 from convscope.studies.invariance.figure import invariance_figure, invariance_table
 from convscope.studies.invariance.record import Invariance
 from convscope.studies.invariance.study import invariance, paper_changes

@@ -16,15 +16,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.cli.app import run
-from convscope.errors import ConvscopeError, OutputError, StopAsked
+from convscope.core.errors import ConvscopeError, OutputError, StopAsked
+from convscope.core.run import Run
+from convscope.core.table import lines
+from convscope.core.units import Box
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pages.studies import read_study
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
-from convscope.records.table import lines
-from convscope.run import Run
 from convscope.studies.base import boxes_of
 from convscope.studies.occlusion.areas import rooms
 from convscope.studies.occlusion.figure import (
@@ -45,7 +46,6 @@ from convscope.studies.occlusion.table import (
     occlusion_table,
     occlusion_words,
 )
-from convscope.units import Box
 from tests import nets
 
 HEIGHT, WIDTH = 40, 56

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.attribution.registry import own
-from convscope.errors import DataError
+from convscope.core.errors import DataError
+from convscope.core.units import Box
 from convscope.network.load import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.studies.pointing.study import pointing_game
-from convscope.units import Box
 
 SIZE = (40, 60)
 

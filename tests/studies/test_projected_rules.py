@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.metrics.agreement import mean_correlation
+from convscope.core.units import Box, Unit
+from convscope.metrics.randomisation import mean_correlation
 from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
@@ -20,7 +21,6 @@ from convscope.studies.features.display import Energy
 from convscope.studies.features.study import features
 from convscope.trace.autograd import Stride
 from convscope.trace.receptive_field import ReceptiveField
-from convscope.units import Box, Unit
 from tests.studies.conftest import SIZE
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from convscope.cli.app import run
-from convscope.errors import UsageError
-from convscope.records.record import Record
-from convscope.records.table import lines
+from convscope.core.errors import UsageError
+from convscope.core.record import Record
+from convscope.core.table import lines
 from convscope.studies.base import Study, option_of
 from convscope.studies.registry import FOLDERS, by_name, by_record, studies, study, table
 

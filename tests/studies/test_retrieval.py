@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from convscope.cli.app import run
-from convscope.errors import DataError
+from convscope.core.errors import DataError
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.annotations import HARD, SHOWN, Lists, numbers_of, read_lists

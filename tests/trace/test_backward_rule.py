@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, ModelError
+from convscope.core.errors import ConvscopeError, ModelError
 from convscope.trace.backward_rule import RULES, BackwardRule
 from tests.nets import RECTIFIERS, Fire, Residual, Spelled, pictures, sequential, state_of
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
 from convscope.network.load import load
 from convscope.trace.layers import Ends, ends
 from tests import nets

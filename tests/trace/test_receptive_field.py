@@ -11,10 +11,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
+from convscope.core.units import Box
 from convscope.network.sources.ours import alexnet, zfnet
 from convscope.trace.receptive_field import fields
-from convscope.units import Box
 from tests.nets import Fire, Residual, sequential, state_of
 from tests.oracles.geometry import reads
 

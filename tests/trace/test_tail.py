@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
 from convscope.lens.lens import Lens
 from convscope.trace.tail import Mixing, Tail, record
 from tests.nets import Fire, Residual, Spelled, pictures, sequential, state_of

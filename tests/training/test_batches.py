@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from convscope.errors import DataError
+from convscope.core.errors import DataError
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import Stopped, UsageError
+from convscope.core.errors import Stopped, UsageError
 from convscope.network.load import load
 from convscope.pictures.pictures import Pictures
 from convscope.training.trainer import train

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.errors import DataError, Stopped
+from convscope.core.errors import DataError, Stopped
 from convscope.lens import machine
 from convscope.lens.machine import ROUNDS, fastest_runs
 from convscope.network.weights.checkpoint import read_weights

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.training.recipe import (
     FIELDS,
     Recipe,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convscope.errors import EnvironmentFault, Stopped
+from convscope.core.errors import EnvironmentFault, Stopped
 from convscope.pictures.pictures import Pictures
 from convscope.training import state
 from convscope.training.trainer import TrainResult, train

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.errors import ConvscopeError, ModelError, OutputError, UsageError
+from convscope.core.errors import ConvscopeError, ModelError, OutputError, UsageError
 from convscope.network.load import load
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Series

@@ -21,11 +21,11 @@ from torch import Tensor
 from convscope.attribution.base import ForwardPass, Request
 from convscope.attribution.cam import Map, weighted
 from convscope.attribution.reshape import as_is
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.lens.lens import Lens, gradients_of
+from convscope.lens.torch_private import unseen
 from convscope.network.forward import finite, forward, wide
 from convscope.network.targets import Targets
-from convscope.torch_private import unseen
 from convscope.trace.tail import Mixing, Tail, Without, record
 
 ROUNDING = 0.02

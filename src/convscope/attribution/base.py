@@ -14,14 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.attribution.reshape import Reshape, as_maps
-from convscope.errors import ModelError, UsageError, nearest
+from convscope.core.errors import ModelError, UsageError, nearest
+from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens, gradients_of
 from convscope.network.forward import finite, forward, prepared, wide
 from convscope.network.network import Network
 from convscope.network.outputs import Meaning, meaning, scored
 from convscope.network.targets import Target, Targets
 from convscope.records.maps import Attribution
-from convscope.run import PLAIN, Run
 
 AUTHORS = "authors"
 Method = Callable[..., list[Attribution]]

@@ -29,7 +29,7 @@ from convscope.attribution.base import (
 )
 from convscope.attribution.layer import Choice, choice
 from convscope.attribution.reshape import Reshape
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
 from convscope.network.arguments import Given, Layers, Model, several, taking
 from convscope.network.network import Network
 from convscope.network.provenance import recorded

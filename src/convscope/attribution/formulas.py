@@ -26,7 +26,7 @@ from convscope.attribution import fullgrad as biases
 from convscope.attribution import scorecam as masks
 from convscope.attribution.base import AUTHORS, ForwardPass, Method
 from convscope.attribution.cam import PGC, Definition, Enlarge, Map, method, to_one, weighted
-from convscope.records.table import Table
+from convscope.core.table import Table
 
 CANCELLED = 1e-3
 """|ΣA_k| below this part of Σ|A_k| means that XGrad-CAM divides by what is left of a difference."""

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from convscope.attribution.base import Request, enlarged
 from convscope.attribution.cam import Map
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
 from convscope.lens.lens import Lens, gradients_of
 from convscope.network.forward import finite, forward, wide
 

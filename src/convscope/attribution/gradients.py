@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from convscope.attribution.base import AUTHORS, Method, Options, Request, variant_of
 from convscope.attribution.formulas import METHODS as CAMS
-from convscope.errors import ModelError, UsageError, nearest
+from convscope.core.errors import ModelError, UsageError, nearest
+from convscope.core.run import PLAIN
 from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.twin import refuse_scripted
 from convscope.network.arguments import Given, Layers, Model, several, taking
@@ -33,7 +34,6 @@ from convscope.network.forward import batch_size, finite, forward, wide
 from convscope.network.network import Network
 from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
-from convscope.run import PLAIN
 from convscope.trace.backward_rule import BackwardRule, Other, Rule
 
 PIXELS = "pixels"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convscope.attribution.base import ForwardPass, Request
 from convscope.attribution.reshape import has_maps
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
 from convscope.network.forward import prepared
 from convscope.network.network import Network
 from convscope.network.outputs import meaning, scored

@@ -22,13 +22,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.attribution.sliding_mask import Fill, Pair, SlidingMask, covering, finite, targets_of
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
+from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens
 from convscope.network.arguments import Given, Layer, Model, several, single, taking
 from convscope.network.outputs import Meaning, meaning, scored
 from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution, Occlusion
-from convscope.run import PLAIN, Run
 from convscope.trace.forward.engine import MEMORY, Incremental
 from convscope.trace.layers import feature_layers
 from convscope.trace.origins import run_seen

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
 
 Reshape = Callable[[Tensor], Tensor]
 """From a layer's output (b, …) to its feature maps (b, maps, h, w)."""

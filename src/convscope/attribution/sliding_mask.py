@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.errors import ModelError, UsageError, shown
+from convscope.core.errors import ModelError, UsageError, shown
 from convscope.trace.forward.engine import Incremental
 from convscope.trace.forward.plan import Patches
 

@@ -29,7 +29,7 @@ from convscope.cli.results import command_running
 from convscope.cli.run_study import command_of
 from convscope.cli.stop import past_stopping, stoppable
 from convscope.cli.train import flowers, train
-from convscope.errors import (
+from convscope.core.errors import (
     ConvscopeError,
     EnvironmentFault,
     ModelError,
@@ -38,8 +38,8 @@ from convscope.errors import (
     is_out_of_memory,
     printable,
 )
-from convscope.foreign import blamed
-from convscope.publish import environment_fault, is_full
+from convscope.core.foreign import blamed
+from convscope.core.publish import environment_fault, is_full
 from convscope.studies.registry import studies
 
 CommandFault: Any = next(

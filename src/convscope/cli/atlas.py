@@ -14,7 +14,7 @@ from convscope.cli.options import Model, Opening, Reading, Sending, expanded
 from convscope.cli.predict import Tune, chosen
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import claim, new_study
-from convscope.run import Run
+from convscope.core.run import Run
 
 if TYPE_CHECKING:
     from convscope.network.load import Network
@@ -129,7 +129,7 @@ class _Spared:
         self._why = ""
 
     def __call__(self, pictures: Sequence[Picture]) -> None:
-        from convscope.errors import ModelError
+        from convscope.core.errors import ModelError
 
         if not self._why:
             try:
@@ -147,7 +147,7 @@ class _Spared:
 
 def _judge(network: Network, folder: Pictures, tuning: Tuning | None) -> _Spared | None:
     """Who tells the accuracy, where the folder's classes are the network's, one a picture."""
-    from convscope.errors import ModelError
+    from convscope.core.errors import ModelError
     from convscope.representations.predict import Judge
 
     if not folder.classes or not set(folder.classes) <= set(network.classes):

@@ -12,8 +12,8 @@ import typer
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, tell
 from convscope.cli.results import claim, new_study
-from convscope.errors import ModelError, printable
-from convscope.run import Run
+from convscope.core.errors import ModelError, printable
+from convscope.core.run import Run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,7 +58,7 @@ def check(
 
     Example: convscope check torchvision:resnet18
     """
-    from convscope.publish import publish_file
+    from convscope.core.publish import publish_file
     from convscope.studies.audit.study import audit
 
     for place in (options.save_json, options.out):

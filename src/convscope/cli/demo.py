@@ -12,7 +12,7 @@ from convscope.cli.atlas import make_atlas
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.train import training_bar
-from convscope.run import Run
+from convscope.core.run import Run
 
 if TYPE_CHECKING:
     from convscope.network.load import Network
@@ -61,7 +61,7 @@ def demo(
     if page.exists():
         say(f"{out} was made before; remove it, or name another folder with --out, for a new one")
     else:
-        from convscope.publish import claimed
+        from convscope.core.publish import claimed
 
         with claimed(page):
             _make(out)
@@ -123,8 +123,8 @@ def _real(out: Path) -> RealNetwork:
 
 def _first(out: Path, example: OcclusionExample) -> None:
     """Something to look at while the rest is made."""
+    from convscope.core.publish import publish_file
     from convscope.drawing.plots import png
-    from convscope.publish import publish_file
     from convscope.studies.occlusion.figure import occlusion_figure
 
     publish_file(out / "first-picture.png", png(occlusion_figure(example)))
@@ -216,10 +216,10 @@ def _explained(network: Network, folder: Pictures, judged: Evaluation) -> Occlus
 def _hidden(network: Network, picture: Picture, side: int, step: int) -> OcclusionExample:
     """The framed picture, hidden part by part."""
     from convscope.attribution.occlusion import occlusion
+    from convscope.core.units import Unit
     from convscope.records.maps import OcclusionExample
     from convscope.representations.deconvnet import deconvnet
     from convscope.representations.projections import backward_paths
-    from convscope.units import Unit
 
     image = network.preprocess.tensor(picture.pixels)
     with progress("one picture by occlusion") as tick:

@@ -12,8 +12,8 @@ import typer
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import claim, new_study
-from convscope.errors import printable
-from convscope.run import Run
+from convscope.core.errors import printable
+from convscope.core.run import Run
 from convscope.studies.base import boxes_of, class_asked, spread
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import typer
 from convscope.cli.options import Reading, expanded
 from convscope.cli.progress import progress, tell
 from convscope.cli.results import claim, new_study
-from convscope.run import Run
+from convscope.core.run import Run
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, tell
 from convscope.cli.results import claim, new_study
 from convscope.cli.stop import stop_on_signals
-from convscope.errors import Stopped, UsageError, printable
-from convscope.run import Progress, Run
+from convscope.core.errors import Stopped, UsageError, printable
+from convscope.core.run import Progress, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,8 @@ import typer
 
 from convscope.cli.progress import say
 from convscope.cli.results import reporting
-from convscope.errors import UsageError
-from convscope.publish import require_free
+from convscope.core.errors import UsageError
+from convscope.core.publish import require_free
 
 if TYPE_CHECKING:
     from convscope.network.network import Network

@@ -13,8 +13,8 @@ import typer
 from convscope.cli.options import Model, Opening, Reading, expanded
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.results import add_file, claim, keep_table, new_study
-from convscope.errors import EnvironmentFault, UsageError, nearest, printable
-from convscope.run import Run
+from convscope.core.errors import EnvironmentFault, UsageError, nearest, printable
+from convscope.core.run import Run
 
 if TYPE_CHECKING:
     from convscope.network.network import Network
@@ -52,7 +52,7 @@ def predict(
 
     Example: convscope predict run photograph.jpg
     """
-    from convscope.publish import require_folder
+    from convscope.core.publish import require_folder
 
     require_folder(options.out)
     folders = reading.open_all(pictures)
@@ -190,7 +190,7 @@ def evaluate(
     Example: convscope evaluate run builtin:photos-val --views 10
     """
     from convscope.pictures.annotations import read_labels
-    from convscope.records.imagenet import table2
+    from convscope.records.predictions import table2
     from convscope.representations.predict import evaluate as measure
 
     claim(options.out)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import typer
 
-from convscope.texts import one_line
+from convscope.core.text import one_line
 
 Tick = Callable[[int, int], None]
 

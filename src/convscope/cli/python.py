@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convscope.cli.atlas import make_atlas
+from convscope.core.publish import require_free
+from convscope.core.run import PLAIN, Progress, Run
+from convscope.core.text import as_path
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.tuning import Tuning
 from convscope.pages.studies import read_study
 from convscope.pictures.opening import opened
-from convscope.publish import require_free
 from convscope.representations.projections import Choice
-from convscope.run import PLAIN, Progress, Run
-from convscope.texts import as_path
 from convscope.trace.backward_rule import Other
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convscope.cli.progress import say
-from convscope.errors import ConvscopeError, Stopped
-from convscope.records.table import Part, lines, tables_json
+from convscope.core.errors import ConvscopeError, Stopped
+from convscope.core.table import Part, lines, tables_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def claim(out: Path) -> None:
     Raises OutputError O501 if something is there, or another command makes it now;
     EnvironmentFault R602 or R603 if it cannot be written.
     """
-    from convscope.publish import claimed, require_free
+    from convscope.core.publish import claimed, require_free
 
     if (running := RUNNING.get(None)) is None:  # called as a function, not as a command
         require_free(out)
@@ -81,7 +81,7 @@ def new_study(out: Path, *, instead: Sequence[Path] = ()) -> Iterator[Path]:
 
     instead: folders that are of no use then, such as parts kept on the way. Raises as `claim`.
     """
-    from convscope.publish import publishing
+    from convscope.core.publish import publishing
 
     with publishing(out, instead=instead) as folder:
         yield folder
@@ -93,7 +93,7 @@ def new_study(out: Path, *, instead: Sequence[Path] = ()) -> Iterator[Path]:
 def add_file(place: Path, content: bytes) -> Path:
     """Beside what is there: under this name, or with a number where that is taken by something
     else; nothing is overwritten, and the same is not kept twice. Gives its path."""
-    from convscope.publish import publish_file
+    from convscope.core.publish import publish_file
 
     for path in _names(place):
         if not os.path.lexists(path):
@@ -106,7 +106,7 @@ def add_file(place: Path, content: bytes) -> Path:
 
 def add_study(out: Path, write: Writer) -> Path:
     """The same for a folder, which `write` fills."""
-    from convscope.publish import publishing
+    from convscope.core.publish import publishing
 
     taken = list(takewhile(os.path.lexists, _names(out)))
     new = next(islice(_names(out), len(taken), None))

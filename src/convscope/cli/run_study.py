@@ -17,8 +17,8 @@ from convscope.cli.progress import phases, say, tell
 from convscope.cli.results import add_study, claim, keep_table, new_study, save_figure
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.train import pair, training_bar
-from convscope.errors import StopAsked
-from convscope.run import Progress
+from convscope.core.errors import StopAsked
+from convscope.core.run import Progress
 from convscope.studies.base import Shown, Study, option_of, records_of
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from convscope.errors import StopAsked
+from convscope.core.errors import StopAsked
 
 SIGNALS = tuple(
     getattr(signal, name)

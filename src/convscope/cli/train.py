@@ -15,7 +15,7 @@ from convscope.cli.options import Reading, expanded
 from convscope.cli.predict import save_evaluation
 from convscope.cli.progress import progress, say, tell
 from convscope.cli.stop import stop_on_signals
-from convscope.run import Run
+from convscope.core.run import Run
 from convscope.studies.base import epochs
 
 if TYPE_CHECKING:
@@ -181,9 +181,9 @@ def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Pictu
 
 def _finish(result: TrainResult, recipe: Recipe, judging: Pictures) -> None:
     """Curves, and the evaluation of the best epoch with the recipe's views."""
+    from convscope.core.publish import publish_file, publishing
     from convscope.drawing.plots import png, training_curves
     from convscope.network.load import load
-    from convscope.publish import publish_file, publishing
     from convscope.representations.predict import evaluate as measure
 
     run = result.folder
@@ -212,7 +212,7 @@ def flowers(
 
     Example: convscope flowers
     """
-    from convscope.pictures.flowers import download
+    from convscope.pictures.builtin import download
 
     with progress("flower photographs (bytes)") as tick:
         place = download(out, progress=tick)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from convscope.namespace import public
+from convscope.core.namespace import public
 
 _HOME = {
     "feature_figure": "tiles",

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
+from convscope.core.errors import UsageError
 from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
-from convscope.errors import UsageError
 from convscope.records.predictions import Evaluation
 from convscope.records.series import Series
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import ImageFont
 
-from convscope.errors import printable
+from convscope.core.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from convscope.core.errors import UsageError, printable
 from convscope.drawing.style import stretch
-from convscope.errors import UsageError, printable
 from convscope.records.features import LayerFeatures
 from convscope.records.optimise import OptimisedPicture
 

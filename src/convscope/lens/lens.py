@@ -22,9 +22,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from convscope.errors import ModelError, UsageError, nearest
-from convscope.foreign import TheirCode
-from convscope.lens.taps import Edit, Reached, Run, Watch, call_of, hook, only_tensor
+from convscope.core.errors import ModelError, UsageError, nearest
+from convscope.core.foreign import TheirCode
+from convscope.lens.hooks import Edit, Reached, Run, Watch, call_of, hook, only_tensor
 from convscope.lens.twin import ShadowModel, bare, is_scripted, refuse_scripted
 
 T = TypeVar("T")

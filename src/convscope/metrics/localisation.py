@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from convscope.errors import UsageError, nearest, shown
+from convscope.core.errors import UsageError, nearest, shown
+from convscope.core.text import as_path
+from convscope.core.units import Box
 from convscope.network.arguments import at_least, numbers
 from convscope.pictures.annotations import read_boxes
-from convscope.texts import as_path
-from convscope.units import Box
 
 MARGIN = 15
 """Pixels by which a peak may miss a box, along each side. Source: Zhang et al. 2018, §4.1."""

@@ -1,25 +1,25 @@
-"""Sanity checks of maps: cascading randomisation of weights, class sensitivity, agreement.
-
-Cascading randomisation: weights become random layer by layer from the top. A map that stays the
-same shows the picture's edges, not the network's reasons.
-Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3.
-"""
+"""Randomisation tests: networks reinitialised layer by layer, and how alike their maps are."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Shaped
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from convscope.attribution.registry import method_of, methods_of
-from convscope.errors import ConvscopeError, UsageError, shown
-from convscope.lens.twin import bare
-from convscope.metrics.agreement import in_cells, overlap, spearman, ssim
-from convscope.metrics.reinitialise import layers_down, randomised
+from convscope.core.errors import ConvscopeError, ModelError, UsageError, shown
+from convscope.core.foreign import TheirCode
+from convscope.core.run import PLAIN, Run
+from convscope.lens.twin import ShadowModel, bare
 from convscope.network.arguments import (
     Given,
     Model,
@@ -36,7 +36,244 @@ from convscope.network.provenance import recorded
 from convscope.network.targets import Target, Targets
 from convscope.records.faithfulness import Agreement, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
-from convscope.run import PLAIN, Run
+
+DRAWS = {
+    *("bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm"),
+    *("bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_"),
+    *("random_", "uniform_", "trunc_normal_", "orthogonal_", "sparse_"),
+    *("kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"),
+}
+"""What of torch draws random numbers, and can be told from where."""
+ITSELF = "(the network)"
+"""The name for weights that belong to no layer."""
+
+
+class Seeded(TorchFunctionMode):
+    """Within it random numbers come from a generator of its own, so that neither the user's nor
+    another thread's are touched."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__name__", "") in DRAWS and kwargs.get("generator") is None:
+            kwargs["generator"] = self.generator
+        return func(*args, **kwargs)
+
+
+class Copied(TorchFunctionMode):
+    """Within it also tensors with a history are copied, without it: what a network's last run left
+    behind, as weight_norm's or activations that it keeps. copy.deepcopy refuses them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone()
+        return memo[id(tensor)]
+
+
+def randomised(
+    model: nn.Module, images: Float[Tensor, "b c h w"], steps: int, seed: int
+) -> Iterator[tuple[str, nn.Module]]:
+    """The same copy of the network again and again, each time with more random weights; with the
+    name of the layer down to which they are.
+
+    Raises ModelError M526 (no weights), M527 (no copy can be made).
+    """
+    names = layers_down(model, images)
+    if not names:
+        raise ModelError("M526", "the network", "has no weights that could be made random")
+    network = copied(model)
+    modules, seeded = dict(network.named_modules()), Seeded(seed)
+    count = min(steps, len(names))
+    stops = [round(stop) for stop in np.linspace(len(names), 1, count)[::-1]]
+    for start, stop in zip([0, *stops], stops, strict=False):
+        for name in names[start:stop]:
+            reinitialise(modules[name], seeded)
+        yield names[stop - 1] or ITSELF, network
+
+
+def layers_down(model: nn.Module, images: Float[Tensor, "b c h w"]) -> list[str]:
+    """Modules with weights of their own, from the network's top to its bottom as it runs.
+
+    One that is not seen to put out a tensor, as attention and what it holds, stands below the
+    module that is registered next; "" is the network itself.
+    """
+    seen, _ = surveyed(model, images, lambda *_: None)
+    ran = dict.fromkeys(name.partition("#")[0] for name, _ in reversed(seen))
+    own = [name for name, module in ShadowModel(model).model.named_modules() if _own(module)]
+    down = [name for name in ran if name in set(own)]
+    place = 0
+    for name in reversed(own):
+        if name not in ran:
+            down.insert(place, name)
+        place = down.index(name) + 1
+    return down
+
+
+def _own(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy that shares nothing with the model, in eval mode and without wrappers."""
+    with torch.inference_mode(False), torch.enable_grad():
+        twin = ShadowModel(model).model
+        try:
+            with TheirCode("M527", "the network"), Copied():
+                return copy.deepcopy(twin)
+        except ModelError as fault:
+            what = f"cannot be copied, so its weights cannot be made random: {fault.what}"
+            step = "leave out what cannot be copied, or this test"
+            raise ModelError("M527", "the network", what, next_step=step) from fault.__cause__
+
+
+def reinitialise(module: nn.Module, seeded: Seeded) -> None:
+    """Draw a module's own weights anew: by its `reset_parameters`; what that does not change from
+    a normal distribution of the same mean and spread."""
+    own = list(module.parameters(recurse=False))
+    before = [weight.detach().clone() for weight in own]
+    reset = getattr(module, "reset_parameters", None)
+    with torch.inference_mode(False), torch.no_grad(), seeded:
+        if callable(reset) and not any(True for _ in module.children()):
+            device = own[0].device
+            module.to("cpu")  # where the same seed draws the same, whatever the device
+            with TheirCode("M574", "the network"):
+                reset()
+            module.to(device)
+        for weight, old in zip(own, before, strict=True):
+            if torch.equal(weight, old):
+                mean = float(old.float().mean())
+                spread = float(old.float().std()) if old.numel() > 1 else abs(mean)
+                weight.copy_(torch.randn(weight.shape) * spread + mean)
+
+
+Map = Float[np.ndarray, "h w"]
+WINDOW = 11
+"""Side of SSIM's window where its Gaussian has the width of the paper, 1.5 pixels."""
+
+
+def spearman(one: Map, other: Map) -> float:
+    """Rank correlation, equal values sharing their mean rank; NaN if a map is flat."""
+    a, b = (ranks(values.ravel()) for values in (one, other))
+    a, b = a - a.mean(), b - b.mean()
+    size = math.sqrt(float((a @ a) * (b @ b)))
+    return max(-1.0, min(1.0, float(a @ b) / size)) if size else math.nan
+
+
+def ranks(values: Shaped[np.ndarray, "*rows n"]) -> Float64[np.ndarray, "*rows n"]:
+    """Of the values along each row, from 1; equal ones share their mean rank. A NaN makes all ranks
+    of its row NaN. What SciPy's statistics would say, whose import takes as long as a forward pass.
+    """
+    n = values.shape[-1]
+    order = np.argsort(values, axis=-1, kind="stable")
+    there = np.take_along_axis(values, order, -1)
+    begins = np.ones(values.shape, bool)
+    begins[..., 1:] = there[..., 1:] != there[..., :-1]
+    ends = np.ones(values.shape, bool)
+    ends[..., :-1] = begins[..., 1:]
+    places = np.arange(n)
+    first = np.maximum.accumulate(np.where(begins, places, 0), -1)
+    last = np.minimum.accumulate(np.where(ends, places, n)[..., ::-1], -1)[..., ::-1]
+    found = np.empty(values.shape)
+    np.put_along_axis(found, order, (first + last) / 2 + 1, -1)
+    if n and values.dtype.kind == "f":
+        found[np.isnan(there[..., -1])] = np.nan  # NaN is sorted to the end
+    return found
+
+
+def ssim(one: Map, other: Map) -> float:
+    """Mean structural similarity of two maps, each scaled to [0, 1]; 1 only for equal ones.
+
+    NaN where the maps are smaller than the window, 11 by 11. Source: Wang et al. 2004, §III.B.
+    """
+    if min(one.shape) < WINDOW:
+        return math.nan
+    from skimage.metrics import structural_similarity
+
+    found = structural_similarity(
+        _scaled(one),
+        _scaled(other),
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    return float(found)
+
+
+def _scaled(values: Map) -> Map:
+    low, high = float(values.min()), float(values.max())
+    span = high - low if high > low else 1.0
+    scaled: Map = (values.astype(np.float64) - low) / span
+    return scaled
+
+
+def overlap(one: Map, other: Map, share: float = 0.1) -> float:
+    """Of the share of the picture that each marks most: what both mark over what either marks.
+
+    Only positive values count as marks. Where equal values would exceed the share, each counts
+    in part. NaN if neither map marks anything.
+    """
+    count = max(1, round(share * one.size))
+    first, second = (_marks(values.ravel(), count) for values in (one, other))
+    either = float(np.maximum(first, second).sum())
+    return float(np.minimum(first, second).sum()) / either if either else math.nan
+
+
+def _marks(values: Float[np.ndarray, "n"], count: int) -> Float[np.ndarray, "n"]:
+    """How much each place belongs to the `count` highest ones, 0 to 1."""
+    last = np.partition(values, -count)[-count]
+    above, equal = values > last, values == last
+    marks = above + equal * ((count - above.sum()) / equal.sum())
+    found: Float[np.ndarray, "n"] = np.where(values > 0, marks, 0.0)
+    return found
+
+
+def in_cells(values: Map, cells: int) -> Map:
+    """Means over about `cells` by `cells` squares, so that places are compared, not pixels."""
+    side = max(1, min(values.shape) // cells)
+    starts = [np.arange(0, max(1, extent - side // 2), side) for extent in values.shape]
+    sums = np.add.reduceat(values.astype(np.float64), starts[0])
+    sums = np.add.reduceat(sums, starts[1], axis=1)
+    sizes = [
+        np.diff(start, append=extent) for start, extent in zip(starts, values.shape, strict=True)
+    ]
+    found: Map = sums / np.outer(*sizes)
+    return found
+
+
+def mean_correlation(
+    pictures: Float32[np.ndarray, "k h w c"], seen: Bool[np.ndarray, "k h w"]
+) -> float:
+    """Mean over all pairs of Pearson's correlation of the numbers, all colours together, at the
+    places that both have; NaN where no pair has two places at which neither is flat."""
+    size = np.abs(pictures).max(axis=(1, 2, 3), keepdims=True, initial=0.0)
+    scaled = pictures / np.where(size > 0, size, 1)  # single precision then holds all sums
+    marks = np.broadcast_to(seen[..., None], scaled.shape).reshape(len(scaled), -1)
+    marks = marks.astype(np.float32)
+    values = scaled.reshape(len(scaled), -1) * marks
+    count, total = marks @ marks.T, values @ marks.T
+    count = np.maximum(count, 1)
+    shared = values @ values.T - total * total.T / count
+    spread = (values * values) @ marks.T - total * total / count
+    pairs = np.triu_indices(len(scaled), 1)
+    product = (spread * spread.T)[pairs]
+    is_flat = np.minimum(spread, spread.T)[pairs] <= 1e-6 * count[pairs]
+    if is_flat.all():
+        return math.nan
+    return float(np.clip(shared[pairs][~is_flat] / np.sqrt(product[~is_flat]), -1, 1).mean())
+
 
 STEPS = 4
 CELLS = 14

@@ -18,7 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import UsageError, nearest, shown
+from convscope.core.errors import UsageError, nearest, shown
+from convscope.core.run import OLD, Run, with_run
+from convscope.core.units import Unit
 from convscope.lens.lens import layer_name
 from convscope.network.forward import prepared
 from convscope.network.network import Network, whole
@@ -27,8 +29,6 @@ from convscope.pictures.archive.shards import is_shards
 from convscope.pictures.opening import held, is_file, is_picture, opened, picture_of
 from convscope.pictures.pictures import Picture
 from convscope.records.maps import Attribution
-from convscope.run import OLD, Run, with_run
-from convscope.units import Unit
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, UsageError, nearest
+from convscope.core.errors import ConvscopeError, UsageError, nearest
+from convscope.core.text import read_json
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import FILTERS, Framing
-from convscope.texts import read_json
 
 HUGGING_FACE = ("image_mean", "image_processor_type", "feature_extractor_type", "do_normalize")
 """Keys by which a configuration of theirs is known."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
 from convscope.lens.lens import run_with_hooks
 from convscope.lens.twin import bare
 from convscope.network.network import Network

@@ -12,8 +12,16 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from convscope.errors import CheckpointError, ConvscopeError, ModelError, UsageError, nearest, shown
-from convscope.foreign import TheirCode
+from convscope.core.errors import (
+    CheckpointError,
+    ConvscopeError,
+    ModelError,
+    UsageError,
+    nearest,
+    shown,
+)
+from convscope.core.foreign import TheirCode
+from convscope.core.text import one_line, parsed, read_text, unusable
 from convscope.network.conversion import Told, converted
 from convscope.network.network import Card, Delivered, Draft, Network, Request, unwrapped
 from convscope.network.outputs import meaning, require_told
@@ -30,7 +38,6 @@ from convscope.network.sources.user_code import (
 from convscope.network.toml_file import SUFFIX, Remembered, remembered
 from convscope.network.weights.checkpoint import Checkpoint, open_checkpoint
 from convscope.network.weights.load_state import fit
-from convscope.texts import one_line, parsed, read_text, unusable
 
 __all__ = ["Card", "Network", "load"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from convscope.errors import CheckpointError, UsageError, printable
+from convscope.core.errors import CheckpointError, UsageError, printable
+from convscope.core.text import parsed
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import of_module
 from convscope.network.weights.checkpoint import Checkpoint
-from convscope.texts import parsed
 
 KEY = "convscope"
 """Of a checkpoint's metadata: its card."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
 from convscope.trace.origins import HIDDEN, Origin, Run, run_seen
 

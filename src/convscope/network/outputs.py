@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError, nearest
-from convscope.lens.dressed import around, dressed, undressed
+from convscope.core.errors import ModelError, UsageError, nearest
+from convscope.lens.hooks import around, dressed, undressed
+from convscope.lens.torch_private import version
 from convscope.lens.twin import bare
 from convscope.network.network import Network
 from convscope.network.output_search import (
@@ -34,7 +35,6 @@ from convscope.network.output_search import (
     rows_of,
     search,
 )
-from convscope.torch_private import version
 from convscope.trace.origins import WithoutLast
 
 __all__ = [

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from convscope.errors import CheckpointError, UsageError, nearest
+from convscope.core.errors import CheckpointError, UsageError, nearest
 from convscope.pictures.framing import FILTERS, Framing, Interpolation
 from convscope.pictures.pictures import Picture
 

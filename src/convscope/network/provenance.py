@@ -26,11 +26,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope import __version__
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
+from convscope.core.record import Record
 from convscope.pictures.notes import PICTURE_NOTES, codes_of
 from convscope.pictures.opening import as_pictures
 from convscope.pictures.pictures import Picture, Pictures
-from convscope.records.record import Record
 
 P = ParamSpec("P")
 R = TypeVar("R")

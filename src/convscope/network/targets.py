@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.errors import UsageError, nearest
-from convscope.foreign import TheirCode
+from convscope.core.errors import UsageError, nearest
+from convscope.core.foreign import TheirCode
 from convscope.network.outputs import both_ways, no_scores
 
 Function = Callable[[Tensor], Tensor]

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from convscope.errors import CheckpointError, nearest
+from convscope.core.errors import CheckpointError, nearest
+from convscope.core.publish import publish_file, require_free
+from convscope.core.text import as_toml, checked, read_text
 from convscope.network.preprocess import PARTS
 from convscope.network.sources.user_code import NAMES
-from convscope.publish import publish_file, require_free
-from convscope.texts import as_toml, checked, read_text
 
 SUFFIX = ".toml"
 KEYS = ("network", "checkpoint", "preprocess", "classes", *PARTS, "output", "scores")

@@ -26,8 +26,11 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from convscope import __version__
-from convscope.errors import EnvironmentFault, UsageError
-from convscope.foreign import TheirCode
+from convscope.core.errors import EnvironmentFault, UsageError
+from convscope.core.foreign import TheirCode
+from convscope.core.publish import cache_folder, publish_file
+from convscope.core.run import PLAIN, Run
+from convscope.core.text import checked, read_json
 from convscope.lens.machine import cores, free_memory, has_bfloat16, machine
 from convscope.lens.twin import ShadowModel, bare
 from convscope.network.arguments import taking
@@ -35,9 +38,6 @@ from convscope.network.network import Network, whole
 from convscope.pictures.decode.decode import decode
 from convscope.pictures.decode.limits import Limits
 from convscope.pictures.framing import Framing
-from convscope.publish import cache_folder, publish_file
-from convscope.run import PLAIN, Run
-from convscope.texts import checked, read_json
 from convscope.trace.batch_size import Sizes, fitting, sizes, usual_batch
 from convscope.trace.folding import folded
 

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError, nearest, shown
-from convscope.lens.dressed import dressed
+from convscope.core.errors import ModelError, UsageError, nearest, shown
+from convscope.core.units import Box
+from convscope.lens.hooks import dressed
 from convscope.lens.lens import Lens
 from convscope.network.output_search import KINDS, Kind, at, leaves
-from convscope.units import Box
 
 OVERLAP = 0.5
 """How much a detection has in common with the box that is asked for, as their intersection over

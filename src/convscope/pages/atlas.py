@@ -11,13 +11,13 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import convscope
+from convscope.core.errors import printable
+from convscope.core.publish import publish_folder
 from convscope.drawing.tiles import block, enlarged
-from convscope.errors import printable
 from convscope.pages import describe
 from convscope.pages.explain import save_example
 from convscope.pages.store import policy, save, save_sprites, save_thumbs, script
 from convscope.pages.studies import Study, save_studies
-from convscope.publish import publish_folder
 from convscope.records.features import LayerFeatures, LayerTable, ModelCard, Pictures
 from convscope.records.maps import OcclusionExample
 from convscope.records.series import Evolution, Series

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from convscope.core.errors import printable
+from convscope.core.publish import publish_file, publish_folder
 from convscope.drawing.maps import class_name
 from convscope.drawing.plots import png
 from convscope.drawing.tiles import block
-from convscope.errors import printable
 from convscope.pages.explain import render, save_style
 from convscope.pages.store import save
-from convscope.publish import publish_file, publish_folder
 from convscope.records.features import LayerFeatures
 from convscope.records.maps import OcclusionExample, lowest
 from convscope.records.predictions import Prediction

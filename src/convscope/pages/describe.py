@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from convscope.core.errors import printable
+from convscope.core.record import Record
 from convscope.drawing.tiles import grid, stored_side
-from convscope.errors import printable
 from convscope.pages.store import SHEET, number, numbers, shown
 from convscope.pictures.notes import PICTURE_NOTES, words
 from convscope.records.features import (
@@ -23,7 +24,6 @@ from convscope.records.features import (
     Shown,
     grid_words,
 )
-from convscope.records.record import Record
 from convscope.records.series import Evolution, Series
 
 STRONGEST = 12

@@ -13,6 +13,9 @@ from jaxtyping import Float32
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import convscope
+from convscope.core.errors import printable
+from convscope.core.publish import publish_folder
+from convscope.core.units import Box
 from convscope.drawing.maps import (
     LETTERS,
     class_name,
@@ -26,17 +29,14 @@ from convscope.drawing.maps import (
 from convscope.drawing.plots import png
 from convscope.drawing.style import DISTINCT, heat
 from convscope.drawing.tiles import block
-from convscope.errors import printable
 from convscope.pages.describe import assumption, notes, origin
 from convscope.pages.store import number, numbers, save, shown
 from convscope.pictures.notes import PICTURE_NOTES
-from convscope.publish import publish_folder
 from convscope.records.faithfulness import Faithfulness, interval
 from convscope.records.maps import Occlusion, OcclusionExample, lowest
 from convscope.studies.explain.figure import explanation_figure
 from convscope.studies.explain.record import Explanation, Explanations
 from convscope.studies.explain.table import TITLES, findings, leading, summary, verdict
-from convscope.units import Box
 
 
 def save_example(example: OcclusionExample, folder: Path) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 import convscope
+from convscope.core.errors import UsageError, printable
+from convscope.core.publish import publish_folder
+from convscope.core.run import PLAIN, Run
+from convscope.core.units import Box
 from convscope.drawing.style import DISTINCT
-from convscope.errors import UsageError, printable
 from convscope.pages.store import policy, safe_json, save, script
 from convscope.pictures.annotations import Parts
 from convscope.pictures.pictures import Pictures
-from convscope.publish import publish_folder
-from convscope.run import PLAIN, Run
-from convscope.units import Box
 
 POLICY = policy("'none'")
 MOST = 1600

@@ -140,6 +140,6 @@ def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def shown(names: Iterable[str]) -> list[str]:
     """Names as a page may show them: control and undecodable characters made visible."""
-    from convscope.errors import printable
+    from convscope.core.errors import printable
 
     return [printable(name) for name in names]

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convscope.errors import DataError, UsageError, printable
+from convscope.core.errors import DataError, UsageError, printable
+from convscope.core.publish import claimed, publish_file, publish_folder
+from convscope.core.record import INDEX, read_index, read_inside
+from convscope.core.table import Table, read_tables
+from convscope.core.text import parsed
 from convscope.pages.describe import told
 from convscope.pages.store import safe_json, script, shown
-from convscope.publish import claimed, publish_file, publish_folder
-from convscope.records.record import INDEX, read_index, read_inside
-from convscope.records.table import Table, read_tables
 from convscope.studies.registry import by_record
-from convscope.texts import parsed
 
 TARGET = "window.CONVSCOPE_STUDIES"
 PLACE = Path("data") / "studies.js"

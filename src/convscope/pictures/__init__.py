@@ -8,7 +8,7 @@ pictures, `notes` tells what was skipped or changed.
 
 from typing import Any
 
-from convscope.namespace import public
+from convscope.core.namespace import public
 
 _HOME = {
     "BOXES_FILE": "annotations",

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
+from convscope.core.text import brief, checked_table, one_line, parsed, read_json, read_text
+from convscope.core.units import Box
 from convscope.pictures.pictures import Pictures
-from convscope.texts import brief, checked_table, one_line, parsed, read_json, read_text
-from convscope.units import Box
 
 BOXES_FILE = "boxes.json"
 Index = Annotated[int, Meta(ge=0, lt=1 << 31)]

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from convscope.errors import EnvironmentFault
+from convscope.core.errors import EnvironmentFault
+from convscope.core.publish import environment_fault
 from convscope.pictures.pictures import Frame, Picture, Pictures
-from convscope.publish import environment_fault
 
 
 class Framed:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from convscope.units import Box
+from convscope.core.units import Box
 
 if TYPE_CHECKING:
     import numpy as np

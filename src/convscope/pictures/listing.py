@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from convscope.errors import DataError, EnvironmentFault, UsageError, printable
-from convscope.errors import shown as told
+from convscope.core.errors import DataError, EnvironmentFault, UsageError, printable
+from convscope.core.errors import shown as told
+from convscope.core.text import one_line, unusable
 from convscope.pictures.decode.formats import ENDINGS, HEAD, claimed, ending
 from convscope.pictures.decode.limits import TRANSIENT, reason_of
 from convscope.pictures.notes import Skipped
-from convscope.texts import one_line, unusable
 
 IGNORED = frozenset(
     [b"__MACOSX", b"@eaDir", b"lost+found", b"Thumbs.db", b"desktop.ini", b"$RECYCLE.BIN"]

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from convscope.errors import DataError, printable
+from convscope.core.errors import DataError, printable
+from convscope.core.text import csv_table
 from convscope.pictures.decode.decode import NOTES
-from convscope.texts import csv_table
 
 CODES = {
     "D101": "not an image",

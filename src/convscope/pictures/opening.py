@@ -19,12 +19,12 @@ from typing import Any, Unpack, cast
 import numpy as np
 from PIL import Image
 
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
+from convscope.core.run import Progress
 from convscope.pictures.archive.shards import Shards, is_shards
-from convscope.pictures.builtin import builtin
+from convscope.pictures.builtin import builtin, flowers_folder
 from convscope.pictures.decode.decode import NOTES, decode
 from convscope.pictures.decode.limits import Fault, Limits
-from convscope.pictures.flowers import flowers_folder
 from convscope.pictures.listing import require_name
 from convscope.pictures.pictures import (
     Frame,
@@ -34,7 +34,6 @@ from convscope.pictures.pictures import (
     one_picture,
     some_pictures,
 )
-from convscope.run import Progress
 
 
 def open_pictures(

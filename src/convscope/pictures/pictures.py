@@ -18,7 +18,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from convscope.errors import DataError, UsageError, printable
+from convscope.core.errors import DataError, UsageError, printable
+from convscope.core.publish import publish_file
+from convscope.core.run import PLAIN, Run
 from convscope.pictures.decode.child import FAULT, Work
 from convscope.pictures.decode.decode import NOTES, Decoding, Ways
 from convscope.pictures.decode.limits import Limits
@@ -34,8 +36,6 @@ from convscope.pictures.notes import (
     notes_table,
     table,
 )
-from convscope.publish import publish_file
-from convscope.run import PLAIN, Run
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Frame = Callable[[Image.Image], UInt8[np.ndarray, "_ _ 3"]]

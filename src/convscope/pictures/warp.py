@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from convscope.errors import UsageError, nearest
+from convscope.core.errors import UsageError, nearest
 from convscope.pictures.framing import Framing
 
 Colour = tuple[int, int, int]

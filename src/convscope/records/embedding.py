@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from jaxtyping import Float, Float32
 
-from convscope.errors import UsageError
-from convscope.records.record import Record
+from convscope.core.errors import UsageError
+from convscope.core.record import Record
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 COUNTS = (9, 16, 12, 10, 10)
 """Maps of the five layers in figure 2 of Zeiler and Fergus 2014."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float64
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 Kind = Literal["unit", "class", "inversion", "dream"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 ALIKE = 0.9
 """Cosine from which two projections count as alike: four fifths of their energy are shared."""

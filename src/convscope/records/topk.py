@@ -13,9 +13,9 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from convscope.errors import ModelError, UsageError, nearest
-from convscope.records.record import Record
-from convscope.units import Unit
+from convscope.core.errors import ModelError, UsageError, nearest
+from convscope.core.record import Record
+from convscope.core.units import Unit
 
 NOBODY = np.iinfo(np.int64).min
 """Key of an unused entry, below that of any picture."""

@@ -23,7 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
+from convscope.core.run import PLAIN, Run
+from convscope.core.units import Unit
 from convscope.lens.twin import bare
 from convscope.network.arguments import Given, Model, several, taking, units_of
 from convscope.network.network import Network
@@ -31,7 +33,6 @@ from convscope.network.outputs import scored
 from convscope.network.provenance import recorded
 from convscope.network.targets import Target, Targets
 from convscope.records.maps import Projection
-from convscope.run import PLAIN, Run
 from convscope.trace.backward.forward_pass import (
     ForwardPass,
     Neuron,
@@ -39,7 +40,6 @@ from convscope.trace.backward.forward_pass import (
     require_pictures,
 )
 from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
-from convscope.units import Unit
 
 Place = tuple[int, int, int]
 """Channel, row, column."""

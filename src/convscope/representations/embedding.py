@@ -26,7 +26,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from convscope import __version__
-from convscope.errors import DataError, ModelError, OutputError, UsageError
+from convscope.core.errors import DataError, ModelError, OutputError, UsageError
+from convscope.core.publish import publish_folder
+from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
@@ -35,9 +37,7 @@ from convscope.network.provenance import recorded, weights_sha256
 from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures, contents
-from convscope.publish import publish_folder
 from convscope.records.embedding import Embedding
-from convscope.run import PLAIN, Run
 from convscope.trace.layers import stages
 
 VectorKind = str | int

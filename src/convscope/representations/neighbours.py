@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from convscope.errors import UsageError
-from convscope.run import PLAIN, Run
+from convscope.core.errors import UsageError
+from convscope.core.run import PLAIN, Run
 
 Metric = Literal["euclidean", "cosine"]
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine")

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from convscope.errors import DataError, ModelError, UsageError, nearest
+from convscope.core.errors import DataError, ModelError, UsageError, nearest
+from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens
 from convscope.network.arguments import FolderLike, Given, is_one, pictures_of, several, taking
 from convscope.network.network import Network, whole
@@ -24,7 +25,6 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.opening import opened, picture_of
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.predictions import Evaluation, Prediction
-from convscope.run import PLAIN, Run
 
 Cuts = Callable[[UInt8[np.ndarray, "H W 3"]], list[UInt8[np.ndarray, "h w 3"]]]
 SQUARE = 256 / 224

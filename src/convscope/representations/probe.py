@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from scipy.optimize import minimize
 
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
 
 TEST = 50
 """Most test pictures a class. Source: Zeiler and Fergus 2014, section 5.2 (Caltech-101)."""

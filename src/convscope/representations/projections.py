@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError, nearest, shown
+from convscope.core.errors import ModelError, UsageError, nearest, shown
+from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import layer_name
 from convscope.lens.twin import bare
 from convscope.network.arguments import Given, Model, several_or_read, taking
 from convscope.network.network import Network
 from convscope.representations.deconvnet import require_place
-from convscope.run import PLAIN, Run
 from convscope.trace.autograd import Stride, reductions
 from convscope.trace.backward.descent import Neurons, WindowedBackward
 from convscope.trace.backward.forward_pass import ForwardPass, Neuron, forward_pass

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import PLAIN, Run
+from convscope.lens.hooks import Reached
 from convscope.lens.lens import Lens
-from convscope.lens.taps import Reached
 from convscope.lens.twin import bare
 from convscope.network.arguments import FolderLike, Layers, Model, pictures_of, taking
 from convscope.network.network import whole
@@ -31,7 +32,6 @@ from convscope.network.tuning import Execution, Tuning, blank, require_tuning
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import LAST, NOBODY, TopK
-from convscope.run import PLAIN, Run
 from convscope.trace.layers import chosen_layers
 
 WAITING = 64

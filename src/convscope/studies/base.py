@@ -14,17 +14,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
 
-from convscope.errors import UsageError
-from convscope.run import Progress, Run
+from convscope.core.errors import UsageError
+from convscope.core.run import Progress, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from convscope.core.record import Record
+    from convscope.core.table import Part
+    from convscope.core.units import Box
     from convscope.network.network import Network
     from convscope.pictures.pictures import Pictures
-    from convscope.records.record import Record
-    from convscope.records.table import Part
-    from convscope.units import Box
 
 
 @dataclass(frozen=True)

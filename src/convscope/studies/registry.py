@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from convscope.errors import UsageError, nearest
-from convscope.records.table import Table
+from convscope.core.errors import UsageError, nearest
+from convscope.core.table import Table
 from convscope.studies.base import Study
 
 FOLDERS = (

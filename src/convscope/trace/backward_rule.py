@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from convscope.errors import ModelError, UsageError, nearest
-from convscope.torch_private import version
+from convscope.core.errors import ModelError, UsageError, nearest
+from convscope.lens.torch_private import version
 from convscope.trace.autograd import Coverage, coverage
 from convscope.trace.operations import OPERATIONS, in_place, name_of
 

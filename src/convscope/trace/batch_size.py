@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convscope.lens.hooks import tensors_in
 from convscope.lens.lens import HOOK
-from convscope.lens.taps import tensors_in
 from convscope.lens.twin import ShadowModel
 
 LARGEST, LARGEST_ELSEWHERE = 24_000_000, 1 << 30

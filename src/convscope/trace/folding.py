@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
 
+from convscope.lens.hooks import tensors_in
 from convscope.lens.lens import HOOK, Lens
-from convscope.lens.taps import tensors_in
+from convscope.lens.torch_private import version
 from convscope.lens.twin import ShadowModel
-from convscope.torch_private import version
 
 ROUNDING = 1e-4
 """Of the largest output: what rounding may add up to in a deep network. Where something else reads

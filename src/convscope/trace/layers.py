@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
 from convscope.lens.lens import Lens, layers_in_order
 from convscope.lens.twin import ShadowModel, bare
 from convscope.trace.origins import Run, run_seen

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from convscope.lens.hooks import tensors_in
 from convscope.lens.lens import run_with_hooks
-from convscope.lens.taps import tensors_in
 from convscope.trace.operations import OPERATIONS, operation_of
 from convscope.trace.recorder import Call, Recorder, tensors_of
 

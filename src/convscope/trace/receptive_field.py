@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError, nearest, shown
+from convscope.core.errors import ModelError, UsageError, nearest, shown
+from convscope.core.units import Box
+from convscope.lens.hooks import call_of, tensors_in
 from convscope.lens.lens import layer_name, run_with_hooks
-from convscope.lens.taps import call_of, tensors_in
+from convscope.lens.torch_private import tree_map_only
 from convscope.lens.twin import ShadowModel
-from convscope.torch_private import tree_map_only
 from convscope.trace.recorder import Call, Recorder, tensors_of
 from convscope.trace.windows import Affine, local_affine, window_of
-from convscope.units import Box
 
 Interval = tuple[int, int]
 

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from convscope.lens.lens import Lens
-from convscope.torch_private import tree_leaves
+from convscope.lens.torch_private import tree_leaves
 from convscope.trace.recorder import PICTURE, Call, Slot, Trace, once
 
 BYTES = 24e6

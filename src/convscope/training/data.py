@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from convscope.errors import DataError
+from convscope.core.errors import DataError
 from convscope.network.preprocess import Numbers, Preprocess
 from convscope.pictures.framing import resized
 from convscope.pictures.pictures import Pictures

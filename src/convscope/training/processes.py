@@ -17,7 +17,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from convscope.errors import EnvironmentFault, UsageError, nearest
+from convscope.core.errors import EnvironmentFault, UsageError, nearest
 
 
 class Tally(NamedTuple):

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from convscope.errors import UsageError, nearest
-from convscope.texts import as_toml
+from convscope.core.errors import UsageError, nearest
+from convscope.core.text import as_toml
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Amount = Annotated[float, Meta(ge=0.0, le=1e6)]

@@ -38,19 +38,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convscope import __version__
-from convscope.errors import DataError, OutputError, UsageError
-from convscope.network.weights.checkpoint import save_weights
-from convscope.network.weights.snapshots import KEPT
-from convscope.publish import (
+from convscope.core.errors import DataError, OutputError, UsageError
+from convscope.core.publish import (
     environment_fault,
     publish_file,
     publish_folder,
     require_folder,
     require_free,
 )
-from convscope.records.record import seal
+from convscope.core.record import seal
+from convscope.core.text import checked, csv_table, parsed, read_json
+from convscope.network.weights.checkpoint import save_weights
+from convscope.network.weights.snapshots import KEPT
 from convscope.records.series import Series
-from convscope.texts import checked, csv_table, parsed, read_json
 from convscope.training.optimise import Choice
 from convscope.training.recipe import Recipe, differences, to_json, to_toml
 

@@ -20,20 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from convscope.errors import (
-    DataError,
-    EnvironmentFault,
-    ModelError,
-    Stopped,
-    UsageError,
-)
+from convscope.core.errors import DataError, EnvironmentFault, ModelError, Stopped, UsageError
+from convscope.core.publish import publish_file
 from convscope.network.load import Card, load
 from convscope.network.preprocess import Preprocess
 from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.framing import Framing
 from convscope.pictures.notes import table, tables
 from convscope.pictures.pictures import Pictures
-from convscope.publish import publish_file
 from convscope.records.series import Series
 from convscope.training.data import (
     NOISE,

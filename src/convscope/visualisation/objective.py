@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.attribution.reshape import as_maps
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.units import Unit
 from convscope.lens.lens import Lens
 from convscope.network.forward import forward, wide
 from convscope.network.targets import Targets
-from convscope.units import Unit
 
 Look = Callable[[Float[Tensor, "c h w"]], Any]
 

@@ -22,7 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.attribution.sliding_mask import blurred
-from convscope.errors import ModelError, UsageError, nearest, shown
+from convscope.core.errors import ModelError, UsageError, nearest, shown
+from convscope.core.units import Unit
 from convscope.lens.lens import gradients_of
 from convscope.network.arguments import Given, Layer, Model, photograph, taking, unit_of
 from convscope.network.forward import wide
@@ -32,7 +33,6 @@ from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
 from convscope.network.targets import Target, Targets
 from convscope.records.optimise import Kind, OptimisedPicture
-from convscope.units import Unit
 from convscope.visualisation.objective import (
     OVER,
     ClassGoal,

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.errors import UsageError, nearest
+from convscope.core.errors import UsageError, nearest
+from convscope.core.run import PLAIN, Run
 from convscope.network.preprocess import Preprocess
-from convscope.run import PLAIN, Run
 
 OPPONENT = (
     (0.94, 0.94, 0.94),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convscope.errors import EnvironmentFault, UsageError
+from convscope.core.errors import EnvironmentFault, UsageError
 from convscope.network.load import load
 from convscope.network.sources import efficientnet_lite
 from convscope.network.sources.efficientnet_lite import EfficientNetLite0, SamePad, packaged

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.network.sources.ours import alexnet, contrast, zfnet
 
 MAPS = (96, 256, 512, 1024, 512)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from convscope import load
-from convscope.errors import ConvscopeError, ModelError, UsageError
+from convscope.core.errors import ConvscopeError, ModelError, UsageError
 from convscope.network.preprocess import PARTS, Preprocess
 from convscope.pictures.framing import Framing
 

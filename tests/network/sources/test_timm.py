@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from convscope.errors import EnvironmentFault, ModelError
+from convscope.core.errors import EnvironmentFault, ModelError
 from convscope.network.load import load
 from convscope.network.sources.timm import preprocess_of
 from convscope.network.weights.checkpoint import save_weights

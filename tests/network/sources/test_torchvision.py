@@ -17,7 +17,7 @@ import torch
 import torchvision
 from torch import nn
 
-from convscope.errors import CheckpointError, EnvironmentFault, UsageError
+from convscope.core.errors import CheckpointError, EnvironmentFault, UsageError
 from convscope.network.load import load
 from convscope.network.sources import torchvision as of_torchvision
 from convscope.network.sources.torchvision import preprocess_of

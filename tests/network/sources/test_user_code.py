@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
 from convscope.network.load import load
 
 CODE = """

@@ -12,7 +12,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from convscope.errors import CheckpointError, EnvironmentFault
+from convscope.core.errors import CheckpointError, EnvironmentFault
 from convscope.network.weights.checkpoint import open_checkpoint, read_weights, save_weights
 
 WEIGHTS = {"conv.weight": torch.arange(54.0).reshape(2, 3, 3, 3), "conv.bias": torch.ones(2)}

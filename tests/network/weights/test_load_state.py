@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from convscope.errors import CheckpointError
+from convscope.core.errors import CheckpointError
 from convscope.network.sources.ours import alexnet, zfnet
 from convscope.network.weights.load_state import fit
 

@@ -13,7 +13,7 @@ from torchvision.models import squeezenet1_1
 
 from convscope import load
 from convscope.cli.app import run
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
 from convscope.network.network import Card
 from convscope.network.preprocess import Preprocess
 from convscope.network.weights.checkpoint import save_weights

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from convscope.errors import CheckpointError
+from convscope.core.errors import CheckpointError
 from convscope.network.weights import checkpoint
 from convscope.network.weights.checkpoint import open_checkpoint, read_weights
 

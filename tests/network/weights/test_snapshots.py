@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
 from convscope.network.network import Card
 from convscope.network.preprocess import Preprocess
 from convscope.network.weights.checkpoint import save_weights

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from convscope.errors import EnvironmentFault, UsageError
+from convscope.core.errors import EnvironmentFault, UsageError
 from convscope.pictures.archive import download
 from convscope.pictures.archive.download import Source, fetch
 from tests.pictures.bad_server import DATA, Server

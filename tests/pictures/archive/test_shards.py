@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.errors import ConvscopeError, DataError, UsageError
+from convscope.core.errors import ConvscopeError, DataError, UsageError
 from convscope.pictures.archive.shards import Shards, expanded, is_shards
 from convscope.pictures.decode.limits import Limits
 from convscope.pictures.framing import Framing

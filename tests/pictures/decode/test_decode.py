@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError
+from convscope.core.text import one_line
 from convscope.pictures.decode.decode import decode
 from convscope.pictures.decode.limits import Fault, Limits
 from convscope.pictures.pictures import Picture, Pictures, one_picture
-from convscope.texts import one_line
 from tests.pictures import corpus
 
 

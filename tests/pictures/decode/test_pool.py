@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from convscope.errors import DataError, EnvironmentFault
+from convscope.core.errors import DataError, EnvironmentFault
 from convscope.pictures.decode import limits, pool, process
 from convscope.pictures.decode.limits import Fault, Limits
 from convscope.pictures.framing import Framing

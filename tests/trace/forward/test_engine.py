@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.trace.forward.engine import Incremental
 from convscope.trace.forward.plan import Patches
 from convscope.trace.forward.run import Windowed

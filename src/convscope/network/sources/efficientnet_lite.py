@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import EnvironmentFault, UsageError
+from convscope.core.errors import EnvironmentFault, UsageError
 from convscope.network.network import Draft, Request
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.spec import WEIGHTS_OPTIONS, options

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import CheckpointError, UsageError, nearest
+from convscope.core.errors import CheckpointError, UsageError, nearest
 from convscope.network.network import Card, Draft, Request
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.spec import TOWER_OPTIONS, options, split_classes

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convscope.errors import UsageError, nearest
+from convscope.core.errors import UsageError, nearest
 
 
 def _numbers(text: str) -> tuple[int, ...]:

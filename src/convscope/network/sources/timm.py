@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from convscope.errors import CheckpointError, EnvironmentFault, ModelError, UsageError, nearest
+from convscope.core.errors import CheckpointError, EnvironmentFault, ModelError, UsageError, nearest
 from convscope.network.network import Draft, Request
 from convscope.network.preprocess import Preprocess
 from convscope.network.sources.spec import WEIGHTS_OPTIONS, options

@@ -14,7 +14,7 @@ from torchvision.models import (  # type: ignore[attr-defined]
     list_models,
 )
 
-from convscope.errors import ModelError, UsageError, nearest
+from convscope.core.errors import ModelError, UsageError, nearest
 from convscope.network.network import Draft, Request
 from convscope.network.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from convscope.network.sources.spec import WEIGHTS_OPTIONS, options

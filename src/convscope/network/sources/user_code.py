@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from convscope.errors import ModelError, nearest
-from convscope.foreign import TheirCode
+from convscope.core.errors import ModelError, nearest
+from convscope.core.foreign import TheirCode
 from convscope.network.network import Draft, Network, Request
 from convscope.network.preprocess import Preprocess
 

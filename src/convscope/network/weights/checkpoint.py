@@ -20,11 +20,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from convscope.errors import CheckpointError, nearest, printable, shown
+from convscope.core.errors import CheckpointError, nearest, printable, shown
+from convscope.core.publish import publish_file
+from convscope.core.text import unusable
 from convscope.network.weights import pickles
 from convscope.network.weights.pickles import is_pickle
-from convscope.publish import publish_file
-from convscope.texts import unusable
 
 OWN = "."
 """As a part: names as the network itself has them, without the copy that stands beside them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convscope.errors import EnvironmentFault
+from convscope.core.errors import EnvironmentFault
 from convscope.pictures.archive.download import Progress, Source, fetch
 
 

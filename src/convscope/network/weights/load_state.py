@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import CheckpointError, printable
+from convscope.core.errors import CheckpointError, printable
 from convscope.network.sources.ours import Options, Tower, alexnet, zfnet
 from convscope.network.weights.checkpoint import OWN
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from convscope.errors import CheckpointError
+from convscope.core.errors import CheckpointError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """First of the pickles in a file of torch.save before version 1.6."""

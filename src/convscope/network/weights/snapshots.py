@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from convscope.errors import CheckpointError, DataError, printable
+from convscope.core.errors import CheckpointError, DataError, printable
 from convscope.network.network import Card
 from convscope.network.weights.checkpoint import open_checkpoint
 

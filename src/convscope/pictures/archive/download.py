@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from convscope.errors import DataError, EnvironmentFault, UsageError
-from convscope.publish import environment_fault, publish_many
-from convscope.texts import parsed
+from convscope.core.errors import DataError, EnvironmentFault, UsageError
+from convscope.core.publish import environment_fault, publish_many
+from convscope.core.text import parsed
 
 Progress = Callable[[int, int], None]
 PIECE = 1 << 18

@@ -23,14 +23,14 @@ from itertools import product
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self, Unpack
 
-from convscope.errors import DataError, EnvironmentFault, UsageError, printable
+from convscope.core.errors import DataError, EnvironmentFault, UsageError, printable
+from convscope.core.text import decoded, parsed
 from convscope.pictures.decode.formats import ENDINGS, ending
 from convscope.pictures.decode.limits import TRANSIENT, kind, reason_of
 from convscope.pictures.decode.process import Member
 from convscope.pictures.listing import many, require_name, shown
 from convscope.pictures.notes import Report, Skipped
 from convscope.pictures.pictures import Options, Pictures
-from convscope.texts import decoded, parsed
 
 LABEL_KEYS = ("label", "cls", "class_id", "class_index")
 """Of a sample's .json; the first that is there counts."""

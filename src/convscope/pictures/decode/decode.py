@@ -18,10 +18,10 @@ from typing import Any, Literal, Self, TypedDict
 
 from PIL import ExifTags, Image, ImageStat
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
+from convscope.core.text import brief
 from convscope.pictures.decode.formats import ENABLED, Format, claimed, fault_of
 from convscope.pictures.decode.limits import Fault, Limits
-from convscope.texts import brief
 
 NOTES = {
     "N114": "wholly transparent, nothing is left but the background",

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from convscope.errors import EnvironmentFault
+from convscope.core.errors import EnvironmentFault
 from convscope.pictures.decode.child import FAULT, MEMORY, UNREAD, Work
 from convscope.pictures.decode.process import COMMAND, Answer, Child, ChildLost, Source
 

@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from convscope.errors import EnvironmentFault
+from convscope.core.errors import EnvironmentFault
 from convscope.pictures.decode.child import ANSWER, MEMBER, PATH, PLACE, REQUEST, SETUP, Work
 
 COMMAND = (sys.executable, "-P", "-m", "convscope.pictures.decode.child")

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from convscope.core.errors import printable
+from convscope.core.table import Part, Table
 from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
-from convscope.errors import printable
-from convscope.records.table import Part, Table
 from convscope.studies.ablation import Options
 from convscope.studies.ablation.record import PAPER, Ablation
 from convscope.studies.base import Shown

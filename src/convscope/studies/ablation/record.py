@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 PAPER: dict[str, tuple[float, float, float]] = {
     "alexnet": (35.1, 40.5, 18.1),

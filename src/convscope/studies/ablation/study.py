@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from convscope.errors import ModelError, UsageError, nearest
+from convscope.core.errors import ModelError, UsageError, nearest
 from convscope.metrics.statistics import sign_test
 from convscope.network.layers import layer_table
 from convscope.network.load import load

@@ -18,11 +18,11 @@ from convscope.attribution.base import Request
 from convscope.attribution.fullgrad import COMPLETE
 from convscope.attribution.layer import default_layer
 from convscope.attribution.occlusion import occlusion
-from convscope.errors import ConvscopeError
+from convscope.core.errors import ConvscopeError
+from convscope.core.run import PLAIN, Run
+from convscope.core.table import plural
 from convscope.network.targets import Targets
 from convscope.records.maps import Attribution
-from convscope.records.table import plural
-from convscope.run import PLAIN, Run
 from convscope.studies.audit.case import Case, Clock, Heading, OutOfTime, said
 from convscope.studies.audit.record import Finding
 from convscope.trace.backward.descent import WindowedBackward

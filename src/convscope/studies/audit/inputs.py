@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, ModelError
+from convscope.core.errors import ConvscopeError, ModelError
+from convscope.core.table import plural
 from convscope.lens.lens import HOOK, Lens
 from convscope.lens.twin import ShadowModel
 from convscope.network.outputs import Meaning, both_ways, leaves, meaning, scored
 from convscope.network.sources.user_code import assumed
 from convscope.pictures.builtin import PHOTOS, photo_file
 from convscope.pictures.pictures import one_picture
-from convscope.records.table import plural
 from convscope.studies.audit.case import ROUNDING, Case, Heading, some
 from convscope.studies.audit.record import Finding
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.overrides import TorchFunctionMode
 
+from convscope.core.table import plural
 from convscope.lens.lens import HOOK
 from convscope.lens.twin import ShadowModel, is_scripted
-from convscope.records.table import plural
 from convscope.studies.audit.case import Case, Heading, some
 from convscope.studies.audit.record import Finding
 from convscope.trace.backward_rule import Masks, recognise

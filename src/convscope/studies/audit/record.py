@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 Verdict = Literal["ok", "warn", "bad"]
 VERDICTS: tuple[Verdict, ...] = ("ok", "warn", "bad")

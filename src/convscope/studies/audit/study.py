@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
+from convscope.core.run import PLAIN, Run
+from convscope.core.table import plural
 from convscope.network.arguments import Given, single, taking
 from convscope.network.network import Delivered, Network
 from convscope.network.provenance import recorded
-from convscope.records.table import plural
-from convscope.run import PLAIN, Run
 from convscope.studies.audit.attributions import METHODS, THEIR_CODE, check_methods
 from convscope.studies.audit.case import Case, Check, Heading, private
 from convscope.studies.audit.inputs import (

@@ -12,9 +12,9 @@ from jaxtyping import Float64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from convscope.core.errors import printable
+from convscope.core.table import Part, Table
 from convscope.drawing.style import INK, SOFT, dress, shortened
-from convscope.errors import printable
-from convscope.records.table import Part, Table
 from convscope.studies.base import Shown
 from convscope.studies.correspondence import Options
 from convscope.studies.correspondence.record import RANDOM, Correspondence

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int32, UInt8
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 RANDOM = "random"
 """The name of the last kind of mask."""

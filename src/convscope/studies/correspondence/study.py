@@ -21,7 +21,9 @@ from jaxtyping import Float, Float64, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
 from convscope.attribution.sliding_mask import Fill, filled, named
-from convscope.errors import DataError, ModelError, UsageError, shown
+from convscope.core.errors import DataError, ModelError, UsageError, shown
+from convscope.core.run import PLAIN, Run
+from convscope.core.units import Box
 from convscope.lens.lens import Lens
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
@@ -30,10 +32,8 @@ from convscope.network.provenance import recorded
 from convscope.pictures.annotations import Parts, read_parts
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
-from convscope.run import PLAIN, Run
 from convscope.studies.correspondence.record import Correspondence
 from convscope.trace.layers import ends
-from convscope.units import Box
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import Tensor, nn
 
-from convscope.errors import DataError, ModelError
+from convscope.core.errors import DataError, ModelError
+from convscope.core.run import PLAIN, Run, with_old_keywords
+from convscope.core.units import Unit
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
-from convscope.metrics.agreement import ranks
+from convscope.metrics.randomisation import ranks
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import of_module
 from convscope.network.tuning import blank
@@ -34,7 +36,6 @@ from convscope.records.topk import TopK
 from convscope.representations.deconvnet import deconvnet
 from convscope.representations.projections import backward_paths
 from convscope.representations.topk import topk
-from convscope.run import PLAIN, Run, with_old_keywords
 from convscope.studies.features.display import (
     SCALING,
     around,
@@ -48,7 +49,6 @@ from convscope.trace.backward_rule import Rule
 from convscope.trace.batch_size import usual_batch
 from convscope.trace.layers import feature_layers
 from convscope.trace.receptive_field import ReceptiveField, fields
-from convscope.units import Unit
 
 
 def responses(

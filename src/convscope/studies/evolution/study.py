@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from convscope.errors import CheckpointError, UsageError
-from convscope.metrics.reinitialise import copied
+from convscope.core.errors import CheckpointError, UsageError
+from convscope.core.record import Record
+from convscope.core.run import PLAIN, Run, with_old_keywords
+from convscope.core.units import Unit
+from convscope.metrics.randomisation import copied
 from convscope.network.load import load
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
@@ -15,13 +18,10 @@ from convscope.network.weights.load_state import fit
 from convscope.network.weights.snapshots import chosen, snapshots
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
-from convscope.records.record import Record
 from convscope.records.series import Convergence, Evolution
-from convscope.run import PLAIN, Run, with_old_keywords
 from convscope.studies.base import Ask, arguments
 from convscope.studies.evolution import Options
 from convscope.studies.evolution.recorder import EPOCHS, PER_LAYER, SIDE, EvolutionRecorder
-from convscope.units import Unit
 
 
 @with_old_keywords

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from convscope.publish import publish_folder
+from convscope.core.publish import publish_folder
+from convscope.core.record import Record
+from convscope.core.units import Box
 from convscope.records.faithfulness import Agreement, Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 from convscope.records.predictions import Prediction
-from convscope.records.record import Record
-from convscope.units import Box
 
 
 @dataclass(frozen=True, eq=False)

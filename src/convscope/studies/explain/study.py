@@ -16,7 +16,9 @@ from torch import Tensor
 
 from convscope.attribution.base import Method
 from convscope.attribution.registry import DEFAULT, chosen, methods_of
-from convscope.errors import ConvscopeError, ModelError, UsageError, shown
+from convscope.core.errors import ConvscopeError, ModelError, UsageError, shown
+from convscope.core.run import PLAIN, Run, with_old_keywords
+from convscope.core.units import Box
 from convscope.lens.lens import Lens
 from convscope.metrics.faithfulness import RANDOM, faithfulness
 from convscope.metrics.localisation import (
@@ -50,9 +52,7 @@ from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitiv
 from convscope.records.maps import Attribution
 from convscope.records.predictions import Prediction
 from convscope.representations.predict import class_names
-from convscope.run import PLAIN, Run, with_old_keywords
 from convscope.studies.explain.record import METRICS, Explanation, Explanations
-from convscope.units import Box
 
 TOP = 5
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.studies.base import Option, Study, names
 
 

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from torch import Tensor
 
+from convscope.core.units import Box
 from convscope.records.features import Grid
 from convscope.trace.autograd import Stride
 from convscope.trace.receptive_field import ReceptiveField
-from convscope.units import Box
 
 GREY = 128
 """Of what lies outside the picture; no network saw it."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from convscope.errors import DataError, ModelError, UsageError, nearest
+from convscope.core.errors import DataError, ModelError, UsageError, nearest
+from convscope.core.record import INDEX
+from convscope.core.units import Unit
 from convscope.records.features import COUNTS, LayerFeatures, random_maps
-from convscope.records.record import INDEX
-from convscope.units import Unit
 
 RECORDS = "records"
 """Folder of an atlas with a record for each layer."""

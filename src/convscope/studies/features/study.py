@@ -17,9 +17,11 @@ import torch
 from jaxtyping import Bool, Float16, Float32
 from torch import Tensor
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import PLAIN, Run
+from convscope.core.units import Box, Unit
 from convscope.lens.lens import Lens
-from convscope.metrics.agreement import mean_correlation
+from convscope.metrics.randomisation import mean_correlation
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
@@ -39,7 +41,6 @@ from convscope.representations.projections import (
     projections,
 )
 from convscope.representations.topk import topk
-from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.features import Options
 from convscope.studies.features.display import (
@@ -59,7 +60,6 @@ from convscope.trace.backward.forward_pass import Neuron
 from convscope.trace.backward_rule import Other, Overlap, Rule
 from convscope.trace.layers import chosen_layers, feature_layers
 from convscope.trace.receptive_field import ReceptiveField, fields
-from convscope.units import Box, Unit
 
 
 class Looking(NamedTuple):

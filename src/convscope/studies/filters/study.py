@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens, conv_layers
 from convscope.lens.twin import bare
 from convscope.network.arguments import FolderLike, pictures_of, taking
@@ -25,7 +26,6 @@ from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
-from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.filters import Options
 from convscope.studies.filters.frequencies import bands, folds_on_pictures, transfer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from convscope.errors import DataError, ModelError, UsageError
+from convscope.core.errors import DataError, ModelError, UsageError
+from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
@@ -29,7 +30,6 @@ from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.pictures.warp import CHANGES, Border, canvas, middle, warp
 from convscope.representations.predict import class_names, true_classes
-from convscope.run import PLAIN, Run
 from convscope.studies.invariance.record import Invariance
 from convscope.trace.layers import ends
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from convscope.errors import UsageError, nearest
+from convscope.core.errors import UsageError, nearest
 from convscope.studies.base import BESIDE, BOXES, Option, Study, class_asked, labels
 
 GREY = "grey"

@@ -12,7 +12,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from convscope.attribution.sliding_mask import Fill, filled
-from convscope.errors import ModelError
+from convscope.core.errors import ModelError
+from convscope.core.run import Run
+from convscope.core.units import Box, Unit
 from convscope.metrics.localisation import inside
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
@@ -23,12 +25,10 @@ from convscope.records.topk import TopK
 from convscope.representations.deconvnet import deconvnet
 from convscope.representations.projections import backward_paths
 from convscope.representations.topk import topk
-from convscope.run import Run
 from convscope.studies.explain.study import probabilities
 from convscope.studies.features.display import GREY, cut, limit, quantised
 from convscope.studies.occlusion.record import ROOMS
 from convscope.trace.backward_rule import Rule
-from convscope.units import Box, Unit
 
 
 def covered(

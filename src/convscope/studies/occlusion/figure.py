@@ -15,9 +15,9 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from convscope.core.errors import printable
 from convscope.drawing.maps import LETTERS, Kind, kind_map, kinds, reach, seen_through
 from convscope.drawing.style import DISTINCT, INK, SOFT, bare, dress, shortened
-from convscope.errors import printable
 from convscope.records.faithfulness import interval
 from convscope.records.maps import OcclusionExample, Projection, lowest
 from convscope.studies.base import Shown

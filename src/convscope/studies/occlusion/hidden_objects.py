@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from convscope.core.run import PLAIN, Run
+from convscope.core.units import Box
 from convscope.metrics.localisation import inside
 from convscope.network.provenance import recorded
-from convscope.run import PLAIN, Run
 from convscope.studies.occlusion.record import HiddenObjects, Occlusions
-from convscope.units import Box
 
 ON, OFF = 0.5, 0.1
 """A square lies on the object if it shares this much with it, or beside it if it shares less."""

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from convscope.errors import printable
+from convscope.core.errors import printable
+from convscope.core.record import Record
 from convscope.records.maps import Occlusion, lowest
-from convscope.records.record import Record
 
 TRUE, ASKED, LIKELIEST = "true", "asked", "likeliest"
 """Why a class is followed: it is the picture's own, somebody named it, or it is the likeliest."""

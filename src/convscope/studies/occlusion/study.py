@@ -23,7 +23,12 @@ from jaxtyping import Int64
 
 from convscope.attribution.occlusion import occlusion
 from convscope.attribution.sliding_mask import Fill, SlidingMask, named
-from convscope.errors import DataError, ModelError, OutputError
+from convscope.core.errors import DataError, ModelError, OutputError
+from convscope.core.publish import publish_file, require_folder, unfinished
+from convscope.core.record import Record
+from convscope.core.run import PLAIN, Progress, Run
+from convscope.core.text import parsed
+from convscope.core.units import Box
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.outputs import understood
@@ -32,19 +37,14 @@ from convscope.network.targets import Target
 from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
-from convscope.publish import publish_file, require_folder, unfinished
-from convscope.records.record import Record
 from convscope.representations.predict import class_names, true_classes
-from convscope.run import PLAIN, Progress, Run
 from convscope.studies.base import Ask, arguments, boxes_of, spread
 from convscope.studies.explain.study import probabilities, seen, seen_boxes, target_index
 from convscope.studies.occlusion import Options
 from convscope.studies.occlusion.areas import Projecting, drawn_square, without
 from convscope.studies.occlusion.hidden_objects import hidden_objects
 from convscope.studies.occlusion.record import ASKED, LIKELIEST, TRUE, Occlusions
-from convscope.texts import parsed
 from convscope.trace.layers import ends
-from convscope.units import Box
 
 Boxes = Mapping[str, Sequence[Box]]
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from convscope.core.errors import printable
+from convscope.core.table import Part, Table, plural
+from convscope.core.text import csv_table
 from convscope.drawing.maps import kinds
-from convscope.errors import printable
 from convscope.records.faithfulness import Interval, interval
 from convscope.records.maps import lowest
-from convscope.records.table import Part, Table, plural
 from convscope.studies.occlusion.record import HiddenObjects, Occlusions
-from convscope.texts import csv_table
 
 PAPER = (
     ("paper: Pomeranian", ".061 / .978 / .883 / .949", "879 of 900", "tennis ball 9, Pekinese 9"),

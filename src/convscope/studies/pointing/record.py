@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,9 @@ import numpy as np
 
 from convscope.attribution.base import Method
 from convscope.attribution.registry import chosen
-from convscope.errors import ConvscopeError, DataError
+from convscope.core.errors import ConvscopeError, DataError
+from convscope.core.run import PLAIN, Run
+from convscope.core.units import Box
 from convscope.metrics.faithfulness import blob
 from convscope.metrics.localisation import MARGIN, energy_inside, pointing, share_inside
 from convscope.network.forward import prepared
@@ -22,12 +24,10 @@ from convscope.network.provenance import recorded
 from convscope.network.targets import Target
 from convscope.pictures.annotations import BOXES_FILE, read_boxes
 from convscope.pictures.pictures import Picture, Pictures
-from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.explain.study import probabilities, target_index
 from convscope.studies.pointing import Options
 from convscope.studies.pointing.record import PointingGame
-from convscope.units import Box
 
 
 @recorded

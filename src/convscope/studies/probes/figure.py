@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from convscope.core.errors import printable
+from convscope.core.table import Part, Table, percent
 from convscope.drawing.style import TRAINING, VALIDATION, dress, shortened
-from convscope.errors import printable
-from convscope.records.table import Part, Table, percent
 from convscope.studies.base import Shown
 from convscope.studies.probes import Options
 from convscope.studies.probes.record import Probes

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
+from convscope.core.run import PLAIN, Progress, Run
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network
 from convscope.network.provenance import recorded
@@ -28,7 +29,6 @@ from convscope.representations.probe import (
     require_folds,
     trained,
 )
-from convscope.run import PLAIN, Progress, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.probes import Options
 from convscope.studies.probes.record import Probes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 DRAWN = 10
 """Queries in a figure."""

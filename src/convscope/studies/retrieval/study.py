@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
+from convscope.core.run import PLAIN, Run
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
@@ -26,7 +27,6 @@ from convscope.pictures.pictures import Pictures
 from convscope.records.embedding import Embedding
 from convscope.representations.embedding import PIXELS, VectorKind, default_layer, embedding
 from convscope.representations.neighbours import METRICS, Metric, nearest_vectors
-from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, Illustrated, arguments
 from convscope.studies.retrieval import Options
 from convscope.studies.retrieval.record import Duplicates, Neighbours

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from convscope.errors import UsageError
+from convscope.core.errors import UsageError
 from convscope.studies.base import CACHE, FOLDS, LAYER, TEST, VECTOR, Option, Study
 
 

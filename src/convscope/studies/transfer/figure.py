@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from convscope.core.table import Part, Table, percent
 from convscope.drawing.style import SOFT, TRAINING, VALIDATION, dress
-from convscope.records.table import Part, Table, percent
 from convscope.studies.base import Shown
 from convscope.studies.transfer import Options
 from convscope.studies.transfer.record import PAPER, PAPER_SCRATCH, Transfer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 PAPER = {
     "caltech-101": {15: (83.8, 0.5), 30: (86.5, 0.5)},

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from convscope.errors import UsageError, nearest
+from convscope.core.errors import UsageError, nearest
+from convscope.core.run import PLAIN, Progress, Run
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.load import load
 from convscope.network.network import Network, whole
@@ -33,7 +34,6 @@ from convscope.representations.probe import (
     softmax,
     trained,
 )
-from convscope.run import PLAIN, Progress, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.probes.study import protocol, say_short
 from convscope.studies.retrieval.record import Duplicates

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from convscope.core.table import Part, Table
 from convscope.drawing.style import INK, SOFT, TRAINING, dress, shortened
-from convscope.records.table import Part, Table
 from convscope.studies.base import Shown
 from convscope.studies.transfer_lists import Options
 from convscope.studies.transfer_lists.record import PAPER_VOC, ListTransfer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 PAPER_VOC = {
     "aeroplane": 96.0,

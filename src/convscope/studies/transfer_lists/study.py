@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
-from convscope.errors import DataError
+from convscope.core.errors import DataError
+from convscope.core.run import PLAIN, Run
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
@@ -20,7 +21,6 @@ from convscope.pictures.opening import opened
 from convscope.records.embedding import Embedding
 from convscope.representations.embedding import VectorKind, default_layer, embedding
 from convscope.representations.probe import average_precision, softmax, trained
-from convscope.run import PLAIN, Run
 from convscope.studies.base import Ask, arguments
 from convscope.studies.probes.study import protocol
 from convscope.studies.transfer_lists import Options

@@ -11,9 +11,9 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from convscope.core.errors import printable
+from convscope.core.table import Part, Table
 from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
-from convscope.errors import printable
-from convscope.records.table import Part, Table
 from convscope.studies.base import Shown
 from convscope.studies.unit_ablation import Options
 from convscope.studies.unit_ablation.record import Silence

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from convscope.records.record import Record
+from convscope.core.record import Record
 
 ROUNDING = 1e-6
 """Rises below this are single precision's own."""

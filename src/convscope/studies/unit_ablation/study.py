@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
+from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens
 from convscope.metrics.statistics import sign_test
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
@@ -29,7 +30,6 @@ from convscope.network.targets import Targets
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
 from convscope.representations.predict import class_names, true_classes
-from convscope.run import PLAIN, Run
 from convscope.studies.unit_ablation.record import Silence
 from convscope.trace.layers import ends
 from convscope.trace.tail import Mixing, Without, record

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError
 from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.twin import bare, refuse_scripted
 from convscope.trace.backward.descent import Neurons, WindowedBackward

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from convscope.torch_private import max_unpooled
+from convscope.lens.torch_private import max_unpooled
 from convscope.trace.autograd import below, name_of_node, on_the_way
 from convscope.trace.backward.transposed import TransposedConvolution
 from convscope.trace.backward.windows import Frame, Pair, Signal

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, ModelError, UsageError
+from convscope.core.errors import ConvscopeError, ModelError, UsageError
 from convscope.lens.lens import Lens, only_scores
 from convscope.trace.batch_size import LARGEST, MOST
 from convscope.trace.forward.plan import Patches

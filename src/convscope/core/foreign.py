@@ -19,7 +19,7 @@ from traceback import FrameSummary, extract_tb
 from types import TracebackType
 from typing import Any, Self
 
-from convscope.errors import ModelError, is_out_of_memory
+from convscope.core.errors import ModelError, is_out_of_memory
 
 PACKAGE = Path(__file__).parent
 OURS = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - {"models"}

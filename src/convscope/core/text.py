@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from convscope.errors import UsageError, shown
+from convscope.core.errors import UsageError, shown
 
 Kind = TypeVar("Kind")
 LARGEST = 1 << 30

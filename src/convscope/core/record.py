@@ -22,9 +22,9 @@ from typing import Any, BinaryIO, ClassVar, Self, cast, get_args, get_type_hints
 
 import numpy as np
 
-from convscope.errors import DataError, printable
-from convscope.publish import publish_folder
-from convscope.texts import as_path, brief, checked, decoded, parsed
+from convscope.core.errors import DataError, printable
+from convscope.core.publish import publish_folder
+from convscope.core.text import as_path, brief, checked, decoded, parsed
 
 SCHEMA = 2
 """1: without checksums; `arrays` a list of names. 2: `arrays` has the SHA-256 of each file, and

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from convscope.errors import UsageError, shown
+from convscope.core.errors import UsageError, shown
 
 
 @dataclass(frozen=True, order=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from convscope.errors import printable
-from convscope.texts import checked, csv_table, decoded, parsed
+from convscope.core.errors import printable
+from convscope.core.text import checked, csv_table, decoded, parsed
 
 KIND = "convscope tables"
 

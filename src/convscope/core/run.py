@@ -9,7 +9,7 @@ from functools import wraps
 from inspect import Signature, signature
 from typing import Any, ParamSpec, TypeVar
 
-from convscope.errors import UsageError, shown
+from convscope.core.errors import UsageError, shown
 
 Progress = Callable[[int, int], None]
 """Told how much is done, and of how much."""

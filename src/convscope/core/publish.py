@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Literal
 
-from convscope.errors import ConvscopeError, EnvironmentFault, OutputError
+from convscope.core.errors import ConvscopeError, EnvironmentFault, OutputError
 
 Sync = Literal["each", "together", "none"]
 """How a folder's files reach the disk before it gets its name: one by one, as needs be where they
