@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import convscope
+from convscope.core.moved import MOVED
 
 ROOT = Path(__file__).parent.parent
 CODE = [
@@ -82,3 +84,18 @@ def test_the_docs_import_from_no_deep_path() -> None:
 def test_import_is_instant() -> None:
     code = "import sys, convscope; assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_modules_that_the_documentation_of_before_named_lead_on() -> None:
+    for name, now in MOVED.items():
+        sys.modules.pop(f"convscope.{name}", None)
+        with pytest.warns(DeprecationWarning, match=f"is convscope.{now} now"):
+            before = import_module(f"convscope.{name}")
+        there = import_module(f"convscope.{now}")
+        own = [key for key, value in vars(there).items() if callable(value)]
+        assert own
+        assert all(getattr(before, key) is getattr(there, key) for key in own)
+    with pytest.raises(ModuleNotFoundError):
+        import_module("convscope.methods.nosuch")
+    with pytest.raises(ImportError, match="nosuch"):
+        from convscope.methods.layers import nosuch  # noqa: F401

@@ -14,6 +14,8 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from convscope.core import moved
+
 if TYPE_CHECKING:
     from convscope.attribution.registry import attribute
     from convscope.cli.python import atlas
@@ -87,6 +89,8 @@ _HOME = {
     "Unit": "core.units",
 }
 """The front door: names, and where they are written."""
+
+moved.install()
 
 _NAMESPACES = {
     *("attribution", "drawing", "lens", "metrics", "network", "pages", "pictures"),
