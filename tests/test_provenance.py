@@ -62,8 +62,12 @@ class Given:
         self.images = self.image[None]
 
     @property
-    def folder(self) -> Pictures:
+    def opened(self) -> Pictures:
         return Pictures(self.pics)
+
+    @property
+    def folder(self) -> Any:
+        return self.opened
 
     def weights(self) -> Path:
         """Two epochs' weights of the network."""
@@ -76,16 +80,16 @@ class Given:
         return place
 
     def parts(self) -> dict[str, dict[str, tuple[float, float]]]:
-        return {name: {"one": (12, 12), "other": (7, 7)} for name in self.folder.names[:3]}
+        return {name: {"one": (12, 12), "other": (7, 7)} for name in self.opened.names[:3]}
 
     def lists(self, names: slice) -> Any:
         path = self.place / f"list{names.start}.csv"
-        path.write_text("".join(f"{name},{name[0]}\n" for name in self.folder.names[names]))
+        path.write_text("".join(f"{name},{name[0]}\n" for name in self.opened.names[names]))
         return read_lists(str(path))
 
     def recorder(self) -> Any:
         seen = convscope.EvolutionRecorder(
-            self.folder, self.net.preprocess, layers=["conv1"], epochs=None
+            self.opened, self.net.preprocess, layers=["conv1"], epochs=None
         )
         seen(1, self.net.model)
         seen(2, self.net.model)
@@ -209,6 +213,20 @@ def test_two_networks_leave_two_origins_and_so_do_two_pictures(name: str, tmp_pa
     for mine, theirs in zip(first, pictures, strict=True):
         assert mine["weights_sha256"] == theirs["weights_sha256"]
         assert (mine != theirs) or name in NO_PICTURES
+
+
+class Named(Given):
+    """The folder by its name."""
+
+    @property
+    def folder(self) -> Any:
+        return str(self.pics)
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - NO_PICTURES))
+def test_a_folder_by_its_name_leaves_the_same_origin(name: str, tmp_path: Path) -> None:
+    opened = origins(CALLS[name](Given(tmp_path / "pictures")))
+    assert origins(CALLS[name](Named(tmp_path / "pictures"))) == opened
 
 
 def test_the_weights_hash_is_that_of_names_shapes_and_numbers() -> None:

@@ -59,6 +59,9 @@ HANDED_ON = (
 PICTURES = ("picture", "image", "images", "pictures", "queries")
 """Arguments that are pictures, or their files."""
 
+FOLDERS = ("Pictures", "FolderLike")
+"""How parameters are annotated that are a folder of pictures, or its name."""
+
 _asked: ContextVar[bool] = ContextVar("asked", default=False)
 """Whether a recorded function is running already."""
 _known: WeakKeyDictionary[nn.Module, tuple[bytes, str]] = WeakKeyDictionary()
@@ -208,7 +211,7 @@ def _open(bound: inspect.BoundArguments, opened: ExitStack) -> None:
     """The folders of pictures that are named among the arguments."""
     for name, value in bound.arguments.items():
         kind = str(bound.signature.parameters[name].annotation)
-        if "Pictures" in kind and value is not None and not isinstance(value, Pictures):
+        if kind.startswith(FOLDERS) and value is not None and not isinstance(value, Pictures):
             with suppress(ConvscopeError):  # the function says it, after what is said first
                 folder = as_pictures(value)
                 if folder is not value:  # else it is the caller's
