@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 # Before torch is imported, here and in the processes that tests start: with several threads each
 # operation waits for the slowest, which on a busy machine takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Commands that tests start run the tree in which the tests stand, also where the interpreter has
+# another checkout installed.
+_ELSE = os.environ.get("PYTHONPATH")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parents[1] / "src"), *([_ELSE] if _ELSE else [])]
+)
 
 
 # What starts the tests may ignore signals to stop, as a shell does Ctrl-C for what it runs in the

@@ -168,7 +168,7 @@ def command_of(study: Study) -> Callable[..., None]:
 
 
 KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
-OUT = "New folder for the result."
+OUT = "New folder for records, figures and tables."
 
 
 def _argument(study: Study, need: str) -> inspect.Parameter:

@@ -44,6 +44,7 @@ STUDY = Study(
     example="convscope correspondence torchvision:squeezenet1_0 dogs --parts dog_parts.json",
     options=Options,
     page="correspondence",
+    pictures="Folder of the pictures with marked parts.",
     doing="hiding parts",
     paper="table 1",
 )

@@ -33,5 +33,6 @@ STUDY = Study(
     options=Options,
     page="filters",
     needs=("network", "pictures or none"),
+    pictures="Pictures, to find wasted maps and what strides fold.",
     paper="figure 6",
 )

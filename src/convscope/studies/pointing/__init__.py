@@ -38,6 +38,7 @@ STUDY = Study(
     example="convscope pointing torchvision:squeezenet1_0 kangaroo --target wallaby",
     options=Options,
     page="faithfulness",
+    pictures="A folder of pictures.",
     scores=True,
     function="pointing_game",
 )

@@ -36,6 +36,7 @@ STUDY = Study(
     example="convscope unit-ablation run builtin:photos-val --layers relu4,relu5",
     options=Options,
     page="silence",
+    pictures="Pictures, with their classes as folders.",
     scores=True,
     doing="ablating maps",
     function="silence",
