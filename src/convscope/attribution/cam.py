@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -118,15 +118,10 @@ def explain(
         maps = {name: _sound(name, formula(seen, name).detach()) for name in chosen.layers}
         raws = [maps[name] for name in seen.order]
         values = _values(definition, variant, raws, request.images.shape[2:])
-    one = len(raws) == 1
     origin = {
-        "method": definition.title,
-        "variant": variant,
-        "layer": " + ".join(seen.order),
+        **_made_by(definition, variant, seen.order),
         "layer chosen": chosen.why,
         "target chosen": "the likeliest class" if how.get("target") is None else "by the user",
-        "epsilon": definition.epsilon.get(variant, 0.0),
-        "fusion": "" if one else _fusion(definition, variant),
         "precision": str(values.dtype).removeprefix("torch."),
     }
     return [
@@ -135,10 +130,21 @@ def explain(
             values[number],
             origin,
             peaks={name: float(maps[name][number].max()) for name in seen.order},
-            raw=raws[0][number] if one else None,
+            raw=raws[0][number] if len(raws) == 1 else None,
         )
         for number in range(len(values))
     ]
+
+
+def _made_by(definition: Definition, variant: str, layers: Sequence[str]) -> dict[str, Any]:
+    """What of the formula and its layers goes into the origin."""
+    return {
+        "method": definition.title,
+        "variant": variant,
+        "layer": " + ".join(layers),
+        "epsilon": definition.epsilon.get(variant, 0.0),
+        "fusion": "" if len(layers) == 1 else _fusion(definition, variant),
+    }
 
 
 def _choice(definition: Definition, request: Request, layer: str | Sequence[str] | None) -> Choice:

@@ -309,10 +309,8 @@ def integrated_gradients(
             base = torch.stack([_scores(request, lens, one) for one in starts]).mean(0)
         zero = "0, the mean picture if the network's pictures are centred"
         named = zero if baseline is None else f"{len(starts)} given"
-        for number, found in enumerate(total.cpu().double().flatten(1).sum(1)):
-            told = {"baseline score": float(base[number])}
-            rise = float(request.scores[number]) - float(base[number])
-            request.completeness(number, found, rise, INCOMPLETE, MORE_STEPS, **told)
+        _compare_with_rise(request, total, base)
+        for number in range(len(total)):
             request.fact(number, baseline=named, steps=steps, quadrature=quadrature)
         return total
 
@@ -371,6 +369,14 @@ def drawing(image: Float[Tensor, "c h w"], seed: int) -> Iterator[Float[Tensor, 
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield torch.randn(image.shape, generator=generator, dtype=torch.float32).to(image)
+
+
+def _compare_with_rise(request: Request, total: Pictures, base: Float[Tensor, "b"]) -> None:
+    """Note where the pixels together are not the score's rise from the baseline's, `base`."""
+    for number, result in enumerate(total.cpu().double().flatten(1).sum(1)):
+        rise = float(request.scores[number]) - float(base[number])
+        text = {"baseline score": float(base[number])}
+        request.completeness(number, result, rise, INCOMPLETE, MORE_STEPS, **text)
 
 
 def _along(request: Request, lens: Lens, start: Pictures, nodes: Nodes, tick: _Ticks) -> Pictures:

@@ -54,22 +54,17 @@ def occlusion(
     default the likeliest one of the whole picture. layer: whose strongest map (largest sum over
     positions in the whole picture) is followed; by default the last of `feature_layers`.
     patch, stride: in input pixels, or a pair of them, rows first. fill: of the square, in the
-    units of the network's input: one number (0 is the preprocessing's mean), one a channel,
-    "mean" of this picture, "noise" of this picture's mean and spread, drawn once,
-    "blur" of this picture (Gaussian, a quarter of the square's shorter side), or a tensor: of the
-    square's size it moves along, of the picture's size it is seen through the square.
-    every_class: keep the probabilities of all classes too. The run's memory
-    is for windows, its seed for the noise; its progress gets positions done and all positions.
+    network's units: a number (0 is the mean picture), one a channel, "mean", "noise" or "blur" of
+    this picture, or a tensor; see `Fill`. every_class: keep the probabilities of all classes too.
+    The run's memory is for windows, its seed for the noise; its progress is over positions.
 
     The record's origin says in `engine` what was computed: windows, or whole pictures and why.
-    The numbers are those of one pass a position, but for rounding (2e-5 of the largest score in
-    float32), in the network's own precision. The network is as it was afterwards.
+    The numbers are those of one pass a position, but for rounding (2e-5 of the largest score).
 
     Raises UsageError U370 (memory), U530 (a square that does not fit), U531 (fill), ModelError
-    M500, M501 (no convolution), M506 (layer), M507 (no such class), M514 (scores that are not
-    finite), M520.
+    M500, M501 (no convolution), M506 (layer), M507 (no such class), M514 (not finite), M520.
     """
-    (found,) = occlusions(
+    (result,) = occlusions(
         model,
         image[None],
         target=target,  # type: ignore[arg-type]  # `taking` has made a name an index
@@ -80,7 +75,7 @@ def occlusion(
         every_class=every_class,
         run=run,
     )
-    return found
+    return result
 
 
 @taking(images=several)

@@ -17,6 +17,9 @@ from convscope.trace.forward.engine import Incremental
 from convscope.trace.forward.plan import Patches
 
 Fill = float | tuple[float, ...] | Literal["mean", "noise", "blur"] | Tensor
+"""One number, one a channel, "mean" of the picture, "noise" of its mean and spread, drawn once,
+"blur" of it (Gaussian, a quarter of the square's shorter side), or a tensor: of the square's size
+it moves along, of the picture's size it is seen through the square."""
 NAMED = ("mean", "noise", "blur")
 BLUR = 0.25
 """Standard deviation of the blur, of the rectangle's shorter side."""

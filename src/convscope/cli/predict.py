@@ -173,6 +173,12 @@ class Judging:
     out: Annotated[Path, typer.Option(help="New folder for the record.")] = Path("evaluation")
     tune: Tune = False
 
+    def require_table(self) -> None:
+        """Raises UsageError U407 before anything is computed."""
+        if self.beside and self.beside not in TABLES:
+            what = f"no such table; {nearest(self.beside, TABLES)}"
+            raise UsageError("U407", self.beside, what)
+
 
 @expanded
 def evaluate(
@@ -194,19 +200,13 @@ def evaluate(
     from convscope.representations.predict import evaluate as measure
 
     claim(options.out)
-    if options.beside and options.beside not in TABLES:
-        raise UsageError(
-            "U407", options.beside, f"no such table; {nearest(options.beside, TABLES)}"
-        )
+    options.require_table()
     known = None if options.labels is None else read_labels(options.labels)
     with reading.open(pictures, workers=options.workers) as folder:
-        networks = [_opened(model, opening, options.device)]
-        networks += [
-            _opened(*_member(name, opening), options.device) for name in options.together or ()
-        ]
+        networks = _together(model, options, opening)
         tuning = chosen(networks[0], options.tune)
         with progress("evaluating") as tick:
-            found = measure(
+            result = measure(
                 networks,
                 folder,
                 views=options.views,
@@ -215,12 +215,18 @@ def evaluate(
                 run=Run(progress=tick),
             )
             folder.check_bad()
-    _tell(found)
+    _tell(result)
     with new_study(options.out) as place:
-        save_evaluation(found, place)
+        save_evaluation(result, place)
         if options.beside:
-            tell(*keep_table(table2(found), place / "table2.md"))
+            tell(*keep_table(table2(result), place / "table2.md"))
     tell(options.out)
+
+
+def _together(model: str, options: Judging, opening: Opening) -> list[Network]:
+    """The model, and those whose answers are joined with its."""
+    members = [(model, opening), *(_member(name, opening) for name in options.together or ())]
+    return [_opened(name, how, options.device) for name, how in members]
 
 
 def _member(name: str, opening: Opening) -> tuple[str, Opening]:

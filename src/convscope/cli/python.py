@@ -34,29 +34,27 @@ def atlas(
     tuning: Tuning | None = None,
     run: Run = PLAIN,
 ) -> Path:
-    """The strongest pictures of every feature map beside their projections, as a static page; as
-    `convscope atlas` writes it.
+    """The strongest pictures of every feature map beside their projections, as a static page.
 
-    out: a new folder. k: pictures of each map. rule: of the projections, see `backward_paths`;
-    "both" shows them by two. other: see `BackwardRule`. title: of the page; without,
-    made of the network's and the pictures' names. studies: folders that studies wrote, to be shown
-    too. run: its progress is of each of the steps, one after the other. Returns the path of
-    index.html; pictures that were left out or changed are listed beside it.
+    out: a new folder. k: pictures of each map. rule, other: of the projections, see `features`.
+    title: of the page; without, made of the network's and the pictures' names. studies: folders
+    that studies wrote, to be shown too. run: its progress is of one step after the other. Returns
+    the path of index.html; pictures that were left out or changed are listed beside it.
 
     Raises what `features` and `evaluate` raise, OutputError O501 (something is there).
     """
     place, network = as_path("out", out), whole(network)
     require_free(place)
-    told = [read_study(Path(study)) for study in studies]
+    shown = [read_study(Path(study)) for study in studies]
 
     @contextmanager
     def bars(_: str) -> Iterator[Progress]:
         yield run.progress or (lambda *_: None)
 
-    wanted = [layers] if isinstance(layers, str) else layers
-    mining = {"layers": wanted, "k": k, "rule": rule, "other": other, "tuning": tuning}
+    names = [layers] if isinstance(layers, str) else layers
+    mining = {"layers": names, "k": k, "rule": rule, "other": other, "tuning": tuning}
     with opened(pictures) as folder:
-        page = make_atlas(network, folder, place, bars, mining, title=title, studies=told)
+        page = make_atlas(network, folder, place, bars, mining, title=title, studies=shown)
         if folder.skipped:
             folder.write_skipped(place / "skipped.csv")
         if folder.changes:

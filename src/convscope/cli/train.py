@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -123,6 +123,17 @@ class Training:
         typer.Option(help="Epochs whose weights stay in OUT/epochs, e.g. 1,2,5,10; 0: untrained."),
     ] = None
 
+    def machine(self) -> dict[str, Any]:
+        """What does not decide the weights, for `train`."""
+        return {
+            "devices": self.devices,
+            "nodes": self.nodes,
+            "accelerator": self.accelerator,
+            "threads": self.threads,
+            "memory": int(self.memory * 1e9),
+            "keep": () if self.keep is None else epochs(self.keep),
+        }
+
 
 @expanded
 def train(
@@ -142,10 +153,7 @@ def train(
     from convscope.training.trainer import train as run_training
 
     require_extra()
-    plan, kept = (
-        read_recipe(options.recipe, options.changes or ()),
-        None if options.keep is None else epochs(options.keep),
-    )
+    plan, machine = read_recipe(options.recipe, options.changes or ()), options.machine()
     teaching, judging = pair(pictures, options.validation, reading)
     if len(teaching) < plan.batch:
         say(f"{len(teaching)} pictures make less than a batch of {plan.batch}: one step an epoch")
@@ -157,12 +165,7 @@ def train(
             options.out,
             progress=bar,
             stop=stop,
-            devices=options.devices,
-            nodes=options.nodes,
-            accelerator=options.accelerator,
-            threads=options.threads,
-            memory=int(options.memory * 1e9),
-            keep=kept or (),
+            **machine,
         )
     if result.chief:
         _finish(result, plan, judging)

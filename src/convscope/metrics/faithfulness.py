@@ -270,29 +270,25 @@ def faithfulness(
     impute instead of grey (Remove And Debias), which takes about as long again.
 
     Deletion puts 0, the mean picture, in the place of pixels; insertion begins with a blurred
-    picture. The average drop shows only what the map lights up: the picture times the map's
-    positive part, scaled to [0, 1].
+    one. The average drop shows only the picture times the map's positive part, scaled to [0, 1].
 
     Raises UsageError U351 to U354 (targets), U355 (no picture), U390 (a map of another size),
-    U391 (steps or random below 1), U392 (several pictures), U393 (no attributions), U394 (NaN in
-    a map), ModelError M514 (NaN in the scores), M520 (no scores, or only one), M522.
+    U391 (steps or random below 1), U392 (several pictures), U393, U394 (no attributions, NaN in
+    one), ModelError M514 (NaN in the scores), M520 (no scores, or only one), M522.
     Source: Petsiuk et al. 2018, "RISE", §4.2 (deletion, insertion); Chattopadhyay et al. 2018,
     §5.1 (drop, increase); Rong et al. 2022 (ROAD).
     """
     at_least(1, steps=steps, random=random)
     (picture,) = alone(model, image)
-    found = attributions(maps, (picture.shape[1], picture.shape[2]))
-    aims = _aims(found, target, classes)
-    grains = [grain_of(one.values) for one in found]
+    checked = attributions(maps, (picture.shape[1], picture.shape[2]))
+    aims = _aims(checked, target, classes)
+    grains = [grain_of(one.values) for one in checked]
+    cases = list(zip(aims, checked, grains, strict=True))
     controls = random * len(set(zip(aims, grains, strict=True))) + len(set(aims))
-    done, total = itertools.count(1), 2 * controls + (4 if road else 2) * len(found)
-
+    done, total = itertools.count(1), 2 * controls + (4 if road else 2) * len(cases)
     plan = Plan(steps, random, road, run.seed, lambda: run.tick(next(done), total))
     trials = {aim: Trial.of(model, picture, aim, plan) for aim in dict.fromkeys(aims)}
-    return [
-        _tested(trials[aim], one, grain)
-        for aim, one, grain in zip(aims, found, grains, strict=True)
-    ]
+    return [_tested(trials[aim], one, grain) for aim, one, grain in cases]
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ def randomised(
     model: nn.Module, images: Float[Tensor, "b c h w"], steps: int, seed: int
 ) -> Iterator[tuple[str, nn.Module]]:
     """The same copy of the network again and again, each time with more random weights; with the
-    name of the layer down to which they are.
+    name of the layer down to which they are. Layers are drawn anew by their own
+    `reset_parameters`, other weights from a normal distribution of the same mean and spread.
 
     Raises ModelError M526 (no weights), M527 (no copy can be made).
     """
@@ -296,13 +297,11 @@ def randomisation(
     """Compare each method's map with its maps of the same network with random weights.
 
     methods: `(model, images, *, target) -> list[Attribution]`, by name; or names as of
-    `explain`. steps: how often a map is
-    made again: after the topmost layer with weights became random, …, after all did, in about
-    equal steps. before: maps of the trained network by these names and for this target, where
-    they are there already. The class stays the one of the trained network, and so does the layer
-    that a CAM looks at. The model itself is not touched; the copy's layers are drawn anew by
-    their own `reset_parameters`, other weights from a normal distribution of the same mean and
-    spread. A method that fails on a random network, as where numbers become NaN, gets NaN there.
+    `explain`. steps: how often a map is made again: after the topmost layer with weights became
+    random, …, after all did, in about equal steps. before: maps of the trained network by these
+    names and for this target, where they are there already. The class stays the one of the trained
+    network, and so does the layer that a CAM looks at. The model itself is not touched, see
+    `randomised`. A method that fails on a random network, as where numbers become NaN, gets NaN.
 
     Raises what the methods raise of the trained network; UsageError U351 to U354 (targets), U391
     (steps below 1), U392 (several pictures), U393, U394 (no maps), ModelError M520, M522, M526
@@ -310,18 +309,10 @@ def randomisation(
     """
     at_least(1, steps=steps)
     images = alone(model, image)
-    size, known = tuple(images.shape[2:]), meaning(model, images)
+    known = meaning(model, images)
     aim = _settled(scored(model, images), images, Targets.of(target, 1, classes)).each[0]
-    made = {
-        name: one_map(
-            [before[name]]
-            if before is not None and name in before
-            else method(model, images, target=aim),
-            size,
-        )
-        for name, method in methods.items()
-    }
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in methods}
+    made = _made(model, images, methods, aim, before or {})
+    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in methods}
     learned = bare(model)
     layers, total = [], min(steps, len(layers_down(learned, images))) * len(methods)
     done = itertools.count(1)
@@ -329,9 +320,24 @@ def randomisation(
         remember(network, known)  # its random numbers mean what the learned ones do
         layers.append(layer)
         for name, method in methods.items():
-            found[name].append(_compared(method, network, images, aim, made[name]))
+            rows[name].append(_compared(method, network, images, aim, made[name]))
             run.tick(next(done), total)
-    return {name: _record(made[name], layers, rows, run.seed) for name, rows in found.items()}
+    return {name: _record(made[name], layers, rows[name], run.seed) for name in methods}
+
+
+def _made(
+    model: Model,
+    images: Float[Tensor, "1 c h w"],
+    methods: Mapping[str, Method],
+    aim: object,
+    before: Mapping[str, Attribution],
+) -> dict[str, Attribution]:
+    """Each method's map of the trained network, where it is not there already."""
+    size = tuple(images.shape[2:])
+    return {
+        name: one_map([before[name]] if name in before else method(model, images, target=aim), size)
+        for name, method in methods.items()
+    }
 
 
 def _settled(model: nn.Module, images: Float[Tensor, "1 c h w"], aims: Targets) -> Targets:

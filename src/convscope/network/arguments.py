@@ -269,38 +269,54 @@ def taking(
     """
 
     def made(function: Callable[P, R]) -> Callable[P, R]:
-        known = inspect.signature(function)
-        first = next(iter(known.parameters))
-        types, rest = _annotations(function)
-        required = {
-            name for name, one in known.parameters.items() if one.default is inspect.Parameter.empty
-        }
+        reader = _Reader(function, pictures)
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            named = kwargs if kwargs.keys().isdisjoint(OLD) else with_run(function, known, kwargs)
-            bound = known.bind(*args, **named)
-            given = bound.arguments
-            for network in _networks(given[first]):
-                _require_network(network)
-            named = given.get(rest, {})
-            for values in (given, named):
-                for name in values.keys() - {rest, first}:
-                    value, read = values[name], pictures.get(name)
-                    if name == "layer" and value is None and name in required:
-                        raise UsageError("U380", name, "None is no layer")
-                    if read is None and name not in ("layer", "layers", "target"):
-                        _check(name, value, types.get(name, ""))
-                    if read is None:
-                        values[name] = _plain(name, value, given[first], types.get(name, ""))
-                    elif value is not None or known.parameters[name].default is not None:
-                        values[name] = read(given[first], value)
-            _tell_classes(given[first], known.parameters, types, given, rest)
+            bound = reader.bound(args, kwargs)
             return function(*bound.args, **bound.kwargs)
 
         return call
 
     return made
+
+
+class _Reader:
+    """Reads what a public function is called with."""
+
+    def __init__(
+        self, function: Callable[..., Any], pictures: Mapping[str, Callable[[Any, Any], Any]]
+    ) -> None:
+        self.function, self.pictures = function, pictures
+        self.known = inspect.signature(function)
+        self.first = next(iter(self.known.parameters))
+        self.types, self.rest = _annotations(function)
+
+    def bound(self, args: Sequence[Any], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """What the function itself is given."""
+        if not kwargs.keys().isdisjoint(OLD):
+            kwargs = with_run(self.function, self.known, kwargs)
+        bound = self.known.bind(*args, **kwargs)
+        given = bound.arguments
+        network = given[self.first]
+        for one in _networks(network):
+            _require_network(one)
+        for values in (given, given.get(self.rest, {})):
+            for name in values.keys() - {self.rest, self.first}:
+                values[name] = self._read(name, values[name], network)
+        _tell_classes(network, self.known.parameters, self.types, given, self.rest)
+        return bound
+
+    def _read(self, name: str, value: Any, network: Any) -> Any:
+        read, parameter = self.pictures.get(name), self.known.parameters.get(name)
+        default = None if parameter is None else parameter.default
+        if name == "layer" and value is None and default is inspect.Parameter.empty:
+            raise UsageError("U380", name, "None is no layer")
+        if read is not None:
+            return value if value is None and default is None else read(network, value)
+        if name not in ("layer", "layers", "target"):
+            _check(name, value, self.types.get(name, ""))
+        return _plain(name, value, network, self.types.get(name, ""))
 
 
 def _networks(given: Any) -> list[Any]:

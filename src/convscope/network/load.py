@@ -61,45 +61,48 @@ def load(
     options (`zfnet:width=0.5,head=compact`); `torchvision:NAME`, `timm:NAME` (both with their own
     weights, or `…:weights=none`); `package.module:factory`; what training left: its folder, or a
     `.safetensors` in it; or a module of your own, which keeps its mode and device. checkpoint: a
-    file of weights that belong to the spec. classes: their number or names, or a file of names,
-    as `classes_asked`. preprocess: instead of what is known or assumed: a Preprocess, what the
-    user's own pipeline has (as `converted`), or some parts of it, as {"size": 128, "mean": 0.5,
-    "std": 0.5}. output: where in what the network gives its scores are, as 1, "logits" or
-    "out.logits". scores: what they are: "logits", "probabilities", "log-probabilities",
-    "sigmoid" (labels that stand each for itself) or "sigmoid-logits" (the same before the
-    sigmoid). Both are found, see `outputs.meaning`, where nothing is said. seed: for weights that
-    come from no file. progress: bytes of a download.
+    file of weights that belong to the spec. classes: their number or names, or a file of names.
+    preprocess: instead of what is known or assumed: a Preprocess, the user's own pipeline (see
+    `converted`), or some parts, as {"size": 128, "mean": 0.5, "std": 0.5}. output: where in what
+    the network gives its scores are, as 1, "logits" or "out.logits"; scores: "logits",
+    "probabilities", "log-probabilities", "sigmoid" (each label for itself) or "sigmoid-logits".
+    Both are found where nothing is said. seed: of random weights. progress: bytes of a download.
 
-    Raises UsageError U230 to U239, U376; ModelError M501 nothing to look at,
-    M570 unknown name, M571, M572, M583 the user's own code, M573 code named by a file, M522, M526,
-    M530 a program; CheckpointError as `open_checkpoint` and `fit`; EnvironmentFault R620, R621,
-    R622.
+    Raises UsageError U230 to U239, U376; ModelError M501, M522, M526, M530, M570 (unknown name),
+    M571, M572, M583 (the user's own code), M573 (code named by a file); CheckpointError as
+    `open_checkpoint` and `fit`; EnvironmentFault R620 to R622.
     """
-    told = _Said(checkpoint, classes, output, scores, [] if preprocess is None else [preprocess])
-    beside: Path | None = None
-    if isinstance(spec, str | Path) and str(spec).endswith(SUFFIX):
-        kept, beside = remembered(spec), Path(spec).resolve().parent
-        spec, told = kept.network, told.over(kept)
-    count, names = classes_asked(told.classes)
-    ready = [converted(one, None if one is preprocess else beside) for one in told.preprocess]
-    output, scores = require_told(told.output, told.scores)
-    if not isinstance(spec, str | Path | nn.Module):
-        what = f"a {type(spec).__name__} is no network"
-        raise UsageError("U376", "", what, next_step="give a network's name or a torch.nn.Module")
-    request, card = _request(spec, told.checkpoint, count)
+    said = _Said(checkpoint, classes, output, scores, [] if preprocess is None else [preprocess])
+    spec, said, beside = _with_file(spec, said)
+    count, names = classes_asked(said.classes)
+    ready = [converted(one, None if one is preprocess else beside) for one in said.preprocess]
+    output, scores = require_told(said.output, said.scores)
+    request, card = _request(spec, said.checkpoint, count)
     request = replace(request, seed=seed, progress=progress, beside=beside)
-    draft = _source(request)(request)
-    network = _as_told(_finished(draft, request, card), names, ready)
+    network = _as_told(_finished(_source(request)(request), request, card), names, ready)
     network = replace(network, output=output or network.output, scores=scores or network.scores)
-    if told.classes is not None and request.classes is not None:
+    if said.classes is not None and request.classes is not None:
         _require_as_many(network, request.classes)
     return network
+
+
+def _with_file(
+    spec: str | Path | nn.Module, said: _Said
+) -> tuple[str | Path | nn.Module, _Said, Path | None]:
+    """What a network's .toml says where the caller says nothing, and the folder it lies in."""
+    if not isinstance(spec, str | Path) or not str(spec).endswith(SUFFIX):
+        return spec, said, None
+    kept = remembered(spec)
+    return kept.network, said.over(kept), Path(spec).resolve().parent
 
 
 def _request(
     spec: str | Path | nn.Module, checkpoint: Path | str | None, count: int | None
 ) -> tuple[Request, Card | None]:
     """What is asked for, and what its checkpoint says of itself. count: classes, if told."""
+    if not isinstance(spec, str | Path | nn.Module):
+        what = f"a {type(spec).__name__} is no network"
+        raise UsageError("U376", "", what, next_step="give a network's name or a torch.nn.Module")
     module, text = (spec, type(spec).__name__) if isinstance(spec, nn.Module) else (None, str(spec))
     file = None if checkpoint is None else open_checkpoint(checkpoint)
     if file is None and module is None and (place := _left_by_training(text)) is not None:

@@ -57,35 +57,25 @@ def write_atlas(
 ) -> Path:
     """Write the atlas into the new folder `out`; return the path of its index.html.
 
-    features: taken one layer at a time, so that only one layer's pictures are in memory.
-    studies: see `read_study`; more can be added later by `add_studies`. title: of the pages; the
-    network's name without.
+    features: taken one layer at a time, so that only one is in memory. studies: see `read_study`;
+    `add_studies` adds more later. title: of the pages; the network's name without. The folder
+    appears whole or not at all, opens from disk and loads nothing from elsewhere.
 
-    The folder appears whole or not at all. It opens from disk in any current browser, loads
-    nothing from elsewhere, and may be mailed or put on any web host.
-    Raises OutputError O501 if `out` holds anything, EnvironmentFault R602 or R603 if it cannot
-    be written, and whatever `features` raises.
+    Raises OutputError O501 (`out` holds anything), EnvironmentFault R602, R603 and as `features`.
     """
 
     def write(folder: Path) -> None:
         named = printable(title) or describe.readable(card.name)
         save_static(folder, named)
-        layers = [
-            save_layer(record, place, pictures, folder) for place, record in enumerate(features)
-        ]
         data = {
             "made": f"convscope {convscope.__version__}",
             "title": named,
             "card": describe.card(card),
             "table": describe.table(table),
-            "pictures": describe.pictures(pictures, save_thumbs(pictures, folder / "thumbs")),
-            "layers": layers,
+            **save_maps(pictures, features, folder),
             "training": None if training is None else describe.training(training),
             "evolution": None if evolution is None else save_evolution(evolution, folder),
-            "occlusion": [
-                save_example(example, folder / "occlusion" / str(place))
-                for place, example in enumerate(occlusion or ())
-            ],
+            "occlusion": save_occlusion(occlusion or (), folder / "occlusion"),
         }
         (folder / "data" / "atlas.js").write_bytes(script("window.CONVSCOPE", data))
         save_studies(studies, folder)
@@ -111,6 +101,19 @@ def save_static(folder: Path, title: str) -> None:
     source = files("convscope.pages") / "static"
     for name in ("atlas.css", "screens.css", "icon.svg", *(f"{part}.js" for part in SCRIPTS)):
         (folder / "static" / name).write_bytes((source / name).read_bytes())
+
+
+def save_maps(
+    pictures: Pictures, features: Iterable[LayerFeatures], folder: Path
+) -> dict[str, Any]:
+    """The layers one by one, and the pictures that their maps show."""
+    layers = [save_layer(record, place, pictures, folder) for place, record in enumerate(features)]
+    thumbs = save_thumbs(pictures, folder / "thumbs")
+    return {"pictures": describe.pictures(pictures, thumbs), "layers": layers}
+
+
+def save_occlusion(examples: Sequence[OcclusionExample], folder: Path) -> list[dict[str, Any]]:
+    return [save_example(example, folder / str(place)) for place, example in enumerate(examples)]
 
 
 def save_layer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -366,25 +366,31 @@ def write_explanations(
 
         record = run(each)
         record.save(folder / "record")
-        _page(
-            folder / "index.html",
-            "folder.html.j2",
-            "",
-            title=f"{len(record.pictures)} pictures",
-            origin={k: v for k, v in record.origin.items() if k not in ("layers", PICTURE_NOTES)},
-            layers=record.origin["layers"],
-            notes=notes(record.origin),
-            assumed=assumption(record.origin),
-            findings=findings(record),
-            refused=record.refused,
-            table=table(record),
-            classes=classes(record, folder),
-            method=record.methods[leading(record)],
-            pictures=[_shown(one, record.methods[leading(record)]) for one in listed],
-        )
+        _folder_page(folder, record, listed)
 
     publish_folder(Path(out), write)
     return Path(out) / "index.html"
+
+
+def _folder_page(folder: Path, record: Explanations, listed: Sequence[dict[str, Any]]) -> None:
+    """The page of all pictures. listed: what its gallery says of each."""
+    method = record.methods[leading(record)]
+    _page(
+        folder / "index.html",
+        "folder.html.j2",
+        "",
+        title=f"{len(record.pictures)} pictures",
+        origin={k: v for k, v in record.origin.items() if k not in ("layers", PICTURE_NOTES)},
+        layers=record.origin["layers"],
+        notes=notes(record.origin),
+        assumed=assumption(record.origin),
+        findings=findings(record),
+        refused=record.refused,
+        table=table(record),
+        classes=classes(record, folder),
+        method=method,
+        pictures=[_shown(one, method) for one in listed],
+    )
 
 
 def save_style(folder: Path) -> None:

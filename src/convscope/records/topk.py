@@ -93,22 +93,9 @@ class TopK(Record):
             return other
         if any(_overlap(one, part) for one in mine for part in theirs):
             raise UsageError("U220", "merge", "these parts overlap, so they cannot be counted")
-        both = {
-            name: np.concatenate([getattr(self, name), getattr(other, name)], axis=1)
-            for name in ("value", "image", "row", "column", "content")
-        }
-        key = keys(both["value"], both["image"])
-        order = np.argsort(key, axis=1)[:, ::-1]
-        both = {name: np.take_along_axis(table, order, axis=1) for name, table in both.items()}
-        # Copies sink to the end, all but the strongest.
-        last = np.argsort(copies(both["content"], both["image"]), axis=1, kind="stable")
-        kept: dict[str, Any] = {
-            name: np.take_along_axis(table, last, axis=1)[:, : self.k]
-            for name, table in both.items()
-        }
         return dataclasses.replace(
             self,
-            **kept,
+            **self._strongest(other),
             active=self.active + other.active,
             invalid=self.invalid + other.invalid,
             seen=self.seen + other.seen,
@@ -119,6 +106,21 @@ class TopK(Record):
                 **_notes(self, other),
             },
         )
+
+    def _strongest(self, other: Self) -> dict[str, Any]:
+        """The k strongest entries of each map out of both, table by table."""
+        both = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)], axis=1)
+            for name in ("value", "image", "row", "column", "content")
+        }
+        order = np.argsort(keys(both["value"], both["image"]), axis=1)[:, ::-1]
+        both = {name: np.take_along_axis(table, order, axis=1) for name, table in both.items()}
+        # Copies sink to the end, all but the strongest.
+        last = np.argsort(copies(both["content"], both["image"]), axis=1, kind="stable")
+        return {
+            name: np.take_along_axis(table, last, axis=1)[:, : self.k]
+            for name, table in both.items()
+        }
 
     def _parts(self) -> list[Part]:
         return [(int(first), int(step)) for first, step in self.origin.get("parts", [(0, 1)])]

@@ -71,11 +71,9 @@ def deconvnet(
     A unit starts from its own activation, rectified first under "deconvnet" and "guided": a unit
     that is not active gives a picture of zeros, and `origin["silent"]` says so.
 
-    The model is not touched. Raises ModelError M500, M502, M503, M530 (see `Lens`), M504 (no such
-    map), M505 (no such place), M506 (a layer without feature maps), M514 (an activation that is
-    not finite), M531 and M532 (see `BackwardRule`), M540 (no way down to the pixels), and
-    UsageError U201 (no unit), U351 to U354 (see `Targets`), U520 (pictures of a wrong shape
-    or not made ready).
+    Raises ModelError M500, M502, M503, M530 (see `Lens`), M504 (no such map), M505 (no such place),
+    M506 (a layer without feature maps), M514 (not finite), M531, M532 (see `BackwardRule`), M540
+    (no way down), UsageError U201 (no unit), U351 to U354 (see `Targets`), U520 (wrong pictures).
     """
     aims = None if target is None else Targets.of(target, len(images))
     units = cast("list[Unit]", units)

@@ -115,11 +115,16 @@ class Options:
     """What does not decide a run's weights: see `train`."""
 
     observers: Sequence[Observer]
+    """Called with (epoch, network in eval mode) before training (epoch 0) and after every epoch,
+    on the first process; a resumed run calls them from the epoch it resumes at."""
     progress: Callable[[Progress], None] | None
     stop: Callable[[], bool]
     threads: int
+    """That make batches, beside the network's own; as many processes decode pictures."""
     memory: int
+    """Bytes of pictures that each process keeps; what does not fit is read again."""
     keep: Collection[int]
+    """Epochs whose weights stay in `out/epochs`, 0 for the untrained network."""
 
 
 def train(
@@ -140,46 +145,50 @@ def train(
 ) -> TrainResult:
     """Train as the recipe says, into the run folder `out`; go on where a killed run stopped.
 
-    observers: called with (epoch, network in eval mode) before training (epoch 0) and after every
-    epoch, on the first process; a resumed run calls them from the epoch it resumes at.
     stop: asked at every step; once true, training ends with Stopped R575, to be resumed.
-    devices, nodes: processes on each machine, and machines; they train by DDP, with the recipe's
-    batch split between them. Under torchrun its processes are taken. accelerator: auto, cpu, gpu,
-    cuda, mps. threads: that make batches, beside the network's own; as many
-    processes decode pictures when they are first read. memory: bytes of pictures that each process
-    keeps; what does not fit is read again.
-    keep: epochs whose weights stay in `out/epochs`, 0 for the untrained network.
+    devices, nodes: processes on each machine, and machines, between which each batch is split, or
+    torchrun's. accelerator: auto, cpu, gpu, cuda, mps. The rest: see `Options`.
 
     On the CPU with the same number of threads, a killed and resumed run ends with the same
     weights, bit for bit. Raises OutputError O501, O511 to O513, DataError D150 to D154 and of
-    unusable pictures, ModelError M551 (loss not finite), UsageError U306, U307, U378, U385 (an
-    epoch to keep that there is not),
-    EnvironmentFault R641, R623 (TensorBoard is not installed), Stopped R575.
+    unusable pictures, ModelError M551 (loss not finite), UsageError U306, U307, U378, U385 (no such
+    epoch), EnvironmentFault R641, R623 (TensorBoard is not installed), Stopped R575.
     """
     require_extra()
     options = Options(observers, progress, stop, threads, memory, keep)
     _require_epochs(keep, recipe)
     processes = Processes.of(recipe.batch, devices, nodes, accelerator)
     run = RunFolder(Path(out), recipe, _identity(recipe, training, validation))
+    history, resumed = _history(run, training, validation, processes, options)
+    series = history.series(recipe, run.choice())
+    best = history.best_accuracy, history.best_epoch
+    return TrainResult(run.path, series, *best, resumed, processes.first)
+
+
+def _history(
+    run: RunFolder,
+    training: Pictures,
+    validation: Pictures,
+    processes: Processes,
+    options: Options,
+) -> tuple[RunHistory, int]:
+    """Train what is left of the run; also how many epochs were finished before."""
     with ExitStack() as stack:
         stack.enter_context(deterministic())
         if processes.first:
             stack.enter_context(run.locked())
         run.check()
-        history, resumed = run.finished(), recipe.epochs
+        history, epochs = run.finished(), run.recipe.epochs
         if history is not None:
-            run.require_kept(keep, recipe.epochs + 1)
+            run.require_kept(options.keep, epochs + 1)
             if processes.first:
                 run.drop_checkpoints()  # as where it was killed right after it was done
-        else:
-            trainer = Trainer(run, training, validation, processes, options)
-            history, resumed = trainer.history, trainer.first_epoch
-            stack.enter_context(processes.joined())
-            stack.callback(run.close_log)
-            trainer.train()
-    series = history.series(recipe, run.choice())
-    best = history.best_accuracy, history.best_epoch
-    return TrainResult(run.path, series, *best, resumed, processes.first)
+            return history, epochs
+        trainer = Trainer(run, training, validation, processes, options)
+        stack.enter_context(processes.joined())
+        stack.callback(run.close_log)
+        trainer.train()
+        return trainer.history, trainer.first_epoch
 
 
 def require_extra() -> None:

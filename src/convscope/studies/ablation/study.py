@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
 from convscope.core.errors import ModelError, UsageError, nearest
 from convscope.metrics.statistics import sign_test
@@ -150,9 +150,8 @@ def ablation(
 
     variants, common: as `chosen`; the recipe's own model is not used. seeds: how many, from the
     recipe's on. Each run has its folder `out/NAME` (`out/NAME-seedN` for further seeds): the same
-    call goes on where it was stopped, and what is trained is not trained again. Errors are those
-    of the last epoch, so that no picture of the validation chose it, in float32, without dropout
-    and augmentation, the same for training and validation pictures: one view (the centre) or ten.
+    call goes on where it was stopped. Errors are those of the last epoch, so that no picture of
+    the validation chose it, in float32, without dropout and augmentation: one view or ten.
 
     progress: of each training; tell: a line whenever a variant begins, ends or fails. One that
     fails leaves the others alone. stop, and threads, accelerator, memory as keywords: see `train`.
@@ -163,36 +162,12 @@ def ablation(
     if not 1 <= seeds <= 100:
         raise UsageError("U404", f"seeds={seeds}", "lies between 1 and 100")
     require_extra()
+    how |= {"stop": stop, "progress": progress}
+    runs = _Runs(recipe, training, validation, Path(out), seeds, views, tell, how)
     plan = chosen(variants, common)
-    size = (recipe.test_size, recipe.test_size)
-    counts = np.array([counted(v.spec, len(training.classes), size) for v in plan], np.int64)
-    runs = _Runs(recipe, training, validation, Path(out), views, tell, {"stop": stop, **how})
-    for turn, number in product(range(seeds), range(len(plan))):
-        tell(f"{turn * len(plan) + number + 1} of {seeds * len(plan)}: {plan[number].name}")
-        runs.add(number, turn, plan[number], progress)
-    if not runs.trials:
-        raise ModelError("M593", plan[0].name, f"no variant could be trained: {runs.failed[0]}")
-    return Ablation(
-        variants=tuple(variant.name for variant in plan),
-        specs=tuple(variant.spec for variant in plan),
-        seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
-        parameters=counts[:, 0],
-        multiply_adds=counts[:, 1],
-        **_errors(runs.trials, base_of(plan), seeds, len(training.classes)),
-        failed=tuple(runs.failed.get(number, "") for number in range(len(plan))),
-        classes=len(training.classes),
-        pictures=_used(runs.trials),
-        size=size,
-        views=views,
-        epochs=recipe.epochs,
-        origin={
-            "method": "ablation",
-            "recipe": to_json(recipe),
-            "common": common,
-            "training pictures": training.sha256,
-            "validation pictures": validation.sha256,
-        },
-    )
+    costs = runs.costs(plan)
+    runs.train_all(plan)
+    return runs.record(plan, costs, common)
 
 
 @dataclass
@@ -203,24 +178,69 @@ class _Runs:
     training: Pictures
     validation: Pictures
     out: Path
+    seeds: int
     views: int
     tell: Tell
     how: Mapping[str, Any]
+    """Further options of `train`."""
     trials: dict[tuple[int, int], _Trial] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
 
-    def add(
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a picture."""
+        return self.recipe.test_size, self.recipe.test_size
+
+    def costs(self, plan: Sequence[Variant]) -> Int64[np.ndarray, "variants 2"]:
+        """Parameters and multiply-adds; what cannot be built is refused here, before training."""
+        classes = len(self.training.classes)
+        return np.array([counted(v.spec, classes, self.size) for v in plan], np.int64)
+
+    def train_all(self, plan: Sequence[Variant]) -> None:
+        """Every variant with every seed. Raises ModelError M593 if all of them fail."""
+        for turn, number in product(range(self.seeds), range(len(plan))):
+            place = turn * len(plan) + number + 1
+            self.tell(f"{place} of {self.seeds * len(plan)}: {plan[number].name}")
+            self.add(number, turn, plan[number])
+        if not self.trials:
+            what = f"no variant could be trained: {self.failed[0]}"
+            raise ModelError("M593", plan[0].name, what)
+
+    def record(
         self,
-        number: int,
-        turn: int,
-        variant: Variant,
-        progress: Callable[[Progress], None] | None,
-    ) -> None:
+        plan: tuple[Variant, ...],
+        costs: Int64[np.ndarray, "variants 2"],
+        common: str,
+    ) -> Ablation:
+        recipe, classes = self.recipe, len(self.training.classes)
+        return Ablation(
+            variants=tuple(variant.name for variant in plan),
+            specs=tuple(variant.spec for variant in plan),
+            seeds=tuple(range(recipe.seed, recipe.seed + self.seeds)),
+            parameters=costs[:, 0],
+            multiply_adds=costs[:, 1],
+            **_errors(self.trials, base_of(plan), self.seeds, classes),
+            failed=tuple(self.failed.get(number, "") for number in range(len(plan))),
+            classes=classes,
+            pictures=_used(self.trials),
+            size=self.size,
+            views=self.views,
+            epochs=recipe.epochs,
+            origin={
+                "method": "ablation",
+                "recipe": to_json(recipe),
+                "common": common,
+                "training pictures": self.training.sha256,
+                "validation pictures": self.validation.sha256,
+            },
+        )
+
+    def add(self, number: int, turn: int, variant: Variant) -> None:
         """Train a variant, or find it trained, and measure it; a failure is noted."""
         own = replace(self.recipe, model=variant.spec, seed=self.recipe.seed + turn)
         run = self.out / (variant.name + (f"-seed{own.seed}" if turn else ""))
         try:
-            train(own, self.training, self.validation, run, progress=progress, **self.how)
+            train(own, self.training, self.validation, run, **self.how)
         except (ModelError, RuntimeError, MemoryError) as fault:
             said = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
             self.failed.setdefault(number, said)

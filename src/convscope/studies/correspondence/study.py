@@ -48,7 +48,7 @@ class Marked:
 def marked_pictures(
     preprocess: Preprocess,
     folder: Pictures,
-    parts: Parts,
+    parts: Parts | Path | str,
     side: int,
     *,
     draws: int,
@@ -56,6 +56,7 @@ def marked_pictures(
     seed: int,
 ) -> tuple[list[Marked], tuple[str, ...]]:
     """The pictures that have parts, with their masks, and the names of the parts."""
+    parts = read_parts(parts) if isinstance(parts, str | Path) else parts
     if len(parts) < 2:
         raise DataError("D174", str(folder.root), f"{len(parts)} pictures have parts; 2 are needed")
     names = tuple(dict.fromkeys(name for marked in parts.values() for name in marked))
@@ -240,49 +241,63 @@ def correspondence(
 ) -> Correspondence:
     """How consistently the features change when the same part is hidden in each picture.
 
-    parts: centres of parts by picture and part, as `read_parts` gives them, or their file; only
-    these pictures of the folder are read. layers: by default the last convolution's layer and
-    what the classifier is given, as `layers.ends` has them. patch: side of the square masks in
-    pixels of the network's input, a seventh of its shorter side if none is given. fill: as of
-    `occlusion`. draws: random masks a picture, of the same size, centres even over the box of the
-    picture's parts, grown on each side by `around` times its longer side; `math.inf`: over the
-    whole picture. Masks lie inside the picture, moved where a part is at its border.
+    parts: centres of parts by picture and part, or their file, see `read_parts`. layers: by
+    default the last convolution's and what the classifier is given. patch: side of the square
+    masks in pixels of the network's input; a seventh of its shorter side. fill: as of `occlusion`.
+    draws: random masks a picture, centres even over the box of its parts, grown on each side by
+    `around` times its longer side (`math.inf`: over the picture). All masks lie inside the picture.
 
-    Raises DataError D173 (the file of parts), D174 (a picture or a part is not there, fewer than
-    two pictures, or a part outside of what the network sees), UsageError U376, U377, U410 (a
-    number is impossible), U531 (fill), ModelError M500, M501, M514 (not finite), M520, M522.
+    Raises DataError D173 (the file), D174 (pictures or parts are missing, or not seen), UsageError
+    U376, U377, U410 (a number), U531 (fill), ModelError M500, M501, M514, M520, M522.
     """
     network = whole(network)
-    marked = read_parts(parts) if isinstance(parts, str | Path) else parts
     side = min(network.preprocess.size) // PATCH if patch is None else patch
     _require(side, draws, around, permutations, network.preprocess)
     with opened(folder) as pictures:
         result, names = marked_pictures(
-            network.preprocess, pictures, marked, side, draws=draws, around=around, seed=run.seed
+            network.preprocess, pictures, parts, side, draws=draws, around=around, seed=run.seed
         )
-    own = ends(network.model, network.preprocess.shape) if layers is None else None
-    wanted = [layers] if isinstance(layers, str) else list(layers or ())
-    if own is not None:
-        wanted = list(dict.fromkeys((own.middle, own.high)))
+    wanted = _layers(network, layers)
     signs = _signs(network, result, wanted, (side, fill, run.seed), run)
     return Correspondence(
         layers=tuple(wanted),
         parts=names,
-        pictures=tuple(one.name for one in result),
+        **_of_masks(network.preprocess, result, side, fill),
         **_compared(signs, len(result), len(names), permutations, run.seed),
-        seen=np.stack([network.preprocess.seen(one.pixels) for one in result]),
-        corners=np.stack([one.corners for one in result]),
-        patch=side,
-        fill=_drawn(network.preprocess, fill),
-        origin={
-            "method": "correspondence",
-            "fill": named(fill),
-            "random masks": f"{draws} a picture, centres in the parts' box grown by {around:g}",
-            "tolerance": TOLERANCE,
-            "permutations": permutations,
-            "seed": run.seed,
-        },
+        origin=_origin(fill, draws, around, permutations, run.seed),
     )
+
+
+def _origin(fill: Fill, draws: int, around: float, permutations: int, seed: int) -> dict[str, Any]:
+    return {
+        "method": "correspondence",
+        "fill": named(fill),
+        "random masks": f"{draws} a picture, centres in the parts' box grown by {around:g}",
+        "tolerance": TOLERANCE,
+        "permutations": permutations,
+        "seed": seed,
+    }
+
+
+def _layers(network: Network, asked: Layers) -> list[str]:
+    """Those asked for, or else one in the middle and the highest."""
+    if asked is None:
+        own = ends(network.model, network.preprocess.shape)
+        return list(dict.fromkeys((own.middle, own.high)))
+    return [asked] if isinstance(asked, str) else list(asked)
+
+
+def _of_masks(
+    preprocess: Preprocess, pictures: Sequence[Marked], side: int, fill: Fill
+) -> dict[str, Any]:
+    """The record's fields of the pictures, and of the masks that lie in them."""
+    return {
+        "pictures": tuple(one.name for one in pictures),
+        "seen": np.stack([preprocess.seen(one.pixels) for one in pictures]),
+        "corners": np.stack([one.corners for one in pictures]),
+        "patch": side,
+        "fill": _drawn(preprocess, fill),
+    }
 
 
 def _require(
@@ -352,7 +367,7 @@ def _compared(
     parts: int,
     permutations: int,
     seed: int,
-) -> dict[str, Float64[np.ndarray, "layers _ *rest"]]:
+) -> dict[str, Any]:
     """What the record holds of each layer."""
     columns: dict[str, list[np.ndarray]] = {}
     for vectors in signs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from convscope.core.errors import CheckpointError, UsageError
@@ -45,14 +45,12 @@ def evolution(
     default the paper's that are there, and the last; all that are there if these are fewer than
     three. run: its progress is over all pictures of all epochs. The rest as in `EvolutionRecorder`.
 
-    Raises DataError D163, D190 to D194, CheckpointError C400 to C416, C440, C441 (the
-    network is not known), ModelError M527 and
-    what `topk`, `fields` and `deconvnet` raise.
+    Raises DataError D163, D190 to D194, CheckpointError C400 to C416, C440, C441 (the network is
+    not known), ModelError M527 and what `topk`, `fields` and `deconvnet` raise.
     """
     there = snapshots(checkpoints)
     wanted = chosen(there, epochs, EPOCHS, str(checkpoints))
     network = _network_of(there[wanted[-1]]) if network is None else whole(network)
-    model = copied(network.model)
     with opened(folder) as pictures:
         recorder = EvolutionRecorder(
             pictures,
@@ -64,12 +62,20 @@ def evolution(
             side=side,
             run=run,
         )
-        for place, epoch in enumerate(wanted):
-            result = open_checkpoint(there[epoch])
-            fit(model, result.weights, name=result.name, network=network.spec)
-            recorder.run = run.part(place, len(wanted))
-            recorder.look(epoch, model)
+        _look(recorder, network, {epoch: there[epoch] for epoch in wanted}, run)
         return recorder.record(), recorder.convergence()
+
+
+def _look(
+    recorder: EvolutionRecorder, network: Network, checkpoints: Mapping[int, Path], run: Run
+) -> None:
+    """Show the recorder a copy of the network with each epoch's weights."""
+    model = copied(network.model)
+    for place, (epoch, path) in enumerate(checkpoints.items()):
+        result = open_checkpoint(path)
+        fit(model, result.weights, name=result.name, network=network.spec)
+        recorder.run = run.part(place, len(checkpoints))
+        recorder.look(epoch, model)
 
 
 def _network_of(checkpoint: Path) -> Network:

@@ -73,6 +73,11 @@ class Checks:
     """In how many steps, from the topmost layer down, the weights become random; 1: all at once."""
     seed: int = 0
 
+    @property
+    def parts(self) -> int:
+        """Of the work: the maps, and each test that is made."""
+        return 4 if self.randomise else 2
+
 
 @taking(picture=whole_picture)
 @recorded
@@ -87,80 +92,129 @@ def explain_picture(
     shown: Callable[[Prediction, Mapping[str, Attribution]], None] | None = None,
     run: Run = PLAIN,
 ) -> Explanation:
-    """Explain one picture by several methods and put each map to the test.
+    """Explain one picture by several methods and put each map to the test; see `explain`.
 
-    picture: whole, as decoded. methods: as `methods.explaining.chosen` gives them; four without.
-    target: class index or name; the likeliest class without. boxes: in the whole picture's
-    pixels, where somebody marked something. shown: told the classes and the maps, before the tests
-    begin. A method that is not defined for this network is left out, with its reason in `refused`;
-    if none is, the first reason is raised. So is a test that cannot be made, in `untested`.
+    picture: whole, as decoded; boxes are in its pixels. shown: told the classes and the maps,
+    before the tests. A method that is not defined here is left out, with its reason in `refused`;
+    if none is, the first reason is raised. So is a test that cannot be made, in `untested`. By
+    default the maps cost less than 100 passes up the network, and all less than 600.
 
-    Each method runs on the network for the target and, with `checks.randomise`, for the likeliest
-    other class, and on random weights. With the defaults the maps cost less than 100 passes of one
-    picture up the network, and all with its tests less than 600 (`bench/explain.py`).
-
-    Raises UsageError U352, U353, U397 (target), ModelError M520 (no scores), M522,
-    M543 (NaN).
+    Raises UsageError U352, U353, U397 (target), ModelError M520 (no scores), M522, M543 (NaN).
     """
     network, checks = understood(network), checks or Checks()
-    methods = dict(methods or chosen(DEFAULT))
+    methods = methods or chosen(DEFAULT)
     pixels, image = seen(network, picture)
     share = probabilities(network, image)
-    names = class_names(network, len(share))
     index = target_index(network, share, target)
-    parts = 4 if checks.randomise else 2
-    maps, refused = explained(network, image, methods, index, run.part(0, parts))
-    kept = {name: methods[name] for name in maps}
-    prediction = _prediction(picture.name, share, names)
+    maps, refused = explained(network, image, methods, index, run.part(0, checks.parts))
+    prediction = _prediction(network, picture.name, share)
     if shown is not None:
         shown(prediction, maps)
-    tests, randomised, untested = _tested(network, image, kept, maps, index, checks=checks, run=run)
-    pair = (index, next(i for i in np.argsort(-share, kind="stable").tolist() if i != index))
+    examined = _Examined(network, image, methods, maps, share, index, checks, run)
     return Explanation(
         picture=pixels,
         prediction=prediction,
-        target=index,
-        target_name=names[index],
-        score=float(share[index]),
         label="",
-        methods=tuple(maps),
-        maps=tuple(maps.values()),
-        tests=tests,
-        coverage=tuple(coverage(one.values) for one in maps.values()),
-        randomised=randomised,
-        sensitive=_sensitive(
-            network, image, kept, maps, pair, checks=checks, run=run.part(3, parts)
-        ),
-        agreement=agreement(maps) if len(maps) > 1 else None,
+        **examined.fields(),
         boxes=seen_boxes(network, boxes, picture),
         notes=picture.notes,
         refused=refused,
-        untested=untested,
         origin=made_by(checks),
     )
 
 
-def _tested(
-    network: Network,
-    image: Float[Tensor, "c h w"],
-    methods: Mapping[str, Method],
-    maps: Mapping[str, Attribution],
-    target: int,
-    *,
-    checks: Checks,
-    run: Run,
-) -> tuple[tuple[Faithfulness, ...], tuple[Randomisation, ...], dict[str, str]]:
-    """By hiding and showing, and on random weights; and which of the two could not be made."""
-    untested: dict[str, str] = {}
-    tests = [Faithfulness.unknown(one.method, target) for one in maps.values()]
-    randomised: tuple[Randomisation, ...] = ()
-    parts = 4 if checks.randomise else 2
-    with left_out(untested, "hiding and showing"):
-        tests = _faithful(network, image, maps, target, checks, run.part(1, parts))
-    with left_out(untested, "random weights"):
-        part = run.part(2, parts)
-        randomised = _randomised(network, image, methods, maps, target, checks=checks, run=part)
-    return tuple(tests), randomised, untested
+@dataclass(frozen=True)
+class _Examined:
+    """One picture, and the maps of it that are put to the tests."""
+
+    network: Network
+    image: Float[Tensor, "c h w"]
+    methods: Mapping[str, Method]
+    maps: Mapping[str, Attribution]
+    share: Float32[np.ndarray, "classes"]
+    """Each class's probability."""
+    target: int
+    checks: Checks
+    run: Run
+
+    def fields(self) -> dict[str, Any]:
+        """What an explanation says of the target, the maps and the tests."""
+        target, maps = self.target, self.maps
+        return {
+            "target": target,
+            "target_name": class_names(self.network, len(self.share))[target],
+            "score": float(self.share[target]),
+            "methods": tuple(maps),
+            "maps": tuple(maps.values()),
+            "coverage": tuple(coverage(one.values) for one in maps.values()),
+            "agreement": agreement(maps) if len(maps) > 1 else None,
+            **self._tests(),
+        }
+
+    def _tests(self) -> dict[str, Any]:
+        """Of each map; and why some could not be made."""
+        untested: dict[str, str] = {}
+        tests = [Faithfulness.unknown(one.method, self.target) for one in self.maps.values()]
+        randomised: tuple[Randomisation, ...] = ()
+        with left_out(untested, "hiding and showing"):
+            tests = self._faithful(self._part(1))
+        with left_out(untested, "random weights"):
+            randomised = self._randomised(self._part(2))
+        return {
+            "tests": tuple(tests),
+            "randomised": randomised,
+            "sensitive": self._sensitive(self._part(3)),
+            "untested": untested,
+        }
+
+    def _part(self, number: int) -> Run:
+        return self.run.part(number, self.checks.parts)
+
+    def _faithful(self, run: Run) -> list[Faithfulness]:
+        """Whether what the maps mark is what the network uses."""
+        return faithfulness(
+            self.network.model,
+            self.image,
+            list(self.maps.values()),
+            target=self.target,
+            steps=self.checks.steps,
+            random=self.checks.random,
+            road=self.checks.road,
+            run=Run(seed=self.checks.seed, progress=run.progress),
+        )
+
+    def _randomised(self, run: Run) -> tuple[Randomisation, ...]:
+        """Whether the maps depend on what was learned."""
+        if not self.checks.randomise:
+            return ()
+        result = randomisation(
+            self.network.model,
+            self.image,
+            {name: self.methods[name] for name in self.maps},
+            target=self.target,
+            steps=self.checks.cascade,
+            before=self.maps,
+            run=Run(seed=self.checks.seed, progress=run.progress),
+        )
+        return tuple(result.values())
+
+    def _sensitive(self, run: Run) -> tuple[Sensitivity, ...]:
+        """Whether the maps depend on the class; NaN where a method fails for the likeliest
+        other one."""
+        if not self.checks.randomise:
+            return ()
+        order = np.argsort(-self.share, kind="stable").tolist()
+        pair = (self.target, next(index for index in order if index != self.target))
+        result = []
+        for number, (name, one) in enumerate(self.maps.items(), start=1):
+            try:
+                other = _map(self.network, self.image, self.methods[name], pair[1])
+                result.append(difference(one, other, pair))
+            except ConvscopeError:
+                origin = {"variant": one.variant}
+                result.append(Sensitivity(one.method, *pair, math.nan, math.nan, origin=origin))
+            run.tick(number, len(self.maps))
+        return tuple(result)
 
 
 @contextmanager
@@ -170,27 +224,6 @@ def left_out(untested: dict[str, str], test: str) -> Iterator[None]:
         yield
     except ModelError as fault:
         untested[test] = _reason(fault)
-
-
-def _faithful(
-    network: Network,
-    image: Float[Tensor, "c h w"],
-    maps: Mapping[str, Attribution],
-    target: int,
-    checks: Checks,
-    run: Run,
-) -> list[Faithfulness]:
-    """Whether what the maps mark is what the network uses."""
-    return faithfulness(
-        network.model,
-        image,
-        list(maps.values()),
-        target=target,
-        steps=checks.steps,
-        random=checks.random,
-        road=checks.road,
-        run=Run(seed=checks.seed, progress=run.progress),
-    )
 
 
 def made_by(checks: Checks) -> dict[str, Any]:
@@ -278,58 +311,10 @@ def seen_boxes(network: Network, boxes: Sequence[Box], picture: Picture) -> tupl
     return tuple(one for one in framed_boxes if inside(framing.crop, [one]).any())
 
 
-def _prediction(
-    name: str, share: Float32[np.ndarray, "classes"], names: Sequence[str]
-) -> Prediction:
+def _prediction(network: Network, name: str, share: Float32[np.ndarray, "classes"]) -> Prediction:
+    names = class_names(network, len(share))
     order = np.argsort(-share, kind="stable")[:TOP].astype(np.int64)
     return Prediction(name, tuple(names[place] for place in order), order, share[order])
-
-
-def _randomised(
-    network: Network,
-    image: Float[Tensor, "c h w"],
-    methods: Mapping[str, Method],
-    maps: Mapping[str, Attribution],
-    target: int,
-    *,
-    checks: Checks,
-    run: Run,
-) -> tuple[Randomisation, ...]:
-    """Whether the maps depend on what was learned."""
-    if not checks.randomise:
-        return ()
-    result = randomisation(
-        network.model,
-        image,
-        dict(methods),
-        target=target,
-        steps=checks.cascade,
-        before=maps,
-        run=Run(seed=checks.seed, progress=run.progress),
-    )
-    return tuple(result.values())
-
-
-def _sensitive(
-    network: Network,
-    image: Float[Tensor, "c h w"],
-    methods: Mapping[str, Method],
-    maps: Mapping[str, Attribution],
-    pair: tuple[int, int],
-    *,
-    checks: Checks,
-    run: Run,
-) -> tuple[Sensitivity, ...]:
-    """Whether the maps depend on the class; NaN where a method fails for the other one."""
-    result = []
-    for number, (name, one) in enumerate(maps.items() if checks.randomise else (), start=1):
-        try:
-            result.append(difference(one, _map(network, image, methods[name], pair[1]), pair))
-        except ConvscopeError:
-            origin = {"variant": one.variant}
-            result.append(Sensitivity(one.method, *pair, math.nan, math.nan, origin=origin))
-        run.tick(number, len(maps))
-    return tuple(result)
 
 
 QUICK = Checks(steps=10, random=2, randomise=False)

@@ -62,6 +62,14 @@ from convscope.trace.layers import chosen_layers, feature_layers
 from convscope.trace.receptive_field import ReceptiveField, fields
 
 
+class ProjectionOptions(NamedTuple):
+    """How projections go down; see `backward_paths` and `BackwardRule`."""
+
+    rule: Choice = "auto"
+    overlap: Overlap = "add"
+    other: Other = "refuse"
+
+
 class Looking(NamedTuple):
     """What was found in one pass over the pictures, for all layers."""
 
@@ -71,23 +79,19 @@ class Looking(NamedTuple):
     fields: dict[str, ReceptiveField]
     side: int
     """Largest side of a patch in pixels."""
-    rule: Choice
+    options: ProjectionOptions
     ways: dict[str, BackwardPath]
     """Down from each layer."""
-    overlap: Overlap
-    other: Other
 
 
 def mined(
     network: Network,
     folder: Pictures,
     layers: Sequence[str] | str | None,
+    options: ProjectionOptions,
     *,
     k: int,
     side: int,
-    rule: Choice = "auto",
-    overlap: Overlap = "add",
-    other: Other = "refuse",
     tuning: Tuning | None = None,
     also: Callable[[Sequence[Picture]], object] | None = None,
     run: Run = PLAIN,
@@ -97,6 +101,7 @@ def mined(
     empty = blank(model, preprocess.shape)
     names = chosen_layers(model, layers, empty)
     # What the projections would raise at the end of a long search is raised before it.
+    rule, overlap, other = options
     ways = backward_paths(model, empty, names, rule=rule, other=other)
     for up in {rule for way in ways.values() for rule in way.rules}:
         last = [Unit(layer, 0) for layer in names[-1:]]
@@ -110,7 +115,7 @@ def mined(
 
     result = topk(network, folder, names, k=k, tuning=tuning, also=look, run=run)
     known = fields(model, preprocess.shape, names)
-    return Looking(network, pictures, result, known, side, rule, ways, overlap, other)
+    return Looking(network, pictures, result, known, side, options, ways)
 
 
 Maps = Mapping[str, Sequence[int] | None]
@@ -157,9 +162,7 @@ def projected(looking: Looking, maps: Maps) -> Iterator[Projected]:
         looking.network.model,
         read,
         {layer: _Layer(looking, layer, chosen).neurons() for layer, chosen in maps.items()},
-        rule=looking.rule,
-        overlap=looking.overlap,
-        other=looking.other,
+        **looking.options._asdict(),
     )
 
 
@@ -195,7 +198,7 @@ class _Layer:
             self.coverage = (projection.rewritten, projection.rectifiers)
             drawings[projection.rule].add(*entries[projection.number], projection)
         shown = [drawing.shown(rule) for rule, drawing in drawings.items()]
-        result, rows, looking = self.found, self.rows, self.looking
+        result, rows = self.found, self.rows
         return LayerFeatures(
             layer=self.layer,
             kind=kind,
@@ -217,15 +220,19 @@ class _Layer:
             patch_similarity=self._patch_similarity(),
             **shown[0]._asdict(),
             **(_beside(shown[1]) if len(shown) > 1 else {}),
-            origin={
-                **result.origin,
-                "rule": " and ".join(way.rules),
-                "rule_chosen": _why(looking.rule, way),
-                "overlap": looking.overlap,
-                "other": looking.other,
-                "scaling": f"jointly for each map; {SCALING}",
-            },
+            origin={**result.origin, **self._projected_by(way)},
         )
+
+    def _projected_by(self, way: BackwardPath) -> dict[str, str]:
+        """What of the projections goes into the origin."""
+        options = self.looking.options
+        return {
+            "rule": " and ".join(way.rules),
+            "rule_chosen": _why(options.rule, way),
+            "overlap": options.overlap,
+            "other": options.other,
+            "scaling": f"jointly for each map; {SCALING}",
+        }
 
     def _make_room(self) -> None:
         self.side = side_of(self.field, self.looking.side)
@@ -361,18 +368,9 @@ def features(
     """
     require_tuning(tuning)
     network, folder = whole(network), as_pictures(folder)
+    options = ProjectionOptions(rule, overlap, other)
     looking = mined(
-        network,
-        folder,
-        layers,
-        k=k,
-        side=side,
-        rule=rule,
-        overlap=overlap,
-        other=other,
-        tuning=tuning,
-        also=also,
-        run=run,
+        network, folder, layers, options, k=k, side=side, tuning=tuning, also=also, run=run
     )
     result = looking.found
     return result, winners(looking), each_layer(looking, dict.fromkeys(result.layers))
@@ -426,40 +424,27 @@ def chosen_features(
     """The k strongest pictures of some maps, with patches and projections, a record a layer.
 
     layers: by default those of the units, or else five of the network's, evenly from the first to
-    the last (`feature_layers`). units: the maps wanted, in this order. count: without units, of
-    each layer so many random ones that are active in any picture (`seed`); by default as many as
-    in the paper. The rest as in `features`.
+    the last (`feature_layers`). units: the maps wanted, in this order. count: without units, so
+    many random ones of each layer that are active; by default as many as in the paper.
 
     Raises UsageError U387 (count, or units of layers that are not named), ModelError M504 (no such
-    map), and what `features` raises.
+    map), and what `features` raises, where the other parameters are explained.
     """
     require_tuning(tuning)
     network, wanted = whole(network), _units(units, layers, count)
     names = layers or list(wanted) or _spread(network)
     _require(network, wanted)
     with opened(folder) as pictures:
-        looking = mined(
-            network,
-            pictures,
-            names,
-            k=k,
-            side=side,
-            rule=rule,
-            overlap=overlap,
-            other=other,
-            tuning=tuning,
-            run=run,
-        )
+        options = ProjectionOptions(rule, overlap, other)
+        looking = mined(network, pictures, names, options, k=k, side=side, tuning=tuning, run=run)
         chance = np.random.default_rng(run.seed)
         maps = {
             layer: wanted.get(layer)
             or random_maps(looking.found.active[looking.found.rows(layer)], count, place, chance)
             for place, layer in enumerate(names)
         }
-        return [
-            replace(record, origin={**record.origin, "seed": run.seed})
-            for record in each_layer(looking, maps)
-        ]
+        records = each_layer(looking, maps)
+        return [replace(one, origin={**one.origin, "seed": run.seed}) for one in records]
 
 
 def _units(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
 from convscope.core.errors import ModelError, UsageError
@@ -163,30 +163,35 @@ def filters(
     weights = conv.weight.detach().float().cpu().numpy()
     if not np.isfinite(weights).all():
         raise ModelError("M514", layer, "its weights are not finite")
-    flat = weights.reshape(len(weights), -1).astype(np.float64)
-    rms = np.sqrt((flat**2).mean(1))
-    unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-300)
-    spectrum = bands(weights)
     stride = (int(conv.stride[0]), int(conv.stride[1]))
     heard = transfer(network.model, layer, network.preprocess.shape, stride, _margin(network, conv))
     return Filters(
         network=network.spec,
         layer=layer,
         stride=stride,
-        weights=weights,
-        rms=rms,
-        weak=rms < WEAK * np.median(rms),
-        twin=first_alike(unit @ unit.T, ALIKE),
-        bands=spectrum.share,
-        peak=spectrum.peak,
+        **_of_weights(weights),
         transfer=heard.energy,
         folded=heard.folded,
         clip=clip,
         **_on_pictures(network, folder, run),
-        origin={
-            "method": "filters",
-        },
+        origin={"method": "filters"},
     )
+
+
+def _of_weights(weights: Float32[np.ndarray, "n c h w"]) -> dict[str, Any]:
+    """The record's fields of the filters themselves."""
+    flat = weights.reshape(len(weights), -1).astype(np.float64)
+    rms = np.sqrt((flat**2).mean(1))
+    unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-300)
+    spectrum = bands(weights)
+    return {
+        "weights": weights,
+        "rms": rms,
+        "weak": rms < WEAK * np.median(rms),
+        "twin": first_alike(unit @ unit.T, ALIKE),
+        "bands": spectrum.share,
+        "peak": spectrum.peak,
+    }
 
 
 def _first(network: Network) -> tuple[str, nn.Conv2d]:

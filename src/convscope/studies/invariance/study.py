@@ -81,43 +81,65 @@ def invariance(
     """
     network = understood(whole(network))
     preprocess = network.preprocess
-    told = paper_changes(preprocess.size) if changes is None else changes
-    steps = [(name, float(amount)) for name, amounts in told.items() for amount in amounts]
-    if not steps or not all(len(amounts) for amounts in told.values()):
-        raise UsageError(
-            "U411", "changes", "name no amounts", next_step="give some, or none at all"
-        )
-    wanted = [layers] if isinstance(layers, str) else list(layers or ())
-    if layers is None:
-        result = ends(network.model, preprocess.shape)
-        wanted = list(dict.fromkeys((result.low, result.high)))
+    steps = _steps(paper_changes(preprocess.size) if changes is None else changes)
+    wanted = _layers(network, layers)
     rows: list[dict[str, Any]] = []
     with opened(folder) as pictures:
         framing = partial(_canvas, preprocess=preprocess, beyond=beyond)
         for (picture,) in pictures.batches(1, framing, run=run):
             rows.append(_row(network, picture, steps, border, wanted, len(rows) < SHOWN))
-        numbers = [row.pop("number") for row in rows]
-        examples = [row.pop("examples") for row in rows]
-        shares = np.stack([row.pop("shares") for row in rows])
         return Invariance(
-            **_followed(network, pictures, numbers, shares, labels),
-            **_stacked(rows),
-            changes=tuple(told),
-            units=tuple(CHANGES[name] for name in told),
-            change=np.array([list(told).index(name) for name, _ in steps], np.int32),
-            amount=np.array([amount for _, amount in steps], np.float64),
+            **_of_pictures(network, pictures, rows, labels),
+            **_of_steps(steps),
             layers=tuple(wanted),
             border=_in_words(preprocess, border, beyond),
-            examples=np.stack(examples[:SHOWN]),
-            origin={
-                "method": "invariance",
-                "pictures": str(pictures.root),
-            },
+            origin={"method": "invariance", "pictures": str(pictures.root)},
         )
 
 
-def _stacked(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+def _steps(changes: Changes) -> list[tuple[str, float]]:
+    """Each change with each of its amounts. Raises UsageError U411 where there are none."""
+    if not changes or not all(len(amounts) for amounts in changes.values()):
+        raise UsageError(
+            "U411", "changes", "name no amounts", next_step="give some, or none at all"
+        )
+    return [(name, float(amount)) for name, amounts in changes.items() for amount in amounts]
+
+
+def _layers(network: Network, asked: Layers) -> list[str]:
+    """Those asked for, or else the lowest and the highest."""
+    if asked is None:
+        own = ends(network.model, network.preprocess.shape)
+        return list(dict.fromkeys((own.low, own.high)))
+    return [asked] if isinstance(asked, str) else list(asked)
+
+
+def _of_steps(steps: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """The record's fields of the steps."""
+    names = list(dict.fromkeys(name for name, _ in steps))
+    return {
+        "changes": tuple(names),
+        "units": tuple(CHANGES[name] for name in names),
+        "change": np.array([names.index(name) for name, _ in steps], np.int32),
+        "amount": np.array([amount for _, amount in steps], np.float64),
+    }
+
+
+def _of_pictures(
+    network: Network,
+    folder: Pictures,
+    rows: Sequence[dict[str, Any]],
+    labels: Mapping[str, int] | None,
+) -> dict[str, Any]:
+    """The record's fields of the pictures, from what is kept of each."""
+    numbers = [row.pop("number") for row in rows]
+    examples = [row.pop("examples") for row in rows]
+    shares = np.stack([row.pop("shares") for row in rows])
+    return {
+        **_followed(network, folder, numbers, shares, labels),
+        **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
+        "examples": np.stack(examples[:SHOWN]),
+    }
 
 
 def _row(

@@ -36,12 +36,11 @@ def hidden_objects(
     kept = np.array(marked, np.int64)
     shares = np.stack([_shared(record, number) for number in marked])
     on, off = shares >= ON, shares <= OFF
-    falls = _falls(record.base_probability[kept], record.probability[kept].reshape(len(kept), -1))
-    points = record.base_probability[kept, None] - record.probability[kept].reshape(len(kept), -1)
+    before, after = record.base_probability[kept], record.probability[kept].reshape(len(kept), -1)
+    falls, points = _falls(before, after), before[:, None] - after
     table = _means(falls, on) - _means(falls, off)
-    box = _falls(record.base_probability[kept], record.box_probability[kept, None])[:, 0]
-    beside = _falls(record.base_probability[kept], record.other_probability[kept])
-    beside_mean = _known_mean(beside)
+    box = _falls(before, record.box_probability[kept, None])[:, 0]
+    beside_mean = _known_mean(_falls(before, record.other_probability[kept]))
     return HiddenObjects(
         pictures=tuple(record.pictures[number] for number in marked),
         recognised=record.base_likeliest[kept] == record.target[kept],

@@ -200,41 +200,44 @@ def occlusion_study(
 
     target: the class to follow in all pictures; without one each picture's true class, as
     `labels` (see `evaluate`) or class folders have it, or else the likeliest. boxes: by picture
-    name, in the pictures' own pixels. others: where to look for the pictures that excite the same
-    feature map most; the folder itself. layer: whose strongest map is followed; by default the
-    last convolution's with its rectifier and pool, the paper's layer 5. patch, stride: 50 and 6
-    of 224 pixels, in proportion for inputs of another size. fill: as of `occlusion`. kept: a
-    folder in which every picture's part is kept at once; the same call goes on from there.
-    searching: progress of the pass over `others`; run: its progress is over all squares.
+    name, in the pictures' own pixels. others: where the pictures that excite the same feature map
+    most are looked for; the folder itself. layer: whose strongest map is followed; by default the
+    paper's layer 5, the last convolution's. patch, stride: 50 and 6 of 224 pixels, or in
+    proportion. fill: as of `occlusion`. kept: a folder that keeps every picture's part at once;
+    the same call goes on from there. searching: progress of the pass over `others`; run: of all
+    squares. Left out are pictures that cannot be used (see `folder.skipped`), and those that the
+    network breaks down on (see `origin["left out"]`).
 
-    A picture that cannot be used is left out and listed in `folder.skipped`; one that the network
-    breaks down on is left out too, and told in `origin["left out"]`.
-
-    Raises DataError D118, D161 (no usable picture), D196 (no picture has boxes), OutputError O580
-    (other parts are kept there), UsageError U311, U352, U353, U376, U377, U530, U531, ModelError
-    M500, M501, M506, M514, M520, M522.
+    Raises DataError D118, D161, D196 (no boxes), OutputError O580 (others are there), UsageError
+    U311, U352, U353, U376, U377, U530, U531, ModelError M500, M501, M506, M514, M520, M522.
     """
     network = understood(whole(network))
-    side = min(network.preprocess.size)
     with opened(folder) as pictures, opened(others or pictures) as source:
         layer = layer or ends(network.model, network.preprocess.shape).middle
-        case = Case(
-            network,
-            pictures,
-            layer,
-            max(1, round(side * PAPER_PATCH / PAPER_SIDE)) if patch is None else patch,
-            max(1, round(side * PAPER_STRIDE / PAPER_SIDE)) if stride is None else stride,
-            fill,
-            followed(network, pictures, target, labels),
-            boxes,
-            run,
-        )
+        square = _square(network, patch, stride)
+        classes = followed(network, pictures, target, labels)
+        case = Case(network, pictures, layer, *square, fill, classes, boxes, run)
         case.require_square()
         require_boxes(pictures, boxes)
-        origin = case.origin(source)
-        store = None if kept is None else Kept(Path(kept), origin)
-        projecting = Projecting.of(network, layer, source, len(pictures), run.telling(searching))
-        parts, failed = _parts(case, projecting, store)
+        return _record(case, source, kept, run.telling(searching))
+
+
+def _square(network: Network, patch: int | None, stride: int | None) -> tuple[int, int]:
+    """Its side and its steps, as asked for or in the paper's proportion to the picture."""
+    side = min(network.preprocess.size)
+    return (
+        max(1, round(side * PAPER_PATCH / PAPER_SIDE)) if patch is None else patch,
+        max(1, round(side * PAPER_STRIDE / PAPER_SIDE)) if stride is None else stride,
+    )
+
+
+def _record(case: Case, source: Pictures, kept: Path | str | None, searching: Run) -> Occlusions:
+    """The record of all pictures, with projections beside those of the source's."""
+    origin = case.origin(source)
+    store = None if kept is None else Kept(Path(kept), origin)
+    many = len(case.pictures)
+    projecting = Projecting.of(case.network, case.layer, source, many, searching)
+    parts, failed = _parts(case, projecting, store)
     origin["projections"] = projecting.why_not or f"of whole maps, by {projecting.rule}"
     return replace(Occlusions.joined(parts), origin={**origin, "left out": failed})
 

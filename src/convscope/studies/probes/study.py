@@ -5,8 +5,9 @@ Source: Zeiler and Fergus 2014, section 5.3 and table 7.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -53,26 +54,21 @@ def probes(
     """Mean per-class accuracy of linear classifiers on the features of each layer.
 
     folder: with its classes as folders. per_class: pictures of each class to train on. test: most
-    others of each class to test on; a class with no picture left for that is left out, and named
-    in `short`. kinds: `svm`, `softmax`. layers, vector, cache: see
-    `embedding`. run: its progress is of the pass over the pictures; training: of the classifiers.
+    others of each to test on; a class with none left for that is left out, and named in `short`.
+    kinds: `svm`, `softmax`. layers, vector, cache: see `embedding`. run: progress of
+    the pass over the pictures; training: of the classifiers.
 
-    Raises as `embedding`, and UsageError U429 (a number), U430 (kinds), DataError D175 (no two
-    classes), D176 (no two with enough pictures).
+    Raises as `embedding`, UsageError U429 (numbers), U430 (kinds), DataError D175, D176 (too few).
     """
     require_folds([per_class], test, folds)
-    wrong = [kind for kind in kinds if kind not in KINDS]
-    if wrong or not kinds:
-        raise UsageError("U430", ", ".join(wrong) or "kinds", "there are svm and softmax")
+    _require_kinds(kinds)
     result = embedding(network, folder, layers, vector=vector, cache=cache, run=run)
-    first = next(iter(result.values()))
+    first, *_ = result.values()
     label, short = enough(first.label, first.classes, per_class)
     parts = list(divisions(label, per_class, test, folds=folds, seed=run.seed))
     accuracy = _accuracies(list(result.values()), parts, kinds, run.telling(training))
     return Probes(
-        layers=tuple(result),
-        numbers=np.array([layer.values.shape[1] for layer in result.values()], np.int64),
-        vectors=tuple(layer.vector for layer in result.values()),
+        **_of_layers(result),
         kinds=tuple(kinds),
         accuracy=accuracy,
         per_class=per_class,
@@ -81,6 +77,21 @@ def probes(
         short=short,
         origin={**first.origin, **protocol(run.seed), "method": "probes"},
     )
+
+
+def _require_kinds(kinds: Sequence[str]) -> None:
+    wrong = [kind for kind in kinds if kind not in KINDS]
+    if wrong or not kinds:
+        raise UsageError("U430", ", ".join(wrong) or "kinds", "there are svm and softmax")
+
+
+def _of_layers(embedded: Mapping[str, Embedding]) -> dict[str, Any]:
+    """The record's fields of the layers: their names, their numbers and how these were taken."""
+    return {
+        "layers": tuple(embedded),
+        "numbers": np.array([layer.values.shape[1] for layer in embedded.values()], np.int64),
+        "vectors": tuple(layer.vector for layer in embedded.values()),
+    }
 
 
 def _accuracies(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -72,12 +73,7 @@ def similar(
     return Neighbours(
         layer=layer,
         metric=metric,
-        queries=ours.name,
-        names=theirs.name,
-        query_number=ours.number,
-        number=theirs.number,
-        query_class=_classes(ours),
-        name_class=_classes(theirs),
+        **_pictures(ours, theirs),
         nearest=nearest,
         distance=distance.astype(np.float32),
         same_folder=alone,
@@ -118,6 +114,18 @@ def duplicates(
     asked, base, alone = _features(embedded, folder, other)
     kinds = _pairs(asked, base, layer, alone, (pixels_from, features_from))
     return _duplicates(asked, base, layer, kinds, (pixels_from, features_from), alone)
+
+
+def _pictures(ours: Embedding, theirs: Embedding) -> dict[str, Any]:
+    """The record's fields of the queries and of the pictures that were searched."""
+    return {
+        "queries": ours.name,
+        "query_number": ours.number,
+        "query_class": _classes(ours),
+        "names": theirs.name,
+        "number": theirs.number,
+        "name_class": _classes(theirs),
+    }
 
 
 def require_search(k: int, metric: str) -> None:

@@ -6,6 +6,7 @@ Source: Zeiler and Fergus 2014, section 5.2, tables 4 and 5, figure 9.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,8 @@ def transfer(
     In a fold all numbers of pictures share the test pictures, and fewer are some of more.
     without: what `duplicates(network, folder, …)` found; of these, the first pictures are left
     out. scratch: also train this recipe on the same pictures, in folders below `runs`; it is
-    judged after its best epoch on the test pictures, which favours it. run: its progress is of the
-    pass over the pictures; training: of the classifiers.
+    judged after its best epoch on the test pictures, which favours it. run: progress of the pass
+    over the pictures; training: of the classifiers.
 
     Raises as `embedding` and `train`, and UsageError U429 (a number), U431 (scratch without
     runs), DataError D175 (no classes), D176 (too few pictures). A class too small for
@@ -77,95 +78,124 @@ def transfer(
     """
     counts = tuple(sorted(set(per_class)))
     require_folds(counts, test, folds)
-    if scratch is not None and runs is None:
-        raise UsageError("U431", "scratch", "needs a folder for its runs", next_step="give runs")
-    if scratch is not None:
-        require_extra()
+    _require_runs(scratch, runs)
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
     with opened(folder) as pictures:
         result = embedding(network, pictures, layer, vector=vector, cache=cache, run=run)
-        features = result[layer]
-        usable = _kept(features, without)
+        plan = _Folds.of(result[layer], without, counts, test=test, folds=folds, seed=run.seed)
+        tables = plan.tables(training) | plan.scratch(pictures, scratch, runs)
+    return plan.record(layer, tables, "" if scratch is None else scratch.model, without, run.seed)
+
+
+def _require_runs(scratch: Recipe | None, runs: Path | str | None) -> None:
+    """What training from scratch needs. Raises UsageError U431, EnvironmentFault R623."""
+    if scratch is not None and runs is None:
+        raise UsageError("U431", "scratch", "needs a folder for its runs", next_step="give runs")
+    if scratch is not None:
+        require_extra()
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """Features, and which of their pictures teach and which test in each fold."""
+
+    features: Embedding
+    label: Int64[np.ndarray, "n"]
+    """-1 for pictures that take no part."""
+    counts: tuple[int, ...]
+    """Training pictures of a class."""
+    parts: list[Division]
+    left_out: int
+    short: tuple[str, ...]
+    """Classes with too few pictures."""
+
+    @classmethod
+    def of(
+        cls,
+        features: Embedding,
+        without: Duplicates | None,
+        counts: tuple[int, ...],
+        *,
+        test: int,
+        folds: int,
+        seed: int,
+    ) -> _Folds:
+        usable = features.label
+        if without is not None:
+            usable = np.where(np.isin(features.number, without.first_number), -1, usable)
         label, short = enough(usable, features.classes, counts[-1])
-        parts = list(divisions(label, counts[-1], test, folds=folds, seed=run.seed))
-        tables = _tables(features, label, counts, parts, training)
-        alone = np.full((len(counts), folds), np.nan)
-        if scratch is not None and runs is not None:
-            alone = _scratch(pictures, features, counts, parts, scratch, Path(runs))
-    return Transfer(
-        layer=layer,
-        vector=features.vector,
-        per_class=counts,
-        **tables,
-        scratch=alone,
-        test=len(parts[0][1]),
-        classes=tuple(features.classes[number] for number in np.unique(label[label >= 0])),
-        recipe="" if scratch is None else scratch.model,
-        duplicates=-1 if without is None else without.pictures,
-        left_out=int((usable != features.label).sum()),
-        short=short,
-        origin={**features.origin, **protocol(run.seed), "method": "transfer"},
-    )
+        parts = list(divisions(label, counts[-1], test, folds=folds, seed=seed))
+        return cls(features, label, counts, parts, int((usable != features.label).sum()), short)
 
+    def tables(self, training: Progress | None) -> dict[str, Float64[np.ndarray, "n _"]]:
+        """Accuracy and average precision, as fields of the record."""
+        features, label, counts, parts = self.features, self.label, self.counts, self.parts
+        present = np.unique(label[label >= 0])
+        shape = (len(counts), len(parts), len(present))
+        accuracy, precision = np.zeros(shape), np.zeros(shape)
+        values, truth = np.asarray(features.values), np.searchsorted(present, label)
+        for fold, (pool, check) in enumerate(parts):
+            for row, count in enumerate(counts):
+                train = first_of_each(pool, label, count)
+                cut = trained("softmax", values[train], truth[train], len(present))
+                scores = cut.scores(values[check])
+                accuracy[row, fold] = per_class_accuracy(scores, truth[check])
+                share = softmax(scores)
+                for number in range(len(present)):
+                    positive = truth[check] == number
+                    precision[row, fold, number] = average_precision(share[:, number], positive)
+                if training is not None:
+                    training(fold * len(counts) + row + 1, len(parts) * len(counts))
+        return {
+            "accuracy": np.nanmean(accuracy, 2),
+            "precision": np.nanmean(precision, 2),
+            "each": accuracy.mean(1),
+        }
 
-def _kept(features: Embedding, without: Duplicates | None) -> Int64[np.ndarray, "n"]:
-    """The labels, -1 for pictures that are left out."""
-    if without is None:
-        return features.label
-    return np.where(np.isin(features.number, without.first_number), -1, features.label)
+    def scratch(
+        self, folder: Pictures, recipe: Recipe | None, runs: Path | str | None
+    ) -> dict[str, Float64[np.ndarray, "n folds"]]:
+        """Accuracy of the recipe's network, NaN without one, as a field of the record.
 
+        One run folder for each number and fold; what is finished there is not trained again.
+        """
+        accuracy = np.full((len(self.counts), len(self.parts)), np.nan)
+        if recipe is None or runs is None:
+            return {"scratch": accuracy}
+        features = self.features
+        for fold, (pool, check) in enumerate(self.parts):
+            judging = folder.subset(sorted(features.number[check].tolist()))
+            for row, count in enumerate(self.counts):
+                rows = first_of_each(pool, features.label, count)
+                teaching = folder.subset(sorted(features.number[rows].tolist()))
+                run = train(recipe, teaching, judging, Path(runs) / f"{count}-fold{fold}")
+                result = evaluate(load(str(run.folder)), judging)
+                accuracy[row, fold] = float(np.nanmean(result.per_class))
+        return {"scratch": accuracy}
 
-def _tables(
-    features: Embedding,
-    label: Int64[np.ndarray, "n"],
-    counts: tuple[int, ...],
-    parts: list[Division],
-    training: Progress | None,
-) -> dict[str, Float64[np.ndarray, "n _"]]:
-    """Accuracy and average precision, as fields of the record."""
-    present = np.unique(label[label >= 0])
-    shape = (len(counts), len(parts), len(present))
-    accuracy, precision = np.zeros(shape), np.zeros(shape)
-    values, truth = np.asarray(features.values), np.searchsorted(present, label)
-    for fold, (pool, check) in enumerate(parts):
-        for row, count in enumerate(counts):
-            train = first_of_each(pool, label, count)
-            cut = trained("softmax", values[train], truth[train], len(present))
-            scores = cut.scores(values[check])
-            accuracy[row, fold] = per_class_accuracy(scores, truth[check])
-            share = softmax(scores)
-            for number in range(len(present)):
-                positive = truth[check] == number
-                precision[row, fold, number] = average_precision(share[:, number], positive)
-            if training is not None:
-                training(fold * len(counts) + row + 1, len(parts) * len(counts))
-    return {
-        "accuracy": np.nanmean(accuracy, 2),
-        "precision": np.nanmean(precision, 2),
-        "each": accuracy.mean(1),
-    }
-
-
-def _scratch(
-    folder: Pictures,
-    features: Embedding,
-    counts: tuple[int, ...],
-    parts: list[Division],
-    recipe: Recipe,
-    runs: Path,
-) -> Float64[np.ndarray, "n folds"]:
-    """One run folder for each number and fold; what is finished there is not trained again."""
-    found = np.zeros((len(counts), len(parts)))
-    for fold, (pool, check) in enumerate(parts):
-        judging = folder.subset(sorted(features.number[check].tolist()))
-        for row, count in enumerate(counts):
-            rows = first_of_each(pool, features.label, count)
-            teaching = folder.subset(sorted(features.number[rows].tolist()))
-            run = train(recipe, teaching, judging, runs / f"{count}-fold{fold}")
-            result = evaluate(load(str(run.folder)), judging)
-            found[row, fold] = float(np.nanmean(result.per_class))
-    return found
+    def record(
+        self,
+        layer: str,
+        tables: dict[str, Float64[np.ndarray, "n _"]],
+        recipe: str,
+        without: Duplicates | None,
+        seed: int,
+    ) -> Transfer:
+        features, label = self.features, self.label
+        return Transfer(
+            layer=layer,
+            vector=features.vector,
+            per_class=self.counts,
+            **tables,
+            test=len(self.parts[0][1]),
+            classes=tuple(features.classes[number] for number in np.unique(label[label >= 0])),
+            recipe=recipe,
+            duplicates=-1 if without is None else without.pictures,
+            left_out=self.left_out,
+            short=self.short,
+            origin={**features.origin, **protocol(seed), "method": "transfer"},
+        )
 
 
 def from_command(ask: Ask, options: Options) -> Transfer:

@@ -7,9 +7,10 @@ frozen features, "one exclusive prediction for each image", judged by average pr
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int8, Int64
+from jaxtyping import Bool, Float64, Int8, Int64
 
 from convscope.core.errors import DataError
 from convscope.core.run import PLAIN, Run
@@ -45,12 +46,11 @@ def transfer_lists(
     """Average precision of each class, of a softmax on frozen features of a layer.
 
     folder: holds the pictures of both lists. teach, judge: see `read_lists`. layer: by default the
-    last step before the scores. A picture that shows several classes teaches each of them, as one
-    copy a class; the score of a class is its softmax probability. Pictures in which a class is hard
-    to see do not teach it, and are not counted when it is judged.
+    last step before the scores. A picture that shows several classes teaches each of them; the
+    score of a class is its softmax probability. Where a class is hard to see, the picture does not
+    teach it, and is not counted when it is judged.
 
-    Raises as `embedding` and `numbers_of`, and DataError D209 (a class without a picture to teach
-    it or to judge it by).
+    Raises as `embedding` and `numbers_of`, and DataError D209 (no picture of a class in a list).
     """
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
@@ -62,59 +62,70 @@ def transfer_lists(
         result = embedding(network, part, layer, vector=vector, cache=cache, run=run)
     features = result[layer]
     row = {wanted[number]: row for row, number in enumerate(features.number.tolist())}
-    rows, truth = zip(
-        *(
-            _marks(lists, place, row, classes)
-            for lists, place in zip((teach, judge), places, strict=True)
-        ),
-        strict=True,
+    taught, judged = (
+        _Marks.of(lists, place, row, classes)
+        for lists, place in zip((teach, judge), places, strict=True)
     )
-    precision = _precision(features, rows, truth, classes)
+    return _record(layer, features, taught, judged, classes)
+
+
+def _record(
+    layer: str, features: Embedding, taught: _Marks, judged: _Marks, classes: tuple[str, ...]
+) -> ListTransfer:
     return ListTransfer(
         layer=layer,
         vector=features.vector,
         classes=classes,
-        precision=precision,
-        taught=(truth[0] == SHOWN).sum(0),
-        judged=(truth[1] == SHOWN).sum(0),
-        pictures=(len(rows[0]), len(rows[1])),
-        several=int(((truth[0] == SHOWN).sum(1) > 1).sum()),
-        hard=int((truth[1] == HARD).sum()),
+        precision=_precision(features, taught, judged, classes),
+        taught=taught.shown.sum(0),
+        judged=judged.shown.sum(0),
+        pictures=(len(taught.rows), len(judged.rows)),
+        several=int((taught.shown.sum(1) > 1).sum()),
+        hard=int((judged.truth == HARD).sum()),
         origin={**features.origin, **protocol(0), "method": "transfer_lists"},
     )
 
 
-def _marks(
-    lists: Lists, places: dict[str, int], row: dict[int, int], classes: tuple[str, ...]
-) -> tuple[Int64[np.ndarray, "n"], Truth]:
-    """Rows of the list's usable pictures, and what they show."""
-    usable = [(row[number], name) for name, number in places.items() if number in row]
-    truth = np.full((len(usable), len(classes)), ABSENT, np.int8)
-    column = {name: place for place, name in enumerate(classes)}
-    for line, (_, name) in enumerate(usable):
-        for key, value in lists.shown[name].items():
-            truth[line, column[key]] = value
-    return np.array([place for place, _ in usable], np.int64), truth
+class _Marks(NamedTuple):
+    """A list's usable pictures, and what they show."""
+
+    rows: Int64[np.ndarray, "n"]
+    """Of the features."""
+    truth: Truth
+
+    @property
+    def shown(self) -> Bool[np.ndarray, "n classes"]:
+        return np.asarray(self.truth == SHOWN)
+
+    @classmethod
+    def of(
+        cls, lists: Lists, places: dict[str, int], row: dict[int, int], classes: tuple[str, ...]
+    ) -> _Marks:
+        """places: numbers of the list's pictures; row: of each usable one, in the features."""
+        usable = [(row[number], name) for name, number in places.items() if number in row]
+        truth = np.full((len(usable), len(classes)), ABSENT, np.int8)
+        column = {name: place for place, name in enumerate(classes)}
+        for line, (_, name) in enumerate(usable):
+            for key, value in lists.shown[name].items():
+                truth[line, column[key]] = value
+        return cls(np.array([place for place, _ in usable], np.int64), truth)
 
 
 def _precision(
-    features: Embedding,
-    rows: tuple[Int64[np.ndarray, "n"], ...],
-    truth: tuple[Truth, ...],
-    classes: tuple[str, ...],
+    features: Embedding, taught: _Marks, judged: _Marks, classes: tuple[str, ...]
 ) -> Float64[np.ndarray, "classes"]:
-    for what, marks in zip(("teach", "judge"), truth, strict=True):
-        bare = np.flatnonzero(~(marks == SHOWN).any(0))
+    for what, marks in (("teach", taught), ("judge", judged)):
+        bare = np.flatnonzero(~marks.shown.any(0))
         if len(bare):
             said = f"no usable picture of the list to {what} by shows this class"
             raise DataError("D209", classes[int(bare[0])], said)
     values = np.asarray(features.values)
-    copies, label = np.nonzero(truth[0] == SHOWN)
-    cut = trained("softmax", values[rows[0][copies]], label, len(classes))
-    share = softmax(cut.scores(values[rows[1]]))
-    counted = truth[1] != HARD
+    copies, label = np.nonzero(taught.shown)
+    cut = trained("softmax", values[taught.rows[copies]], label, len(classes))
+    share = softmax(cut.scores(values[judged.rows]))
+    counted = judged.truth != HARD
     each = [
-        average_precision(share[use, number], truth[1][use, number] == SHOWN)
+        average_precision(share[use, number], judged.shown[use, number])
         for number, use in enumerate(counted.T)
     ]
     return np.array(each)

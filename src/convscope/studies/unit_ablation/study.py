@@ -155,8 +155,7 @@ def silence(
                 _require_finite(pictures.names[number], result[layer])
                 tallies[layer].add(int(truth[number]), result[layer])
         pictures.require_usable(tallies[layers[0]].pictures)
-        names = class_names(network, outputs)
-        return _record(pictures, fill, levels, tallies, names)
+        return _record(pictures, fill, levels, tallies, class_names(network, outputs))
 
 
 def _record(
