@@ -273,7 +273,10 @@ def taking(
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = reader.bound(args, kwargs)
+            named: dict[str, Any] = kwargs
+            if not kwargs.keys().isdisjoint(OLD):  # here, as its warning names the caller's line
+                named = with_run(function, reader.known, kwargs)
+            bound = reader.bound(args, named)
             return function(*bound.args, **bound.kwargs)
 
         return call
@@ -294,8 +297,6 @@ class _Reader:
 
     def bound(self, args: Sequence[Any], kwargs: dict[str, Any]) -> inspect.BoundArguments:
         """What the function itself is given."""
-        if not kwargs.keys().isdisjoint(OLD):
-            kwargs = with_run(self.function, self.known, kwargs)
         bound = self.known.bind(*args, **kwargs)
         given = bound.arguments
         network = given[self.first]
