@@ -21,9 +21,9 @@ from typing import Any, Self
 
 from convscope.core.errors import ModelError, is_out_of_memory
 
-PACKAGE = Path(__file__).parent
-OURS = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - {"models"}
-"""Parts of the package. What stands in `models` is a network like any other."""
+PACKAGE = Path(__file__).parents[1]
+NETWORKS = (PACKAGE / "network" / "sources", PACKAGE / "network" / "wrap.py")
+"""What stands there is a network like any other."""
 LIBRARIES = ("site-packages", "dist-packages")
 STANDARD = sysconfig.get_path("stdlib")
 PASSED_ON = ("__torch_function__", "__torch_dispatch__", "_plain")
@@ -144,8 +144,9 @@ def _kind(frame: TracebackType) -> str:
     file = frame.tb_frame.f_code.co_filename
     path = Path(file)
     if PACKAGE in path.parents:
-        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        return "convscope" if part in OURS else "library"
+        return (
+            "library" if any(place in (path, *path.parents) for place in NETWORKS) else "convscope"
+        )
     foreign = any(name in path.parts for name in LIBRARIES) or file.startswith("<frozen")
     return "library" if foreign or file.startswith(STANDARD) else "user"
 
