@@ -11,10 +11,12 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.models import CommandInfo
 
 from convscope import __version__
 from convscope.cli.atlas import atlas, attach
@@ -129,11 +131,37 @@ def run(arguments: list[str] | None = None) -> int:
 def _status(told: Sequence[str]) -> int:
     """Not by `app()`, which would end at EOFError and KeyboardInterrupt without a word."""
     _refuse_empty(told)
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(_needed(told))
     with command_running(), command.make_context("convscope", list(told)) as context:
         status = command.invoke(context)
     sys.stdout.flush()
     return int(status or 0)
+
+
+def _needed(told: Sequence[str]) -> typer.Typer:
+    """The app with what this command line can be about. To make every command with all its options
+    takes half as long as to import typer, and the list of commands shows no option of theirs."""
+    needed = copy(app)
+    if list(told) in ([], ["--help"]):
+        needed.registered_commands = [_without_options(one) for one in app.registered_commands]
+    elif named := [one for one in app.registered_commands if _name(one) == told[0]]:
+        needed.registered_commands = named
+    return needed
+
+
+def _name(command: CommandInfo) -> str:
+    assert command.callback is not None
+    return command.name or typer.main.get_command_name(command.callback.__name__)
+
+
+def _without_options(command: CommandInfo) -> CommandInfo:
+    def shown() -> None:
+        """Nothing runs it."""
+
+    shown.__doc__ = command.callback.__doc__
+    bare = copy(command)
+    bare.name, bare.callback = _name(command), shown
+    return bare
 
 
 def _failed(fault: Exception) -> int:

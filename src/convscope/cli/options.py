@@ -21,6 +21,7 @@ from convscope.cli.progress import say
 from convscope.cli.results import reporting
 from convscope.core.errors import UsageError
 from convscope.core.publish import require_free
+from convscope.studies.base import hints
 
 if TYPE_CHECKING:
     from convscope.network.network import Network
@@ -71,7 +72,7 @@ def _told_fields(group: Any) -> list[Field[Any]]:
 
 
 def _options(group: Any) -> list[inspect.Parameter]:
-    kinds = get_type_hints(group, include_extras=True)
+    kinds = hints(group)
     return [
         inspect.Parameter(
             field.name,

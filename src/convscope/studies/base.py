@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
@@ -207,10 +208,16 @@ def arguments(options: Any, progress: Progress) -> dict[str, Any]:
     return {**taken, "run": run}
 
 
+@cache
+def hints(kind: Any) -> Mapping[str, Any]:
+    """Types of a dataclass's fields with what is said of them. Each group of options is asked for
+    by many commands, and to read its annotations takes as long as all else of `--help`."""
+    return get_type_hints(kind, include_extras=True)
+
+
 def option_of(options: type, name: str) -> tuple[Any, Option]:
     """Type of a field, and what is said of it as an option."""
-    hint = get_type_hints(options, include_extras=True)[name]
-    kind, *said = get_args(hint)
+    kind, *said = get_args(hints(options)[name])
     return kind, next(one for one in said if isinstance(one, Option))
 
 

@@ -10,6 +10,8 @@ from convscope.studies.base import BESIDE, Option, Study
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope ablation`."""
+
     recipe: Annotated[
         str,
         Option("tutorial, paper, best, demo or a .toml file, for all variants.", command_only=True),

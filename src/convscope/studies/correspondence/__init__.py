@@ -12,6 +12,8 @@ from convscope.studies.base import BESIDE, Option, Study, names
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope correspondence`."""
+
     parts: Annotated[Path, Option('JSON: {"images": {name: {part: [x, y]}}}, in pixels.')]
     layers: Annotated[
         Sequence[str] | None,

@@ -12,6 +12,8 @@ from convscope.studies.base import BESIDE, Option, Study, epochs, names, some_na
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope evolution`."""
+
     checkpoints: Annotated[
         Path, Option("Folder of checkpoints, or of a run trained with --keep.", command_only=True)
     ] = Path()

@@ -30,6 +30,8 @@ def maps(text: str) -> Sequence[str] | int | None:
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope features`."""
+
     layers: Annotated[
         Sequence[str] | None,
         Option(

@@ -11,6 +11,8 @@ from convscope.studies.base import Option, Study
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope filters`."""
+
     clip: Annotated[float, Option("Also show filters clipped to this RMS (paper: 0.1).", min=0)] = (
         0.0
     )

@@ -12,6 +12,8 @@ from convscope.studies.base import BESIDE, Option, Study, labels, names
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope invariance`."""
+
     labels: Annotated[
         Mapping[str, int] | None,
         Option(

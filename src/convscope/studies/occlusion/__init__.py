@@ -24,6 +24,8 @@ def fill(name: str) -> str | float:
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope occlusion`."""
+
     target: Annotated[
         str | int | None,
         Option(

@@ -11,6 +11,8 @@ from convscope.studies.base import BOXES, Option, Study, class_asked
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope pointing`."""
+
     boxes: Annotated[Path | None, BOXES] = None
     target: Annotated[
         str | int | None,

@@ -12,6 +12,8 @@ from convscope.studies.base import CACHE, FOLDS, TEST, VECTOR, Option, Study, na
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope probes`."""
+
     layers: Annotated[
         Sequence[str] | None,
         Option(

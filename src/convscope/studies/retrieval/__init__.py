@@ -11,6 +11,8 @@ from convscope.studies.base import CACHE, LAYER, VECTOR, Option, Study
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope similar`."""
+
     queries: Annotated[str, Option("A picture, or a folder of them.", command_only=True)] = ""
     inside: Annotated[
         str | None,

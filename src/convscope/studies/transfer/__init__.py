@@ -21,6 +21,8 @@ def counts(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope transfer`."""
+
     per_class: Annotated[
         Sequence[int],
         Option("Training pictures of each class, with commas.", shell=str, read=counts),

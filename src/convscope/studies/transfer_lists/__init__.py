@@ -13,6 +13,8 @@ FORM = "FILE.json, FILE.csv, or VOC's ImageSets/Main:PART."
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope transfer-lists`."""
+
     teach: Annotated[str, Option(f"Classes of pictures to teach by: {FORM}", command_only=True)] = (
         ""
     )

@@ -12,6 +12,8 @@ from convscope.studies.base import Option, Study, labels, names
 
 @dataclass(frozen=True)
 class Options:
+    """Of `convscope unit-ablation`."""
+
     layers: Annotated[
         Sequence[str] | None,
         Option("Layers, with commas; else the last convolution's.", shell=str | None, read=names),
