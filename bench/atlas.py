@@ -83,7 +83,7 @@ def main() -> None:
         bare(network, folder)
         least = time.perf_counter() - begin
         parts, begin = Parts(), time.perf_counter()
-        make_atlas(network, folder, Path(spare) / "atlas", bars=parts.bars)
+        make_atlas(network, folder, Path(spare) / "atlas", parts.bars, {})
         total, share = time.perf_counter() - begin, others.share()
         size = sum(path.stat().st_size for path in (Path(spare) / "atlas").rglob("*"))
     print(f"{len(folder)} pictures; forward and decoding {least:.1f} s")
