@@ -23,6 +23,7 @@ from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.opening import picture_of
 from convscope.studies.explain.study import QUICK
+from convscope.studies.registry import FOLDERS as FOLDERS_OF_STUDIES
 
 SIDE = 32
 
@@ -617,3 +618,78 @@ def test_an_accuracy_that_cannot_be_measured_does_not_cost_the_atlas(
     page = convscope.atlas(net, place, "conv1", out=tmp_path / "atlas", k=1)
     assert page.is_file()
     assert "accuracy left out: the network's scores" in capsys.readouterr().err
+
+
+def test_an_option_that_is_not_there_is_refused_with_the_nearest(
+    network: Network, place: Path
+) -> None:
+    picture = place / "a/0.png"
+    for name in convscope.attribution.METHODS:
+        with pytest.raises(UsageError, match="has no option 'targt'; did you mean target") as told:
+            convscope.attribute(network, picture, name, targt=1)
+        assert told.value.code == "U381"
+    with pytest.raises(UsageError, match=r"^gradcam: has no option 'layr'; did you mean layer"):
+        convscope.attribute(network, picture, "gradcam", layr="conv2")
+    for inner in ("notes", "spaces", "facts", "scores"):
+        with pytest.raises(UsageError, match=f"gradcam: has no option '{inner}'"):
+            convscope.attribute(network, picture, "gradcam", **{inner: {0: ["made up"]}})
+
+    def own(model: nn.Module, images: Tensor, *, sharpness: float = 1.0) -> Tensor:
+        return images * sharpness
+
+    assert convscope.attribute(network, picture, own, sharpness=2.0, target=1)
+    with pytest.raises(UsageError, match=r"^own: has no option 'sharpnes'; did you mean sharpness"):
+        convscope.attribute(network, picture, own, sharpnes=2.0)
+    with pytest.raises(
+        UsageError, match=r"^invariance: has no option 'bordr'; did you mean border"
+    ):
+        convscope.study("invariance", network, place, bordr="edge")
+    with pytest.raises(UsageError, match="has no option 'step'; did you mean steps"):
+        convscope.visualise(network, "conv2:1", step=2)
+
+
+@pytest.mark.parametrize("name", [one for one in convscope.__all__ if one.islower()])
+def test_every_function_of_the_front_door_refuses_a_made_up_option(
+    network: Network, place: Path, name: str
+) -> None:
+    function = getattr(convscope, name)
+    if inspect.isfunction(function) and name not in ("open", "one_picture"):
+        given = ("invariance", network, place) if name == "study" else (network, place)
+        plain = rf"{function.__name__}\(\) got an unexpected keyword argument 'made_up'"
+        with pytest.raises((UsageError, TypeError), match=f"has no option 'made_up'|{plain}"):
+            function(*given[: 1 if name == "load" else 3], made_up=1)
+
+
+@pytest.mark.parametrize("name", [one for one in FOLDERS_OF_STUDIES if one != "ablation"])
+def test_every_study_refuses_a_made_up_option(network: Network, place: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="has no option 'made_up'") as told:
+        convscope.study(name, network, place, made_up=1)
+    assert told.value.code == "U381"
+
+
+def test_visualise_says_what_it_cannot_draw(network: Network, place: Path) -> None:
+    picture = place / "a/0.png"
+    cases: list[tuple[Any, dict[str, Any], str, str]] = [
+        ("conv2:1", {"method": "dreem"}, "U365", "dreem: no such method; did you mean dream"),
+        ("conv2:1", {"method": "dream"}, "U365", "dream: starts from a photograph.* image="),
+        ("conv2", {"method": 3, "image": picture}, "U365", "3: no such method"),
+        (None, {}, "U380", "None is no unit and no class"),
+        ("conv2", {}, "U201", "conv2: is a whole layer.*write conv2:0"),
+        (network.model.conv2, {}, "U201", "conv2: is a whole layer.*write conv2:0"),
+        ("Tulp", {}, "U352", "did you mean Tulip"),
+    ]
+    for subject, how, code, words in cases:
+        with pytest.raises(UsageError, match=words) as told:
+            convscope.visualise(network, subject, **how)
+        assert told.value.code == code
+    assert convscope.visualise(network, "Tulip", steps=1, size=(SIDE, SIDE)).subject == "Tulip"
+
+
+def test_names_of_methods_and_studies(network: Network, place: Path) -> None:
+    picture = place / "a/0.png"
+    with pytest.raises(UsageError, match=r"all: is no single method.*explain"):
+        convscope.attribute(network, picture, "all")
+    with pytest.raises(UsageError, match="3 is no study's name"):
+        convscope.study(3, network, place)  # type: ignore[arg-type]
+    result = convscope.explain(network, picture, "gradcam, layercam", checks=QUICK)
+    assert result.methods == ("gradcam", "layercam")

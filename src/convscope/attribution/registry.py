@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from convscope.attribution import formulas, gradients
-from convscope.attribution.base import Method
+from convscope.attribution.base import Method, Options
 from convscope.attribution.occlusion import occlusion_map
-from convscope.core.errors import UsageError, nearest, shown
+from convscope.core.errors import UsageError, nearest, require_options, shown
 from convscope.core.foreign import TheirCode
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
@@ -65,6 +65,9 @@ def attribute(
 
     Raises what the method raises; UsageError U395 (no such method), U399 (it takes no layer).
     """
+    if isinstance(method, str) and method == "all":
+        step = "convscope.explain takes several, and all"
+        raise UsageError("U395", method, "is no single method", next_step=step)
     ((name, chosen_one),) = chosen([method]).items()
     ours = name in METHODS
     if layer is not None:
@@ -176,6 +179,8 @@ def own(function: Callable[..., Any], name: str, layer: str | None = None) -> Me
         images = prepared(model, images)
         model = plain(bare(model))
         given = {**told, **how}
+        known = {*Options.__annotations__, "layer", *(takes or ())}
+        require_options(name, given if takes is not None else (), known)
         taken = {key: given[key] for key in given if takes is None or key in takes}
         with TheirCode("M594", name):
             answer = function(model, images, **taken)

@@ -140,10 +140,18 @@ def printable(text: str) -> str:
     )
 
 
-def nearest(given: str, known: Iterable[str], *, most: int = 12) -> str:
+def require_options(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises UsageError U381 for the name of an option that the function does not have."""
+    names = list(known)
+    for one in given:
+        if one not in names:
+            raise UsageError("U381", function, f"has no option {one!r}; {nearest(one, names)}")
+
+
+def nearest(given: object, known: Iterable[str], *, most: int = 12) -> str:
     """What to say after "no such NAME": near matches, or else what there is."""
     names = list(known)
-    close = difflib.get_close_matches(given, names, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(given, names, 3) if isinstance(given, str) else []
     if close:
         return "did you mean " + " or ".join(close) + "?"
     shown = names if len(names) <= most else [*names[: most - 1], "…", names[-1]]

@@ -9,7 +9,7 @@ from functools import wraps
 from inspect import Signature, signature
 from typing import Any, ParamSpec, TypeVar
 
-from convscope.core.errors import UsageError, shown
+from convscope.core.errors import UsageError, require_options, shown
 
 Progress = Callable[[int, int], None]
 """Told how much is done, and of how much."""
@@ -101,6 +101,8 @@ def with_old_keywords(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return function(*args, **with_run(function, known, kwargs))
+        named = with_run(function, known, kwargs)
+        require_options(function.__name__, named, known.parameters)
+        return function(*args, **named)
 
     return call

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.core.errors import UsageError, nearest, shown
+from convscope.core.errors import UsageError, nearest, require_options, shown
 from convscope.core.run import OLD, Run, with_run
 from convscope.core.units import Unit
 from convscope.lens.lens import layer_name
@@ -265,7 +265,8 @@ def taking(
     first parameter is the network. Parameters called layer and layers may be modules, target may
     be a class name of the network; what is annotated with plain types is held to them.
 
-    Raises UsageError U376 (no network), U380 (an argument of another type), ModelError M500.
+    Raises UsageError U376 (no network), U380 (an argument of another type), U381 (no such
+    option), ModelError M500.
     """
 
     def made(function: Callable[P, R]) -> Callable[P, R]:
@@ -294,9 +295,14 @@ class _Reader:
         self.known = inspect.signature(function)
         self.first = next(iter(self.known.parameters))
         self.types, self.rest = _annotations(function)
+        every = dict.fromkeys((*self.known.parameters, *self.types))
+        self.options = [name for name in every if name not in ("return", self.rest)]
+        self.is_open = bool(self.rest) and set(self.options) <= set(self.known.parameters)
 
     def bound(self, args: Sequence[Any], kwargs: dict[str, Any]) -> inspect.BoundArguments:
         """What the function itself is given."""
+        if not self.is_open:
+            require_options(self.function.__name__, kwargs, self.options)
         bound = self.known.bind(*args, **kwargs)
         given = bound.arguments
         network = given[self.first]

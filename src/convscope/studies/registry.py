@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from convscope.core.errors import UsageError, nearest
+from convscope.core.errors import UsageError, nearest, shown
 from convscope.core.table import Table
 from convscope.studies.base import Study
 
@@ -41,6 +41,9 @@ def by_record(kind: str) -> Study | None:
 
 def by_name(name: str) -> Study:
     """By its command, an older one, or its function. Raises UsageError U433."""
+    if not isinstance(name, str):
+        step = 'give the name first: study("invariance", network, pictures)'
+        raise UsageError("U433", "", f"{shown(name)} is no study's name", next_step=step)
     known: dict[str, Study] = {}
     for one in studies():
         for word in (one.function or one.folder, one.folder, one.name, *one.aliases):

@@ -25,6 +25,7 @@ from convscope.attribution.sliding_mask import blurred
 from convscope.core.errors import ModelError, UsageError, nearest, shown
 from convscope.core.units import Unit
 from convscope.lens.lens import gradients_of
+from convscope.lens.twin import bare
 from convscope.network.arguments import Given, Layer, Model, photograph, taking, unit_of
 from convscope.network.forward import wide
 from convscope.network.network import Network
@@ -517,23 +518,43 @@ def invert(
 
 
 def visualise(
-    network: Model, subject: Any, *, image: Given = None, method: str = "inversion", **how: Any
+    network: Model, subject: Any, *, image: Given = None, method: str | None = None, **how: Any
 ) -> OptimisedPicture:
     """A picture made for a unit, a class or, of a photograph, a layer.
 
     subject: a unit, as "conv5:41" or Unit("conv5", 41); a class index or name; with an image, a
-    layer. method: with an image, "inversion" (what the layer keeps of it) or "dream" (what the
-    layer sees in it). how: see `Options`, and for the rest `activation_maximisation`,
+    layer. method: with an image, "inversion" (what the layer keeps of it; the default) or "dream"
+    (what the layer sees in it). how: see `Options`, and for the rest `activation_maximisation`,
     `class_image`, `invert` and `deep_dream`, which raise what they raise.
+
+    Raises UsageError U201 (a whole layer without an image), U365 (no such method, or one that
+    wants an image), U380 (no subject).
     """
+    if method is not None and (not isinstance(method, str) or method not in WITH_IMAGE):
+        text = f"no such method; {nearest(method, WITH_IMAGE)}"
+        raise UsageError("U365", method if isinstance(method, str) else shown(method), text)
     if image is not None:
-        if method not in WITH_IMAGE:
-            text = f"no such method; {nearest(str(method), WITH_IMAGE)}"
-            raise UsageError("U365", shown(method), text)
-        return WITH_IMAGE[method](network, image, subject, **how)
+        return WITH_IMAGE[method or "inversion"](network, image, subject, **how)
+    if method is not None:
+        raise UsageError("U365", method, "starts from a photograph", next_step="give image=")
+    if subject is None:
+        step = 'give a unit, as "LAYER:MAP", or a class'
+        raise UsageError("U380", "subject", "None is no unit and no class", next_step=step)
+    _refuse_layer(network, subject)
     if isinstance(subject, Unit) or (isinstance(subject, str) and ":" in subject):
         return activation_maximisation(network, subject, **how)
     return class_image(network, subject, **how)
+
+
+def _refuse_layer(network: Any, subject: Any) -> None:
+    """Raises UsageError U201 where a whole layer is in the place of one of its maps."""
+    inside = bare(network)
+    if subject in getattr(network, "classes", ()) or not isinstance(inside, nn.Module):
+        return
+    for name, module in inside.named_modules():
+        if name and (module is subject or name == subject):
+            step = f"write {name}:0 for its first map, or give image= too"
+            raise UsageError("U201", name, "is a whole layer, and no unit of it", next_step=step)
 
 
 WITH_IMAGE: Mapping[str, Callable[..., OptimisedPicture]] = {

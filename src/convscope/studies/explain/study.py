@@ -343,9 +343,9 @@ def explain(
     """Explain pictures by several methods, each map put to the test: as `convscope explain` does.
 
     pictures: one, of which an Explanation is given; or a list or folder of them. methods: names
-    as the command takes them ("all" for every one), or functions by name; four without. layer:
-    for the methods that take one. boxes: where somebody marked something; of several pictures by
-    their names. checks: which tests, and how hard.
+    as the command takes them (with commas; "all" for every one), a list of them, or functions by
+    name; four without. layer: for the methods that take one. boxes: where somebody marked
+    something; of several pictures by their names. checks: which tests, and how hard.
 
     Raises UsageError U352, U353, U397 (target), U376, U377 (no network, no picture), U395 (no
     such method), ModelError M520 (no scores), M522, M543 (NaN), DataError as `Pictures.read`.
@@ -356,7 +356,9 @@ def explain(
     if isinstance(methods, Mapping):
         methods = methods_of(network, methods)
     else:
-        names = DEFAULT if methods is None else methods
+        names: Any = DEFAULT if methods is None else methods
+        if isinstance(names, str):
+            names = [name for name in map(str.strip, names.split(",")) if name]
         several = isinstance(names, list | tuple)
         methods = chosen(names if several else [names], layer_names(network, layer))
     if is_one(pictures):

@@ -17,6 +17,7 @@ from convscope.core.run import PLAIN, Run
 from convscope.core.units import Box
 from convscope.metrics.faithfulness import blob
 from convscope.metrics.localisation import MARGIN, energy_inside, pointing, share_inside
+from convscope.network.arguments import taking
 from convscope.network.forward import prepared
 from convscope.network.network import Network
 from convscope.network.outputs import understood
@@ -30,6 +31,7 @@ from convscope.studies.pointing import Options
 from convscope.studies.pointing.record import PointingGame
 
 
+@taking()
 @recorded
 def pointing_game(
     network: Network,
