@@ -8,10 +8,13 @@ import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import convscope
+import convscope.pictures.opening
+from convscope.core.errors import a_kind, nearest
 from convscope.core.moved import MOVED
 
 ROOT = Path(__file__).parent.parent
@@ -99,3 +102,18 @@ def test_modules_that_the_documentation_of_before_named_lead_on() -> None:
         import_module("convscope.methods.nosuch")
     with pytest.raises(ImportError, match="nosuch"):
         from convscope.methods.layers import nosuch  # noqa: F401
+
+
+def test_the_help_of_explain_names_every_method() -> None:
+    from convscope.cli.explain import Explaining
+
+    hint = get_type_hints(Explaining, include_extras=True)["method"]
+    named = set(re.findall(r"[a-z+]+(?:-[a-z]+)*", hint.__metadata__[0].help))
+    assert set(convscope.attribution.METHODS) <= named
+
+
+def test_kinds_have_their_article_and_nothing_to_choose_from_is_said() -> None:
+    assert (a_kind(3), a_kind([])) == ("an int", "a list")
+    assert nearest("x", []) == "there are none to choose from"
+    with pytest.raises(convscope.ConvscopeError, match=r"an int is .*convscope.open"):
+        convscope.pictures.opening.as_pictures(3)

@@ -150,7 +150,7 @@ BARE = noisy_net(3)
         (lambda: topk(BARE, "x"), "U376", "load(module"),
         (lambda: features("zfnet", "x"), "U376", "a str is no network"),  # type: ignore[arg-type]
         (lambda: predict(load(BARE), {}), "U377", "a dict is no folder"),
-        (lambda: topk(load(BARE), 3), "U377", "open_pictures"),  # type: ignore[arg-type]
+        (lambda: topk(load(BARE), 3), "U377", "convscope.open"),  # type: ignore[arg-type]
         (lambda: deconvnet(BARE, PICTURE, "conv1:0"), "U376", "preprocessed tensors, no Image"),
         (lambda: deconvnet(BARE, np.zeros((20, 26, 3)), "conv1:0"), "U376", "no ndarray"),
         (lambda: deconvnet(BARE, torch.rand(1, 3, 20, 26), "conv1"), "U201", "LAYER:MAP"),

@@ -198,5 +198,5 @@ def test_a_tuned_search_finds_the_same_but_for_rounding_and_says_how(
 
 def test_evaluation_and_features_take_a_tuning_and_nothing_else(network: Network) -> None:
     for call in (convscope.evaluate, convscope.features, convscope.topk):
-        with pytest.raises(UsageError, match="a int is no tuning"):
+        with pytest.raises(UsageError, match="an int is no tuning"):
             call(network, "builtin:photos", tuning=8)

@@ -6,9 +6,10 @@ the layer's own size. Each is by its authors' definition; a library's different 
 by name. Nothing is scaled, except by the variant pytorch-grad-cam, which does as that library does.
 
 To add a CAM: its formula here, whose docstring becomes the method's and names the source; one entry
-in `CAMS` below; and a test in `tests/methods/test_cam.py` that computes it in another way (see
-`tests/oracles/cam.py`). Its function, its name in `attribute`, in commands, pages and checks, and
-its row in docs/cam.md follow from the entry.
+in `CAMS` below, under `AUTHORS` in its variants; the same by hand in `tests/oracles/cam.py`, with
+one line in `FROM_GRADIENTS` of `tests/methods/test_cam.py`; and its name in the help of
+`cli/explain.py`. Its function, its name in `attribute`, in commands, pages and checks, and its row
+in docs/cam.md follow from the entry.
 """
 
 from __future__ import annotations

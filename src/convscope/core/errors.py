@@ -121,7 +121,13 @@ def shown(value: object, most: int = 60) -> str:
         return text
     if isinstance(value, str):
         return repr(f"{value[: most // 2]}…{value[-most // 4 :]}")
-    return f"a {type(value).__name__}"
+    return a_kind(value)
+
+
+def a_kind(value: object) -> str:
+    """What kind of thing it is, with its article: "an int", "a list"."""
+    name = type(value).__name__
+    return f"an {name}" if name[:1].lower() in "aeio" else f"a {name}"
 
 
 def is_out_of_memory(fault: BaseException) -> bool:
@@ -155,4 +161,4 @@ def nearest(given: object, known: Iterable[str], *, most: int = 12) -> str:
     if close:
         return "did you mean " + " or ".join(close) + "?"
     shown = names if len(names) <= most else [*names[: most - 1], "…", names[-1]]
-    return "it has " + ", ".join(shown) if shown else "it has none"
+    return "it has " + ", ".join(shown) if shown else "there are none to choose from"

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.core.errors import UsageError, nearest, require_options, shown
+from convscope.core.errors import UsageError, a_kind, nearest, require_options, shown
 from convscope.core.run import OLD, Run, with_run
 from convscope.core.units import Unit
 from convscope.lens.lens import layer_name
@@ -332,7 +332,7 @@ def _networks(given: Any) -> list[Any]:
 
 def _require_network(given: Any) -> None:
     if not isinstance(given, Network | nn.Module) and not hasattr(given, "model"):
-        what = f"a {type(given).__name__} is no network"
+        what = f"{a_kind(given)} is no network"
         step = "give what load returns, or a torch.nn.Module"
         raise UsageError("U376", "", what, next_step=step)
 
@@ -433,7 +433,7 @@ def unit_of(network: Any, given: Any) -> Unit:
     network's.
     """
     if isinstance(given, nn.Module):
-        what = f"a {type(given).__name__} is a whole layer, and no unit of it"
+        what = f"{a_kind(given)} is a whole layer, and no unit of it"
         raise UsageError("U201", "", what, next_step="write Unit(layer, 0) for its first map")
     unit = given if isinstance(given, Unit) else Unit.parse(given)
     return replace(unit, layer=layer_name(network, unit.layer))

@@ -17,6 +17,7 @@ from convscope.core.errors import (
     ConvscopeError,
     ModelError,
     UsageError,
+    a_kind,
     nearest,
     shown,
 )
@@ -101,7 +102,7 @@ def _request(
 ) -> tuple[Request, Card | None]:
     """What is asked for, and what its checkpoint says of itself. count: classes, if told."""
     if not isinstance(spec, str | Path | nn.Module):
-        what = f"a {type(spec).__name__} is no network"
+        what = f"{a_kind(spec)} is no network"
         raise UsageError("U376", "", what, next_step="give a network's name or a torch.nn.Module")
     module, text = (spec, type(spec).__name__) if isinstance(spec, nn.Module) else (None, str(spec))
     file = None if checkpoint is None else open_checkpoint(checkpoint)

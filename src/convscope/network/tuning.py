@@ -26,7 +26,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from convscope import __version__
-from convscope.core.errors import EnvironmentFault, UsageError
+from convscope.core.errors import EnvironmentFault, UsageError, a_kind
 from convscope.core.foreign import TheirCode
 from convscope.core.publish import cache_folder, publish_file
 from convscope.core.run import PLAIN, Run
@@ -183,7 +183,7 @@ class Execution:
 def require_tuning(given: object) -> None:
     """Raises UsageError U401 for anything but a Tuning or None."""
     if given is not None and not isinstance(given, Tuning):
-        what = f"a {type(given).__name__} is no tuning"
+        what = f"{a_kind(given)} is no tuning"
         raise UsageError("U401", "tuning", what, next_step="give what tune(network) returns")
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from convscope.core.errors import ModelError, UsageError, nearest, shown
+from convscope.core.errors import ModelError, UsageError, a_kind, nearest, shown
 from convscope.core.units import Box
 from convscope.lens.hooks import dressed
 from convscope.lens.lens import Lens
@@ -139,7 +139,7 @@ def detection(
 def _require_module(model: object) -> None:
     """Raises UsageError U376."""
     if not isinstance(model, nn.Module):
-        what = f"a {type(model).__name__} is no network"
+        what = f"{a_kind(model)} is no network"
         raise UsageError("U376", "", what, next_step="wrap a torch.nn.Module, then give it to load")
 
 

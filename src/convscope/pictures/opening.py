@@ -19,7 +19,7 @@ from typing import Any, Unpack, cast
 import numpy as np
 from PIL import Image
 
-from convscope.core.errors import DataError, UsageError
+from convscope.core.errors import DataError, UsageError, a_kind
 from convscope.core.run import Progress
 from convscope.pictures.archive.shards import Shards, is_shards
 from convscope.pictures.builtin import builtin, flowers_folder
@@ -52,7 +52,7 @@ def open_pictures(
     `Shards`.
     """
     if not isinstance(spec, str | Path):
-        what = f"a {type(spec).__name__} is no name of pictures"
+        what = f"{a_kind(spec)} is no name of pictures"
         raise UsageError("U377", "", what, next_step="give a folder's name, or builtin:photos")
     spec = str(require_name(spec))
     if spec.startswith("builtin:"):
@@ -82,8 +82,10 @@ def as_pictures(given: Any) -> Pictures:
         return held(given if isinstance(given, list | tuple) else [given])
     if hasattr(given, "read") and hasattr(given, "check_bad"):  # whatever acts as a folder
         return cast("Pictures", given)
-    what = f"a {type(given).__name__} is no folder of pictures"
-    raise UsageError("U377", "", what, next_step="give open_pictures(…), or a folder's name")
+    what = f"{a_kind(given)} is no folder of pictures"
+    raise UsageError(
+        "U377", "", what, next_step="give a folder's name, or what convscope.open makes"
+    )
 
 
 @contextmanager
@@ -157,7 +159,7 @@ def picture_of(given: Any, name: str = "picture") -> Picture:
 
 
 def stranger(given: object) -> UsageError:
-    what = f"a {type(given).__name__} is no picture"
+    what = f"{a_kind(given)} is no picture"
     return UsageError("U377", "", what, next_step=f"give {KINDS}, or a list of these")
 
 
