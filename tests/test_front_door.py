@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 
 import convscope
@@ -117,3 +118,17 @@ def test_kinds_have_their_article_and_nothing_to_choose_from_is_said() -> None:
     assert nearest("x", []) == "there are none to choose from"
     with pytest.raises(convscope.ConvscopeError, match=r"an int is .*convscope.open"):
         convscope.pictures.opening.as_pictures(3)
+
+
+def test_a_name_that_is_not_there_is_told_with_the_nearest() -> None:
+    with pytest.raises(AttributeError, match="did you mean attribute"):
+        _ = convscope.atribute
+    with pytest.raises(AttributeError, match=r"has no attribute 'qqqq'$"):
+        _ = convscope.qqqq
+
+
+def test_a_result_shows_itself_in_one_line() -> None:
+    one = convscope.Attribution(np.zeros((200, 300), np.float32), 3, origin={"long": ["x"] * 999})
+    assert repr(one).startswith("Attribution(values=<200×300 float32>, target=3, ")
+    assert len(repr(one)) < 300
+    assert "origin" not in repr(one)

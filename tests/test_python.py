@@ -693,3 +693,5 @@ def test_names_of_methods_and_studies(network: Network, place: Path) -> None:
         convscope.study(3, network, place)  # type: ignore[arg-type]
     result = convscope.explain(network, picture, "gradcam, layercam", checks=QUICK)
     assert result.methods == ("gradcam", "layercam")
+    assert "array(" not in repr(result)
+    assert len(repr(result)) < 800

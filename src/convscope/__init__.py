@@ -195,6 +195,15 @@ __all__ = [
 ]
 
 
+def _no_such(name: str) -> str:
+    """What to write in the place of a name that is not there."""
+    from convscope.core.errors import nearest
+
+    text = f"module 'convscope' has no attribute {name!r}"
+    near = nearest(name, [*__all__, *_NAMESPACES, *_BEFORE])
+    return f"{text}; {near}" if near.startswith("did you mean") else text
+
+
 def __getattr__(name: str) -> Any:
     if name in _NAMESPACES:
         return import_module(f"convscope.{name}")
@@ -207,7 +216,7 @@ def __getattr__(name: str) -> Any:
     elif name in _HOME:
         home = _HOME[name]
     else:
-        raise AttributeError(f"module 'convscope' has no attribute {name!r}")
+        raise AttributeError(_no_such(name), name=name)
     module, _, inner = home.partition(":")
     inner, _, key = inner.partition("/")
     value = getattr(import_module(f"convscope.{module}"), inner or name)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, ClassVar, Self, cast, get_args, get_type_hints
 
 import numpy as np
 
-from convscope.core.errors import DataError, printable
+from convscope.core.errors import DataError, printable, shown
 from convscope.core.publish import publish_folder
 from convscope.core.text import as_path, brief, checked, decoded, parsed
 
@@ -36,6 +36,22 @@ HEAD = 20_000
 """Bytes in which an array's header ends; NumPy takes one of 10,000."""
 INDEX_MOST = 1 << 30
 """Bytes of a JSON file: an index with the names of ten million pictures."""
+
+
+def summary(record: Any) -> str:
+    """A result in one line: sizes of arrays, short values, and how many of the long ones."""
+    told = []
+    for entry in dataclasses.fields(record):
+        value = getattr(record, entry.name)
+        if isinstance(value, np.ndarray):
+            text = f"<{'×'.join(map(str, value.shape))} {value.dtype}>"
+        elif isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+            text = f"<{len(value):,}>"
+        else:
+            text = shown(value)
+        if entry.name != "origin":
+            told.append(f"{entry.name}={text}")
+    return f"{type(record).__name__}({', '.join(told)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +69,11 @@ class Record:
     """Arrays that are written as `.npy.gz`: many pictures."""
 
     origin: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = summary  # type: ignore[method-assign]  # else the decorator's dumps all
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from convscope.core.publish import publish_folder
-from convscope.core.record import Record
+from convscope.core.record import Record, summary
 from convscope.core.units import Box
 from convscope.records.faithfulness import Agreement, Faithfulness, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
@@ -22,6 +22,8 @@ from convscope.records.predictions import Prediction
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """One picture, explained by several methods, each put to the test."""
+
+    __repr__ = summary
 
     picture: UInt8[np.ndarray, "h w 3"]
     """As the network saw it."""
