@@ -29,7 +29,7 @@ from convscope.core.publish import (
 HELD = """
 import sys, time
 from pathlib import Path
-from convscope.publish import claimed, publishing
+from convscope.core.publish import claimed, publishing
 with claimed(Path(sys.argv[1])), publishing(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
     print("ready", flush=True)

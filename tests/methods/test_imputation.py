@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from convscope.metrics import faithfulness as erasing
 from convscope.metrics.faithfulness import faithfulness, imputed
 from tests.methods.faithful_nets import Lookalike, a_map, noise
 from tests.nets import pictures
@@ -84,7 +84,7 @@ def test_the_pixels_are_those_of_pytorch_grad_cam() -> None:
 @OLD_NUMPY
 def test_road_is_that_of_pytorch_grad_cam(monkeypatch: pytest.MonkeyPatch) -> None:
     road = peer()
-    monkeypatch.setattr(erasing, "NOISE", 0.0)
+    monkeypatch.setattr(import_module("convscope.metrics.faithfulness"), "NOISE", 0.0)
     calm = (0.0, road.neighbors_weights)
     monkeypatch.setattr(road.NoisyLinearImputer.__init__, "__defaults__", calm)
     # 1000 different values, so that both hide the same pixels at every tenth.
