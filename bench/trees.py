@@ -2,12 +2,13 @@
 
     git worktree add --detach ../before v0.1.0
     python bench/trees.py ../before .                                   all jobs, some minutes
-    python bench/trees.py ../before . --jobs help "mining alexnet" --rounds 9
+    python bench/trees.py ../before . --jobs "convscope --help" "mining alexnet" --rounds 9
 
 Each checkout runs a job in a process of its own that lives for all rounds, with its own `src` and
 the building blocks of its own `bench`, which both must have by the same names. CPU time of that
 process and of those it waited for, so that neighbours change little; the best round of each counts.
-A job runs once before, unmeasured. Networks have random weights where `../shared/data` is not.
+A job runs once before, unmeasured. Both checkouts must lie beside the same `../shared/data`, or
+both beside none: without it weights are random and pictures others.
 """
 
 from __future__ import annotations
