@@ -16,7 +16,9 @@ from torch import nn
 
 import convscope
 from convscope import Pictures
+from convscope.attribution import chosen
 from convscope.core.record import Record
+from convscope.core.units import Box
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import weights_sha256
@@ -26,6 +28,7 @@ from convscope.pictures.annotations import read_lists
 from convscope.pictures.framing import Framing
 from convscope.records.topk import TopK
 from convscope.studies.explain.study import QUICK
+from convscope.studies.registry import studies
 
 SIDE = 24
 
@@ -143,6 +146,13 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "occlusion_study": lambda g: convscope.occlusion_study(
         g.net, g.folder, layer="conv1", patch=12, stride=12
     ),
+    "pointing_game": lambda g: convscope.study(
+        "pointing", g.net, g.folder, {name: [Box(2, 2, 9, 9)] for name in g.opened.names[:3]},
+        chosen(["gradcam"]),
+    ),
+    "explain_folder": lambda g: convscope.study(
+        "explain", g.net, g.folder, chosen(["gradcam"]), checks=QUICK
+    ),
     "predict": lambda g: convscope.predict(g.net, g.pics / "a" / "0.png"),
     "probes": lambda g: convscope.probes(
         g.net, g.folder, ["pool1"], per_class=2, folds=1, kinds=["softmax"]
@@ -161,7 +171,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
         g.net, g.folder, g.lists(slice(0, 8, 2)), g.lists(slice(1, 8, 2)), "pool1"
     ),
 }  # fmt: skip
-"""Every public function that gives records, called as briefly as can be."""
+"""Every public function and study that gives records, called as briefly as can be."""
 NO_RECORD = {
     *(
         "BackwardRule",
@@ -182,8 +192,9 @@ is written of records."""
 NO_PICTURES = {"activation_maximisation", "class_image", "layers", "visualise"}
 
 
-def test_every_public_function_is_tried() -> None:
-    assert set(CALLS) | NO_RECORD == {*convscope.__all__, *convscope._BEFORE}
+def test_every_public_function_and_every_study_is_tried() -> None:
+    own = {study.function or study.folder for study in studies()}
+    assert set(CALLS) | NO_RECORD == {*convscope.__all__, *convscope._BEFORE} | own
     assert not set(CALLS) & NO_RECORD
 
 
