@@ -224,6 +224,8 @@ def test_a_projection_is_scaled_jointly_over_its_colours() -> None:
 def test_the_occlusion_figure_has_five_panels_side_by_side(projected: bool) -> None:
     example = paper() if projected else dataclasses.replace(paper(), projection=None)
     figure = occlusion_figure(example)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert [title for title in titles if title.startswith("(c)")] == ["(c) its projection"]
     panels = [axes for axes in figure.axes if axes.images]
     edges = [axes.get_position().x0 for axes in panels]
     assert len(panels) == 4 + projected

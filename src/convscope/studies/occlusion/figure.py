@@ -34,6 +34,8 @@ TITLES = (
     "(d) probability of\nthe class",
     "(e) likeliest class",
 )
+ALONE = "(c) its projection"
+"""Where no other pictures were looked at."""
 WIDE, PANEL, HEADING, FOOTING = 8.6, 1.12, 0.42, 0.4
 """In inches: the page, a panel's width, what stands above all rows and below each."""
 LEFTS = (0.08, 1.33, 3.02, 4.3, 5.97)
@@ -91,6 +93,8 @@ def _page(record: Occlusions, pictures: Sequence[int], table: str = "viridis") -
     high = HEADING + len(pictures) * (tall + FOOTING)
     figure = Figure(figsize=(WIDE, high))
     names = record.picture_names()
+    others = record.projections.shape[1] > 1
+    titles = [title if others or title[1] != "c" else ALONE for title in TITLES]
     for row, picture in enumerate(pictures):
         below = high - HEADING - (row + 1) * tall - row * FOOTING
         panels = [
@@ -98,7 +102,7 @@ def _page(record: Occlusions, pictures: Sequence[int], table: str = "viridis") -
             for left in LEFTS
         ]
         if row == 0:
-            for axes, title in zip(panels, TITLES, strict=True):
+            for axes, title in zip(panels, titles, strict=True):
                 axes.set_title(title, fontsize=7.5, color=INK, loc="left", pad=4)
         _draw_picture(panels[0], record, picture, names[picture])
         _draw_map(panels[1], record, picture, record.activity[picture], table)
