@@ -37,10 +37,10 @@ from torchvision.models.squeezenet import Fire
 
 from convscope.lens.lens import Lens
 from convscope.network.preprocess import Preprocess
-from convscope.network.sources.ours import alexnet
+from convscope.network.zfnet import alexnet
 from convscope.pictures.pictures import Pictures
 from convscope.representations.projections import projections
-from convscope.trace.backward.forward_pass import Neuron
+from convscope.trace.backward.descent import Neuron
 
 K = 9
 GOALS = {

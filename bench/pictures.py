@@ -30,7 +30,7 @@ from torchvision import transforms
 
 from convscope.network.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from convscope.pictures.decode.decode import decode
-from convscope.pictures.decode.limits import Limits
+from convscope.pictures.decode.formats import Limits
 from convscope.pictures.pictures import Pictures
 
 GOAL = (1.25, 1.7)

@@ -21,8 +21,8 @@ from PIL import Image
 from quiet import Samples, ratio
 from rows import options, report, row
 
+from convscope.network.checkpoint import save_weights
 from convscope.network.load import Card, load
-from convscope.network.weights.checkpoint import save_weights
 
 PEER = "import torch"
 FLOOR, GOAL = 1 / 1.5, 1 / 1.2

@@ -20,7 +20,7 @@ from deconvnet import chain, pictures, strongest
 from occlusion import JOBS, network, ours, picture
 
 from convscope.representations.projections import projections
-from convscope.trace.backward import transposed
+from convscope.trace.backward import windows as transposed
 from convscope.trace.forward import plan
 
 EVERY = 8

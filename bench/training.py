@@ -17,7 +17,7 @@ import torch
 from rows import Report, options, report
 from torch.nn import functional as F
 
-from convscope.network.sources.ours import zfnet
+from convscope.network.zfnet import zfnet
 
 PEER = "contiguous float32"
 GOALS = {"float32": (1.2, 1.3), "bfloat16": (1.2, 2.2)}

@@ -19,11 +19,11 @@ from convscope import Pictures
 from convscope.attribution import chosen
 from convscope.core.record import Record
 from convscope.core.units import Box
+from convscope.network.checkpoint import open_checkpoint
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import weights_sha256
-from convscope.network.weights.checkpoint import open_checkpoint
-from convscope.network.weights.snapshots import snapshots
+from convscope.network.weights import snapshots
 from convscope.pictures.annotations import read_lists
 from convscope.pictures.framing import Framing
 from convscope.records.topk import TopK

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from convscope.studies.features.study import features
     from convscope.studies.registry import study
     from convscope.studies.retrieval.study import duplicates
-    from convscope.trace.backward.forward_pass import Neuron
+    from convscope.trace.backward.descent import Neuron
     from convscope.trace.backward_rule import BackwardRule
     from convscope.trace.receptive_field import fields
     from convscope.training.trainer import train
@@ -82,7 +82,7 @@ _HOME = {
     "Framing": "pictures.framing",
     "Lens": "lens.lens",
     "Network": "network.network",
-    "Neuron": "trace.backward.forward_pass",
+    "Neuron": "trace.backward.descent",
     "Pictures": "pictures.pictures",
     "Preprocess": "network.preprocess",
     "Run": "core.run",

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from convscope.network.checkpoint import save_weights
 from convscope.network.load import Card, load
-from convscope.network.weights.checkpoint import save_weights
 
 FOREIGN = (
     *("torchvision", "timm", "torch._dynamo", "torch._inductor", "sympy", "lightning"),
@@ -95,7 +95,7 @@ def test_a_network_is_looked_at_without_what_only_training_needs(tmp_path: Path)
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_a_network_gets_memory_without_what_torch_traces_with(norm: str) -> None:
-    from convscope.network.sources.ours import give_memory, zfnet
+    from convscope.network.zfnet import give_memory, zfnet
 
     model = zfnet(3, init=None, norm=norm, width=0.1)
     assert next(model.parameters()).is_meta

@@ -11,7 +11,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.core.run import Run
 from convscope.representations.projections import backward_paths, projections
 from convscope.trace.autograd import is_even
-from convscope.trace.backward.forward_pass import Neuron
+from convscope.trace.backward.descent import Neuron
 from convscope.trace.backward.steps import packed, unpacked
 from tests.features.test_projections import Branching, Tower, edges, laid
 from tests.nets import lively, pictures, sequential

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from convscope.core.errors import ConvscopeError, ModelError
 from convscope.core.run import Run
 from convscope.core.units import Unit
-from convscope.network.sources.ours import alexnet, zfnet
+from convscope.network.zfnet import alexnet, zfnet
 from convscope.representations.deconvnet import deconvnet, project
 from tests.nets import (
     RECTIFIERS,

@@ -18,9 +18,9 @@ from convscope.core.run import Run
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
-from convscope.pictures.archive.shards import Shards
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures, one_picture
+from convscope.pictures.shards import Shards
 from convscope.records.predictions import TABLE2, Evaluation, table2
 from convscope.representations.predict import Judge, evaluate, plan
 from convscope.representations.topk import topk

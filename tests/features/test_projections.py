@@ -18,7 +18,7 @@ from convscope.core.units import Unit
 from convscope.representations import projections as module
 from convscope.representations.deconvnet import deconvnet
 from convscope.representations.projections import Projected, projections
-from convscope.trace.backward.forward_pass import Neuron, forward_pass
+from convscope.trace.backward.descent import Neuron, forward_pass
 from convscope.trace.backward_rule import BackwardRule
 from tests.nets import Fire, Residual, pictures, sequential, state_of
 

@@ -220,7 +220,7 @@ def test_score_cam_tries_flat_maps_never_and_equal_maps_once() -> None:
 
 def test_score_cam_never_holds_all_masked_pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library makes them all beforehand: 1.2 GB for 2048 maps."""
-    monkeypatch.setattr("convscope.trace.batch_size.LARGEST", 2 * 4 * 7 * 10 * 7)
+    monkeypatch.setattr("convscope.lens.machine.LARGEST", 2 * 4 * 7 * 10 * 7)
     counted, sizes = counting(net_of("linear layers, as VGG"))
     told: list[tuple[int, int]] = []
     METHODS["scorecam"](

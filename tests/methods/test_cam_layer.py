@@ -18,7 +18,7 @@ from convscope.attribution.formulas import METHODS
 from convscope.attribution.layer import default_layer
 from convscope.attribution.reshape import as_maps
 from convscope.core.errors import ConvscopeError, ModelError
-from convscope.network.sources.ours import zfnet
+from convscope.network.zfnet import zfnet
 from tests.nets import Fire, Residual, sequential
 from tests.nets import pictures as noise
 

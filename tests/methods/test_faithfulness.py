@@ -27,7 +27,7 @@ from convscope.metrics.faithfulness import (
     random_map,
     softened,
 )
-from convscope.network.targets import Targets
+from convscope.network.outputs import Targets
 from convscope.records.faithfulness import Faithfulness, area
 from tests.methods.faithful_nets import Linear, Lookalike, Square, a_map, noise
 from tests.nets import pictures, state_of

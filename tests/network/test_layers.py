@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convscope.cli.predict import lines
 from convscope.core.errors import ModelError
 from convscope.network.layers import layer_table
-from convscope.network.sources.ours import zfnet
+from convscope.network.zfnet import zfnet
 from tests.nets import Residual, state_of
 
 

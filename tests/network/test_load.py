@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from convscope.core.errors import CheckpointError, ModelError, UsageError
+from convscope.network.checkpoint import save_weights
 from convscope.network.load import Card, load
 from convscope.network.preprocess import Preprocess
-from convscope.network.sources.ours import zfnet
-from convscope.network.weights.checkpoint import save_weights
+from convscope.network.zfnet import zfnet
 from convscope.pictures.framing import Framing
 
 SMALL = "zfnet:width=0.1,head=compact,norm=batch"
@@ -136,7 +136,7 @@ def test_a_run_of_user_code_loads_when_the_user_names_the_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run_net.py").write_text(
-        "from convscope.network.sources.ours import zfnet\n"
+        "from convscope.network.zfnet import zfnet\n"
         "def make(classes=9):\n"
         "    return zfnet(classes, width=0.1, head='compact', norm='batch')\n"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from convscope.network.sources.spec import TOWER_OPTIONS
+from convscope.network.zfnet import TOWER_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")

@@ -12,9 +12,9 @@ from torch import nn
 from convscope import load
 from convscope.cli.app import run
 from convscope.core.errors import CheckpointError, ConvscopeError, ModelError
+from convscope.network.checkpoint import save_weights
+from convscope.network.load import Remembered, remember, remembered
 from convscope.network.network import Card
-from convscope.network.toml_file import Remembered, remember, remembered
-from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.framing import Framing
 
 CODE = """

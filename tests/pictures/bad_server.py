@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from convscope.pictures.archive.download import Source
+from convscope.pictures.download import Source
 from tests.pictures import corpus
 
 

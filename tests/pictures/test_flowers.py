@@ -8,9 +8,9 @@ import tarfile
 import pytest
 
 from convscope.core.errors import DataError, EnvironmentFault, OutputError
-from convscope.pictures.archive import download as unpacking
-from convscope.pictures.archive.download import Source, unpack
+from convscope.pictures import download as unpacking
 from convscope.pictures.builtin import ARCHIVE, download
+from convscope.pictures.download import Source, unpack
 from convscope.pictures.opening import open_pictures
 from convscope.pictures.pictures import Pictures, split, validation, write_class_indices
 from tests.pictures import corpus

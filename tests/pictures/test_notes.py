@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from convscope.core.errors import DataError, UsageError
 from convscope.pictures.decode.decode import NOTES, Decoding, decode
-from convscope.pictures.decode.limits import Fault, Limits
+from convscope.pictures.decode.formats import Fault, Limits
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_pictures
 from convscope.pictures.pictures import Pictures, one_picture, some_pictures

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from convscope.core.errors import UsageError
-from convscope.pictures.framing import Framing
-from convscope.pictures.warp import canvas, middle, warp
+from convscope.pictures.framing import Framing, canvas, middle, warp
 
 GREY = (9, 8, 7)
 

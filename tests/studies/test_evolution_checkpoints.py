@@ -10,8 +10,8 @@ import torch
 
 from convscope.core.errors import CheckpointError, DataError
 from convscope.core.run import Run
+from convscope.network.checkpoint import save_weights
 from convscope.network.network import Network
-from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.pictures import Pictures
 from convscope.studies.evolution.recorder import EvolutionRecorder
 from convscope.studies.evolution.study import evolution

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from convscope.trace.batch_size import fitting, sizes, usual_batch
+from convscope.lens.machine import fitting, sizes, usual_batch
 from tests.nets import state_of
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from convscope.trace.backward.descent import Reach, _split, alike
 from convscope.trace.backward.windows import Frame
-from convscope.trace.windows import Affine
+from convscope.trace.receptive_field import Affine
 
 # A window of 7 places, 2 before the neuron's own of which there are 9, on a map of 13.
 RULE = Affine(7, 1, -3)

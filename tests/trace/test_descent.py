@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convscope.trace.backward import descent as ascents
 from convscope.trace.backward import descent as descents
-from convscope.trace.backward import forward_pass as ascents
-from convscope.trace.backward.descent import Neurons, WindowedBackward
-from convscope.trace.backward.forward_pass import Neuron, forward_pass
+from convscope.trace.backward.descent import Neuron, Neurons, WindowedBackward, forward_pass
 from convscope.trace.backward.steps import BackwardGraph
 from convscope.trace.backward_rule import BackwardRule
 from tests.nets import Fire, Residual, Spelled, pictures, sequential

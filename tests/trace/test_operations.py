@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from convscope.trace import backward_rule, nodes, operations
+from convscope.trace import backward_rule, operations
+from convscope.trace import graph as nodes
 from convscope.trace.autograd import STRIDES, SWITCHES, name_of_node
 from convscope.trace.backward.steps import STEPS
 from convscope.trace.operations import ALIASES, NODES, OPERATIONS, in_place, name_of, operation_of
+from convscope.trace.receptive_field import ARGUMENTS
 from convscope.trace.recorder import Call, Slot
-from convscope.trace.windows import ARGUMENTS
 
 POINTWISE = """
 abs add clamp clamp_max clamp_min clip div eq erf exp ge gt le lerp log log1p lt maximum minimum

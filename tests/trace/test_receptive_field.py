@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convscope.core.errors import ModelError
 from convscope.core.units import Box
-from convscope.network.sources.ours import alexnet, zfnet
+from convscope.network.zfnet import alexnet, zfnet
 from convscope.trace.receptive_field import fields
 from tests.nets import Fire, Residual, sequential, state_of
 from tests.oracles.geometry import reads

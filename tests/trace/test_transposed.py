@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convscope.trace.backward.transposed import Even, Tiles, TransposedConvolution
-from convscope.trace.backward.windows import cropped
+from convscope.trace.backward.windows import Even, Tiles, TransposedConvolution, cropped
 from convscope.trace.winograd import PLACES, matrices
 
 KINDS = {

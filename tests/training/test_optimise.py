@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.network.sources.ours import zfnet
+from convscope.network.zfnet import zfnet
 from convscope.training.optimise import (
     Schedule,
     clip_filters,

@@ -16,7 +16,7 @@ from torch import nn
 from convscope.core.errors import DataError, Stopped
 from convscope.lens import machine
 from convscope.lens.machine import ROUNDS, fastest_runs
-from convscope.network.weights.checkpoint import read_weights
+from convscope.network.checkpoint import read_weights
 from convscope.pictures.pictures import Pictures
 from convscope.training import optimise as precision
 from convscope.training.optimise import Choice, Times, choose

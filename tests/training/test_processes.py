@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convscope.network.weights.checkpoint import read_weights
+from convscope.network.checkpoint import read_weights
 from convscope.pictures.pictures import Pictures
 from convscope.training import processes
 from convscope.training.processes import Processes

@@ -24,8 +24,8 @@ from convscope.attribution.reshape import as_is
 from convscope.core.errors import UsageError
 from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.torch_private import unseen
-from convscope.network.forward import finite, forward, wide
-from convscope.network.targets import Targets
+from convscope.network.network import finite, forward, wide
+from convscope.network.outputs import Targets
 from convscope.trace.tail import Mixing, Tail, Without, record
 
 ROUNDING = 0.02

@@ -17,10 +17,8 @@ from convscope.attribution.reshape import Reshape, as_maps
 from convscope.core.errors import ModelError, UsageError, nearest
 from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens, gradients_of
-from convscope.network.forward import finite, forward, prepared, wide
-from convscope.network.network import Network
-from convscope.network.outputs import Meaning, meaning, scored
-from convscope.network.targets import Target, Targets
+from convscope.network.network import Network, finite, forward, prepared, wide
+from convscope.network.outputs import Meaning, Target, Targets, meaning, scored
 from convscope.records.maps import Attribution
 
 AUTHORS = "authors"

@@ -19,7 +19,7 @@ from convscope.attribution.base import Request, enlarged
 from convscope.attribution.cam import Map
 from convscope.core.errors import ModelError
 from convscope.lens.lens import Lens, gradients_of
-from convscope.network.forward import finite, forward, wide
+from convscope.network.network import finite, forward, wide
 
 SHOWN_BY_PGC = frozenset({"conv2d", "batch_norm"})
 """Of the biases, pytorch-grad-cam counts only those of convolutions and batch norms."""

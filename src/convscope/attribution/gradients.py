@@ -30,8 +30,7 @@ from convscope.core.run import PLAIN
 from convscope.lens.lens import Lens, gradients_of
 from convscope.lens.twin import refuse_scripted
 from convscope.network.arguments import Given, Layers, Model, several, taking
-from convscope.network.forward import batch_size, finite, forward, wide
-from convscope.network.network import Network
+from convscope.network.network import Network, batch_size, finite, forward, wide
 from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution
 from convscope.trace.backward_rule import BackwardRule, Other, Rule

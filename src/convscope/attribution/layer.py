@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from convscope.attribution.base import ForwardPass, Request
 from convscope.attribution.reshape import has_maps
 from convscope.core.errors import ModelError
-from convscope.network.forward import prepared
-from convscope.network.network import Network
-from convscope.network.outputs import meaning, scored
-from convscope.network.targets import Targets
-from convscope.trace.origins import run_seen
+from convscope.network.network import Network, prepared
+from convscope.network.outputs import Targets, meaning, scored
+from convscope.trace.layers import run_seen
 
 WHY = "the last layer with spatial extent before pooling"
 WHY_REACHING = f"{WHY} from which the score is reached"

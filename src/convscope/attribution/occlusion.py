@@ -30,8 +30,7 @@ from convscope.network.outputs import Meaning, meaning, scored
 from convscope.network.provenance import recorded
 from convscope.records.maps import Attribution, Occlusion
 from convscope.trace.forward.engine import MEMORY, Incremental
-from convscope.trace.layers import feature_layers
-from convscope.trace.origins import run_seen
+from convscope.trace.layers import feature_layers, run_seen
 
 
 @taking(image=single)

@@ -20,11 +20,9 @@ from convscope.core.foreign import TheirCode
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
 from convscope.network.arguments import Given, Layers, Model, several, taking
-from convscope.network.forward import prepared
-from convscope.network.network import Network
-from convscope.network.outputs import plain
-from convscope.network.sources.user_code import from_module
-from convscope.network.targets import Target
+from convscope.network.network import Network, prepared
+from convscope.network.outputs import Target, plain
+from convscope.network.user_code import from_module
 from convscope.records.maps import Attribution
 
 NODES = 16

@@ -15,7 +15,7 @@ from torch import Tensor
 from convscope.attribution.base import ForwardPass, Request
 from convscope.attribution.cam import Map, weighted
 from convscope.lens.lens import Lens
-from convscope.network.forward import batch_size, forward, wide
+from convscope.network.network import batch_size, forward, wide
 
 Ask = Callable[[Tensor], Any]
 """From pictures to the network's output."""

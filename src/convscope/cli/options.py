@@ -191,8 +191,14 @@ class Opening(Ready):
 
     def _remembered(self, model: str, place: Path) -> Path:
         """What was told here, and else in the file that named the network."""
-        from convscope.network.load import classes_asked
-        from convscope.network.toml_file import KEYS, SUFFIX, Remembered, remember, remembered
+        from convscope.network.load import (
+            KEYS,
+            SUFFIX,
+            Remembered,
+            classes_asked,
+            remember,
+            remembered,
+        )
 
         kept = remembered(model) if model.endswith(SUFFIX) else Remembered(model)
         told: dict[str, Any] = {key: getattr(self, key, None) for key in KEYS if key != "network"}

@@ -21,11 +21,9 @@ from convscope.core.errors import ModelError
 from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens
 from convscope.network.arguments import Given, Model, alone, at_least, attributions, several, taking
-from convscope.network.forward import batch_size, forward, wide
-from convscope.network.network import Network
-from convscope.network.outputs import meaning, scored
+from convscope.network.network import Network, batch_size, forward, wide
+from convscope.network.outputs import Target, Targets, meaning, scored
 from convscope.network.provenance import recorded
-from convscope.network.targets import Target, Targets
 from convscope.records.faithfulness import Faithfulness
 from convscope.records.maps import Attribution
 

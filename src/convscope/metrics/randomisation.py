@@ -30,10 +30,9 @@ from convscope.network.arguments import (
     several,
     taking,
 )
-from convscope.network.forward import finite, surveyed
-from convscope.network.outputs import meaning, remember, scored
+from convscope.network.network import finite, surveyed
+from convscope.network.outputs import Target, Targets, meaning, remember, scored
 from convscope.network.provenance import recorded
-from convscope.network.targets import Target, Targets
 from convscope.records.faithfulness import Agreement, Randomisation, Sensitivity
 from convscope.records.maps import Attribution
 

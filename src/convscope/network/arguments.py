@@ -22,12 +22,11 @@ from convscope.core.errors import UsageError, a_kind, nearest, require_options, 
 from convscope.core.run import OLD, Run, with_run
 from convscope.core.units import Unit
 from convscope.lens.lens import layer_name
-from convscope.network.forward import prepared
-from convscope.network.network import Network, whole
+from convscope.network.network import Network, prepared, whole
 from convscope.network.preprocess import Preprocess
-from convscope.pictures.archive.shards import is_shards
 from convscope.pictures.opening import held, is_file, is_picture, opened, picture_of
 from convscope.pictures.pictures import Picture
+from convscope.pictures.shards import is_shards
 from convscope.records.maps import Attribution
 
 P = ParamSpec("P")

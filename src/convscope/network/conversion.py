@@ -90,7 +90,7 @@ def _refuse(step: str, what: str, next_step: str = "") -> NoReturn:
 
 
 def _named(name: str, beside: Path | None) -> Told:
-    from convscope.network.sources.user_code import from_module
+    from convscope.network.user_code import from_module
 
     if name.endswith(".json"):
         try:

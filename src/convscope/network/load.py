@@ -1,9 +1,20 @@
-"""Load a network by its name: architecture, weights, preprocessing and class names."""
+"""Load a network by its name or .toml file: architecture, weights, preprocessing, classes.
+
+A .toml file that says how a network is loaded:
+
+network = "mynet:net"              # as the commands take it
+checkpoint = "weights.pt"          # beside this file
+size = 128                         # and whatever else --resize, --mean, --std,
+mean = [0.5, 0.5, 0.5]             # --interpolation say; or preprocess = "mynet:validation"
+classes = ["daisy", "tulip"]       # or a file of names, or their number
+"""
 
 from __future__ import annotations
 
+import os
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,23 +33,107 @@ from convscope.core.errors import (
     shown,
 )
 from convscope.core.foreign import TheirCode
-from convscope.core.text import one_line, parsed, read_text, unusable
+from convscope.core.publish import publish_file, require_free
+from convscope.core.text import as_toml, checked, one_line, parsed, read_text, unusable
+from convscope.network.checkpoint import Checkpoint, open_checkpoint
 from convscope.network.conversion import Told, converted
 from convscope.network.network import Card, Delivered, Draft, Network, Request, unwrapped
 from convscope.network.outputs import meaning, require_told
-from convscope.network.preprocess import Preprocess
-from convscope.network.sources.ours import OURS, from_ours
-from convscope.network.sources.spec import split_classes
-from convscope.network.sources.user_code import (
+from convscope.network.preprocess import PARTS, Preprocess
+from convscope.network.user_code import (
     COUNTS,
+    NAMES,
     from_own,
     from_user_code,
     is_module,
     meant_as_code,
 )
-from convscope.network.toml_file import SUFFIX, Remembered, remembered
-from convscope.network.weights.checkpoint import Checkpoint, open_checkpoint
-from convscope.network.weights.load_state import fit
+from convscope.network.weights import fit
+from convscope.network.zfnet import OURS, from_ours, split_classes
+
+SUFFIX = ".toml"
+KEYS = ("network", "checkpoint", "preprocess", "classes", *PARTS, "output", "scores")
+Plain = str | int | float | bool
+TomlValue = Plain | list[Plain] | dict[str, Plain] | None
+"""What `load` then looks at itself."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What such a file says, as `load` takes it; names of files are from where one stands."""
+
+    network: str
+    checkpoint: str | None = None
+    preprocess: str | None = None
+    classes: TomlValue = None
+    size: TomlValue = None
+    resize: TomlValue = None
+    interpolation: TomlValue = None
+    mean: TomlValue = None
+    std: TomlValue = None
+    output: str | int | bool | None = None
+    scores: str | None = None
+
+    def ready(self) -> Any:
+        """The preprocessing, as `load` takes it; None where nothing is said."""
+        parts = {key: getattr(self, key) for key in PARTS if getattr(self, key) is not None}
+        return self.preprocess or parts or None
+
+
+def remembered(path: Path | str) -> Remembered:
+    """Read the file. Raises CheckpointError C417 if it cannot be read so."""
+    place = Path(path)
+    try:
+        plain = tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as fault:
+        _refuse(path, f"cannot be read as TOML ({fault})")
+    if unknown := [key for key in plain if key not in KEYS]:
+        _refuse(path, f"has the unknown key {unknown[0]!r}; {nearest(unknown[0], KEYS)}")
+    try:
+        told = checked({"network": ""} | plain, Remembered)
+    except ValueError as fault:
+        _refuse(path, f"has a value of another kind ({fault})")
+    if not told.network or told.network.endswith(SUFFIX):
+        _refuse(path, "names no network", 'write network = "package.module:factory"')
+    if "preprocess" in plain and any(key in plain for key in PARTS):
+        _refuse(path, "has preprocess, which says all, and parts of it besides")
+    return Remembered(**_moved(plain, lambda name: str(place.parent / name), place.parent))
+
+
+def remember(path: Path, told: Remembered) -> Path:
+    """Write such a file. Raises OutputError O501 if there is one, EnvironmentFault R602, R603."""
+    require_free(path)
+    kept = _moved(asdict(told), lambda name: os.path.relpath(name, path.parent), Path())
+    lines = [f"{key} = {as_toml(value)}\n" for key, value in kept.items() if value is not None]
+    publish_file(path, "".join(lines).encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _refuse(path: Path | str, what: str, next_step: str = "") -> NoReturn:
+    step = next_step or "mend it; docs/networks.md has an example"
+    raise CheckpointError("C417", str(path), what, next_step=step)
+
+
+def _moved(plain: Mapping[str, Any], moved: Callable[[str], str], folder: Path) -> dict[str, Any]:
+    """The same with every name of a file as `moved` has it. Names of networks and code stay."""
+    result = dict(plain)
+    for key in ("network", "checkpoint", "preprocess", "classes"):
+        value = plain.get(key)
+        if not isinstance(value, str):
+            continue
+        is_file = key in ("checkpoint", "classes") or value.endswith(".json")
+        result[key] = moved(value) if is_file else _network(value, moved, folder)
+    return result
+
+
+def _network(text: str, moved: Callable[[str], str], folder: Path) -> str:
+    """A run's folder, a file of weights, or FILE.py:name, moved; anything else stays."""
+    file, mark, name = text.partition(".py:")
+    if mark:
+        return moved(f"{file}.py") + f":{name}"
+    known = text in NAMES or ":" in text
+    return moved(text) if not known and (folder / text).exists() else text
+
 
 __all__ = ["Card", "Network", "load"]
 
@@ -220,7 +315,7 @@ def _source(request: Request) -> Callable[[Request], Draft]:
         return SOURCES[head]
     if ":" in request.spec:
         return from_user_code
-    from convscope.network.sources.torchvision import names
+    from convscope.network.pretrained import names
 
     if is_module(head):
         what = "is code; which network in it is meant is not told"
@@ -313,10 +408,10 @@ def _later(module: str, name: str) -> Callable[[Request], Draft]:
     return lambda request: getattr(import_module(f"{SOURCE_MODULES}.{module}"), name)(request)
 
 
-SOURCE_MODULES = "convscope.network.sources"
+SOURCE_MODULES = "convscope.network"
 SOURCES: dict[str, Callable[[Request], Draft]] = {
-    "torchvision": _later("torchvision", "from_torchvision"),
-    "timm": _later("timm", "from_timm"),
+    "torchvision": _later("pretrained", "from_torchvision"),
+    "timm": _later("pretrained", "from_timm"),
     "efficientnet-lite0": _later("efficientnet_lite", "from_lite"),
     **dict.fromkeys(OURS, from_ours),
 }
@@ -368,7 +463,7 @@ def _read(text: str | Path) -> object:
             return [line.strip() for line in whole.splitlines() if line.strip()]
         return _ordered(parsed(whole), text)
     except ValueError as fault:
-        _refuse(text, f"cannot be read ({fault})")
+        _refuse_load(text, f"cannot be read ({fault})")
 
 
 def _ordered(plain: Any, name: str | Path) -> list[Any]:
@@ -376,18 +471,18 @@ def _ordered(plain: Any, name: str | Path) -> list[Any]:
     if isinstance(plain, list):
         if plain and all(isinstance(one, str) for one in plain):
             return plain
-        _refuse(name, "holds no list of names")
+        _refuse_load(name, "holds no list of names")
     if not isinstance(plain, dict) or not plain:
-        _refuse(name, "holds no names of classes")
+        _refuse_load(name, "holds no names of classes")
     pairs = list(plain.items())
     if all(type(number) is int for number in plain.values()):
         pairs = [(number, word) for word, number in pairs]
     result = {int(key) if _whole(key) else key: _word(word) for key, word in pairs}
     if result.keys() != set(range(len(pairs))):
-        _refuse(name, f"does not number {len(pairs)} classes from 0 to {len(pairs) - 1}")
+        _refuse_load(name, f"does not number {len(pairs)} classes from 0 to {len(pairs) - 1}")
     names = [result[place] for place in range(len(pairs))]
     if not all(isinstance(one, str) for one in names):
-        _refuse(name, "has a class without a name")
+        _refuse_load(name, "has a class without a name")
     return names
 
 
@@ -401,5 +496,5 @@ def _word(word: object) -> object:
     return word[-1] if isinstance(word, list) and word else word
 
 
-def _refuse(name: str | Path, what: str) -> NoReturn:
+def _refuse_load(name: str | Path, what: str) -> NoReturn:
     raise UsageError("U235", str(name), what, next_step=f"write {FORMS}")

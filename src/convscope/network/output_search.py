@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convscope.core.errors import ModelError, UsageError
 from convscope.lens.lens import Lens
-from convscope.trace.origins import HIDDEN, Origin, Run, run_seen
+from convscope.trace.layers import HIDDEN, Origin, Run, run_seen
 
 Kind = Literal["logits", "probabilities", "log-probabilities", "sigmoid", "sigmoid-logits"]
 """Of one list of classes, one of which is true: logits, before a softmax; probabilities, after

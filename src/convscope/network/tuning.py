@@ -31,14 +31,22 @@ from convscope.core.foreign import TheirCode
 from convscope.core.publish import cache_folder, publish_file
 from convscope.core.run import PLAIN, Run
 from convscope.core.text import checked, read_json
-from convscope.lens.machine import cores, free_memory, has_bfloat16, machine
+from convscope.lens.machine import (
+    Sizes,
+    cores,
+    fitting,
+    free_memory,
+    has_bfloat16,
+    machine,
+    sizes,
+    usual_batch,
+)
 from convscope.lens.twin import ShadowModel, bare
 from convscope.network.arguments import taking
 from convscope.network.network import Network, whole
 from convscope.pictures.decode.decode import decode
-from convscope.pictures.decode.limits import Limits
+from convscope.pictures.decode.formats import Limits
 from convscope.pictures.framing import Framing
-from convscope.trace.batch_size import Sizes, fitting, sizes, usual_batch
 from convscope.trace.folding import folded
 
 Count = Annotated[int, Meta(ge=1)]

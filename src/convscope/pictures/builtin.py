@@ -27,7 +27,7 @@ from convscope.core.run import Progress
 from convscope.core.text import parsed
 from convscope.core.units import Box
 from convscope.pictures.annotations import BOXES_FILE
-from convscope.pictures.archive.download import Source, fetch, unpack
+from convscope.pictures.download import Source, fetch, unpack
 from convscope.pictures.pictures import Options, Pictures
 
 Side = Literal["left", "middle", "right", "bottom"]

@@ -13,8 +13,7 @@ from pathlib import Path
 from convscope.core.errors import DataError, EnvironmentFault, UsageError, printable
 from convscope.core.errors import shown as told
 from convscope.core.text import one_line, unusable
-from convscope.pictures.decode.formats import ENDINGS, HEAD, claimed, ending
-from convscope.pictures.decode.limits import TRANSIENT, reason_of
+from convscope.pictures.decode.formats import ENDINGS, HEAD, TRANSIENT, claimed, ending, reason_of
 from convscope.pictures.notes import Skipped
 
 IGNORED = frozenset(

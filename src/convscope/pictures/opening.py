@@ -21,10 +21,9 @@ from PIL import Image
 
 from convscope.core.errors import DataError, UsageError, a_kind
 from convscope.core.run import Progress
-from convscope.pictures.archive.shards import Shards, is_shards
 from convscope.pictures.builtin import builtin, flowers_folder
 from convscope.pictures.decode.decode import NOTES, decode
-from convscope.pictures.decode.limits import Fault, Limits
+from convscope.pictures.decode.formats import Fault, Limits
 from convscope.pictures.listing import require_name
 from convscope.pictures.pictures import (
     Frame,
@@ -34,6 +33,7 @@ from convscope.pictures.pictures import (
     one_picture,
     some_pictures,
 )
+from convscope.pictures.shards import Shards, is_shards
 
 
 def open_pictures(

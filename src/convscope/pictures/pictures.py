@@ -23,9 +23,8 @@ from convscope.core.publish import publish_file
 from convscope.core.run import PLAIN, Run
 from convscope.pictures.decode.child import FAULT, Work
 from convscope.pictures.decode.decode import NOTES, Decoding, Ways
-from convscope.pictures.decode.limits import Limits
-from convscope.pictures.decode.pool import Reading, WorkerPool
-from convscope.pictures.decode.process import Answer, Source
+from convscope.pictures.decode.formats import Limits
+from convscope.pictures.decode.pool import Answer, Reading, Source, WorkerPool
 from convscope.pictures.framing import Framing
 from convscope.pictures.listing import Listing, manifest, remarks, require_name, shown
 from convscope.pictures.notes import (

@@ -29,16 +29,10 @@ from convscope.core.units import Unit
 from convscope.lens.twin import bare
 from convscope.network.arguments import Given, Model, several, taking, units_of
 from convscope.network.network import Network
-from convscope.network.outputs import scored
+from convscope.network.outputs import Target, Targets, scored
 from convscope.network.provenance import recorded
-from convscope.network.targets import Target, Targets
 from convscope.records.maps import Projection
-from convscope.trace.backward.forward_pass import (
-    ForwardPass,
-    Neuron,
-    forward_pass,
-    require_pictures,
-)
+from convscope.trace.backward.descent import ForwardPass, Neuron, forward_pass, require_pictures
 from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
 
 Place = tuple[int, int, int]

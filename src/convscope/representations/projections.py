@@ -27,8 +27,13 @@ from convscope.network.arguments import Given, Model, several_or_read, taking
 from convscope.network.network import Network
 from convscope.representations.deconvnet import require_place
 from convscope.trace.autograd import Stride, reductions
-from convscope.trace.backward.descent import Neurons, WindowedBackward
-from convscope.trace.backward.forward_pass import ForwardPass, Neuron, forward_pass
+from convscope.trace.backward.descent import (
+    ForwardPass,
+    Neuron,
+    Neurons,
+    WindowedBackward,
+    forward_pass,
+)
 from convscope.trace.backward.steps import BackwardGraph
 from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
 

@@ -22,9 +22,9 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from convscope.core.errors import DataError, EnvironmentFault, ModelError, Stopped, UsageError
 from convscope.core.publish import publish_file
+from convscope.network.checkpoint import save_weights
 from convscope.network.load import Card, load
 from convscope.network.preprocess import Preprocess
-from convscope.network.weights.checkpoint import save_weights
 from convscope.pictures.framing import Framing
 from convscope.pictures.notes import table, tables
 from convscope.pictures.pictures import Pictures

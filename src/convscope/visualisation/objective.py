@@ -15,8 +15,8 @@ from convscope.attribution.reshape import as_maps
 from convscope.core.errors import ModelError, UsageError
 from convscope.core.units import Unit
 from convscope.lens.lens import Lens
-from convscope.network.forward import forward, wide
-from convscope.network.targets import Targets
+from convscope.network.network import forward, wide
+from convscope.network.outputs import Targets
 
 Look = Callable[[Float[Tensor, "c h w"]], Any]
 

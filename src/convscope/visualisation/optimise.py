@@ -27,12 +27,10 @@ from convscope.core.units import Unit
 from convscope.lens.lens import gradients_of
 from convscope.lens.twin import bare
 from convscope.network.arguments import Given, Layer, Model, photograph, taking, unit_of
-from convscope.network.forward import wide
-from convscope.network.network import Network
-from convscope.network.outputs import scored
+from convscope.network.network import Network, wide
+from convscope.network.outputs import Target, Targets, scored
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
-from convscope.network.targets import Target, Targets
 from convscope.records.optimise import Kind, OptimisedPicture
 from convscope.visualisation.objective import (
     OVER,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from convscope.core.errors import UsageError
-from convscope.network.sources.ours import alexnet, contrast, zfnet
+from convscope.network.zfnet import alexnet, contrast, zfnet
 
 MAPS = (96, 256, 512, 1024, 512)
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from convscope.core.errors import EnvironmentFault, ModelError
+from convscope.network.checkpoint import save_weights
 from convscope.network.load import load
-from convscope.network.sources.timm import preprocess_of
-from convscope.network.weights.checkpoint import save_weights
+from convscope.network.pretrained import timm_preprocess as preprocess_of
 
 CONFIG: dict[str, Any] = {
     "input_size": (3, 288, 288),

@@ -18,9 +18,9 @@ import torchvision
 from torch import nn
 
 from convscope.core.errors import CheckpointError, EnvironmentFault, UsageError
+from convscope.network import pretrained as of_torchvision
 from convscope.network.load import load
-from convscope.network.sources import torchvision as of_torchvision
-from convscope.network.sources.torchvision import preprocess_of
+from convscope.network.pretrained import preprocess_of
 
 V1 = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
 

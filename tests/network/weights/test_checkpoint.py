@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from convscope.core.errors import CheckpointError, EnvironmentFault
-from convscope.network.weights.checkpoint import open_checkpoint, read_weights, save_weights
+from convscope.network.checkpoint import open_checkpoint, read_weights, save_weights
 
 WEIGHTS = {"conv.weight": torch.arange(54.0).reshape(2, 3, 3, 3), "conv.bias": torch.ones(2)}
 AVERAGED = {key: value + 1 for key, value in WEIGHTS.items()}

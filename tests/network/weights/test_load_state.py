@@ -10,8 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from convscope.core.errors import CheckpointError
-from convscope.network.sources.ours import alexnet, zfnet
-from convscope.network.weights.load_state import fit
+from convscope.network.weights import fit
+from convscope.network.zfnet import alexnet, zfnet
 
 State = dict[str, Tensor]
 

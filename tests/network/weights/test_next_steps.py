@@ -14,9 +14,9 @@ from torchvision.models import squeezenet1_1
 from convscope import load
 from convscope.cli.app import run
 from convscope.core.errors import ConvscopeError
+from convscope.network.checkpoint import save_weights
 from convscope.network.network import Card
 from convscope.network.preprocess import Preprocess
-from convscope.network.weights.checkpoint import save_weights
 
 CODE = """
 from torch import nn

@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from convscope.core.errors import CheckpointError
-from convscope.network.weights import checkpoint
-from convscope.network.weights.checkpoint import open_checkpoint, read_weights
+from convscope.network import checkpoint
+from convscope.network.checkpoint import open_checkpoint, read_weights
 
 WEIGHTS = {"conv.weight": torch.arange(54.0).reshape(2, 3, 3, 3), "conv.bias": torch.ones(2)}
 
@@ -130,8 +130,8 @@ def test_nothing_runs_even_if_reading_the_pickle_first_saw_nothing(
     tmp_path: Path, write: Callable[[object], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "ran"
-    monkeypatch.setattr("convscope.network.weights.pickles.inspect", lambda *_: None)
-    monkeypatch.setattr("convscope.network.weights.pickles.is_legacy", lambda _: True)
+    monkeypatch.setattr("convscope.network.checkpoint.inspect", lambda *_: None)
+    monkeypatch.setattr("convscope.network.checkpoint.is_legacy", lambda _: True)
     fault = refusal(tmp_path, write({**WEIGHTS, "extra": Evil(mark)}))
     assert fault.code == "C402"
     assert not mark.exists()

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from convscope.core.errors import ConvscopeError
+from convscope.network.checkpoint import save_weights
 from convscope.network.network import Card
 from convscope.network.preprocess import Preprocess
-from convscope.network.weights.checkpoint import save_weights
-from convscope.network.weights.snapshots import chosen, epoch_named, snapshots
+from convscope.network.weights import chosen, epoch_named, snapshots
 
 WEIGHTS = {"conv.weight": torch.ones(1, 3, 1, 1)}
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from convscope.core.errors import EnvironmentFault, UsageError
-from convscope.pictures.archive import download
-from convscope.pictures.archive.download import Source, fetch
+from convscope.pictures import download
+from convscope.pictures.download import Source, fetch
 from tests.pictures.bad_server import DATA, Server
 
 

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from convscope.core.errors import ConvscopeError, DataError, UsageError
-from convscope.pictures.archive.shards import Shards, expanded, is_shards
-from convscope.pictures.decode.limits import Limits
+from convscope.pictures.decode.formats import Limits
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_all, open_pictures
 from convscope.pictures.pictures import Pictures, validation
+from convscope.pictures.shards import Shards, expanded, is_shards
 
 Files = dict[str, bytes]
 

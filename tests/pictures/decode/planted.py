@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convscope.pictures.decode import child
-from convscope.pictures.decode.limits import Limits, Part, read_file
+from convscope.pictures.decode.formats import Limits, Part, read_file
 
 honest = read_file
 

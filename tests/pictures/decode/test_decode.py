@@ -15,7 +15,7 @@ from PIL import Image
 from convscope.core.errors import DataError, UsageError
 from convscope.core.text import one_line
 from convscope.pictures.decode.decode import decode
-from convscope.pictures.decode.limits import Fault, Limits
+from convscope.pictures.decode.formats import Fault, Limits
 from convscope.pictures.pictures import Picture, Pictures, one_picture
 from tests.pictures import corpus
 

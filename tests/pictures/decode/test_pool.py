@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from convscope.core.errors import DataError, EnvironmentFault
-from convscope.pictures.decode import limits, pool, process
-from convscope.pictures.decode.limits import Fault, Limits
+from convscope.pictures.decode import formats as limits
+from convscope.pictures.decode import pool
+from convscope.pictures.decode import pool as process
+from convscope.pictures.decode.formats import Fault, Limits
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 

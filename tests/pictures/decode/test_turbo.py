@@ -12,7 +12,7 @@ from PIL import Image
 
 from convscope.pictures.decode import decode as decoding
 from convscope.pictures.decode.decode import Turbo, decode
-from convscope.pictures.decode.limits import Fault, Limits
+from convscope.pictures.decode.formats import Fault, Limits
 from tests.pictures import corpus
 
 FILES: dict[str, Callable[[], bytes]] = {

@@ -15,8 +15,8 @@ from convscope.core.errors import UsageError
 from convscope.trace.forward.engine import Incremental
 from convscope.trace.forward.plan import Patches
 from convscope.trace.forward.run import Windowed
-from convscope.trace.forward.tiles import Tiled
-from convscope.trace.nodes import convolution
+from convscope.trace.graph import convolution
+from convscope.trace.winograd import Tiled
 from tests.nets import RECTIFIERS, Fire, Residual, Spelled, sequential, state_of
 from tests.oracles.incremental import asked, settled
 

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from convscope.network.sources.ours import alexnet, zfnet
+from convscope.network.zfnet import alexnet, zfnet
 from convscope.trace.forward.engine import Incremental
 from convscope.trace.forward.plan import Patches
 from tests.oracles.incremental import settled

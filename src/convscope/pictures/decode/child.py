@@ -25,8 +25,15 @@ from typing import BinaryIO
 from PIL import Image
 
 from convscope.pictures.decode.decode import NOTES, NOTHING_SEEN, Decoding, decode, is_flat
-from convscope.pictures.decode.formats import claimed, ending, load_plugins
-from convscope.pictures.decode.limits import Fault, Limits, Part, read_file
+from convscope.pictures.decode.formats import (
+    Fault,
+    Limits,
+    Part,
+    claimed,
+    ending,
+    load_plugins,
+    read_file,
+)
 from convscope.pictures.framing import Framing
 
 load_plugins()

@@ -20,8 +20,7 @@ from PIL import ExifTags, Image, ImageStat
 
 from convscope.core.errors import UsageError
 from convscope.core.text import brief
-from convscope.pictures.decode.formats import ENABLED, Format, claimed, fault_of
-from convscope.pictures.decode.limits import Fault, Limits
+from convscope.pictures.decode.formats import ENABLED, Fault, Format, Limits, claimed, fault_of
 
 NOTES = {
     "N114": "wholly transparent, nothing is left but the background",

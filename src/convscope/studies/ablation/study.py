@@ -21,8 +21,7 @@ from convscope.metrics.statistics import sign_test
 from convscope.network.layers import layer_table
 from convscope.network.load import load
 from convscope.network.provenance import recorded
-from convscope.network.sources.ours import OURS
-from convscope.network.sources.spec import TOWER_OPTIONS, options, split_classes
+from convscope.network.zfnet import OURS, TOWER_OPTIONS, options, split_classes
 from convscope.pictures.pictures import Pictures
 from convscope.records.predictions import Evaluation
 from convscope.representations.predict import evaluate

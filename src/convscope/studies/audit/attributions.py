@@ -21,12 +21,11 @@ from convscope.attribution.occlusion import occlusion
 from convscope.core.errors import ConvscopeError
 from convscope.core.run import PLAIN, Run
 from convscope.core.table import plural
-from convscope.network.targets import Targets
+from convscope.network.outputs import Targets
 from convscope.records.maps import Attribution
 from convscope.studies.audit.case import Case, Clock, Heading, OutOfTime, said
 from convscope.studies.audit.record import Finding
-from convscope.trace.backward.descent import WindowedBackward
-from convscope.trace.backward.forward_pass import forward_pass
+from convscope.trace.backward.descent import WindowedBackward, forward_pass
 from convscope.trace.backward.steps import BackwardGraph
 from convscope.trace.backward_rule import BackwardRule
 from convscope.trace.layers import feature_layers

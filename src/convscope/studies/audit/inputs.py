@@ -20,7 +20,7 @@ from convscope.core.table import plural
 from convscope.lens.lens import HOOK, Lens
 from convscope.lens.twin import ShadowModel
 from convscope.network.outputs import Meaning, both_ways, leaves, meaning, scored
-from convscope.network.sources.user_code import assumed
+from convscope.network.user_code import assumed
 from convscope.pictures.builtin import PHOTOS, photo_file
 from convscope.pictures.pictures import one_picture
 from convscope.studies.audit.case import ROUNDING, Case, Heading, some

@@ -24,6 +24,7 @@ from convscope.core.errors import DataError, ModelError
 from convscope.core.run import PLAIN, Run, with_old_keywords
 from convscope.core.units import Unit
 from convscope.lens.lens import Lens
+from convscope.lens.machine import usual_batch
 from convscope.lens.twin import bare
 from convscope.metrics.randomisation import ranks
 from convscope.network.preprocess import Preprocess
@@ -46,7 +47,6 @@ from convscope.studies.features.display import (
     side_of,
 )
 from convscope.trace.backward_rule import Rule
-from convscope.trace.batch_size import usual_batch
 from convscope.trace.layers import feature_layers
 from convscope.trace.receptive_field import ReceptiveField, fields
 

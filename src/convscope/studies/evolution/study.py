@@ -10,12 +10,11 @@ from convscope.core.record import Record
 from convscope.core.run import PLAIN, Run, with_old_keywords
 from convscope.core.units import Unit
 from convscope.metrics.randomisation import copied
+from convscope.network.checkpoint import open_checkpoint
 from convscope.network.load import load
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
-from convscope.network.weights.checkpoint import open_checkpoint
-from convscope.network.weights.load_state import fit
-from convscope.network.weights.snapshots import chosen, snapshots
+from convscope.network.weights import chosen, fit, snapshots
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
 from convscope.records.series import Convergence, Evolution

@@ -41,11 +41,9 @@ from convscope.network.arguments import (
     taking,
     whole_picture,
 )
-from convscope.network.forward import finite, forward, prepared
-from convscope.network.network import Network, whole
-from convscope.network.outputs import meaning, understood
+from convscope.network.network import Network, finite, forward, prepared, whole
+from convscope.network.outputs import Target, Targets, meaning, understood
 from convscope.network.provenance import recorded
-from convscope.network.targets import Target, Targets
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity

@@ -56,7 +56,7 @@ from convscope.studies.features.display import (
     side_of,
 )
 from convscope.studies.features.record import KEPT, kept_features
-from convscope.trace.backward.forward_pass import Neuron
+from convscope.trace.backward.descent import Neuron
 from convscope.trace.backward_rule import Other, Overlap, Rule
 from convscope.trace.layers import chosen_layers, feature_layers
 from convscope.trace.receptive_field import ReceptiveField, fields

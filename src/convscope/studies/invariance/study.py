@@ -26,9 +26,9 @@ from convscope.network.network import Network, whole
 from convscope.network.outputs import meaning, understood
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
+from convscope.pictures.framing import CHANGES, Border, canvas, middle, warp
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
-from convscope.pictures.warp import CHANGES, Border, canvas, middle, warp
 from convscope.representations.predict import class_names, true_classes
 from convscope.studies.invariance.record import Invariance
 from convscope.trace.layers import ends

@@ -31,9 +31,8 @@ from convscope.core.text import parsed
 from convscope.core.units import Box
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
-from convscope.network.outputs import understood
+from convscope.network.outputs import Target, understood
 from convscope.network.provenance import recorded
-from convscope.network.targets import Target
 from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures

@@ -18,11 +18,9 @@ from convscope.core.units import Box
 from convscope.metrics.faithfulness import blob
 from convscope.metrics.localisation import MARGIN, energy_inside, pointing, share_inside
 from convscope.network.arguments import taking
-from convscope.network.forward import prepared
-from convscope.network.network import Network
-from convscope.network.outputs import understood
+from convscope.network.network import Network, prepared
+from convscope.network.outputs import Target, understood
 from convscope.network.provenance import recorded
-from convscope.network.targets import Target
 from convscope.pictures.annotations import BOXES_FILE, read_boxes
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.studies.base import Ask, arguments

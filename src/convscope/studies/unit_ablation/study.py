@@ -22,11 +22,9 @@ from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens
 from convscope.metrics.statistics import sign_test
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
-from convscope.network.forward import forward, prepared
-from convscope.network.network import Network, whole
-from convscope.network.outputs import meaning, understood
+from convscope.network.network import Network, forward, prepared, whole
+from convscope.network.outputs import Targets, meaning, understood
 from convscope.network.provenance import recorded
-from convscope.network.targets import Targets
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
 from convscope.representations.predict import class_names, true_classes

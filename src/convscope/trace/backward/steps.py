@@ -20,11 +20,10 @@ from torch import Tensor
 
 from convscope.lens.torch_private import max_unpooled
 from convscope.trace.autograd import below, name_of_node, on_the_way
-from convscope.trace.backward.transposed import TransposedConvolution
-from convscope.trace.backward.windows import Frame, Pair, Signal
+from convscope.trace.backward.windows import Frame, Pair, Signal, TransposedConvolution
 from convscope.trace.backward_rule import LastWins, PassedBy, Rectify
 from convscope.trace.folding import scale_of
-from convscope.trace.windows import Affine
+from convscope.trace.receptive_field import Affine
 
 Sent = Iterator[tuple[int, Signal]]
 """To which steps what is sent."""

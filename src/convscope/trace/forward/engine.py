@@ -26,11 +26,10 @@ from torch import Tensor, nn
 
 from convscope.core.errors import ConvscopeError, ModelError, UsageError
 from convscope.lens.lens import Lens, only_scores
-from convscope.trace.batch_size import LARGEST, MOST
+from convscope.lens.machine import LARGEST, MOST
 from convscope.trace.forward.plan import Patches
 from convscope.trace.forward.run import Answers, Known, Progress, Windowed
-from convscope.trace.graph import Graph, graph_of, plain_pass
-from convscope.trace.nodes import Node, convolution
+from convscope.trace.graph import Graph, Node, convolution, graph_of, plain_pass
 from convscope.trace.operations import OPERATIONS
 from convscope.trace.recorder import Recording, record_calls
 

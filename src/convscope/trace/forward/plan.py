@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from convscope.trace.batch_size import LARGEST
-from convscope.trace.forward.tiles import tile
+from convscope.lens.machine import LARGEST
 from convscope.trace.graph import Graph
+from convscope.trace.receptive_field import Window
 from convscope.trace.recorder import PICTURE
-from convscope.trace.windows import Window
+from convscope.trace.winograd import tile
 
 TEMPORARY = 3
 """Tensors as large as the largest that are there at once."""

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.core.errors import EnvironmentFault, UsageError
+from convscope.network.checkpoint import Checkpoint, open_checkpoint
 from convscope.network.network import Draft, Request
 from convscope.network.preprocess import Preprocess
-from convscope.network.sources.spec import WEIGHTS_OPTIONS, options
-from convscope.network.weights.checkpoint import Checkpoint, open_checkpoint
+from convscope.network.zfnet import WEIGHTS_OPTIONS, options
 from convscope.pictures.framing import Framing
 
 SPEC = "efficientnet-lite0"

@@ -25,9 +25,8 @@ from typing import BinaryIO, NamedTuple, Self, Unpack
 
 from convscope.core.errors import DataError, EnvironmentFault, UsageError, printable
 from convscope.core.text import decoded, parsed
-from convscope.pictures.decode.formats import ENDINGS, ending
-from convscope.pictures.decode.limits import TRANSIENT, kind, reason_of
-from convscope.pictures.decode.process import Member
+from convscope.pictures.decode.formats import ENDINGS, TRANSIENT, ending, kind, reason_of
+from convscope.pictures.decode.pool import Member
 from convscope.pictures.listing import many, require_name, shown
 from convscope.pictures.notes import Report, Skipped
 from convscope.pictures.pictures import Options, Pictures
