@@ -16,7 +16,7 @@ import pytest
 import convscope
 import convscope.pictures.opening
 from convscope.core.errors import a_kind, nearest
-from convscope.core.moved import MOVED
+from convscope.core.namespace import MOVED
 
 ROOT = Path(__file__).parent.parent
 CODE = [

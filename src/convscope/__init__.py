@@ -14,7 +14,7 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from convscope.core import moved
+from convscope.core.namespace import install
 
 if TYPE_CHECKING:
     from convscope.attribution.registry import attribute
@@ -90,7 +90,7 @@ _HOME = {
 }
 """The front door: names, and where they are written."""
 
-moved.install()
+install()
 
 _NAMESPACES = {
     *("attribution", "drawing", "lens", "metrics", "network", "pages", "pictures"),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.cli.check import _joined
+from convscope.cli.explain import _joined
 from convscope.studies.audit.record import Audit, Finding
 
 NETS = """

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from convscope.cli.app import run
-from convscope.core.table import lines
+from convscope.core.text import lines
 from convscope.records.features import LayerFeatures
-from convscope.records.series import Convergence, Evolution
+from convscope.records.predictions import Convergence, Evolution
 from convscope.studies.evolution.figure import (
     convergence_figure,
     convergence_table,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from convscope.cli.app import run
 from convscope.cli.optimise import Job
-from convscope.records.optimise import OptimisedPicture
+from convscope.records.maps import OptimisedPicture
 
 NET = ["optimise", "zfnet:width=0.125,head=compact", "--size", "64x72", "--steps", "3"]
 

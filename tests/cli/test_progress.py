@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from convscope.cli import progress
-from convscope.cli.progress import Tick, say, tell
+from convscope.cli import results as progress
+from convscope.cli.results import Tick, say, tell
 
 
 def test_a_bar_goes_before_the_next_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from convscope.core.errors import UsageError
-from convscope.representations import neighbours
-from convscope.representations.neighbours import Metric, nearest_vectors
+from convscope.representations import embedding as neighbours
+from convscope.representations.embedding import Metric, nearest_vectors
 
 
 def slow(queries: np.ndarray, base: np.ndarray, metric: str, own: list[int]) -> list[list[int]]:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convscope.records.faithfulness import Agreement, Faithfulness, Randomisation, Sensitivity
-from convscope.records.maps import Attribution
+from convscope.records.maps import Agreement, Attribution, Faithfulness, Randomisation, Sensitivity
 from convscope.records.predictions import Prediction
 from convscope.studies.explain.record import METRICS, Explanation, Explanations
 

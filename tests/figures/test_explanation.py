@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from convscope.attribution.registry import METHODS
 from convscope.core.units import Box
-from convscope.drawing.maps import OPAQUE, drawn, legend
+from convscope.drawing.tiles import OPAQUE, drawn, legend
 from convscope.studies.explain.figure import explanation_figure
 from convscope.studies.explain.record import Explanation
 from tests.figures.fake_explanations import (

@@ -11,7 +11,7 @@ import torch
 from convscope.drawing.tiles import caption, optimised_figure, optimised_picture
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.records.optimise import OptimisedPicture
+from convscope.records.maps import OptimisedPicture
 
 
 def record(pixels: np.ndarray, **more: Any) -> OptimisedPicture:

@@ -8,19 +8,17 @@ import numpy as np
 import pytest
 
 from convscope.core.errors import UsageError
-from convscope.drawing.maps import (
-    kind_map,
-    kinds,
-    reach,
-    seen_through,
-)
 from convscope.drawing.style import DISTINCT, heat, signed, stretch
 from convscope.drawing.tiles import (
     block,
     enlarged,
     feature_figure,
     grid,
+    kind_map,
+    kinds,
     network_figure,
+    reach,
+    seen_through,
     sprite,
     stored_side,
 )

@@ -14,9 +14,9 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
+from convscope.attribution.base import as_maps
+from convscope.attribution.cam import default_layer
 from convscope.attribution.formulas import METHODS
-from convscope.attribution.layer import default_layer
-from convscope.attribution.reshape import as_maps
 from convscope.core.errors import ConvscopeError, ModelError
 from convscope.network.zfnet import zfnet
 from tests.nets import Fire, Residual, sequential

@@ -28,7 +28,7 @@ from convscope.metrics.faithfulness import (
     softened,
 )
 from convscope.network.outputs import Targets
-from convscope.records.faithfulness import Faithfulness, area
+from convscope.records.maps import Faithfulness, area
 from tests.methods.faithful_nets import Linear, Lookalike, Square, a_map, noise
 from tests.nets import pictures, state_of
 from tests.oracles import faithfulness as slow

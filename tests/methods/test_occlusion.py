@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.attribution.occlusion import occlusion, occlusion_map, occlusions
-from convscope.attribution.sliding_mask import corners
+from convscope.attribution.occlusion import corners, occlusion, occlusion_map, occlusions
 from convscope.core.errors import ModelError, UsageError
 from convscope.core.run import Run
 from convscope.records.maps import Occlusion

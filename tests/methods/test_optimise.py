@@ -18,7 +18,7 @@ from convscope.core.run import Run
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.records.optimise import OptimisedPicture
+from convscope.records.maps import OptimisedPicture
 from convscope.visualisation.optimise import (
     activation_maximisation,
     class_image,

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convscope.attribution.sliding_mask import blurred
+from convscope.attribution.occlusion import blurred
 from convscope.core.errors import UsageError
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.visualisation import optimise
+from convscope.visualisation.objective import RedirectedReLU
 from convscope.visualisation.parameterise import (
     BASES,
     PENALTIES,
@@ -29,7 +30,6 @@ from convscope.visualisation.parameterise import (
     total_variation,
     turned,
 )
-from convscope.visualisation.redirected_relu import RedirectedReLU
 from tests.nets import RECTIFIERS
 from tests.oracles import optimise as slow
 

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from convscope.metrics.statistics import sign_test
+from convscope.metrics.faithfulness import sign_test
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 
 from convscope.records.features import LayerFeatures, LayerTable, ModelCard, Pictures
 from convscope.records.maps import Occlusion, OcclusionExample, Projection
-from convscope.records.series import Evolution, Series
+from convscope.records.predictions import Evolution, Series
 
 SIZE = (96, 128)
 """Height and width of the pretended network's input: not square."""

@@ -17,7 +17,7 @@ from convscope.core.errors import OutputError
 from convscope.pages import describe
 from convscope.pages import mark as marking
 from convscope.pages.atlas import SCRIPTS, write_atlas
-from convscope.pages.store import number, safe_json, script, thumb_side
+from convscope.pages.describe import number, safe_json, script, thumb_side
 from convscope.records.features import LayerFeatures
 from tests.pages.fake_records import (
     CLASSES,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from convscope.core.errors import OutputError
 from convscope.core.units import Box
-from convscope.drawing.maps import GREY
+from convscope.drawing.tiles import GREY
 from convscope.pages.explain import write_explanation, write_explanations
 from convscope.studies.explain.record import Explanation, Explanations
 from tests.figures.fake_explanations import (

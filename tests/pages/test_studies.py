@@ -14,9 +14,8 @@ from PIL import Image
 
 from convscope.cli.app import main
 from convscope.core.errors import DataError, UsageError
-from convscope.core.table import Table, tables_json
-from convscope.pages.atlas import write_atlas
-from convscope.pages.studies import add_studies, read_study
+from convscope.core.text import Table, tables_json
+from convscope.pages.atlas import add_studies, read_study, write_atlas
 from tests.pages.conftest import Window
 from tests.pages.fake_records import HOSTILE, atlas
 

@@ -12,7 +12,7 @@ import pytest
 
 from convscope.core.errors import DataError
 from convscope.core.record import Record, open_inside, read_inside, seal
-from convscope.records.embedding import Embedding
+from convscope.records.features import Embedding
 from convscope.records.topk import TopK
 from tests.records.test_record import some_topk
 

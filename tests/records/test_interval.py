@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from convscope.core.errors import UsageError
-from convscope.records.faithfulness import interval, left_out
+from convscope.records.maps import interval, left_out
 
 
 def test_the_limits_are_those_of_scipys_percentile_bootstrap() -> None:

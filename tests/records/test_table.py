@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from convscope.core.table import Table, lines, read_tables, tables_json
+from convscope.core.text import Table, lines, read_tables, tables_json
 
 HARD = ("cat|dog", "a\nb", "|", "", "ä ☃", '"', "x, y", "\\|", "-3")
 TABLE = Table.of(("name", "count"), [(name, "1") for name in HARD], "How many:")

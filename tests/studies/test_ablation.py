@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convscope.core.errors import ConvscopeError, ModelError, Stopped, UsageError
-from convscope.core.table import lines
+from convscope.core.text import lines
 from convscope.pictures.pictures import Pictures
 from convscope.studies.ablation.figure import ablation_figure, ablation_table
 from convscope.studies.ablation.record import PAPER, Ablation

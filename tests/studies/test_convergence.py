@@ -14,7 +14,7 @@ from convscope.core.errors import DataError
 from convscope.lens.lens import Lens
 from convscope.network.network import Network
 from convscope.pictures.pictures import Pictures
-from convscope.records.series import Convergence
+from convscope.records.predictions import Convergence
 from convscope.studies.evolution.recorder import (
     EvolutionRecorder,
     arrived,

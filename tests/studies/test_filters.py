@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convscope.cli.app import run
 from convscope.core.errors import ConvscopeError
-from convscope.core.table import lines
+from convscope.core.text import lines
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess

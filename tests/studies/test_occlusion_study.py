@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from convscope.cli.app import run
 from convscope.core.errors import ConvscopeError, OutputError, StopAsked
 from convscope.core.run import Run
-from convscope.core.table import lines
+from convscope.core.text import lines
 from convscope.core.units import Box
 from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
-from convscope.pages.studies import read_study
+from convscope.pages.atlas import read_study
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.studies.base import boxes_of

@@ -14,7 +14,7 @@ import pytest
 from convscope.cli.app import run
 from convscope.core.errors import UsageError
 from convscope.core.record import Record
-from convscope.core.table import lines
+from convscope.core.text import lines
 from convscope.studies.base import Study, option_of
 from convscope.studies.registry import FOLDERS, by_name, by_record, studies, study, table
 

@@ -16,7 +16,7 @@ from torch import nn
 from convscope.core.errors import ConvscopeError, ModelError, OutputError, UsageError
 from convscope.network.load import load
 from convscope.pictures.pictures import Pictures
-from convscope.records.series import Series
+from convscope.records.predictions import Series
 from convscope.representations.predict import evaluate
 from convscope.training.recipe import Recipe, recipe
 from convscope.training.state import COLUMNS

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.attribution import ablationcam as ablation
-from convscope.attribution import fullgrad as biases
-from convscope.attribution import scorecam as masks
+from convscope.attribution import cam_passes as ablation
+from convscope.attribution import cam_passes as biases
+from convscope.attribution import cam_passes as masks
 from convscope.attribution.base import AUTHORS, ForwardPass, Method
 from convscope.attribution.cam import PGC, Definition, Enlarge, Map, method, to_one, weighted
-from convscope.core.table import Table
+from convscope.core.text import Table
 
 CANCELLED = 1e-3
 """|ΣA_k| below this part of Σ|A_k| means that XGrad-CAM divides by what is left of a difference."""

@@ -19,15 +19,12 @@ import typer
 from typer.models import CommandInfo
 
 from convscope import __version__
-from convscope.cli.atlas import atlas, attach
-from convscope.cli.check import check
+from convscope.cli.atlas import atlas, attach, mark
 from convscope.cli.demo import demo
-from convscope.cli.explain import explain
-from convscope.cli.mark import mark
+from convscope.cli.explain import check, explain
 from convscope.cli.optimise import optimise
 from convscope.cli.predict import evaluate, layers, predict, tune
-from convscope.cli.progress import tell
-from convscope.cli.results import command_running
+from convscope.cli.results import command_running, tell
 from convscope.cli.run_study import command_of
 from convscope.cli.stop import past_stopping, stoppable
 from convscope.cli.train import flowers, train
@@ -37,10 +34,10 @@ from convscope.core.errors import (
     ModelError,
     StopAsked,
     UsageError,
+    blamed,
     is_out_of_memory,
     printable,
 )
-from convscope.core.foreign import blamed
 from convscope.core.publish import environment_fault, is_full
 from convscope.studies.registry import studies
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convscope.cli.atlas import make_atlas
-from convscope.cli.progress import progress, say, tell
+from convscope.cli.results import progress, say, tell
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.train import training_bar
 from convscope.core.run import Run
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from convscope.pages.demo import LearningNetwork, RealNetwork
     from convscope.pictures.pictures import Picture, Pictures
     from convscope.records.maps import OcclusionExample
-    from convscope.records.predictions import Evaluation
-    from convscope.records.series import Evolution
+    from convscope.records.predictions import Evaluation, Evolution
     from convscope.training.trainer import TrainResult
 
 EPOCHS = (0, 1, 2, 3, 5, 8)

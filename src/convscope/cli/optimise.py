@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import progress, tell
-from convscope.cli.results import claim, new_study
+from convscope.cli.results import claim, new_study, progress, tell
 from convscope.cli.stop import stop_on_signals
 from convscope.core.errors import Stopped, UsageError, printable
 from convscope.core.run import Progress, Run
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from convscope.cli.options import Reading
     from convscope.network.network import Network
     from convscope.pictures.pictures import Pictures
-    from convscope.records.optimise import OptimisedPicture
+    from convscope.records.maps import OptimisedPicture
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ def _made(
 
 
 def _started(start: Path | None) -> dict[str, Any]:
-    from convscope.records.optimise import OptimisedPicture
+    from convscope.records.maps import OptimisedPicture
 
     return {} if start is None else {"start": OptimisedPicture.load(start).pixels}
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from convscope.cli.progress import say
-from convscope.cli.results import reporting
+from convscope.cli.results import reporting, say
 from convscope.core.errors import UsageError
 from convscope.core.publish import require_free
 from convscope.studies.base import hints

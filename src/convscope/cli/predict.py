@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convscope.cli.options import Model, Opening, Reading, expanded
-from convscope.cli.progress import progress, say, tell
-from convscope.cli.results import add_file, claim, keep_table, new_study
+from convscope.cli.results import add_file, claim, keep_table, new_study, progress, say, tell
 from convscope.core.errors import EnvironmentFault, UsageError, nearest, printable
 from convscope.core.run import Run
 
@@ -63,7 +62,7 @@ def predict(
 
 
 def _predict_all(network: Network, folder: Pictures, out: Path, top: int, views: int) -> None:
-    from convscope.drawing.maps import prediction_png
+    from convscope.drawing.tiles import prediction_png
     from convscope.representations.predict import predicted as ask
 
     for picture in folder.read():

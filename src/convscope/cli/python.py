@@ -13,7 +13,7 @@ from convscope.core.text import as_path
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.tuning import Tuning
-from convscope.pages.studies import read_study
+from convscope.pages.atlas import read_study
 from convscope.pictures.opening import opened
 from convscope.representations.projections import Choice
 from convscope.trace.backward_rule import Other

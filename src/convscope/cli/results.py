@@ -1,5 +1,4 @@
-"""Results of commands: claimed at the start, all of them with one rename at the end; pictures left
-out listed beside.
+"""Results of commands: claimed first, written with one rename; progress bars, lines to read.
 
 A command calls `claim(out)` first, computes, and writes record, figures and tables into the folder
 that `new_study(out)` gives. What is to be in every result is registered by `in_every_study`.
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,14 +18,81 @@ from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convscope.cli.progress import say
+import typer
+
 from convscope.core.errors import ConvscopeError, Stopped
-from convscope.core.table import Part, lines, tables_json
+from convscope.core.text import Part, lines, one_line, tables_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from convscope.pictures.pictures import Pictures
+
+
+Tick = Callable[[int, int], None]
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Tick]:
+    """A bar with counts and time left; gives the callback `(done, total)` that moves it."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console  # here: it takes 0.1 s, which only a bar needs
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def phases() -> Iterator[Callable[[str], Tick]]:
+    """Bars one after the other: each appears with its first step, in the place of the one before.
+
+    Two at a time would write over each other.
+    """
+    with ExitStack() as stack:
+        bars: dict[str, Tick] = {}
+
+        def named(what: str) -> Tick:
+            def tick(done: int, total: int) -> None:
+                if what not in bars:
+                    stack.close()
+                    bars.clear()
+                    bars[what] = stack.enter_context(progress(what))
+                bars[what](done, total)
+
+            return tick
+
+        yield named
+
+
+def say(line: str) -> None:
+    """A remark beside the result, for people; one line, whatever names are in it."""
+    typer.echo(one_line(line), err=True)
+
+
+def tell(*lines: object) -> None:
+    """The result, on stdout; each of these is one line, whatever names are in it."""
+    for line in lines:
+        typer.echo(one_line(str(line)))
 
 
 KINDS = ("pdf", "svg", "png")

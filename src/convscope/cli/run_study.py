@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convscope.cli.options import ANY_MODEL, Opening, Reading, Ready, expanded
-from convscope.cli.progress import phases, say, tell
-from convscope.cli.results import add_study, claim, keep_table, new_study, save_figure
+from convscope.cli.results import (
+    add_study,
+    claim,
+    keep_table,
+    new_study,
+    phases,
+    save_figure,
+    say,
+    tell,
+)
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.train import pair, training_bar
 from convscope.core.errors import StopAsked

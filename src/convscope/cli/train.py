@@ -13,7 +13,7 @@ import typer
 
 from convscope.cli.options import Reading, expanded
 from convscope.cli.predict import save_evaluation
-from convscope.cli.progress import progress, say, tell
+from convscope.cli.results import progress, say, tell
 from convscope.cli.stop import stop_on_signals
 from convscope.core.run import Run
 from convscope.studies.base import epochs

@@ -8,7 +8,7 @@ _HOME = {
     "feature_figure": "tiles",
     "heat": "style",
     "optimised_figure": "tiles",
-    "over": "maps",
+    "over": "tiles",
     "png": "plots",
 }
 

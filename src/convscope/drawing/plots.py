@@ -17,8 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from convscope.core.errors import UsageError
 from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
-from convscope.records.predictions import Evaluation
-from convscope.records.series import Series
+from convscope.records.predictions import Evaluation, Series
 
 NUMBERED = 20
 """With at most this many classes, the confusion's cells have their numbers written in them."""

@@ -19,8 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.lens.hooks import tensors_in
-from convscope.lens.lens import HOOK
+from convscope.lens.lens import HOOK, tensors_in
 from convscope.lens.twin import ShadowModel
 
 Name = TypeVar("Name", bound=Hashable)

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
-from convscope.core.errors import ModelError
-from convscope.core.foreign import TheirCode
+from convscope.core.errors import ModelError, TheirCode
 
 WRAPPERS: Mapping[type, str] = {
     DataParallel: "module",

@@ -1,4 +1,4 @@
-"""Faithfulness of attributions: deletion, insertion, masking, and what fills the pixels hidden."""
+"""Faithfulness of attributions: deletion, insertion, masking, what fills; the exact sign test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import exp, lgamma, log
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from convscope.attribution.sliding_mask import blurred
+from convscope.attribution.occlusion import blurred
 from convscope.core.errors import ModelError
 from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens
@@ -24,8 +25,7 @@ from convscope.network.arguments import Given, Model, alone, at_least, attributi
 from convscope.network.network import Network, batch_size, forward, wide
 from convscope.network.outputs import Target, Targets, meaning, scored
 from convscope.network.provenance import recorded
-from convscope.records.faithfulness import Faithfulness
-from convscope.records.maps import Attribution
+from convscope.records.maps import Attribution, Faithfulness
 
 SIDE, CORNER = 1 / 6, 1 / 12
 """How much a neighbour counts: across an edge, and across a corner."""
@@ -427,3 +427,20 @@ def _lit(image: Float[Tensor, "c h w"], values: Float[np.ndarray, "h w"]) -> Ten
     top = float(positive.max())
     light = positive / top if top > 0 else positive
     return image * torch.from_numpy(light.astype(np.float32)).to(image)
+
+
+def sign_test(lost: int, gained: int) -> float:
+    """Two-sided p of the exact sign test: how often would equals differ at least so much?
+
+    lost, gained: pictures that only the one, and only the other, gets right. Pictures on which
+    both agree say nothing. 1 where there is no difference at all.
+    Source: McNemar 1947, with the binomial distribution in the place of its approximation.
+    """
+    both, fewer = lost + gained, min(lost, gained)
+    if 2 * fewer >= both - 1:
+        return 1.0
+    whole = both * log(2) - lgamma(both + 1)
+    tail = sum(
+        exp(-lgamma(count + 1) - lgamma(both - count + 1) - whole) for count in range(fewer + 1)
+    )
+    return min(1.0, 2 * tail)

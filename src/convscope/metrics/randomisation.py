@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convscope.attribution.registry import method_of, methods_of
-from convscope.core.errors import ConvscopeError, ModelError, UsageError, shown
-from convscope.core.foreign import TheirCode
+from convscope.core.errors import ConvscopeError, ModelError, TheirCode, UsageError, shown
 from convscope.core.run import PLAIN, Run
 from convscope.lens.twin import ShadowModel, bare
 from convscope.network.arguments import (
@@ -33,8 +32,7 @@ from convscope.network.arguments import (
 from convscope.network.network import finite, surveyed
 from convscope.network.outputs import Target, Targets, meaning, remember, scored
 from convscope.network.provenance import recorded
-from convscope.records.faithfulness import Agreement, Randomisation, Sensitivity
-from convscope.records.maps import Attribution
+from convscope.records.maps import Agreement, Attribution, Randomisation, Sensitivity
 
 DRAWS = {
     *("bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm"),

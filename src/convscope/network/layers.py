@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.core.errors import UsageError, shown
-from convscope.lens.hooks import tensors_in
-from convscope.lens.lens import HOOK
+from convscope.lens.lens import HOOK, tensors_in
 from convscope.lens.twin import ShadowModel, bare, is_scripted
 from convscope.network.arguments import taking
 from convscope.network.network import Network, whole

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from convscope.core.errors import ModelError, UsageError, a_kind, nearest, shown
 from convscope.core.units import Box
-from convscope.lens.hooks import dressed
-from convscope.lens.lens import Lens
+from convscope.lens.lens import Lens, dressed
 from convscope.network.output_search import KINDS, Kind, at, leaves
 
 OVERLAP = 0.5

@@ -12,15 +12,13 @@ from jaxtyping import UInt8
 
 from convscope.core.errors import printable
 from convscope.core.publish import publish_file, publish_folder
-from convscope.drawing.maps import class_name
 from convscope.drawing.plots import png
-from convscope.drawing.tiles import block
+from convscope.drawing.tiles import block, class_name
+from convscope.pages.describe import save
 from convscope.pages.explain import render, save_style
-from convscope.pages.store import save
 from convscope.records.features import LayerFeatures
 from convscope.records.maps import OcclusionExample, lowest
-from convscope.records.predictions import Prediction
-from convscope.records.series import Evolution
+from convscope.records.predictions import Evolution, Prediction
 from convscope.studies.evolution.figure import evolution_figure
 from convscope.studies.explain.record import Explanation
 from convscope.studies.explain.table import summary, verdict

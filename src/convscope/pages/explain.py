@@ -16,8 +16,11 @@ import convscope
 from convscope.core.errors import printable
 from convscope.core.publish import publish_folder
 from convscope.core.units import Box
-from convscope.drawing.maps import (
+from convscope.drawing.plots import png
+from convscope.drawing.style import DISTINCT, heat
+from convscope.drawing.tiles import (
     LETTERS,
+    block,
     class_name,
     drawn,
     kind_map,
@@ -26,14 +29,9 @@ from convscope.drawing.maps import (
     reach,
     seen_through,
 )
-from convscope.drawing.plots import png
-from convscope.drawing.style import DISTINCT, heat
-from convscope.drawing.tiles import block
-from convscope.pages.describe import assumption, notes, origin
-from convscope.pages.store import number, numbers, save, shown
+from convscope.pages.describe import assumption, notes, number, numbers, origin, save, shown
 from convscope.pictures.notes import PICTURE_NOTES
-from convscope.records.faithfulness import Faithfulness, interval
-from convscope.records.maps import Occlusion, OcclusionExample, lowest
+from convscope.records.maps import Faithfulness, Occlusion, OcclusionExample, interval, lowest
 from convscope.studies.explain.figure import explanation_figure
 from convscope.studies.explain.record import Explanation, Explanations
 from convscope.studies.explain.table import TITLES, findings, leading, summary, verdict

@@ -8,8 +8,8 @@ _HOME = {
     "Attribution": "maps",
     "Occlusion": "maps",
     "OcclusionExample": "maps",
-    "area": "faithfulness",
-    "interval": "faithfulness",
+    "area": "maps",
+    "interval": "maps",
 }
 
 

@@ -1,4 +1,4 @@
-"""Features of an atlas: patches and projections of each layer's maps, layer table, model card."""
+"""Records of features: patches and projections of an atlas, layer table, model card, embedding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
@@ -209,3 +209,29 @@ def random_maps(
     alive = np.flatnonzero(active > 0)
     there = alive if len(alive) else np.arange(len(active))
     return sorted(chance.choice(there, min(most, len(there)), replace=False).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(Record):
+    """The features of one layer, a row a usable picture, in the folder's order.
+
+    Loaded from disk, `values` stays there and is read as it is used.
+    """
+
+    mapped: ClassVar[frozenset[str]] = frozenset({"values"})
+
+    layer: str
+    """A module's name, or `pixels`."""
+    values: Float32[np.ndarray, "n d"]
+    shape: tuple[int, ...]
+    """Of the layer's output for one picture, before it became a vector."""
+    vector: str
+    """How it became one, in words: flattened, or averaged over a grid."""
+    number: Int64[np.ndarray, "n"]
+    """Of the picture in its folder."""
+    name: tuple[str, ...]
+    label: Int64[np.ndarray, "n"]
+    """Class index, -1 where the picture has no class."""
+    classes: tuple[str, ...]
+    digest: UInt8[np.ndarray, "n 32"]
+    """SHA-256 of the picture's file."""

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from convscope.core.errors import ModelError, UsageError
 from convscope.core.run import PLAIN, Run
-from convscope.lens.hooks import Reached
-from convscope.lens.lens import Lens
+from convscope.lens.lens import Lens, Reached
 from convscope.lens.twin import bare
 from convscope.network.arguments import FolderLike, Layers, Model, pictures_of, taking
 from convscope.network.network import whole

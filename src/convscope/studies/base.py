@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from convscope.core.record import Record
-    from convscope.core.table import Part
+    from convscope.core.text import Part
     from convscope.core.units import Box
     from convscope.network.network import Network
     from convscope.pictures.pictures import Pictures

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from convscope.core.errors import UsageError, nearest, shown
-from convscope.core.table import Table
+from convscope.core.text import Table
 from convscope.studies.base import Study
 
 FOLDERS = (

@@ -17,8 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
 
-from convscope.lens.hooks import tensors_in
-from convscope.lens.lens import HOOK, Lens
+from convscope.lens.lens import HOOK, Lens, tensors_in
 from convscope.lens.torch_private import version
 from convscope.lens.twin import ShadowModel
 

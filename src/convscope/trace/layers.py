@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convscope.core.errors import ModelError
-from convscope.lens.hooks import tensors_in
-from convscope.lens.lens import Lens, layers_in_order, run_with_hooks
+from convscope.lens.lens import Lens, layers_in_order, run_with_hooks, tensors_in
 from convscope.lens.twin import ShadowModel, bare
 from convscope.trace.operations import OPERATIONS, operation_of
 from convscope.trace.recorder import Call, Recorder, tensors_of

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from convscope.core.errors import ModelError, UsageError, nearest, shown
 from convscope.core.units import Box
-from convscope.lens.hooks import call_of, tensors_in
-from convscope.lens.lens import layer_name, run_with_hooks
+from convscope.lens.lens import call_of, layer_name, run_with_hooks, tensors_in
 from convscope.lens.torch_private import tree_map_only
 from convscope.lens.twin import ShadowModel
 from convscope.trace.recorder import Call, Recorder, tensors_of

@@ -19,8 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from convscope.core.errors import ModelError
-from convscope.lens.hooks import tensors_in
-from convscope.lens.lens import Lens, only_scores
+from convscope.lens.lens import Lens, only_scores, tensors_in
 from convscope.lens.torch_private import tree_leaves, tree_map_only, version
 from convscope.lens.twin import MODULES_OWN, ShadowModel
 from convscope.trace.operations import Operation, in_place, operation_of

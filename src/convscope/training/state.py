@@ -50,7 +50,7 @@ from convscope.core.record import seal
 from convscope.core.text import checked, csv_table, parsed, read_json
 from convscope.network.checkpoint import save_weights
 from convscope.network.weights import KEPT
-from convscope.records.series import Series
+from convscope.records.predictions import Series
 from convscope.training.optimise import Choice
 from convscope.training.recipe import Recipe, differences, to_json, to_toml
 

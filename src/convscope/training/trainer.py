@@ -28,7 +28,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.notes import table, tables
 from convscope.pictures.pictures import Pictures
-from convscope.records.series import Series
+from convscope.records.predictions import Series
 from convscope.training.data import (
     NOISE,
     Batch,

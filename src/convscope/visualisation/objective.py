@@ -1,4 +1,12 @@
-"""Objectives of feature visualisation: a unit, a class, a layer's strength, a layer's output."""
+"""Objectives of feature visualisation: a unit, a class, a layer; redirected ReLU gradients.
+
+A rectifier that lets nothing through sends no gradient back, so a silent unit does not say what
+would excite it. Under `RedirectedReLU` closed rectifiers send back the part of a signal that asks
+for more, and open ones all of it; so the way leads to where the unit opens, if there is one.
+Source: the code published with Olah, Mordvintsev and Schubert 2017. There all closed places of a
+map count alike; here the nearer one is to opening the more it counts, as what is good for all
+places at once is a flat picture, which excites few units.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +18,16 @@ from typing import Any, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from convscope.attribution.reshape import as_maps
+from convscope.attribution.base import as_maps
 from convscope.core.errors import ModelError, UsageError
 from convscope.core.units import Unit
 from convscope.lens.lens import Lens
 from convscope.network.network import forward, wide
 from convscope.network.outputs import Targets
+from convscope.trace.backward_rule import Masks, recognise
+from convscope.trace.operations import name_of
 
 Look = Callable[[Float[Tensor, "c h w"]], Any]
 
@@ -193,3 +204,39 @@ def _channel(of_layer: Float[Tensor, "k h w"], layer: str, channel: int) -> Floa
         there = f"has {len(of_layer)} feature maps (0 to {len(of_layer) - 1})"
         raise ModelError("M504", layer, f"{there}, no {channel}")
     return of_layer[channel]
+
+
+class RedirectedReLU(TorchFunctionMode):
+    """A context in which closed rectifiers send back what would open them.
+
+    Values on the way up stay the same. A rectifier in place whose result the network does not
+    take is left as it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._masks = Masks()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = name_of(func)
+        found = recognise(name, args, kwargs, self._masks)
+        if found is None or not found.x.requires_grad:
+            result = func(*args, **kwargs)
+            self._masks.note(name, args, result)
+            return result
+        below = found.x.clone()  # the call may be in place
+        above = func(*args, **kwargs)
+        closed = below.masked_fill(above > 0, 0)
+        near = _nearness(below.detach())
+        closed.register_hook(lambda signal: signal.relu() * near)  # type: ignore[no-untyped-call]
+        return above + (closed - closed.detach())
+
+
+def _nearness(below: Tensor) -> Tensor:
+    """1 where a map comes nearest to opening, e times less with each standard deviation less."""
+    if below.dim() != 4:
+        return torch.ones_like(below)
+    spread = below.std((2, 3), keepdim=True, correction=0)
+    short = below - below.amax((2, 3), keepdim=True)
+    return torch.exp(short / spread.clamp_min(torch.finfo(below.dtype).tiny))

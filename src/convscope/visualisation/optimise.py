@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.attribution.sliding_mask import blurred
+from convscope.attribution.occlusion import blurred
 from convscope.core.errors import ModelError, UsageError, nearest, shown
 from convscope.core.units import Unit
 from convscope.lens.lens import gradients_of
@@ -31,19 +31,19 @@ from convscope.network.network import Network, wide
 from convscope.network.outputs import Target, Targets, scored
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
-from convscope.records.optimise import Kind, OptimisedPicture
+from convscope.records.maps import Kind, OptimisedPicture
 from convscope.visualisation.objective import (
     OVER,
     ClassGoal,
     FeatureGoal,
     Goal,
+    RedirectedReLU,
     StrengthGoal,
     UnitGoal,
     canvas,
     watched,
 )
 from convscope.visualisation.parameterise import Options, Plan, Range, basis, moved, penalty, turned
-from convscope.visualisation.redirected_relu import RedirectedReLU
 
 SELDOM = 10
 """A unit that is excited in fewer than one of this many steps has not been found."""

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from convscope.core.errors import ModelError, UsageError, nearest
-from convscope.metrics.statistics import sign_test
+from convscope.metrics.faithfulness import sign_test
 from convscope.network.layers import layer_table
 from convscope.network.load import load
 from convscope.network.provenance import recorded

@@ -13,14 +13,13 @@ import torch
 
 from convscope.attribution import formulas as cam
 from convscope.attribution import gradients
-from convscope.attribution.ablationcam import Ablation
 from convscope.attribution.base import Request
-from convscope.attribution.fullgrad import COMPLETE
-from convscope.attribution.layer import default_layer
+from convscope.attribution.cam import default_layer
+from convscope.attribution.cam_passes import COMPLETE, Ablation
 from convscope.attribution.occlusion import occlusion
 from convscope.core.errors import ConvscopeError
 from convscope.core.run import PLAIN, Run
-from convscope.core.table import plural
+from convscope.core.text import plural
 from convscope.network.outputs import Targets
 from convscope.records.maps import Attribution
 from convscope.studies.audit.case import Case, Clock, Heading, OutOfTime, said

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from convscope.core.foreign import TheirCode
+from convscope.core.errors import TheirCode
 from convscope.lens.twin import ShadowModel, is_scripted
 from convscope.network.network import Delivered, Network
 from convscope.studies.audit.record import Finding, Verdict

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convscope.core.errors import ConvscopeError, ModelError
-from convscope.core.table import plural
+from convscope.core.text import plural
 from convscope.lens.lens import HOOK, Lens
 from convscope.lens.twin import ShadowModel
 from convscope.network.outputs import Meaning, both_ways, leaves, meaning, scored

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.overrides import TorchFunctionMode
 
-from convscope.core.table import plural
+from convscope.core.text import plural
 from convscope.lens.lens import HOOK
 from convscope.lens.twin import ShadowModel, is_scripted
 from convscope.studies.audit.case import Case, Heading, some

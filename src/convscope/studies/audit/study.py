@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convscope.core.errors import ModelError
 from convscope.core.run import PLAIN, Run
-from convscope.core.table import plural
+from convscope.core.text import plural
 from convscope.network.arguments import Given, single, taking
 from convscope.network.network import Delivered, Network
 from convscope.network.provenance import recorded

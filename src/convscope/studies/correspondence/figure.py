@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from convscope.core.errors import printable
-from convscope.core.table import Part, Table
+from convscope.core.text import Part, Table
 from convscope.drawing.style import INK, SOFT, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.correspondence import Options

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Float64, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
-from convscope.attribution.sliding_mask import Fill, filled, named
+from convscope.attribution.occlusion import Fill, filled, named
 from convscope.core.errors import DataError, ModelError, UsageError, shown
 from convscope.core.run import PLAIN, Run
 from convscope.core.units import Box

@@ -17,10 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.core.errors import printable
-from convscope.core.table import Part, Table
+from convscope.core.text import Part, Table
 from convscope.drawing.style import INK, SOFT, bare, dress, shortened
 from convscope.drawing.tiles import block
-from convscope.records.series import Convergence, Evolution
+from convscope.records.predictions import Convergence, Evolution
 from convscope.studies.base import Shown
 from convscope.studies.evolution import Options
 

@@ -32,7 +32,7 @@ from convscope.network.provenance import of_module
 from convscope.network.tuning import blank
 from convscope.pictures.opening import as_pictures
 from convscope.pictures.pictures import Pictures
-from convscope.records.series import Convergence, Evolution
+from convscope.records.predictions import Convergence, Evolution
 from convscope.records.topk import TopK
 from convscope.representations.deconvnet import deconvnet
 from convscope.representations.projections import backward_paths

@@ -17,7 +17,7 @@ from convscope.network.provenance import recorded
 from convscope.network.weights import chosen, fit, snapshots
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
-from convscope.records.series import Convergence, Evolution
+from convscope.records.predictions import Convergence, Evolution
 from convscope.studies.base import Ask, arguments
 from convscope.studies.evolution import Options
 from convscope.studies.evolution.recorder import EPOCHS, PER_LAYER, SIDE, EvolutionRecorder

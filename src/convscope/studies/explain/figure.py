@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from convscope.drawing.maps import drawn, legend
 from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
-from convscope.records.faithfulness import Faithfulness
+from convscope.drawing.tiles import drawn, legend
+from convscope.records.maps import Faithfulness
 from convscope.studies.explain.record import Explanation
 from convscope.studies.explain.table import TITLES, verdict
 

@@ -14,8 +14,7 @@ from jaxtyping import Float32, Int64, UInt8
 from convscope.core.publish import publish_folder
 from convscope.core.record import Record, summary
 from convscope.core.units import Box
-from convscope.records.faithfulness import Agreement, Faithfulness, Randomisation, Sensitivity
-from convscope.records.maps import Attribution
+from convscope.records.maps import Agreement, Attribution, Faithfulness, Randomisation, Sensitivity
 from convscope.records.predictions import Prediction
 
 

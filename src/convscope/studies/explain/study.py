@@ -46,8 +46,7 @@ from convscope.network.outputs import Target, Targets, meaning, understood
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
-from convscope.records.faithfulness import Faithfulness, Randomisation, Sensitivity
-from convscope.records.maps import Attribution
+from convscope.records.maps import Attribution, Faithfulness, Randomisation, Sensitivity
 from convscope.records.predictions import Prediction
 from convscope.representations.predict import class_names
 from convscope.studies.explain.record import METRICS, Explanation, Explanations

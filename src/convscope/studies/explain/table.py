@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from convscope.drawing.style import shortened
-from convscope.records.faithfulness import Faithfulness, area, interval
+from convscope.records.maps import Faithfulness, area, interval
 from convscope.studies.explain.record import Explanation, Explanations
 
 ENOUGH = 8

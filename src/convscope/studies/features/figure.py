@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convscope.core.table import Part, Table
+from convscope.core.text import Part, Table
 from convscope.drawing.style import INK, SOFT, shortened
 from convscope.drawing.tiles import block, enlarged, grid
 from convscope.records.features import LayerFeatures, Shown, grid_words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from convscope.core.errors import printable
-from convscope.core.table import Part, Table
+from convscope.core.text import Part, Table
 from convscope.studies.filters.record import Filters
 
 FOLDED, WASTED, FEW, DROWNS = 0.05, 0.1, 0.1, 5.0

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.core.errors import printable
-from convscope.core.table import Part, Table, give_or_take
+from convscope.core.text import Part, Table, give_or_take
 from convscope.drawing.style import INK, SOFT, bare, dress, shortened
-from convscope.records.faithfulness import interval
+from convscope.records.maps import interval
 from convscope.studies.base import Shown
 from convscope.studies.invariance import Options
 from convscope.studies.invariance.record import Invariance

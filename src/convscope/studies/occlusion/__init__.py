@@ -15,7 +15,7 @@ GREY = "grey"
 
 def fill(name: str) -> str | float:
     """Raises UsageError U531."""
-    from convscope.attribution.sliding_mask import NAMED
+    from convscope.attribution.occlusion import NAMED
 
     if name not in (GREY, *NAMED):
         raise UsageError("U531", name, f"is no fill; {nearest(name, (GREY, *NAMED))}")

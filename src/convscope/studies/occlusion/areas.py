@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from convscope.attribution.sliding_mask import Fill, filled
+from convscope.attribution.occlusion import Fill, filled
 from convscope.core.errors import ModelError
 from convscope.core.run import Run
 from convscope.core.units import Box, Unit

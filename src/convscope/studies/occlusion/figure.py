@@ -16,10 +16,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from convscope.core.errors import printable
-from convscope.drawing.maps import LETTERS, Kind, kind_map, kinds, reach, seen_through
 from convscope.drawing.style import DISTINCT, INK, SOFT, bare, dress, shortened
-from convscope.records.faithfulness import interval
-from convscope.records.maps import OcclusionExample, Projection, lowest
+from convscope.drawing.tiles import LETTERS, Kind, kind_map, kinds, reach, seen_through
+from convscope.records.maps import OcclusionExample, Projection, interval, lowest
 from convscope.studies.base import Shown
 from convscope.studies.occlusion import Options
 from convscope.studies.occlusion import table as words_of

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from convscope.attribution.occlusion import occlusion
-from convscope.attribution.sliding_mask import Fill, SlidingMask, named
+from convscope.attribution.occlusion import Fill, SlidingMask, named, occlusion
 from convscope.core.errors import DataError, ModelError, OutputError
 from convscope.core.publish import publish_file, require_folder, unfinished
 from convscope.core.record import Record

@@ -9,11 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from convscope.core.errors import printable
-from convscope.core.table import Part, Table, plural
-from convscope.core.text import csv_table
-from convscope.drawing.maps import kinds
-from convscope.records.faithfulness import Interval, interval
-from convscope.records.maps import lowest
+from convscope.core.text import Part, Table, csv_table, plural
+from convscope.drawing.tiles import kinds
+from convscope.records.maps import Interval, interval, lowest
 from convscope.studies.occlusion.record import HiddenObjects, Occlusions
 
 PAPER = (

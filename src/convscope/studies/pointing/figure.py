@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from convscope.core.table import Part, Table
-from convscope.records.faithfulness import interval
+from convscope.core.text import Part, Table
+from convscope.records.maps import interval
 from convscope.studies.base import Shown
 from convscope.studies.pointing import Options
 from convscope.studies.pointing.record import PointingGame

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from convscope.core.errors import printable
-from convscope.core.table import Part, Table, percent
+from convscope.core.text import Part, Table, percent
 from convscope.drawing.style import TRAINING, VALIDATION, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.probes import Options

@@ -17,7 +17,7 @@ from convscope.core.run import PLAIN, Progress, Run
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network
 from convscope.network.provenance import recorded
-from convscope.records.embedding import Embedding
+from convscope.records.features import Embedding
 from convscope.representations.embedding import VectorKind, embedding
 from convscope.representations.probe import (
     KINDS,

@@ -25,9 +25,16 @@ from convscope.network.provenance import recorded
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import open_all, opened
 from convscope.pictures.pictures import Pictures
-from convscope.records.embedding import Embedding
-from convscope.representations.embedding import PIXELS, VectorKind, default_layer, embedding
-from convscope.representations.neighbours import METRICS, Metric, nearest_vectors
+from convscope.records.features import Embedding
+from convscope.representations.embedding import (
+    METRICS,
+    PIXELS,
+    Metric,
+    VectorKind,
+    default_layer,
+    embedding,
+    nearest_vectors,
+)
 from convscope.studies.base import Ask, Illustrated, arguments
 from convscope.studies.retrieval import Options
 from convscope.studies.retrieval.record import Duplicates, Neighbours

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convscope.core.table import Part, Table, percent
+from convscope.core.text import Part, Table, percent
 from convscope.drawing.style import SOFT, TRAINING, VALIDATION, dress
 from convscope.studies.base import Shown
 from convscope.studies.transfer import Options

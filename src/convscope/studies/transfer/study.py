@@ -20,7 +20,7 @@ from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Pictures
-from convscope.records.embedding import Embedding
+from convscope.records.features import Embedding
 from convscope.representations.embedding import VectorKind, default_layer, embedding
 from convscope.representations.predict import evaluate
 from convscope.representations.probe import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from convscope.core.table import Part, Table
+from convscope.core.text import Part, Table
 from convscope.drawing.style import INK, SOFT, TRAINING, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.transfer_lists import Options

@@ -19,7 +19,7 @@ from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.annotations import ABSENT, HARD, SHOWN, Lists, numbers_of, read_lists
 from convscope.pictures.opening import opened
-from convscope.records.embedding import Embedding
+from convscope.records.features import Embedding
 from convscope.representations.embedding import VectorKind, default_layer, embedding
 from convscope.representations.probe import average_precision, softmax, trained
 from convscope.studies.base import Ask, arguments

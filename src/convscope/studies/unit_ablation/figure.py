@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.core.errors import printable
-from convscope.core.table import Part, Table
+from convscope.core.text import Part, Table
 from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.unit_ablation import Options

@@ -20,7 +20,7 @@ from torch import Tensor
 from convscope.core.errors import ModelError, UsageError
 from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens
-from convscope.metrics.statistics import sign_test
+from convscope.metrics.faithfulness import sign_test
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, forward, prepared, whole
 from convscope.network.outputs import Targets, meaning, understood
