@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convscope.attribution.registry import LAYERED, METHODS
-from convscope.studies.explain.table import LAYER, LIMITS, TITLES, summary, verdict
+from convscope.studies.explain.figure import LAYER, LIMITS, TITLES, summary, verdict
 from tests.figures.fake_explanations import (
     SIZE,
     a_map,

@@ -13,9 +13,9 @@ from PIL import Image
 
 from convscope.core.errors import DataError, EnvironmentFault
 from convscope.core.run import Run
-from convscope.pictures.framed import Framed
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
+from convscope.studies.features.study import Framed
 
 FRAMING = Framing(None, (6, 9))
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from convscope.core.errors import UsageError
-from convscope.pictures.framing import Framing, canvas, middle, warp
+from convscope.pictures.framing import Framing
+from convscope.studies.invariance.study import canvas, middle, warp
 
 GREY = (9, 8, 7)
 

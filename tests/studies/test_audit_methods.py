@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.studies.audit import case as audit_clock
-from convscope.studies.audit.case import Clock, OutOfTime
+from convscope.studies.audit import network as audit_clock
+from convscope.studies.audit.network import Clock, OutOfTime
 from tests.nets import pictures, state_of
 from tests.studies.audit_nets import (
     SPELLED,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convscope.core.units import Box
-from convscope.studies.features.display import cut, limit, patch, quantised
+from convscope.representations.deconvnet import cut, limit, patch, quantised
 
 IMAGE = torch.arange(3 * 6 * 8, dtype=torch.float32).reshape(3, 6, 8)
 

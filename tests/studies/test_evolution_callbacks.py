@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from convscope.network.network import Network
 from convscope.pictures.pictures import Pictures
-from convscope.studies.evolution.callbacks import hugging_face_callback, lightning_callback
-from convscope.studies.evolution.recorder import EvolutionRecorder
+from convscope.studies.evolution.recorder import (
+    EvolutionRecorder,
+    hugging_face_callback,
+    lightning_callback,
+)
 
 EVENTS = ("init_end", "train_begin", "epoch_begin", "step_begin", "pre_optimizer_step")
 EVENTS_LATER = ("optimizer_step", "step_end", "log", "save", "evaluate", "an_event_of_next_year")

@@ -19,9 +19,9 @@ from convscope.network.load import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Picture, Pictures, one_picture
+from convscope.studies.explain.figure import findings, summary, verdict
 from convscope.studies.explain.study import Checks, explain_folder
 from convscope.studies.explain.study import explain_picture as explain
-from convscope.studies.explain.table import findings, summary, verdict
 
 SIZE = (36, 48)
 TAG = 8

@@ -16,8 +16,7 @@ from convscope.network.load import Network, load
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
-from convscope.representations.deconvnet import deconvnet
-from convscope.studies.features.display import GREY, limit, quantised
+from convscope.representations.deconvnet import GREY, deconvnet, limit, quantised
 from convscope.studies.features.study import features
 from tests.studies.conftest import SIZE
 

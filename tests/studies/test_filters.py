@@ -17,11 +17,22 @@ from convscope.network.load import load
 from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.studies.filters.figure import clipped_filters, filter_sheet, filters_figure
-from convscope.studies.filters.frequencies import apparent, bands, folds_on_pictures, transfer
+from convscope.studies.filters.figure import (
+    advice,
+    clipped_filters,
+    filter_sheet,
+    filters_figure,
+    filters_table,
+)
 from convscope.studies.filters.record import Filters
-from convscope.studies.filters.study import filters, map_health
-from convscope.studies.filters.table import advice, filters_table
+from convscope.studies.filters.study import (
+    apparent,
+    bands,
+    filters,
+    folds_on_pictures,
+    map_health,
+    transfer,
+)
 from tests import nets
 
 SIZE = (3, 64, 80)

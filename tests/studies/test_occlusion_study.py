@@ -27,7 +27,7 @@ from convscope.pages.atlas import read_study
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.studies.base import boxes_of
-from convscope.studies.occlusion.areas import rooms
+from convscope.studies.occlusion.areas import deal_test, hidden_objects, rooms, shared, sign_test
 from convscope.studies.occlusion.figure import (
     _three_figures,
     _ticks,
@@ -35,7 +35,6 @@ from convscope.studies.occlusion.figure import (
     hidden_objects_figure,
     occlusion_pages,
 )
-from convscope.studies.occlusion.hidden_objects import deal_test, hidden_objects, shared, sign_test
 from convscope.studies.occlusion.record import Occlusions
 from convscope.studies.occlusion.study import occlusion_study
 from convscope.studies.occlusion.table import (

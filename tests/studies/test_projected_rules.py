@@ -16,8 +16,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.records.features import LayerFeatures, grid_words
-from convscope.representations.deconvnet import deconvnet
-from convscope.studies.features.display import Energy
+from convscope.representations.deconvnet import Energy, deconvnet
 from convscope.studies.features.study import features
 from convscope.trace.autograd import Stride
 from convscope.trace.receptive_field import ReceptiveField

@@ -131,8 +131,8 @@ class _Asked:
     def many(self, pictures: str, limit: int | None) -> list[str]:
         """Explain a folder, each picture's page as soon as it is done; what to tell of all."""
         from convscope.pages.explain import write_explanations
+        from convscope.studies.explain.figure import findings
         from convscope.studies.explain.study import QUICK, explain_folder
-        from convscope.studies.explain.table import findings
 
         kept: list[Explanations] = []
         with self.reading.open(pictures) as folder, progress("explaining") as tick:
@@ -185,7 +185,7 @@ def _third(at: int, extent: int, words: Sequence[str]) -> str:
 
 def _lines(found: Explanation) -> list[str]:
     """The classes, and a line for each map."""
-    from convscope.studies.explain.table import TITLES, summary, verdict
+    from convscope.studies.explain.figure import TITLES, summary, verdict
 
     wide = max(len(name) for name in found.methods)
     lines = [

@@ -38,7 +38,7 @@ MOVED = {
     "figures.optimise": "drawing.tiles",
     "figures.pictures": "drawing.tiles",
     "figures.plots": "drawing.plots",
-    "figures.verdicts": "studies.explain.table",
+    "figures.verdicts": "studies.explain.figure",
     "images.boxes": "pictures.annotations",
     "images.builtin": "pictures.opening",
     "images.framing": "pictures.framing",
@@ -56,7 +56,7 @@ MOVED = {
     "models.load": "network.load",
     "models.network": "network.network",
     "models.preprocess": "network.preprocess",
-    "studies.evolution_callbacks": "studies.evolution.callbacks",
+    "studies.evolution_callbacks": "studies.evolution.recorder",
     "training.recipe_text": "training.recipe",
 }
 GONE = {name.partition(".")[0] for name in MOVED} - {"studies", "training"}

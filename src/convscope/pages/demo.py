@@ -20,8 +20,8 @@ from convscope.records.features import LayerFeatures
 from convscope.records.maps import OcclusionExample, lowest
 from convscope.records.predictions import Evolution, Prediction
 from convscope.studies.evolution.figure import evolution_figure
+from convscope.studies.explain.figure import summary, verdict
 from convscope.studies.explain.record import Explanation
-from convscope.studies.explain.table import summary, verdict
 from convscope.studies.occlusion.figure import occlusion_figure
 
 ASSETS = "page"

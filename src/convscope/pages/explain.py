@@ -32,9 +32,15 @@ from convscope.drawing.tiles import (
 from convscope.pages.describe import assumption, notes, number, numbers, origin, save, shown
 from convscope.pictures.notes import PICTURE_NOTES
 from convscope.records.maps import Faithfulness, Occlusion, OcclusionExample, interval, lowest
-from convscope.studies.explain.figure import explanation_figure
+from convscope.studies.explain.figure import (
+    TITLES,
+    explanation_figure,
+    findings,
+    leading,
+    summary,
+    verdict,
+)
 from convscope.studies.explain.record import Explanation, Explanations
-from convscope.studies.explain.table import TITLES, findings, leading, summary, verdict
 
 
 def save_example(example: OcclusionExample, folder: Path) -> dict[str, Any]:

@@ -9,15 +9,15 @@ _HOME = {
     "by_name": "registry",
     "explanation_figure": "explain.figure",
     "features_figure": "features.figure",
-    "hugging_face_callback": "evolution.callbacks",
-    "lightning_callback": "evolution.callbacks",
+    "hugging_face_callback": "evolution.recorder",
+    "lightning_callback": "evolution.recorder",
     "occlusion_figure": "occlusion.figure",
     "occlusion_words": "occlusion.table",
     "studies": "registry",
     "study": "registry",
-    "summary": "explain.table",
+    "summary": "explain.figure",
     "table": "registry",
-    "verdict": "explain.table",
+    "verdict": "explain.figure",
 }
 
 

@@ -23,7 +23,7 @@ from convscope.network.outputs import Meaning, both_ways, leaves, meaning, score
 from convscope.network.user_code import assumed
 from convscope.pictures.builtin import PHOTOS, photo_file
 from convscope.pictures.pictures import one_picture
-from convscope.studies.audit.case import ROUNDING, Case, Heading, some
+from convscope.studies.audit.network import ROUNDING, Case, Heading, some
 from convscope.studies.audit.record import Finding
 
 INPUT = Heading("input")

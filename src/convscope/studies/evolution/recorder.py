@@ -1,15 +1,20 @@
-"""How did a network's features form while it was trained?
+"""Evolution of features while a network is trained: recorder, callbacks of Lightning and Trainer.
 
 After each recorded epoch: for each chosen feature map its single strongest activation over the
 pictures, projected. A feature jumps when the picture with the strongest activation changes.
 Source: Zeiler and Fergus 2014, figure 4 (there over all training pictures, at epochs 1, 2, 5, 10,
 20, 30, 40 and 64).
+
+Neither library is imported here unless the training has done so already. Each callback looks at the
+untrained network (epoch 0, if it is to be recorded), after each epoch, and always after the last,
+on the first process alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,18 +39,18 @@ from convscope.pictures.opening import as_pictures
 from convscope.pictures.pictures import Pictures
 from convscope.records.predictions import Convergence, Evolution
 from convscope.records.topk import TopK
-from convscope.representations.deconvnet import deconvnet
-from convscope.representations.projections import backward_paths
-from convscope.representations.topk import topk
-from convscope.studies.features.display import (
+from convscope.representations.deconvnet import (
     SCALING,
     around,
     cut,
+    deconvnet,
     limit,
     patch,
     quantised,
     side_of,
 )
+from convscope.representations.projections import backward_paths
+from convscope.representations.topk import topk
 from convscope.trace.backward_rule import Rule
 from convscope.trace.layers import feature_layers
 from convscope.trace.receptive_field import ReceptiveField, fields
@@ -440,3 +445,82 @@ class EvolutionRecorder:
             chosen = draw.choice(channels, min(self.per_layer, channels), replace=False)
             units += [Unit(layer, int(channel)) for channel in sorted(chosen)]
         return tuple(units)
+
+
+LIGHTNING = ("lightning.pytorch", "pytorch_lightning")
+"""The two names that Lightning is installed under; their callbacks are not each other's."""
+
+
+def lightning_callback(recorder: EvolutionRecorder, part: str = "") -> Any:
+    """For `Trainer(callbacks=[…])`. part: name of the network in the LightningModule, e.g. model;
+    by default the module itself is looked at, with layers named as in it."""
+    home = next((sys.modules[name] for name in LIGHTNING if name in sys.modules), None)
+    if home is None:
+        import lightning.pytorch as home  # takes seconds
+
+    class LightningEvolution(home.Callback):  # type: ignore[misc]
+        def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
+            if trainer.current_epoch == 0:
+                self._tell(trainer, pl_module, recorder, 0)
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
+            self._tell(trainer, pl_module, recorder, trainer.current_epoch + 1)
+
+        def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
+            # Lightning has counted the last epoch by now, unless it was broken off.
+            self._tell(trainer, pl_module, _last(recorder), trainer.current_epoch)
+
+        def _tell(
+            self, trainer: Any, module: nn.Module, to: Callable[[int, nn.Module], None], epoch: int
+        ) -> None:
+            if trainer.is_global_zero:
+                to(epoch, module.get_submodule(part))
+
+    return LightningEvolution()
+
+
+def hugging_face_callback(recorder: EvolutionRecorder) -> Any:
+    """For `Trainer(callbacks=[…])` of transformers. A `TrainerCallback` if transformers has been
+    imported, else an object that answers to all of its events."""
+    transformers = sys.modules.get("transformers")
+    kinds: tuple[type, ...] = (_HuggingFace,)
+    if transformers is not None:
+        kinds = (_HuggingFace, transformers.TrainerCallback)
+    made = type("HuggingFaceEvolution", kinds, {})()
+    made.recorder = recorder
+    return made
+
+
+class _HuggingFace:
+    """Events of transformers' Trainer; it counts epochs in fractions."""
+
+    recorder: EvolutionRecorder
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **more: Any) -> None:
+        if not state.epoch:
+            self._tell(state, more, self.recorder)
+
+    def on_epoch_end(self, _args: Any, state: Any, _control: Any, **more: Any) -> None:
+        self._tell(state, more, self.recorder)
+
+    def on_train_end(self, _args: Any, state: Any, _control: Any, **more: Any) -> None:
+        self._tell(state, more, _last(self.recorder))
+
+    def _tell(self, state: Any, more: dict[str, Any], to: Callable[[int, nn.Module], None]) -> None:
+        if state.is_world_process_zero:
+            to(round(state.epoch or 0), more["model"])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("on_"):  # an event that means nothing to us
+            return lambda *_, **__: None
+        raise AttributeError(name)
+
+
+def _last(recorder: EvolutionRecorder) -> Callable[[int, nn.Module], None]:
+    """Looks at the last epoch, whether or not it is one of those to record."""
+
+    def look(epoch: int, model: nn.Module) -> None:
+        if epoch not in recorder.recorded:
+            recorder.look(epoch, model)
+
+    return look

@@ -5,6 +5,10 @@ Source: Zeiler and Fergus 2014, figure 2: random maps of five layers, nine stron
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,10 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float16, Float32
+from jaxtyping import Bool, Float16, Float32, UInt8
 from torch import Tensor
 
-from convscope.core.errors import ModelError, UsageError
+from convscope.core.errors import EnvironmentFault, ModelError, UsageError
+from convscope.core.publish import environment_fault
 from convscope.core.run import PLAIN, Run
 from convscope.core.units import Box, Unit
 from convscope.lens.lens import Lens
@@ -26,13 +31,24 @@ from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.network.tuning import Tuning, blank, require_tuning
-from convscope.pictures.framed import Framed
 from convscope.pictures.opening import as_pictures, opened
-from convscope.pictures.pictures import Picture, Pictures
+from convscope.pictures.pictures import Frame, Picture, Pictures
 from convscope.records.features import COUNTS, LayerFeatures, Shown, random_maps
 from convscope.records.features import Pictures as PictureRecord
 from convscope.records.topk import TopK
-from convscope.representations.deconvnet import deconvnet
+from convscope.representations.deconvnet import (
+    GREY,
+    SCALING,
+    Energy,
+    around,
+    cut,
+    deconvnet,
+    inside,
+    limit,
+    patch,
+    quantised,
+    side_of,
+)
 from convscope.representations.projections import (
     BackwardPath,
     Choice,
@@ -43,23 +59,68 @@ from convscope.representations.projections import (
 from convscope.representations.topk import topk
 from convscope.studies.base import Ask, arguments
 from convscope.studies.features import Options
-from convscope.studies.features.display import (
-    GREY,
-    SCALING,
-    Energy,
-    around,
-    cut,
-    inside,
-    limit,
-    patch,
-    quantised,
-    side_of,
-)
 from convscope.studies.features.record import KEPT, kept_features
 from convscope.trace.backward.descent import Neuron
 from convscope.trace.backward_rule import Other, Overlap, Rule
 from convscope.trace.layers import chosen_layers, feature_layers
 from convscope.trace.receptive_field import ReceptiveField, fields
+
+
+class Framed:
+    """Pictures of a folder in a temporary file, which is gone with this: those that another pass
+    over the folder hands to `keep`, and those that are read as they are first asked for."""
+
+    def __init__(self, folder: Pictures, framing: Frame) -> None:
+        self.folder = folder
+        self._framing = framing
+        self._kept: dict[int, tuple[int, tuple[int, ...]]] = {}
+        """Of each picture where its pixels begin, and their shape."""
+        self._asked: set[int] = set()
+        self._file = tempfile.TemporaryFile(prefix="convscope-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._room = shutil.disk_usage(tempfile.gettempdir()).free // 4
+        """Bytes that pictures nobody has asked for yet may take."""
+
+    def keep(self, pictures: Sequence[Picture]) -> None:
+        """Pictures in this framing, which may be asked for later. Where room ends, they are left,
+        and are decoded again when they are asked for."""
+        for picture in pictures:
+            self._room -= picture.pixels.nbytes
+            if self._room > 0 and picture.number not in self._asked:
+                try:
+                    self._write(picture)
+                except EnvironmentFault:
+                    self._room = 0
+                else:
+                    self._asked.add(picture.number)
+
+    def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+        """Number and pixels of the usable ones of these pictures, in this order.
+
+        Raises as `Pictures.read`, and EnvironmentFault R602 or R603 if the temporary folder is full
+        or cannot be written.
+        """
+        self._fill([number for number in numbers if number not in self._asked])
+        for number in numbers:
+            if number in self._kept:
+                begin, shape = self._kept[number]
+                data = os.pread(self._file.fileno(), int(np.prod(shape)), begin)
+                yield number, np.frombuffer(bytearray(data), np.uint8).reshape(shape)
+
+    def _fill(self, numbers: Sequence[int]) -> None:
+        self._asked.update(numbers)
+        for picture in self.folder.read(self._framing, sorted(numbers)) if numbers else ():
+            self._write(picture)
+
+    def _write(self, picture: Picture) -> None:
+        pixels = np.ascontiguousarray(picture.pixels)
+        begin = self._file.seek(0, os.SEEK_END)
+        try:
+            self._file.write(pixels.data)
+            self._file.flush()
+        except OSError as fault:
+            raise environment_fault(fault, Path(tempfile.gettempdir())) from fault
+        self._kept[picture.number] = (begin, pixels.shape)
 
 
 class ProjectionOptions(NamedTuple):

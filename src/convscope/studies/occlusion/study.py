@@ -39,8 +39,7 @@ from convscope.representations.predict import class_names, true_classes
 from convscope.studies.base import Ask, arguments, boxes_of, spread
 from convscope.studies.explain.study import probabilities, seen, seen_boxes, target_index
 from convscope.studies.occlusion import Options
-from convscope.studies.occlusion.areas import Projecting, drawn_square, without
-from convscope.studies.occlusion.hidden_objects import hidden_objects
+from convscope.studies.occlusion.areas import Projecting, drawn_square, hidden_objects, without
 from convscope.studies.occlusion.record import ASKED, LIKELIEST, TRUE, Occlusions
 from convscope.trace.layers import ends
 
