@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from convscope.core.errors import ConvscopeError
 from convscope.core.run import Run
 from convscope.representations.projections import backward_paths, projections
-from convscope.trace.autograd import is_even
 from convscope.trace.backward.descent import Neuron
 from convscope.trace.backward.steps import packed, unpacked
+from convscope.trace.operations import is_even
 from tests.features.test_projections import Branching, Tower, edges, laid
 from tests.nets import lively, pictures, sequential
 

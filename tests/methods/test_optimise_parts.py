@@ -16,13 +16,13 @@ from convscope.core.errors import UsageError
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.visualisation import optimise
-from convscope.visualisation.objective import RedirectedReLU
 from convscope.visualisation.parameterise import (
     BASES,
     PENALTIES,
     Options,
     Plan,
     Range,
+    RedirectedReLU,
     alpha_norm,
     basis,
     moved,

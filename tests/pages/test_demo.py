@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.cli.demo import MAPS, PHOTOGRAPHS
-from convscope.pages.demo import LearningNetwork, RealNetwork, hidden_words, write_demo
+from convscope.cli.atlas import MAPS, PHOTOGRAPHS
+from convscope.pages.atlas import LearningNetwork, RealNetwork, hidden_words, write_demo
 from convscope.records.predictions import Prediction
 from tests.figures.fake_explanations import explanation
 from tests.pages import fake_records

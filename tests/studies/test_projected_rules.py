@@ -18,7 +18,7 @@ from convscope.pictures.pictures import Pictures
 from convscope.records.features import LayerFeatures, grid_words
 from convscope.representations.deconvnet import Energy, deconvnet
 from convscope.studies.features.study import features
-from convscope.trace.autograd import Stride
+from convscope.trace.operations import Stride
 from convscope.trace.receptive_field import ReceptiveField
 from tests.studies.conftest import SIZE
 

@@ -13,9 +13,18 @@ from torch.overrides import TorchFunctionMode
 
 from convscope.trace import backward_rule, operations
 from convscope.trace import graph as nodes
-from convscope.trace.autograd import STRIDES, SWITCHES, name_of_node
 from convscope.trace.backward.steps import STEPS
-from convscope.trace.operations import ALIASES, NODES, OPERATIONS, in_place, name_of, operation_of
+from convscope.trace.operations import (
+    ALIASES,
+    NODES,
+    OPERATIONS,
+    STRIDES,
+    SWITCHES,
+    in_place,
+    name_of,
+    name_of_node,
+    operation_of,
+)
 from convscope.trace.receptive_field import ARGUMENTS
 from convscope.trace.recorder import Call, Slot
 

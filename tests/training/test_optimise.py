@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from convscope.network.zfnet import zfnet
-from convscope.training.optimise import (
+from convscope.training.recipe import (
+    Recipe,
     Schedule,
     clip_filters,
     initialise,
@@ -21,7 +22,6 @@ from convscope.training.optimise import (
     running_mean,
     schedule,
 )
-from convscope.training.recipe import Recipe
 
 
 def rms(filters: torch.Tensor) -> list[float]:

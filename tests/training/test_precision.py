@@ -18,9 +18,8 @@ from convscope.lens import machine
 from convscope.lens.machine import ROUNDS, fastest_runs
 from convscope.network.checkpoint import read_weights
 from convscope.pictures.pictures import Pictures
-from convscope.training import optimise as precision
-from convscope.training.optimise import Choice, Times, choose
-from convscope.training.recipe import Recipe, recipe
+from convscope.training import recipe as precision
+from convscope.training.recipe import Choice, Recipe, Times, choose, recipe
 from convscope.training.state import Identity, RunFolder
 from convscope.training.trainer import Progress, train
 from tests.training.conftest import TINY

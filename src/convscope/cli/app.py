@@ -19,8 +19,7 @@ import typer
 from typer.models import CommandInfo
 
 from convscope import __version__
-from convscope.cli.atlas import atlas, attach, mark
-from convscope.cli.demo import demo
+from convscope.cli.atlas import atlas, attach, demo, mark
 from convscope.cli.explain import check, explain
 from convscope.cli.optimise import optimise
 from convscope.cli.predict import evaluate, layers, predict, tune

@@ -40,9 +40,9 @@ from convscope.network.outputs import Target, Targets, scored
 from convscope.network.provenance import recorded
 from convscope.records.features import Grid
 from convscope.records.maps import Projection
-from convscope.trace.autograd import Stride
 from convscope.trace.backward.descent import ForwardPass, Neuron, forward_pass, require_pictures
 from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
+from convscope.trace.operations import Stride
 from convscope.trace.receptive_field import ReceptiveField
 
 Place = tuple[int, int, int]

@@ -26,7 +26,6 @@ from convscope.lens.twin import bare
 from convscope.network.arguments import Given, Model, several_or_read, taking
 from convscope.network.network import Network
 from convscope.representations.deconvnet import require_place
-from convscope.trace.autograd import Stride, reductions
 from convscope.trace.backward.descent import (
     ForwardPass,
     Neuron,
@@ -36,6 +35,7 @@ from convscope.trace.backward.descent import (
 )
 from convscope.trace.backward.steps import BackwardGraph
 from convscope.trace.backward_rule import BackwardRule, Other, Overlap, Rule
+from convscope.trace.operations import Stride, reductions
 
 Choice = Literal["auto", "deconvnet", "guided", "both", "gradient"]
 

@@ -31,8 +31,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from convscope.core.errors import ModelError, UsageError, nearest
 from convscope.lens.torch_private import version
-from convscope.trace.autograd import Coverage, coverage
-from convscope.trace.operations import OPERATIONS, in_place, name_of
+from convscope.trace.operations import OPERATIONS, Coverage, coverage, in_place, name_of
 
 Rule = Literal["gradient", "deconvnet", "guided"]
 Overlap = Literal["add", "overwrite"]

@@ -51,8 +51,7 @@ from convscope.core.text import checked, csv_table, parsed, read_json
 from convscope.network.checkpoint import save_weights
 from convscope.network.weights import KEPT
 from convscope.records.predictions import Series
-from convscope.training.optimise import Choice
-from convscope.training.recipe import Recipe, differences, to_json, to_toml
+from convscope.training.recipe import Choice, Recipe, differences, to_json, to_toml
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -41,7 +41,9 @@ from convscope.training.data import (
     stream,
     targets,
 )
-from convscope.training.optimise import (
+from convscope.training.processes import Processes, Tally, deterministic
+from convscope.training.recipe import (
+    Recipe,
     choose,
     clip_filters,
     initialise,
@@ -50,9 +52,8 @@ from convscope.training.optimise import (
     restore_plateau,
     running_mean,
     schedule,
+    to_json,
 )
-from convscope.training.processes import Processes, Tally, deterministic
-from convscope.training.recipe import Recipe, to_json
 from convscope.training.state import (
     SCHEMA,
     Checkpoint,

@@ -32,18 +32,24 @@ from convscope.network.outputs import Target, Targets, scored
 from convscope.network.preprocess import Preprocess
 from convscope.network.provenance import recorded
 from convscope.records.maps import Kind, OptimisedPicture
-from convscope.visualisation.objective import (
+from convscope.visualisation.parameterise import (
     OVER,
     ClassGoal,
     FeatureGoal,
     Goal,
+    Options,
+    Plan,
+    Range,
     RedirectedReLU,
     StrengthGoal,
     UnitGoal,
+    basis,
     canvas,
+    moved,
+    penalty,
+    turned,
     watched,
 )
-from convscope.visualisation.parameterise import Options, Plan, Range, basis, moved, penalty, turned
 
 SELDOM = 10
 """A unit that is excited in fewer than one of this many steps has not been found."""

@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from convscope.lens.torch_private import max_unpooled
-from convscope.trace.autograd import below, name_of_node, on_the_way
 from convscope.trace.backward.windows import Frame, Pair, Signal, TransposedConvolution
 from convscope.trace.backward_rule import LastWins, PassedBy, Rectify
 from convscope.trace.folding import scale_of
+from convscope.trace.operations import below, name_of_node, on_the_way
 from convscope.trace.receptive_field import Affine
 
 Sent = Iterator[tuple[int, Signal]]
