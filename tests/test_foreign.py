@@ -133,7 +133,7 @@ def test_our_own_mistakes_and_memory_are_left_as_they_are() -> None:
         raise AttributeError(layer)
 
     mistaken.__code__ = mistaken.__code__.replace(
-        co_filename=str(Path(convscope.__file__).parent / "lens" / "hooks.py")
+        co_filename=str(Path(convscope.__file__).parent / "lens" / "lens.py")
     )
     with pytest.raises(AttributeError):
         run_with_hooks(Own(lambda x: x), PICTURE, mistaken)

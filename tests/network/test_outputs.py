@@ -488,7 +488,7 @@ def test_the_layer_that_is_chosen_reaches_the_score() -> None:
 
 def test_nobody_else_makes_probabilities_of_scores() -> None:
     """A second place would be a second opinion."""
-    allowed = {"network/outputs.py", "lens/origins.py"}
+    allowed = {"network/outputs.py"}
     call = re.compile(r"\.(log_)?softmax\(|\.sigmoid\(|logsigmoid\(|F\.(soft|sig)|nn\.(Soft|Sig)")
     found = {}
     for path in SOURCE.rglob("*.py"):
@@ -498,7 +498,7 @@ def test_nobody_else_makes_probabilities_of_scores() -> None:
             found[name] = lines
     # Of maps' scores, over the maps, as Score-CAM's paper has it: no probabilities of classes.
     assert found == {
-        "attribution/scorecam.py": [
+        "attribution/cam_passes.py": [
             "    weights[used] = scores.softmax(0) if way.softmax else scores"
         ]
     }

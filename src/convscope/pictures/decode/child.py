@@ -1,6 +1,6 @@
 """The decoding process itself: paths in on fd 0, pixels or faults out on fd 1.
 
-Started as `python -m convscope.pictures.decode.child` by process.py, with neither torch nor NumPy,
+Started as `python -m convscope.pictures.decode.child` by pool.py, with neither torch nor NumPy,
 so that it is ready in well under a tenth of a second. It ends when its input ends.
 
 Request: kind, length, payload: a path, or a place in an archive (PLACE). Answer: kind, height,
