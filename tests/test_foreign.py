@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import convscope
-from convscope.core.errors import ModelError, TheirCode
+from convscope.core.errors import ModelError
+from convscope.core.foreign import TheirCode
 from convscope.lens.lens import Lens, run_with_hooks
 from convscope.studies.explain.record import Explanation
 

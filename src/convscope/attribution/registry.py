@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from convscope.attribution import formulas, gradients
 from convscope.attribution.base import Method, Options
 from convscope.attribution.occlusion import occlusion_map
-from convscope.core.errors import TheirCode, UsageError, nearest, require_options, shown
+from convscope.core.errors import UsageError, nearest, require_options, shown
+from convscope.core.foreign import TheirCode
 from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
 from convscope.network.arguments import Given, Layers, Model, several, taking

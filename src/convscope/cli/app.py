@@ -33,10 +33,10 @@ from convscope.core.errors import (
     ModelError,
     StopAsked,
     UsageError,
-    blamed,
     is_out_of_memory,
     printable,
 )
+from convscope.core.foreign import blamed
 from convscope.core.publish import environment_fault, is_full
 from convscope.studies.registry import studies
 

@@ -25,7 +25,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from convscope.core.errors import ModelError, TheirCode, UsageError, nearest
+from convscope.core.errors import ModelError, UsageError, nearest
+from convscope.core.foreign import TheirCode
 from convscope.lens.torch_private import tree_leaves, tree_map_only
 from convscope.lens.twin import ShadowModel, bare, is_scripted, refuse_scripted, wrapped
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
-from convscope.core.errors import ModelError, TheirCode
+from convscope.core.errors import ModelError
+from convscope.core.foreign import TheirCode
 
 WRAPPERS: Mapping[type, str] = {
     DataParallel: "module",

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convscope.attribution.registry import method_of, methods_of
-from convscope.core.errors import ConvscopeError, ModelError, TheirCode, UsageError, shown
+from convscope.core.errors import ConvscopeError, ModelError, UsageError, shown
+from convscope.core.foreign import TheirCode
 from convscope.core.run import PLAIN, Run
 from convscope.lens.twin import ShadowModel, bare
 from convscope.network.arguments import (

@@ -27,12 +27,12 @@ from convscope.core.errors import (
     CheckpointError,
     ConvscopeError,
     ModelError,
-    TheirCode,
     UsageError,
     a_kind,
     nearest,
     shown,
 )
+from convscope.core.foreign import TheirCode
 from convscope.core.publish import publish_file, require_free
 from convscope.core.text import as_toml, checked, one_line, parsed, read_text, unusable
 from convscope.network.checkpoint import Checkpoint, open_checkpoint

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convscope.core.errors import ModelError, TheirCode, UsageError, nearest
+from convscope.core.errors import ModelError, UsageError, nearest
+from convscope.core.foreign import TheirCode
 from convscope.lens.lens import around, dressed, undressed
 from convscope.lens.torch_private import version
 from convscope.lens.twin import bare

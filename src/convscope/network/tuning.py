@@ -26,7 +26,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from convscope import __version__
-from convscope.core.errors import EnvironmentFault, TheirCode, UsageError, a_kind
+from convscope.core.errors import EnvironmentFault, UsageError, a_kind
+from convscope.core.foreign import TheirCode
 from convscope.core.publish import cache_folder, publish_file
 from convscope.core.run import PLAIN, Run
 from convscope.core.text import checked, read_json

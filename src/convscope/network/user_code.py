@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from convscope.core.errors import ModelError, TheirCode, nearest
+from convscope.core.errors import ModelError, nearest
+from convscope.core.foreign import TheirCode
 from convscope.network.network import Draft, Network, Request
 from convscope.network.preprocess import Preprocess
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.overrides import TorchFunctionMode
 
-from convscope.core.errors import TheirCode
+from convscope.core.foreign import TheirCode
 from convscope.core.text import plural
 from convscope.lens.lens import HOOK
 from convscope.lens.twin import ShadowModel, is_scripted
