@@ -75,7 +75,7 @@ def test_hiding_is_told_with_the_class_that_takes_over(records: Atlas) -> None:
 
 
 def test_the_demo_asks_for_maps_and_photographs_that_there_are() -> None:
-    from convscope.network.efficientnet_lite import EfficientNetLite0
+    from convscope.network.pretrained import EfficientNetLite0
     from convscope.pictures.builtin import CAMERA, PHOTOS
 
     assert set(PHOTOGRAPHS) <= {photo.name for photo in (*PHOTOS, CAMERA)}

@@ -412,7 +412,7 @@ SOURCE_MODULES = "convscope.network"
 SOURCES: dict[str, Callable[[Request], Draft]] = {
     "torchvision": _later("pretrained", "from_torchvision"),
     "timm": _later("pretrained", "from_timm"),
-    "efficientnet-lite0": _later("efficientnet_lite", "from_lite"),
+    "efficientnet-lite0": _later("pretrained", "from_lite"),
     **dict.fromkeys(OURS, from_ours),
 }
 

@@ -130,7 +130,7 @@ class Study:
     options: Any = None
     """The dataclass of its options; None where its command stands in `cli/`."""
     needs: tuple[str, ...] = ("network", "picture folder")
-    """Its arguments, out of those that `cli/run_study.py` knows, or fields of its options."""
+    """Its arguments, out of those that `cli/app.py` knows, or fields of its options."""
     pictures: str = ""
     """Which pictures, where that is to be said."""
     scores: bool = False

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from convscope.core.errors import EnvironmentFault, UsageError
-from convscope.network import efficientnet_lite
-from convscope.network.efficientnet_lite import EfficientNetLite0, SamePad, packaged
+from convscope.network import pretrained as efficientnet_lite
 from convscope.network.load import load
+from convscope.network.pretrained import EfficientNetLite0, SamePad, packaged
 from convscope.pictures.builtin import PHOTOS, photo_file
 from convscope.representations.predict import evaluate, predict
 
