@@ -13,9 +13,9 @@ from PIL import Image
 from convscope.cli.atlas import MAPS, PHOTOGRAPHS
 from convscope.pages.atlas import LearningNetwork, RealNetwork, hidden_words, write_demo
 from convscope.records.predictions import Prediction
-from tests.figures.fake_explanations import explanation
 from tests.pages import fake_records
 from tests.pages.fake_records import HOSTILE, Atlas
+from tests.studies.fake_explanations import explanation
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from convscope.core.units import Box
 from convscope.drawing.tiles import GREY
 from convscope.pages.explain import write_explanation, write_explanations
 from convscope.studies.explain.record import Explanation, Explanations
-from tests.figures.fake_explanations import (
+from tests.pages.conftest import Window, pixels
+from tests.studies.fake_explanations import (
     SIZE,
     a_map,
     explanation,
@@ -27,7 +28,6 @@ from tests.figures.fake_explanations import (
     outcome,
     prediction,
 )
-from tests.pages.conftest import Window, pixels
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 CLASS = "<script>alert(2)</script>"

@@ -7,7 +7,7 @@ by name. Nothing is scaled, except by the variant pytorch-grad-cam, which does a
 
 To add a CAM: its formula here, whose docstring becomes the method's and names the source; one entry
 in `CAMS` below, under `AUTHORS` in its variants; the same by hand in `tests/oracles/cam.py`, with
-one line in `FROM_GRADIENTS` of `tests/methods/test_cam.py`; and its name in the help of
+one line in `FROM_GRADIENTS` of `tests/attribution/test_cam.py`; and its name in the help of
 `cli/explain.py`. Its function, its name in `attribute`, in commands, pages and checks, and its row
 in docs/cam.md follow from the entry.
 """

@@ -14,7 +14,7 @@ import convscope
 from convscope.attribution.gradients import METHODS, RULES, TITLES, Options
 from convscope.core.run import Run
 from convscope.records.maps import Attribution
-from tests.methods.cam_nets import SIZE, Split, by_hand, net_of, pictures
+from tests.attribution.cam_nets import SIZE, Split, by_hand, net_of, pictures
 from tests.nets import Fire, Residual, sequential
 from tests.nets import pictures as noise_of
 from tests.oracles import cam as cam_oracle

@@ -19,7 +19,7 @@ from convscope.core.errors import ConvscopeError, ModelError, UsageError
 from convscope.network.load import load
 from convscope.network.preprocess import Preprocess
 from convscope.records.maps import Attribution
-from tests.methods.cam_nets import net_of, pictures
+from tests.attribution.cam_nets import net_of, pictures
 from tests.nets import Fire, Telling
 from tests.nets import pictures as noise
 

@@ -29,7 +29,7 @@ from convscope.metrics.faithfulness import (
 )
 from convscope.network.outputs import Targets
 from convscope.records.maps import Faithfulness, area
-from tests.methods.faithful_nets import Linear, Lookalike, Square, a_map, noise
+from tests.metrics.faithful_nets import Linear, Lookalike, Square, a_map, noise
 from tests.nets import pictures, state_of
 from tests.oracles import faithfulness as slow
 

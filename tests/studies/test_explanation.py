@@ -16,7 +16,7 @@ from convscope.core.units import Box
 from convscope.drawing.tiles import OPAQUE, drawn, legend
 from convscope.studies.explain.figure import explanation_figure
 from convscope.studies.explain.record import Explanation
-from tests.figures.fake_explanations import (
+from tests.studies.fake_explanations import (
     SIZE,
     a_map,
     explanation,

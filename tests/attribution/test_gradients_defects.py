@@ -15,7 +15,7 @@ from convscope.attribution.gradients import METHODS
 from convscope.core.errors import ModelError
 from convscope.core.run import Run
 from convscope.records.maps import Attribution
-from tests.methods.cam_nets import net_of, pictures
+from tests.attribution.cam_nets import net_of, pictures
 from tests.nets import RECTIFIERS, Fire, Residual, Spelled
 from tests.nets import pictures as noise
 

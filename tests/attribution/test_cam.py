@@ -12,7 +12,7 @@ from torch import nn
 from convscope.attribution.cam import CamOptions
 from convscope.attribution.formulas import CAMS, METHODS, table
 from convscope.records.maps import Attribution
-from tests.methods.cam_nets import (
+from tests.attribution.cam_nets import (
     HEADS,
     SIZE,
     Split,

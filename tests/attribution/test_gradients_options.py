@@ -17,9 +17,9 @@ from convscope.attribution.gradients import METHODS, TITLES
 from convscope.core.errors import ConvscopeError, ModelError, UsageError
 from convscope.core.run import Run
 from convscope.records.maps import Attribution
-from tests.methods.cam_nets import SIZE, net_of, pictures
-from tests.methods.test_cam_options import ANSWERS, Careless
-from tests.methods.test_gradients_defects import maps_of
+from tests.attribution.cam_nets import SIZE, net_of, pictures
+from tests.attribution.test_cam_options import ANSWERS, Careless
+from tests.attribution.test_gradients_defects import maps_of
 from tests.nets import Fire, Telling
 from tests.nets import pictures as noise
 

@@ -11,7 +11,7 @@ from skimage.metrics import structural_similarity
 
 from convscope.core.errors import UsageError
 from convscope.metrics.randomisation import agreement, in_cells, overlap, ranks, spearman, ssim
-from tests.methods.faithful_nets import a_map, noise
+from tests.metrics.faithful_nets import a_map, noise
 from tests.oracles import faithfulness as slow
 
 

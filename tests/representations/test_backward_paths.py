@@ -13,8 +13,8 @@ from convscope.representations.projections import backward_paths, projections
 from convscope.trace.backward.descent import Neuron
 from convscope.trace.backward.steps import packed, unpacked
 from convscope.trace.operations import is_even
-from tests.features.test_projections import Branching, Tower, edges, laid
 from tests.nets import lively, pictures, sequential
+from tests.representations.test_projections import Branching, Tower, edges, laid
 
 
 class Block(nn.Module):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from convscope.records.features import LayerFeatures
 from convscope.studies.features.figure import PAGE, _scaled, features_figure, features_table
-from tests.figures.test_pictures import layer
+from tests.drawing.test_pictures import layer
 
 PAPER = (9, 16, 12, 10, 10)
 

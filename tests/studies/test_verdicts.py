@@ -10,7 +10,7 @@ import pytest
 
 from convscope.attribution.registry import LAYERED, METHODS
 from convscope.studies.explain.figure import LAYER, LIMITS, TITLES, summary, verdict
-from tests.figures.fake_explanations import (
+from tests.studies.fake_explanations import (
     SIZE,
     a_map,
     explanation,

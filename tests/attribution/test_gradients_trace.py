@@ -16,8 +16,8 @@ from convscope.attribution import formulas as cam
 from convscope.attribution.gradients import METHODS
 from convscope.core.errors import ModelError
 from convscope.records.maps import Attribution
-from tests.methods.cam_nets import net_of, pictures
-from tests.methods.test_gradients_defects import FEW, RULED, maps_of
+from tests.attribution.cam_nets import net_of, pictures
+from tests.attribution.test_gradients_defects import FEW, RULED, maps_of
 from tests.nets import Fire, Residual, Stumbling, state_of
 from tests.nets import pictures as noise
 

@@ -27,7 +27,7 @@ from convscope.metrics.randomisation import (
     sensitivity,
 )
 from convscope.records.maps import Attribution
-from tests.methods.faithful_nets import Linear, Lookalike, a_map, noise
+from tests.metrics.faithful_nets import Linear, Lookalike, a_map, noise
 from tests.nets import Fire, Residual, pictures, state_of
 
 IMAGE = pictures(1, 41, 36)[0]

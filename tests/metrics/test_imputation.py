@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from convscope.metrics.faithfulness import faithfulness, imputed
-from tests.methods.faithful_nets import Lookalike, a_map, noise
+from tests.metrics.faithful_nets import Lookalike, a_map, noise
 from tests.nets import pictures
 from tests.oracles import faithfulness as slow
 

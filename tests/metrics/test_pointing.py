@@ -10,7 +10,7 @@ import pytest
 from convscope.core.errors import UsageError
 from convscope.core.units import Box
 from convscope.metrics.localisation import coverage, energy_inside, inside, pointing, share_inside
-from tests.methods.faithful_nets import a_map, noise
+from tests.metrics.faithful_nets import a_map, noise
 
 
 def peak_at(row: int, column: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from convscope.attribution.gradients import METHODS, drawing
-from tests.methods.cam_nets import net_of, pictures
+from tests.attribution.cam_nets import net_of, pictures
 from tests.nets import pictures as noise
 from tests.nets import sequential
 

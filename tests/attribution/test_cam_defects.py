@@ -15,7 +15,14 @@ from convscope.attribution.formulas import METHODS, gradcam_plus_plus, gradcam_p
 from convscope.core.errors import ModelError, UsageError
 from convscope.core.run import Run
 from convscope.records.maps import Attribution
-from tests.methods.cam_nets import HEADS, by_hand, head_by_hand, net_of, pictures, scores_by_hand
+from tests.attribution.cam_nets import (
+    HEADS,
+    by_hand,
+    head_by_hand,
+    net_of,
+    pictures,
+    scores_by_hand,
+)
 from tests.nets import RECTIFIERS, Spelled, Stumbling, state_of
 from tests.nets import pictures as noise
 from tests.oracles import cam as oracle
