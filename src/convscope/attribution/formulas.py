@@ -22,9 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from convscope.attribution import cam_passes as ablation
-from convscope.attribution import cam_passes as biases
-from convscope.attribution import cam_passes as masks
+from convscope.attribution import cam_passes
 from convscope.attribution.base import AUTHORS, ForwardPass, Method
 from convscope.attribution.cam import PGC, Definition, Enlarge, Map, method, to_one, weighted
 from convscope.core.text import Table
@@ -96,7 +94,7 @@ def ablationcam(run: ForwardPass, layer: str) -> Map:
     "slope": (y − y_k) / ‖A_k‖, the form that the authors derive theirs from.
     Source: Desai and Ramaswamy 2020, "Ablation-CAM", equations 1 and 3.
     """
-    return ablation.by_ablation(run, layer, ablation.drop_over_score)
+    return cam_passes.by_ablation(run, layer, cam_passes.drop_over_score)
 
 
 def scorecam(run: ForwardPass, layer: str) -> Map:
@@ -108,7 +106,7 @@ def scorecam(run: ForwardPass, layer: str) -> Map:
     those of an empty picture, through a softmax over the maps.
     Source: Wang et al. 2020, "Score-CAM".
     """
-    return masks.by_masks(run, layer, masks.WAYS[AUTHORS])
+    return cam_passes.by_masks(run, layer, cam_passes.WAYS[AUTHORS])
 
 
 def eigencam(run: ForwardPass, layer: str) -> Map:
@@ -163,12 +161,12 @@ def fullgrad(run: ForwardPass, layer: str) -> Map:  # noqa: ARG001
     `origin["completeness"]` says how well f(x) = ∇f·x + Σ bias-gradients holds.
     Source: Srinivas and Fleuret 2019, "Full-Gradient Representation", equations 3 and 5.
     """
-    return biases.all_biases(run.request, biases.together)
+    return cam_passes.all_biases(run.request, cam_passes.together)
 
 
 def fullgrad_of_pgc(run: ForwardPass, layer: str) -> Map:  # noqa: ARG001
     """Each map scaled alone; of the biases only those of convolutions and batch norms."""
-    return biases.all_biases(run.request, biases.alone, biases.SHOWN_BY_PGC)
+    return cam_passes.all_biases(run.request, cam_passes.alone, cam_passes.SHOWN_BY_PGC)
 
 
 def _principal(
@@ -217,8 +215,8 @@ CAMS: Mapping[str, Definition] = {
         "Ablation-CAM",
         {
             AUTHORS: ablationcam,
-            "slope": partial(ablation.by_ablation, weigh=ablation.slope),
-            PGC: partial(ablation.by_ablation, weigh=ablation.plain),
+            "slope": partial(cam_passes.by_ablation, weigh=cam_passes.slope),
+            PGC: partial(cam_passes.by_ablation, weigh=cam_passes.plain),
         },
         "w_k = (y − y_k) / y, y_k without map k",
         "Desai and Ramaswamy 2020",
@@ -230,7 +228,7 @@ CAMS: Mapping[str, Definition] = {
         {
             AUTHORS: scorecam,
             **{
-                name: partial(masks.by_masks, way=masks.WAYS[name])
+                name: partial(cam_passes.by_masks, way=cam_passes.WAYS[name])
                 for name in ("paper", "softmax", PGC)
             },
         },
@@ -238,7 +236,7 @@ CAMS: Mapping[str, Definition] = {
         "Wang et al. 2020",
         runs="one a map",
         gradient=False,
-        epsilon={PGC: masks.WAYS[PGC].epsilon},
+        epsilon={PGC: cam_passes.WAYS[PGC].epsilon},
     ),
     "eigencam": Definition(
         "Eigen-CAM",
