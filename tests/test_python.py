@@ -23,7 +23,7 @@ from convscope.network.network import Network
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.opening import picture_of
 from convscope.studies.explain.study import QUICK
-from convscope.studies.registry import FOLDERS as FOLDERS_OF_STUDIES
+from convscope.studies.registry import studies as all_studies
 
 SIDE = 32
 
@@ -660,7 +660,7 @@ def test_every_function_of_the_front_door_refuses_a_made_up_option(
             function(*given[: 1 if name == "load" else 3], made_up=1)
 
 
-@pytest.mark.parametrize("name", [one for one in FOLDERS_OF_STUDIES if one != "ablation"])
+@pytest.mark.parametrize("name", [one.folder for one in all_studies() if one.folder != "ablation"])
 def test_every_study_refuses_a_made_up_option(network: Network, place: Path, name: str) -> None:
     with pytest.raises(UsageError, match="has no option 'made_up'") as told:
         convscope.study(name, network, place, made_up=1)

@@ -150,7 +150,7 @@ _BEFORE = {
     "similar": ("studies.retrieval.study", 'study("retrieval", …)'),
     "smoothgrad": ("attribution.gradients", 'attribute(…, method="smoothgrad")'),
     "transfer": ("studies.transfer.study", 'study("transfer", …)'),
-    "transfer_lists": ("studies.transfer_lists.study", 'study("transfer_lists", …)'),
+    "transfer_lists": ("studies.transfer.study", 'study("transfer_lists", …)'),
     "write_atlas": ("pages.atlas", "pages.write_atlas"),
     "xgradcam": ("attribution.formulas:METHODS/xgradcam", 'attribute(…, method="xgradcam")'),
 }

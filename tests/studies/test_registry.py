@@ -6,7 +6,6 @@ import inspect
 import re
 import shlex
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ USUAL = {"progress", "training", "searching", "run", "tell", "stop", "how"}
 
 @pytest.mark.parametrize("one", MADE, ids=lambda one: one.folder)
 def test_options_are_the_parameters_of_its_function(one: Study) -> None:
-    module = import_module(f"convscope.studies.{one.folder}.study")
+    module = one.module("study")
     known = inspect.signature(getattr(module, one.function or one.folder)).parameters
     own = {entry.name for entry in fields(one.options)}
     given = {name for name in own if not option_of(one.options, name)[1].command_only}
@@ -68,7 +67,7 @@ def test_every_folder_is_in_the_registry_and_every_record_is_there() -> None:
     assert sorted(FOLDERS) == sorted(path.parent.name for path in home.glob("*/study.py"))
     kinds = {kind.__name__ for kind in _below(Record)}
     for one in ALL:
-        import_module(f"convscope.studies.{one.folder}.study")
+        one.module("study")
         kinds |= {kind.__name__ for kind in _below(Record)}
         assert set(one.records) <= kinds
         assert all(by_record(kind) == one for kind in one.records)

@@ -20,9 +20,9 @@ from convscope.pictures.annotations import HARD, SHOWN, Lists, numbers_of, read_
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.representations.probe import STRENGTH
-from convscope.studies.transfer_lists.figure import lists_figure
-from convscope.studies.transfer_lists.record import PAPER_VOC, ListTransfer
-from convscope.studies.transfer_lists.study import transfer_lists
+from convscope.studies.transfer.figure import lists_figure
+from convscope.studies.transfer.record import PAPER_VOC, ListTransfer
+from convscope.studies.transfer.study import transfer_lists
 
 CLASSES = ("cat", "dog", "person")
 SIZE = (12, 20)

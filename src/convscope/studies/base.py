@@ -151,6 +151,8 @@ class Study:
     """Whether the same command may go on in its folder: its results are in `result` there."""
     about: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     """Title, shows and limits of kinds of records that have their own."""
+    home: str = ""
+    """Its folder, where that is another study's too."""
     by_hand: bool = False
     """Whether its command stands in `cli/` instead, as it writes something else than figures."""
 
@@ -158,14 +160,18 @@ class Study:
     def name(self) -> str:
         return self.command or self.folder.replace("_", "-")
 
+    def module(self, part: str) -> Any:
+        """One of its folder's files."""
+        return import_module(f"convscope.studies.{self.home or self.folder}.{part}")
+
     def call(self, *given: Any, **options: Any) -> Any:
         """Its public function."""
-        module = import_module(f"convscope.studies.{self.folder}.study")
+        module = self.module("study")
         return getattr(module, self.function or self.folder)(*given, **options)
 
     def measure(self, ask: Ask, options: Any) -> Any:
         """Its result: a record, or records by the names of their folders."""
-        module = import_module(f"convscope.studies.{self.folder}.study")
+        module = self.module("study")
         if hasattr(module, "from_command"):
             return module.from_command(ask, options)
         network = ask.network()
@@ -176,8 +182,7 @@ class Study:
         return result
 
     def show(self, result: Any, options: Any) -> Shown:
-        module = import_module(f"convscope.studies.{self.folder}.figure")
-        shown: Shown = module.show(result, options)
+        shown: Shown = self.module("figure").show(result, options)
         return shown
 
 

@@ -17,7 +17,6 @@ FOLDERS = (
     "retrieval",
     "probes",
     "transfer",
-    "transfer_lists",
     "ablation",
     "correspondence",
     "invariance",
@@ -31,7 +30,8 @@ FOLDERS = (
 
 def studies() -> Iterator[Study]:
     for folder in FOLDERS:
-        yield import_module(f"convscope.studies.{folder}").STUDY
+        module = import_module(f"convscope.studies.{folder}")
+        yield from getattr(module, "STUDIES", ()) or (module.STUDY,)
 
 
 def by_record(kind: str) -> Study | None:

@@ -1,4 +1,4 @@
-"""Transfer: a new softmax on frozen features of other classes (tables 4 and 5, figure 9)."""
+"""Transfer: a new softmax on frozen features, of other classes or of lists (tables 4 to 6)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from convscope.core.errors import UsageError
-from convscope.studies.base import CACHE, FOLDS, LAYER, TEST, VECTOR, Option, Study
+from convscope.studies.base import BESIDE, CACHE, FOLDS, LAYER, TEST, VECTOR, Option, Study
 
 
 def counts(text: str) -> list[int]:
@@ -68,3 +68,42 @@ STUDY = Study(
     pictures="Pictures, with their classes as folders.",
     paper="tables 4 and 5, figure 9",
 )
+
+
+FORM = "FILE.json, FILE.csv, or VOC's ImageSets/Main:PART."
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Of `convscope transfer-lists`."""
+
+    teach: Annotated[str, Option(f"Classes of pictures to teach by: {FORM}", command_only=True)] = (
+        ""
+    )
+    judge: Annotated[
+        str, Option("Classes of pictures to judge by, likewise.", command_only=True)
+    ] = ""
+    layer: Annotated[str | None, LAYER] = None
+    vector: Annotated[str | int, VECTOR] = "auto"
+    cache: Annotated[Path | None, CACHE] = None
+    beside: Annotated[bool, BESIDE] = False
+
+
+LISTS = Study(
+    folder="transfer_lists",
+    home="transfer",
+    records=("ListTransfer",),
+    title="Features for other classes",
+    shows="How well a linear classifier on frozen features finds each class of labelled lists.",
+    limits="A linear classifier finds what lies open; other knowledge may be there.",
+    summary="Average precision of each class, where a picture may show several (table 6, PASCAL "
+    "VOC).",
+    example="convscope transfer-lists run JPEGImages ImageSets/Main:train ImageSets/Main:val",
+    options=ListOptions,
+    page="transfer",
+    pictures="Folder with the pictures of both lists.",
+    needs=("network", "picture folder", "teach", "judge"),
+    paper="table 6",
+)
+
+STUDIES = (STUDY, LISTS)
