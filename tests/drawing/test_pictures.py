@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 
 from convscope.core.errors import UsageError
-from convscope.drawing.style import DISTINCT, heat, signed, stretch
 from convscope.drawing.tiles import (
+    DISTINCT,
     block,
     enlarged,
     feature_figure,
     grid,
+    heat,
     kind_map,
     kinds,
     network_figure,
     reach,
     seen_through,
+    signed,
     sprite,
     stored_side,
+    stretch,
 )
 from convscope.records.features import LayerFeatures
 from convscope.records.maps import Occlusion, OcclusionExample, Projection, lowest

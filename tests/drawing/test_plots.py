@@ -13,8 +13,7 @@ from PIL import Image
 from convscope.cli.results import drawn
 from convscope.core.errors import UsageError
 from convscope.drawing.plots import confusion, png, training_curves
-from convscope.drawing.style import shortened
-from convscope.drawing.tiles import prediction_figure, prediction_png
+from convscope.drawing.tiles import prediction_figure, prediction_png, shortened
 from convscope.records.predictions import Evaluation, Prediction, Series
 
 COLUMNS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")

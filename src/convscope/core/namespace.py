@@ -32,7 +32,7 @@ MOVED = {
     "figures.attribution": "drawing.tiles",
     "figures.explanation": "studies.explain.figure",
     "figures.features": "studies.features.figure",
-    "figures.heat": "drawing.style",
+    "figures.heat": "drawing.tiles",
     "figures.occlusion": "studies.occlusion.figure",
     "figures.occlusion_table": "studies.occlusion.table",
     "figures.optimise": "drawing.tiles",

@@ -6,7 +6,7 @@ from convscope.core.namespace import public
 
 _HOME = {
     "feature_figure": "tiles",
-    "heat": "style",
+    "heat": "tiles",
     "optimised_figure": "tiles",
     "over": "tiles",
     "png": "plots",

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from convscope.core.errors import UsageError
-from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
+from convscope.drawing.tiles import INK, SOFT, TRAINING, VALIDATION, dress, shortened
 from convscope.records.predictions import Evaluation, Series
 
 NUMBERED = 20

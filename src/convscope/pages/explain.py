@@ -17,12 +17,13 @@ from convscope.core.errors import printable
 from convscope.core.publish import publish_folder
 from convscope.core.units import Box
 from convscope.drawing.plots import png
-from convscope.drawing.style import DISTINCT, heat
 from convscope.drawing.tiles import (
+    DISTINCT,
     LETTERS,
     block,
     class_name,
     drawn,
+    heat,
     kind_map,
     kinds,
     legend,

@@ -20,7 +20,7 @@ from convscope.core.errors import UsageError, printable
 from convscope.core.publish import publish_folder
 from convscope.core.run import PLAIN, Run
 from convscope.core.units import Box
-from convscope.drawing.style import DISTINCT
+from convscope.drawing.tiles import DISTINCT
 from convscope.pages.describe import policy, safe_json, save, script
 from convscope.pictures.annotations import Parts
 from convscope.pictures.pictures import Pictures

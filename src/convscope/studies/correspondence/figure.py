@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from convscope.core.errors import printable
 from convscope.core.text import Part, Table
-from convscope.drawing.style import INK, SOFT, dress, shortened
+from convscope.drawing.tiles import INK, SOFT, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.correspondence import Options
 from convscope.studies.correspondence.record import RANDOM, Correspondence

@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 
 from convscope.core.errors import printable
 from convscope.core.text import Part, Table
-from convscope.drawing.style import INK, SOFT, bare, dress, shortened
-from convscope.drawing.tiles import block
+from convscope.drawing.tiles import INK, SOFT, bare, block, dress, shortened
 from convscope.records.predictions import Convergence, Evolution
 from convscope.studies.base import Shown
 from convscope.studies.evolution import Options

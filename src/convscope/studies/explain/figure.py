@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
-from convscope.drawing.tiles import drawn, legend
+from convscope.drawing.tiles import INK, SOFT, TRAINING, VALIDATION, drawn, dress, legend, shortened
 from convscope.records.maps import Faithfulness, area, interval
 from convscope.studies.explain.record import Explanation, Explanations
 

@@ -20,8 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.core.text import Part, Table
-from convscope.drawing.style import INK, SOFT, shortened
-from convscope.drawing.tiles import block, enlarged, grid
+from convscope.drawing.tiles import INK, SOFT, block, enlarged, grid, shortened
 from convscope.records.features import LayerFeatures, Shown, grid_words
 from convscope.studies import base
 from convscope.studies.features import Options

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from convscope.core.errors import printable
 from convscope.core.text import Part, Table
-from convscope.drawing.style import INK, SOFT, dress, shortened
+from convscope.drawing.tiles import INK, SOFT, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.filters import Options
 from convscope.studies.filters.record import Filters

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from convscope.core.errors import printable
 from convscope.core.text import Part, Table, give_or_take
-from convscope.drawing.style import INK, SOFT, bare, dress, shortened
+from convscope.drawing.tiles import INK, SOFT, bare, dress, shortened
 from convscope.records.maps import interval
 from convscope.studies.base import Shown
 from convscope.studies.invariance import Options

@@ -16,8 +16,20 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from convscope.core.errors import printable
-from convscope.drawing.style import DISTINCT, INK, SOFT, bare, dress, shortened
-from convscope.drawing.tiles import LETTERS, Kind, kind_map, kinds, reach, seen_through
+from convscope.drawing.tiles import (
+    DISTINCT,
+    INK,
+    LETTERS,
+    SOFT,
+    Kind,
+    bare,
+    dress,
+    kind_map,
+    kinds,
+    reach,
+    seen_through,
+    shortened,
+)
 from convscope.records.maps import OcclusionExample, Projection, interval, lowest
 from convscope.studies.base import Shown
 from convscope.studies.occlusion import Options

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from convscope.core.errors import printable
 from convscope.core.text import Part, Table, percent
-from convscope.drawing.style import TRAINING, VALIDATION, dress, shortened
+from convscope.drawing.tiles import TRAINING, VALIDATION, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.probes import Options
 from convscope.studies.probes.record import Probes

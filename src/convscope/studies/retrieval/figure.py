@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from convscope.core.errors import printable
-from convscope.drawing.style import INK, SOFT, bare
+from convscope.drawing.tiles import INK, SOFT, bare
 from convscope.studies.base import Illustrated, Shown
 from convscope.studies.retrieval import Options
 from convscope.studies.retrieval.record import Duplicates, Neighbours

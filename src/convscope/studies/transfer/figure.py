@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convscope.core.text import Part, Table, percent
-from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
+from convscope.drawing.tiles import INK, SOFT, TRAINING, VALIDATION, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.transfer import ListOptions, Options
 from convscope.studies.transfer.record import (

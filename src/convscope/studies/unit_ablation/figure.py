@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from convscope.core.errors import printable
 from convscope.core.text import Part, Table
-from convscope.drawing.style import INK, SOFT, TRAINING, VALIDATION, dress, shortened
+from convscope.drawing.tiles import INK, SOFT, TRAINING, VALIDATION, dress, shortened
 from convscope.studies.base import Shown
 from convscope.studies.unit_ablation import Options
 from convscope.studies.unit_ablation.record import Silence
