@@ -19,7 +19,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.annotations import HARD, SHOWN, Lists, numbers_of, read_lists
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
-from convscope.representations.probe import STRENGTH
+from convscope.studies.probes.study import STRENGTH
 from convscope.studies.transfer.figure import lists_figure
 from convscope.studies.transfer.record import PAPER_VOC, ListTransfer
 from convscope.studies.transfer.study import transfer_lists

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ from convscope.lens import machine
 from convscope.lens.machine import ROUNDS, fastest_runs
 from convscope.network.checkpoint import read_weights
 from convscope.pictures.pictures import Pictures
-from convscope.training import recipe as precision
 from convscope.training.recipe import Choice, Recipe, Times, choose, recipe
 from convscope.training.state import Identity, RunFolder
 from convscope.training.trainer import Progress, train
 from tests.training.conftest import TINY
 
+precision = import_module("convscope.training.recipe")  # the package has a function of that name
 CPU = torch.device("cpu")
 AUTO = dataclasses.replace(TINY, precision="auto")
 NOBODY = Identity(1, {}, (), "", "")

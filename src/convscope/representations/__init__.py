@@ -1,4 +1,4 @@
-"""What a network makes of pictures: strongest pictures, projections, vectors, answers, probes."""
+"""What a network makes of pictures: strongest pictures, projections, vectors, answers."""
 
 from typing import Any
 

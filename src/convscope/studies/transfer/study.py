@@ -28,7 +28,8 @@ from convscope.pictures.pictures import Pictures
 from convscope.records.features import Embedding
 from convscope.representations.embedding import VectorKind, default_layer, embedding
 from convscope.representations.predict import evaluate
-from convscope.representations.probe import (
+from convscope.studies.base import Ask, arguments
+from convscope.studies.probes.study import (
     TEST,
     Division,
     average_precision,
@@ -36,12 +37,12 @@ from convscope.representations.probe import (
     enough,
     first_of_each,
     per_class_accuracy,
+    protocol,
     require_folds,
+    say_short,
     softmax,
     trained,
 )
-from convscope.studies.base import Ask, arguments
-from convscope.studies.probes.study import protocol, say_short
 from convscope.studies.retrieval.record import Duplicates
 from convscope.studies.retrieval.study import duplicates
 from convscope.studies.transfer import ListOptions, Options

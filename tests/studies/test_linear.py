@@ -7,7 +7,7 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from convscope.core.errors import DataError, UsageError
-from convscope.representations.probe import (
+from convscope.studies.probes.study import (
     average_precision,
     divisions,
     enough,
