@@ -33,7 +33,7 @@ class Held:
 
     def __init__(self, pixels: Sequence[np.ndarray | None]) -> None:
         self.pixels = list(pixels)
-        self.root, self.sha256 = Path("held"), "0" * 64
+        self.root, self.place, self.sha256 = Path("held"), "held", "0" * 64
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -167,7 +167,7 @@ def _title(network: Network, folder: Pictures) -> str:
     """Such as SqueezeNet 1.0 (torchvision), 702 pictures of imagenet-samples."""
     from convscope.pages.describe import readable
 
-    name = folder.root.resolve().name
+    name = folder.title
     many = f"{len(folder):,} picture{'' if len(folder) == 1 else 's'}"
     return f"{readable(network.spec)}, {many}" + (f" of {name}" if name else "")
 

@@ -74,6 +74,7 @@ def explain(
     Example: convscope explain torchvision:squeezenet1_0 photograph.jpg --method all
     """
     from convscope.attribution.registry import DEFAULT, chosen, require_layer
+    from convscope.pictures.opening import is_file
 
     claim(options.out)
     names = [name.strip() for name in options.method.split(",") if name.strip()]
@@ -83,8 +84,7 @@ def explain(
         require_layer(network, methods, options.layer)
     wanted = None if options.target is None else class_asked(options.target)
     asked = _Asked(network, methods, wanted, options.boxes, options.road, reading, options.out)
-    one = Path(pictures)
-    lines = asked.one(one) if one.is_file() else asked.many(pictures, options.limit)
+    lines = asked.one(pictures) if is_file(pictures) else asked.many(pictures, options.limit)
     page = options.out / "index.html"
     tell(*lines, page)
     if options.open_page:
@@ -103,16 +103,16 @@ class _Asked:
     reading: Reading
     out: Path
 
-    def one(self, path: Path) -> list[str]:
+    def one(self, path: str) -> list[str]:
         """Explain a single picture; what to tell of it."""
         from convscope.pages.explain import write_explanation
         from convscope.pictures.annotations import read_boxes
         from convscope.studies.explain.study import Checks, explain_picture
 
         picture = self.reading.one(path)
-        marked = read_boxes(self.boxes).get(path.name, ()) if self.boxes else ()
+        marked = read_boxes(self.boxes).get(picture.name, ()) if self.boxes else ()
         if self.boxes and not marked:
-            say(f"{self.boxes} has no boxes for {path.name}")
+            say(f"{self.boxes} has no boxes for {picture.name}")
         with progress("explaining") as tick:
             result = explain_picture(
                 self.network,
@@ -256,8 +256,10 @@ def check(
 
 
 def _prepared(network: Network, picture: str, reading: Reading) -> Tensor:
+    from convscope.pictures.opening import is_file
+
     framing = network.preprocess.framing
-    if Path(picture).is_file():
+    if is_file(picture):
         pixels = reading.one(picture, framing).pixels
     else:
         with reading.open(picture) as folder:

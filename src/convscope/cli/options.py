@@ -298,6 +298,6 @@ class Reading:
         """With what is odd about it, before the work."""
         folder.max_bad = self.max_bad
         if folder.remarks:
-            say(f"{folder.root}: {'; '.join(folder.remarks)}")
+            say(f"{folder.place}: {'; '.join(folder.remarks)}")
         self.opened.append(folder)
         return folder

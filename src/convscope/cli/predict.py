@@ -69,7 +69,7 @@ def _predict_all(network: Network, folder: Pictures, out: Path, top: int, views:
         found = ask(network, picture, top=top, views=views)
         tell(*_listed(picture.name, found.names, found.probability.tolist()))
         name = Path(picture.name).with_suffix(".png")
-        place = out / (name.name if folder.root == Path() else name)
+        place = out / (name.name if folder.loose else name)
         tell(add_file(place, prediction_png(picture.pixels, found)))
 
 

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, Literal, Protocol, TypeVar
 
 from convscope.core.errors import UsageError, printable, shown
 
@@ -71,13 +71,19 @@ def as_path(name: str, given: object) -> Path:
     return Path(given)
 
 
-def read_text(path: Path | str) -> str:
+class Openable(Protocol):
+    """What is opened as a Path is, wherever it lies."""
+
+    def open(self, mode: Literal["rb"], /) -> IO[bytes]: ...
+
+
+def read_text(path: Path | str | Openable) -> str:
     """A file's text, UTF-8 with or without its mark.
 
     Raises ValueError if it cannot be read, is of another encoding or larger than a gibibyte.
     """
     try:
-        with Path(path).open("rb") as file:
+        with (Path(path) if isinstance(path, str) else path).open("rb") as file:
             data = file.read(LARGEST + 1)
     except OSError as fault:
         raise ValueError((fault.strerror or str(fault)).lower()) from fault
@@ -97,7 +103,7 @@ def decoded(data: bytes) -> str:
         raise ValueError(f"is no UTF-8 text from byte {fault.start:,} on") from None
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: Path | str | Openable) -> Any:
     """What a file of JSON holds, in plain values.
 
     Raises ValueError that says what is wrong and where: not there, no JSON, nested more than

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from convscope.core.errors import DataError, UsageError
-from convscope.core.text import brief, checked_table, one_line, parsed, read_json, read_text
+from convscope.core.text import (
+    Openable,
+    brief,
+    checked_table,
+    one_line,
+    parsed,
+    read_json,
+    read_text,
+)
 from convscope.core.units import Box
 from convscope.pictures.pictures import Pictures
 
@@ -23,7 +31,7 @@ Pixel = Annotated[int, Meta(gt=-(1 << 31), lt=1 << 31)] | Place
 FORM = "write {name: [[xmin, ymin, xmax, ymax], …]}"
 
 
-def read_boxes(path: Path | str) -> dict[str, tuple[Box, ...]]:
+def read_boxes(path: Path | str | Openable) -> dict[str, tuple[Box, ...]]:
     """Boxes by picture name, from JSON of the form {name: [[xmin, ymin, xmax, ymax], …]}, in
     pixels of the picture as it is read (EXIF orientation applied or not).
 

@@ -20,6 +20,7 @@ IGNORED = frozenset(
     [b"__MACOSX", b"@eaDir", b"lost+found", b"Thumbs.db", b"desktop.ini", b"$RECYCLE.BIN"]
 )
 """What operating systems leave behind; names that begin with a dot are ignored too."""
+FILE, MISSING = "is a file, not a folder of pictures", "does not exist"
 
 
 class Listing:
@@ -32,8 +33,14 @@ class Listing:
         """Raises DataError D100 if it is no folder, EnvironmentFault R605 if the disk fails."""
         place = Path(os.fsdecode(root))
         if not place.is_dir():
-            what = "is a file, not a folder of pictures" if place.exists() else "does not exist"
-            raise DataError("D100", str(place), what)
+            raise DataError("D100", str(place), FILE if place.exists() else MISSING)
+        self._empty()
+        self._given, self._root = root, os.path.realpath(root)
+        self._visited: dict[tuple[int, int], bytes] = {}
+        self._walk()
+        self.files.sort()
+
+    def _empty(self) -> None:
         self.files: list[tuple[bytes, int]] = []
         """(path below the root, bytes in the file)."""
         self.folders: list[bytes] = []
@@ -44,10 +51,6 @@ class Listing:
         """Files that are no pictures by their name and content."""
         self.hidden = 0
         """Hidden files and folders, and those an operating system left behind."""
-        self._given, self._root = root, os.path.realpath(root)
-        self._visited: dict[tuple[int, int], bytes] = {}
-        self._walk()
-        self.files.sort()
 
     @property
     def classes(self) -> list[bytes]:
@@ -65,7 +68,7 @@ class Listing:
             here = todo.pop()
             for entry in self._entries(here):
                 below = here + b"/" + entry.name if here else entry.name
-                if entry.name.startswith(b".") or entry.name in IGNORED:
+                if is_hidden(entry.name):
                     self.hidden += 1
                 elif _is_folder(entry):
                     if not here:
@@ -142,6 +145,11 @@ def require_name(path: Path | str) -> Path | str:
     return path
 
 
+def is_hidden(name: bytes) -> bool:
+    """Whether a name is of no interest to a reader of pictures."""
+    return name.startswith(b".") or name in IGNORED
+
+
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
@@ -155,9 +163,14 @@ def _looks_like_picture(path: bytes, status: os.stat_result | None) -> bool:
         return False
     try:
         with Path(os.fsdecode(path)).open("rb", buffering=0) as file:
-            kind = claimed(file.read(HEAD))
+            return begins_as_picture(file.read(HEAD))
     except OSError:
         return False
+
+
+def begins_as_picture(head: bytes) -> bool:
+    """Whether a content begins as a picture's does."""
+    kind = claimed(head)
     return kind is not None and not kind.is_document
 
 

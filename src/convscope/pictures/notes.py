@@ -5,7 +5,6 @@ from __future__ import annotations
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from convscope.core.errors import DataError, printable
@@ -27,6 +26,7 @@ CODES = {
     "D120": "link loop",
     "D121": "leads nowhere",
     "D122": "unreadable",
+    "D123": "not fetched",
     "D130": "ends the decoder",
     "D206": "damaged archive",
     "D207": "unsafe member",
@@ -115,7 +115,7 @@ class Report:
             line += f"; {len(self.skipped):,} skipped ({counted(self.skipped)})"
         return line
 
-    def check(self, max_bad: float, root: Path) -> None:
+    def check(self, max_bad: float, place: str) -> None:
         """Raise DataError D118 if more than this share could not be used, see
         `Pictures.check_bad`."""
         bad = len(self._skipped)
@@ -124,7 +124,7 @@ class Report:
         if (bad and not self.used) or (max_bad < 1 and too_many):
             raise DataError(
                 "D118",
-                "" if root == Path() else str(root),
+                place,
                 f"{self.summary()}: {first_few(self.skipped)}; allowed are {100 * max_bad:g} %",
                 next_step="mend or remove them, or allow more with --max-bad (max_bad)",
             )

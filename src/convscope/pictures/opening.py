@@ -23,7 +23,7 @@ from convscope.core.errors import DataError, UsageError, a_kind
 from convscope.core.run import Progress
 from convscope.pictures.builtin import builtin, flowers_folder
 from convscope.pictures.decode.decode import NOTES, decode
-from convscope.pictures.decode.formats import Fault, Limits
+from convscope.pictures.decode.formats import ENDINGS, Fault, Limits, ending
 from convscope.pictures.listing import require_name
 from convscope.pictures.pictures import (
     Frame,
@@ -33,6 +33,7 @@ from convscope.pictures.pictures import (
     one_picture,
     some_pictures,
 )
+from convscope.pictures.remote import is_url, last_of, local
 from convscope.pictures.shards import Shards, is_shards
 
 
@@ -43,7 +44,8 @@ def open_pictures(
     progress: Progress | None = None,
     **options: Unpack[Options],
 ) -> Pictures:
-    """The pictures that a name means: a folder's path, `builtin:scenes`, `builtin:photos`,
+    """The pictures that a name means: a folder's path or URL (`s3://`, `gs://`, `hf://`, `https://`
+    and whatever else fsspec reads), `builtin:scenes`, `builtin:photos`,
     `builtin:photos-val`, the latter two with `?shortcut=CLASS&seed=N`, `flowers` once downloaded,
     or WebDataset shards such as `val-{000000..000049}.tar`.
 
@@ -54,7 +56,9 @@ def open_pictures(
     if not isinstance(spec, str | Path):
         what = f"{a_kind(spec)} is no name of pictures"
         raise UsageError("U377", "", what, next_step="give a folder's name, or builtin:photos")
-    spec = str(require_name(spec))
+    spec = local(str(spec))
+    if not is_url(spec):
+        require_name(spec)
     if spec.startswith("builtin:"):
         return builtin(spec.removeprefix("builtin:"), cache, progress, **options)
     if spec == "flowers" and not Path(spec).exists():
@@ -75,7 +79,7 @@ def as_pictures(given: Any) -> Pictures:
     Raises as `open_pictures` and `held`, and UsageError U377.
     """
     if isinstance(given, str | Path):
-        name = str(require_name(given))
+        name = str(given if is_url(given) else require_name(given))
         alone = is_file(name) and not is_shards(name)
         return some_pictures([name]) if alone else open_pictures(name)
     if is_picture(given) or isinstance(given, list | tuple):
@@ -118,6 +122,8 @@ def open_all(names: Sequence[str], **options: Unpack[Options]) -> list[Pictures]
 def _is_set(name: str) -> bool:
     if name.startswith("builtin:") or name == "flowers" or is_shards(name):
         return True
+    if is_url(name := local(name)):
+        return not is_file(name)
     return bool(name and Path(require_name(name)).is_dir())
 
 
@@ -133,7 +139,9 @@ def is_picture(given: object) -> bool:
 
 
 def is_file(given: object) -> bool:
-    """Whether this is the name of a file."""
+    """Whether this is the name of a file; of a URL whether it ends as a picture's does."""
+    if isinstance(given, str) and is_url(given):
+        return ending(os.fsencode(last_of(given))) in ENDINGS
     try:
         return isinstance(given, str | Path) and Path(given).is_file()
     except OSError:  # a name that is too long
@@ -232,6 +240,7 @@ def held(several: Sequence[Any]) -> Pictures:
         return some_pictures(several)
     folder = object.__new__(Held)
     folder._begin(Path())
+    folder.loose, folder.place = True, ""
     folder._held = {}
     for number, one in enumerate(several):
         picture = picture_of(one, f"picture {number}")

@@ -35,6 +35,7 @@ from convscope.pictures.notes import (
     notes_table,
     table,
 )
+from convscope.pictures.remote import FarFile, RemoteListing, Store, is_url, last_of, local
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Frame = Callable[[Image.Image], UInt8[np.ndarray, "_ _ 3"]]
@@ -83,7 +84,8 @@ class Picture:
 
 
 class Pictures:
-    """The pictures below a folder, in byte order of their paths: number i is always the same.
+    """The pictures below a folder, here or behind a URL, in byte order of their paths: number i is
+    always the same.
 
     Folders in the root are classes (folders inside these belong to them); without any, the
     pictures have no class. Pictures are decoded in processes of their own, and one that cannot
@@ -98,32 +100,50 @@ class Pictures:
     """What a reader of the results should know: empty classes, ignored files and the like."""
     report: Report
     """What became of the pictures in all readings, those of its parts too."""
+    root: Path
+    """The folder; an empty path for single files and pictures that are not on this machine."""
+    place: str
+    """What the folder is called, as everybody may read it: its path, or its URL without secrets."""
+    loose = False
+    """Whether the pictures are single ones, whose names are their own paths."""
+    stamp = ""
+    """Elsewhere: hash of what the place tells of the files' contents."""
 
     def __init__(self, root: Path | str, **options: Unpack[Options]) -> None:
         """Raises DataError D100 if there is no such folder or no picture in it, UsageError U480,
-        and as `require_name`."""
-        self._begin(require_name(root), **options)
-        listing = Listing(os.fsencode(self.root))
+        as `require_name`, and of a URL as `Store` and `RemoteListing`."""
+        if is_url(root := local(root) if isinstance(root, str) else root):
+            self._begin(Path(), Store(str(root)), **options)
+            assert self._store is not None
+            listing: Listing = (far := RemoteListing(self._store))
+            self.stamp = far.stamp()
+        else:
+            self._begin(Path(require_name(root)), **options)
+            listing = Listing(os.fsencode(self.root))
         self.classes = tuple(shown(name) for name in listing.classes)
         self.remarks = tuple(remarks(listing))
         if not listing.files:
             unseen = "".join(f"; {remark}" for remark in self.remarks)
-            raise DataError("D100", str(self.root), f"holds no pictures{unseen}")
+            raise DataError("D100", self.place, f"holds no pictures{unseen}")
         self.report = Report(listing.findings)
         self._contain(listing.files, listing.labels())
 
     def _begin(
         self,
-        root: Path | str,
+        root: Path,
+        store: Store | None = None,
         *,
         limits: Limits | None = None,
         workers: int = 1,
         max_bad: float = 0.01,
         **ways: Unpack[Ways],
     ) -> None:
-        self.root, self.decoding = Path(root), Decoding(**ways)
+        self.root, self._store, self.decoding = root, store, Decoding(**ways)
+        self.place = str(root) if store is None else store.shown
         self.limits, self.workers, self.max_bad = limits or Limits(), workers, max_bad
         self.report, self._pool = Report(), WorkerPool()
+        self._alone: dict[bytes, Store] = {}
+        """Single pictures elsewhere, by what they are called."""
 
     def _contain(
         self,
@@ -134,13 +154,15 @@ class Pictures:
         """files: (path below the root, bytes), of which nothing has been read yet. numbers: those
         of the pictures in the folder that this is a part of."""
         self._numbers = range(len(files)) if numbers is None else numbers
-        root = os.fsencode(self.root)
+        here = os.fsencode(self.place) if self._store else os.fsencode(self.root)
         self._files, self.labels = tuple(files), tuple(labels)
         self.names = tuple(shown(path) for path, _ in files)
         """Paths below the root as valid text, undecodable bytes escaped."""
-        self.paths = tuple(posixpath.join(root, path) for path, _ in files)
+        self.paths = tuple(posixpath.join(here, path) for path, _ in files)
         """Paths as the file system has them, with the root."""
         self.sources: tuple[Source, ...] = self.paths
+        if self._store is not None or self._alone:
+            self.sources = tuple(map(self._source, self._files, self.paths))
         """Where the pictures' bytes lie."""
         self.sha256 = manifest(self.classes, self._files, self.decoding.told())
         """Hash of the classes, of all paths and sizes, and of an unusual way of reading them;
@@ -152,12 +174,18 @@ class Pictures:
         self._last: dict[int, int] = {}
         """After how many readings each was read last."""
 
+    def _source(self, file: tuple[bytes, int], path: bytes) -> Source:
+        if self._store is not None:
+            return self._store.file(*file)
+        alone = self._alone.get(path)
+        return path if alone is None else alone.file(b"", file[1])
+
     def __len__(self) -> int:
         return len(self._files)
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        return f"Pictures({str(self.root)!r}: {len(self):,} pictures{classes})"
+        return f"Pictures({self.place!r}: {len(self):,} pictures{classes})"
 
     def read(
         self,
@@ -227,7 +255,7 @@ class Pictures:
         """Raise DataError D118, or else D161, unless something could be used."""
         if not used:
             self.check_bad()  # which says why
-            raise DataError("D161", str(self.root), "holds no usable picture")
+            raise DataError("D161", self.place, "holds no usable picture")
 
     def _picture(self, number: int, answer: Answer, framing: Frame | None) -> Picture:
         told = (line.partition(" ") for line in answer.text.splitlines())
@@ -264,7 +292,8 @@ class Pictures:
 
     def _fault(self, number: int) -> DataError:
         entry = self._own.why(number)
-        return DataError(entry.code, str(self.root / entry.name), entry.text)
+        where = entry.name if self.loose else posixpath.join(self.place, entry.name)
+        return DataError(entry.code, where, entry.text)
 
     def subset(self, chosen: Callable[[str], bool] | Sequence[int]) -> Self:
         """Some of the pictures, numbered anew from 0; the classes stay as they are.
@@ -281,6 +310,32 @@ class Pictures:
             [self._numbers[i] for i in chosen],
         )
         return part
+
+    def beside(self, name: str) -> Path | FarFile:
+        """A file in the folder that is no picture, whether it is there or not."""
+        return self.root / name if self._store is None else FarFile(self._store, name)
+
+    def sibling(self, name: str) -> Pictures | None:
+        """The folder of this name beside this one, if it is there and has pictures."""
+        place: Path | str = self.root.parent / name
+        if self._store is not None:
+            place = self._store.sibling(name)
+        elif not Path(place).is_dir():
+            return None
+        options = {"limits": self.limits, "workers": self.workers, "max_bad": self.max_bad}
+        try:
+            return Pictures(place, **options)  # type: ignore[arg-type]
+        except DataError:
+            if self._store is None:
+                raise
+            return None
+
+    @property
+    def title(self) -> str:
+        """The last part of what the folder is called; empty for single pictures."""
+        if self._store is not None:
+            return last_of(self.place)
+        return "" if self.loose else self.root.resolve().name
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -344,13 +399,13 @@ class Pictures:
         """
         if len(self) == 1 and self._own and not self._own.used and self.max_bad < 1:
             raise self._fault(0)
-        self._own.check(self.max_bad, self.root)
+        self._own.check(self.max_bad, self.place)
 
     def check_all(self) -> None:
         """As `check_bad`, of all readings of this folder and of its parts."""
         if len(self) == 1:
             self.check_bad()
-        self.report.check(self.max_bad, self.root)
+        self.report.check(self.max_bad, self.place)
 
     def close(self) -> None:
         """End the decoders at rest; reading again starts new ones. Also the end of a `with`."""
@@ -380,15 +435,23 @@ def contents(digests: Mapping[int, bytes]) -> str:
 def some_pictures(paths: Sequence[Path | str], **options: Unpack[Options]) -> Pictures:
     """Single files as one folder, in the order given; their names are the paths.
 
-    Raises DataError D121 if there is no such file, UsageError U480, and as `require_name`.
+    Raises DataError D121 if there is no such file, UsageError U480, and as `require_name` and, of a
+    URL, `Store` and `Store.size`.
     """
-    places = [os.fsencode(require_name(path)) for path in paths]
-    for place in places:
-        if not os.path.lexists(place):
-            raise DataError("D121", shown(place), "there is no such file")
     loose = object.__new__(Pictures)
     loose._begin(Path(), **options)
-    loose._contain([(place, 0) for place in places], [None] * len(places))
+    loose.loose, loose.place = True, ""
+    files: list[tuple[bytes, int]] = []
+    for path in paths:
+        if is_url(path := local(path) if isinstance(path, str) else path):
+            store = Store(str(path))
+            files.append((os.fsencode(store.shown), store.size()))
+            loose._alone[files[-1][0]] = store
+            continue
+        files.append((os.fsencode(require_name(path)), 0))
+        if not os.path.lexists(files[-1][0]):
+            raise DataError("D121", shown(files[-1][0]), "there is no such file")
+    loose._contain(files, [None] * len(files))
     return loose
 
 
@@ -401,7 +464,7 @@ def one_picture(
     """
     with some_pictures([path], **options) as alone:
         picture = alone.one(0, framing)
-    return replace(picture, name=picture.name.rpartition("/")[2])
+    return replace(picture, name=last_of(picture.name))
 
 
 def validation(name: str | bytes) -> bool:
@@ -420,16 +483,12 @@ def split(folder: Pictures) -> tuple[Pictures, Pictures]:
     A folder `train` with a folder `val` beside it is divided already, as the built-in
     photographs are. Raises DataError D119 if a part would be empty.
     """
-    beside = folder.root.parent / "val"
-    if folder.root.name == "train" and beside.is_dir():
-        kept = Pictures(
-            beside, limits=folder.limits, workers=folder.workers, max_bad=folder.max_bad
-        )
+    if folder.title == "train" and (kept := folder.sibling("val")) is not None:
         return folder, kept
     chosen = [validation(path) for path in folder.paths]
     if all(chosen) or not any(chosen):
         raise DataError(
-            "D119", str(folder.root), f"{len(folder)} pictures are too few to keep a tenth back"
+            "D119", folder.place, f"{len(folder)} pictures are too few to keep a tenth back"
         )
     parts = ([n for n, held in enumerate(chosen) if held is part] for part in (False, True))
     training, held_back = (folder.subset(numbers) for numbers in parts)

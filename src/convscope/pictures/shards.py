@@ -96,7 +96,7 @@ class Shards(Pictures):
         Raises UsageError U375, U405 (no such name), DataError D100 (no pictures), D205 (a shard is
         not there, or is no plain tar archive), EnvironmentFault R605.
         """
-        self._begin(require_name(spec), **options)
+        self._begin(Path(require_name(spec)), **options)
         findings: list[Skipped] = []
         self._shards = [Path(name) for name in expanded(os.fspath(spec))]
         self._place: dict[bytes, tuple[int, int]] = {}

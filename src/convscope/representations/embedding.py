@@ -166,9 +166,9 @@ def key_of(network: Network, folder: Pictures, layer: str, vector: Any, batch: i
 
 def _times(folder: Pictures) -> str:
     """Hash of the files' times of change, which a folder's own hash leaves out."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(folder.stamp.encode())
     for source in folder.sources:
-        path = source if isinstance(source, bytes) else source.archive
+        path = source if isinstance(source, bytes) else getattr(source, "archive", b"")
         with suppress(OSError):
             digest.update(str(os.stat(path).st_mtime_ns).encode())  # noqa: PTH116
     return digest.hexdigest()
@@ -395,7 +395,7 @@ def _record(
         digest=np.stack(digests),
         origin={
             "method": "embedding",
-            "pictures": str(folder.root),
+            "pictures": folder.place,
             "contents_sha256": contents({number: folder.digest(number) for number in used}),
             "batch": BATCH,
         },

@@ -91,9 +91,7 @@ def true_classes(
         if index >= outputs:
             raise UsageError("U311", name, f"class {index}: the network has 0 to {outputs - 1}")
     if max(result) < 0:
-        raise DataError(
-            "D160", str(folder.root), "its pictures have no known class", next_step=HINT
-        )
+        raise DataError("D160", folder.place, "its pictures have no known class", next_step=HINT)
     return np.array(result, dtype=np.int64)
 
 
@@ -423,7 +421,7 @@ def _evaluation(
         members=tuple(
             (network.spec, *each) for network, each in zip(networks, alone, strict=False)
         ),
-        origin={"method": "evaluate", "pictures": str(folder.root), **answers[0].way.origin},
+        origin={"method": "evaluate", "pictures": folder.place, **answers[0].way.origin},
     )
 
 

@@ -272,7 +272,7 @@ def boxes_of(
     """Boxes of the file, or of boxes.json in the folder, if that is there; told about."""
     from convscope.pictures.annotations import BOXES_FILE, read_boxes
 
-    place = path or folder.root / BOXES_FILE
+    place = path or folder.beside(BOXES_FILE)
     if path is None and not place.is_file():
         return None
     boxes = read_boxes(place)

@@ -65,13 +65,13 @@ class PictureCache:
         self.numbers: tuple[int, ...] = tuple(self._read_all(memory, progress))
         folder.check_bad()
         if not self.numbers:
-            raise DataError("D152", str(folder.root), "holds no usable picture")
+            raise DataError("D152", folder.place, "holds no usable picture")
         labels = [folder.labels[number] for number in self.numbers]
         self.labels: tuple[int, ...] = tuple(label for label in labels if label is not None)
         if len(self.labels) < len(labels):
             raise DataError(
                 "D151",
-                str(folder.root),
+                folder.place,
                 "holds pictures outside of class folders, so they cannot teach a class",
                 next_step="put each class's pictures into a folder with the class's name",
             )

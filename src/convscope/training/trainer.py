@@ -210,13 +210,13 @@ def _identity(recipe: Recipe, training: Pictures, validation: Pictures) -> Ident
         only = sorted(set(training.classes) ^ set(validation.classes))
         raise UsageError(
             "U307",
-            str(validation.root),
+            validation.place,
             f"has other classes than the training pictures: {', '.join(only[:5])}",
         )
     if len(training.classes) < 2:
         raise DataError(
             "D150",
-            str(training.root),
+            training.place,
             "has no two class folders, so there is nothing to tell apart",
             next_step="put each class's pictures into a folder with the class's name",
         )
@@ -252,7 +252,7 @@ class Trainer:
         if not self.steps:
             raise DataError(
                 "D154",
-                str(training.root),
+                training.place,
                 f"{len(self.training)} usable pictures are too few for {processes.count} processes",
                 next_step="add pictures, or take fewer devices",
             )

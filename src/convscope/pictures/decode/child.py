@@ -3,9 +3,10 @@
 Started as `python -m convscope.pictures.decode.child` by pool.py, with neither torch nor NumPy,
 so that it is ready in well under a tenth of a second. It ends when its input ends.
 
-Request: kind, length, payload: a path, or a place in an archive (PLACE). Answer: kind, height,
-width, SHA-256 of the file, its size, length of the text; then the text (of a fault its code and
-words; of pixels a line of code and words for each note), then height × width × 3 bytes.
+Request: kind, length, payload: a path, a place in an archive (PLACE), or the length of a content
+and a name, behind which the content itself comes. Answer: kind, height, width, SHA-256 of the file,
+its size, length of the text; then the text (of a fault its code and words; of pixels a line of code
+and words for each note), then height × width × 3 bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 from PIL import Image
@@ -39,9 +41,11 @@ from convscope.pictures.framing import Framing
 load_plugins()
 REQUEST = struct.Struct("<cI")
 ANSWER = struct.Struct("<cII32sQI")
-SETUP, PATH, MEMBER = b"S", b"P", b"T"
+SETUP, PATH, MEMBER, CONTENT = b"S", b"P", b"T", b"C"
 PLACE = struct.Struct("<QQI")
 """Of a member: first byte, size, length of the archive's path; path and own name follow."""
+LENGTH = struct.Struct("<Q")
+"""Of a content; the picture's name follows, and behind the request the content."""
 READY, PIXELS, FAULT, UNREAD, MEMORY = b"H", b"P", b"F", b"U", b"M"
 
 
@@ -82,18 +86,25 @@ class Worker:
             elif kind == MEMBER:
                 start, size, long = PLACE.unpack_from(payload)
                 rest = payload[PLACE.size :]
-                self.picture(rest[:long], ending(rest[long:]), (start, size))
+                self.picture(self.file(rest[:long], (start, size)), ending(rest[long:]))
+            elif kind == CONTENT:
+                content = self.requests.read(*LENGTH.unpack_from(payload))
+                self.picture(partial(bytes, content), ending(payload[LENGTH.size :]))
             else:
-                self.picture(payload, ending(payload))
+                self.picture(self.file(payload), ending(payload))
 
-    def picture(self, path: bytes, name_ends: bytes, part: Part | None = None) -> None:
-        """Answer for one file, or a part of it.
+    def file(self, path: bytes, part: Part | None = None) -> Callable[[], bytes]:
+        """To read a file, or a part of it."""
+        return partial(read_file, path, self.work.limits, time.sleep, part)
+
+    def picture(self, read: Callable[[], bytes], name_ends: bytes) -> None:
+        """Answer for one picture.
 
         SIGPROF ends the process when its processor time is over.
         """
         signal.setitimer(signal.ITIMER_PROF, self.work.limits.seconds)
         try:
-            data = read_file(path, self.work.limits, time.sleep, part)
+            data = read()
         except Fault as fault:
             self.answer(FAULT, f"{fault.code} {fault.text}")
         except OSError as fault:

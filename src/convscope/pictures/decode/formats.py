@@ -107,18 +107,27 @@ def _part(file: io.FileIO, start: int, size: int) -> bytes:
     content = bytearray()
     while piece := file.read(size - len(content)):
         content += piece
-    if len(content) < size:
-        raise Fault("D104", f"the archive ends after {len(content):,} of its {size:,} bytes")
+    require_whole(content, size)
     return bytes(content)
 
 
 def _check(status: os.stat_result, limits: Limits, part: Part | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise Fault("D109", f"not a regular file but a {kind(status.st_mode)}")
-    size = status.st_size if part is None else part[1]
+    require_bytes(status.st_size if part is None else part[1], limits)
+
+
+def require_bytes(size: int, limits: Limits) -> None:
+    """Raises Fault D110 if a file of so many bytes is too large."""
     if size > limits.max_bytes:
         there, most = size / 2**20, limits.max_bytes / 2**20
         raise Fault("D110", f"a file of {there:,.0f} MiB exceeds {most:,.0f} MiB")
+
+
+def require_whole(content: bytes | bytearray, size: int) -> None:
+    """Raises Fault D104 if a part of an archive is shorter than it should be."""
+    if len(content) < size:
+        raise Fault("D104", f"the archive ends after {len(content):,} of its {size:,} bytes")
 
 
 def kind(mode: int) -> str:

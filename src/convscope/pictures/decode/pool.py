@@ -20,6 +20,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -30,7 +31,9 @@ from jaxtyping import UInt8
 from convscope.core.errors import EnvironmentFault
 from convscope.pictures.decode.child import (
     ANSWER,
+    CONTENT,
     FAULT,
+    LENGTH,
     MEMBER,
     MEMORY,
     PATH,
@@ -40,6 +43,8 @@ from convscope.pictures.decode.child import (
     UNREAD,
     Work,
 )
+from convscope.pictures.decode.formats import Fault
+from convscope.pictures.decode.prefetch import Elsewhere, Prefetch
 
 COMMAND = (sys.executable, "-P", "-m", "convscope.pictures.decode.child")
 START_PATIENCE = 60.0
@@ -70,8 +75,17 @@ class Member(NamedTuple):
     name: bytes
 
 
-Source = bytes | Member
-"""Where a picture lies: a file's path, or a place in an archive."""
+class Content(NamedTuple):
+    """What was fetched from elsewhere."""
+
+    data: bytes
+    name: bytes
+
+
+Here = bytes | Member | Content
+"""What a decoding process reads by itself, or is given."""
+Source = bytes | Member | Elsewhere
+"""Where a picture lies: a file's path, a place in an archive, or elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -157,20 +171,24 @@ class Child:
     def set_up(self, work: Work) -> None:
         self._send(SETUP, work.packed())
 
-    def ask(self, source: Source) -> None:
-        """Ask for a picture; answers come in the order of the questions."""
+    def ask(self, source: Here) -> None:
+        """Ask for a picture; answers come in the order of the questions. A content only of a
+        process that owes no answer: both would wait for the other to read."""
         if isinstance(source, bytes):
             self._send(PATH, source)
+        elif isinstance(source, Content):
+            self._send(CONTENT, LENGTH.pack(len(source.data)) + source.name, source.data)
         else:
             place = PLACE.pack(source.start, source.size, len(source.archive))
             self._send(MEMBER, place + source.archive + source.name)
 
-    def _send(self, kind: bytes, payload: bytes) -> None:
+    def _send(self, kind: bytes, payload: bytes, content: bytes = b"") -> None:
         assert self._process.stdin is not None
-        message = memoryview(REQUEST.pack(kind, len(payload)) + payload)
         try:
-            while message:
-                message = message[self._process.stdin.write(message) or 0 :]
+            for part in (REQUEST.pack(kind, len(payload)) + payload, content):
+                message = memoryview(part)
+                while message:
+                    message = message[self._process.stdin.write(message) or 0 :]
         except OSError:
             pass  # it is dead: `receive` says so, and why
 
@@ -333,6 +351,9 @@ class Reading:
     ) -> None:
         self._pool, self._sources = pool, sources
         self._work = work
+        far = any(isinstance(source, Elsewhere) for source in sources)
+        self._ahead = Prefetch(sources, work.limits) if far else None
+        self._depth = 1 if far else DEPTH
         self._change = threading.Condition()
         self._next = 0
         self._wanted = 0
@@ -370,7 +391,9 @@ class Reading:
             return answer
 
     def stop(self) -> None:
-        """End all work; processes that owe answers are killed."""
+        """End all work; processes that owe answers are killed, and fetching is not waited for."""
+        if self._ahead is not None:
+            self._ahead.stop()
         with self._change:
             self._stopped = True
             self._change.notify_all()
@@ -389,7 +412,7 @@ class Reading:
             child = self._start()
             child = self._serve(child)
             self._release(child)
-        except _Stopped:
+        except (_Stopped, CancelledError):
             pass
         except BaseException as fault:
             with self._change:
@@ -399,22 +422,36 @@ class Reading:
 
     def _serve(self, child: Child) -> Child:
         """Ask and take answers until no picture is left; the process that lives at the end."""
-        held: deque[int] = deque()
+        held: deque[tuple[int, Here]] = deque()
         while True:
-            while len(held) < DEPTH and (place := self._claim(wait=not held)) is not None:
-                child.ask(self._sources[place])
-                held.append(place)
+            while len(held) < self._depth and (place := self._claim(wait=not held)) is not None:
+                source = self._brought(place)
+                if source is not None:
+                    child.ask(source)
+                    held.append((place, source))
             if not held:
                 return child
             try:
                 answer = self._answer(child)
             except ChildLost as loss:
                 self._lose(child)
-                answer = self._alone(self._sources[held[0]], loss)
+                answer = self._alone(held[0][1], loss)
                 child = self._start()
-                for place in list(held)[1:]:
-                    child.ask(self._sources[place])
-            self._deliver(held.popleft(), answer)
+                for _, source in list(held)[1:]:
+                    child.ask(source)
+            self._deliver(held.popleft()[0], answer)
+
+    def _brought(self, place: int) -> Here | None:
+        """What a decoding process can read; None if it cannot be had, which is answered then."""
+        source = self._sources[place]
+        if not isinstance(source, Elsewhere):
+            return source
+        assert self._ahead is not None
+        try:
+            return Content(self._ahead.take(place), source.name)
+        except Fault as fault:
+            self._deliver(place, _faulty(f"{fault.code} {fault.text}"))
+            return None
 
     def _claim(self, *, wait: bool) -> int | None:
         """The next picture to ask for; None if there is none (for now, unless `wait`)."""
@@ -440,7 +477,7 @@ class Reading:
             self._bytes += answer.pixels.nbytes
             self._change.notify_all()
 
-    def _alone(self, source: Source, loss: ChildLost) -> Answer:
+    def _alone(self, source: Here, loss: ChildLost) -> Answer:
         """Second and last chance of the picture in hand, with a process to itself."""
         if not loss.overtime:
             child = self._start()
@@ -493,8 +530,8 @@ class _Stopped(Exception):
     """The consumer has gone."""
 
 
-def _unread(source: Source, what: str) -> EnvironmentFault:
-    path = source if isinstance(source, bytes) else source.archive
+def _unread(source: Source | Here, what: str) -> EnvironmentFault:
+    path = source if isinstance(source, bytes) else getattr(source, "archive", source.name)
     return EnvironmentFault(
         "R605",
         path.decode("utf-8", "backslashreplace"),

@@ -58,7 +58,7 @@ def marked_pictures(
     """The pictures that have parts, with their masks, and the names of the parts."""
     parts = read_parts(parts) if isinstance(parts, str | Path) else parts
     if len(parts) < 2:
-        raise DataError("D174", str(folder.root), f"{len(parts)} pictures have parts; 2 are needed")
+        raise DataError("D174", folder.place, f"{len(parts)} pictures have parts; 2 are needed")
     names = tuple(dict.fromkeys(name for marked in parts.values() for name in marked))
     chance = np.random.default_rng(seed)
     result = []
@@ -85,7 +85,9 @@ def _numbers(folder: Pictures, parts: Parts) -> dict[str, int]:
     for name in parts:
         if name not in numbers:
             step = "name the folder that the parts were marked in"
-            raise DataError("D174", name, f"has parts, but is not in {folder.root}", next_step=step)
+            raise DataError(
+                "D174", name, f"has parts, but is not in {folder.place}", next_step=step
+            )
     return {name: numbers[name] for name in parts}
 
 

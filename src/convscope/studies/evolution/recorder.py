@@ -387,7 +387,7 @@ class EvolutionRecorder:
         table = self._table()
         if len(self._seen) < 2:
             what = f"only epoch {self.recorded[0]} was recorded, so nothing can be compared"
-            raise DataError("D194", str(self.folder.root), what, next_step="record two or more")
+            raise DataError("D194", self.folder.place, what, next_step="record two or more")
         seen = [self._seen[epoch] for epoch in self.recorded]
         return convergence(
             self.layers,
@@ -403,7 +403,7 @@ class EvolutionRecorder:
     def _table(self) -> list[list[Snapshot]]:
         """A row a unit, a column an epoch."""
         if not self._seen:
-            raise DataError("D162", str(self.folder.root), "no epoch was recorded")
+            raise DataError("D162", self.folder.place, "no epoch was recorded")
         columns = [self._seen[epoch].snapshots for epoch in self.recorded]
         return [list(row) for row in zip(*columns, strict=True)]
 
@@ -435,7 +435,7 @@ class EvolutionRecorder:
     def _strongest(self, result: TopK, unit: Unit) -> tuple[Unit, int, float]:
         for entry in result.units(unit.layer, unit.channel):
             return entry
-        raise DataError("D163", str(self.folder.root), f"no picture excites {unit}")
+        raise DataError("D163", self.folder.place, f"no picture excites {unit}")
 
     def _drawn(self) -> tuple[Unit, ...]:
         draw = np.random.default_rng(self.run.seed)

@@ -548,7 +548,7 @@ def _gathered(
         refused=dict(first.refused),
         origin={
             **made_by(checks),
-            "pictures": str(folder.root),
+            "pictures": folder.place,
             "layers": {
                 name: one.layer for name, one in zip(first.methods, first.maps, strict=True)
             },

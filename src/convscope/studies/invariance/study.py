@@ -223,7 +223,7 @@ def invariance(
             **_of_steps(steps),
             layers=tuple(wanted),
             border=_in_words(preprocess, border, beyond),
-            origin={"method": "invariance", "pictures": str(pictures.root)},
+            origin={"method": "invariance", "pictures": pictures.place},
         )
 
 

@@ -83,8 +83,8 @@ class Case:
             "method": "occlusion study",
             **{name: fact for name, fact in self.network.provenance().items() if name != "device"},
             "pictures_sha256": self.pictures.sha256,
-            "pictures": str(self.pictures.root),
-            "others": f"{len(source)} pictures of {source.root}",
+            "pictures": self.pictures.place,
+            "others": f"{len(source)} pictures of {source.place}",
             "layer": self.layer,
             "patch": self.patch,
             "stride": self.stride,
@@ -123,7 +123,7 @@ def followed(
 def require_boxes(folder: Pictures, boxes: Boxes | None) -> None:
     if boxes is not None and not any(boxes.get(name) for name in folder.names):
         step = "name pictures in the file of boxes as they are named in the folder"
-        raise DataError("D196", str(folder.root), "no picture here has boxes", next_step=step)
+        raise DataError("D196", folder.place, "no picture here has boxes", next_step=step)
 
 
 PLAN = "plan.json"
@@ -262,7 +262,7 @@ def _parts(
     case.run.tick(1, 1)
     folder.check_bad()
     if not parts:
-        raise DataError("D161", str(folder.root), "holds no picture that the network answers to")
+        raise DataError("D161", folder.place, "holds no picture that the network answers to")
     return parts, failed
 
 
@@ -319,7 +319,7 @@ def from_command(ask: Ask, options: Options) -> dict[str, Record]:
 
 
 def _boxes(ask: Ask, folder: Pictures, path: Path | None) -> Boxes | None:
-    if path is None and folder.root == Path():  # single pictures
+    if path is None and folder.loose:
         return None
     boxes = boxes_of(folder, path, ask.say)
     of_these = boxes is not None and any(boxes.get(name) for name in folder.names)

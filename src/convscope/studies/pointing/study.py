@@ -62,7 +62,7 @@ def pointing_game(
             rows.append(row)
     if not rows:
         step = "name pictures in the file of boxes as they are named in the folder"
-        raise DataError("D196", str(folder.root), "no usable picture has boxes", next_step=step)
+        raise DataError("D196", folder.place, "no usable picture has boxes", next_step=step)
     return _gathered(folder, rows, [m for m in methods if m not in refused], refused, margin)
 
 
@@ -147,7 +147,7 @@ def _gathered(
         refused=dict(refused),
         origin={
             "method": "pointing game",
-            "pictures": str(folder.root),
+            "pictures": folder.place,
         },
     )
 
@@ -156,6 +156,6 @@ def from_command(ask: Ask, options: Options) -> PointingGame:
     names = [name.strip() for name in options.method.split(",") if name.strip()]
     methods = chosen(names or ["all"], options.layer)
     with ask.pictures() as folder:
-        boxes = read_boxes(options.boxes or folder.root / BOXES_FILE)
+        boxes = read_boxes(options.boxes or folder.beside(BOXES_FILE))
         tick = ask.progress("pointing")
         return pointing_game(ask.network(), folder, boxes, methods, **arguments(options, tick))

@@ -23,7 +23,7 @@ from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.framing import Framing
-from convscope.pictures.opening import open_all, opened
+from convscope.pictures.opening import is_file, open_all, opened
 from convscope.pictures.pictures import Pictures
 from convscope.records.features import Embedding
 from convscope.representations.embedding import (
@@ -162,7 +162,7 @@ def _features(
 
 def _named(given: FolderLike) -> FolderLike:
     """A file's name means a folder of one picture."""
-    if isinstance(given, str | Path) and Path(given).is_file():
+    if isinstance(given, str | Path) and is_file(given):
         return open_all([str(given)])[0]
     return given
 

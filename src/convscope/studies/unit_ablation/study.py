@@ -180,7 +180,7 @@ def _record(
         base_probability=float(one.probability / one.pictures),
         origin={
             "method": "silence",
-            "pictures": str(folder.root),
+            "pictures": folder.place,
         },
     )
 
