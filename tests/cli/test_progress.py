@@ -50,5 +50,5 @@ def test_commands_print_by_these_two_alone() -> None:
     home = Path(progress.__file__).parent
     for path in home.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and path.name not in ("progress.py", "app.py"):
+            if isinstance(node, ast.Call) and path.name not in ("results.py", "app.py"):
                 assert ast.unparse(node.func) not in ("print", "typer.echo", "sys.stdout.write")
