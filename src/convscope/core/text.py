@@ -204,11 +204,11 @@ def csv_table(rows: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow([_cell(value) for value in row])
+        writer.writerow([_csv_cell(value) for value in row])
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _cell(value: object) -> object:
+def _csv_cell(value: object) -> object:
     if not isinstance(value, str) or NUMBER.fullmatch(value):
         return value
     text = one_line(value)
@@ -246,7 +246,7 @@ class Table:
 
     def markdown(self) -> list[str]:
         """Lines of one length, each column as wide as its longest cell."""
-        every = [[_cell_table(cell) for cell in row] for row in (self.head, *self.rows)]
+        every = [[_markdown_cell(cell) for cell in row] for row in (self.head, *self.rows)]
         every.insert(1, ["---"] * len(self.head))
         widths = [max(map(len, column)) for column in zip(*every, strict=True)]
         lines = [
@@ -313,6 +313,6 @@ def percent(values: Any) -> str:
     return give_or_take(values, ".1f", 100)
 
 
-def _cell_table(text: str) -> str:
+def _markdown_cell(text: str) -> str:
     """A bar would end the cell."""
     return printable(text).replace("|", "\\|")

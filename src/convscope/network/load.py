@@ -463,7 +463,7 @@ def _read(text: str | Path) -> object:
             return [line.strip() for line in whole.splitlines() if line.strip()]
         return _ordered(parsed(whole), text)
     except ValueError as fault:
-        _refuse_load(text, f"cannot be read ({fault})")
+        _refuse_classes(text, f"cannot be read ({fault})")
 
 
 def _ordered(plain: Any, name: str | Path) -> list[Any]:
@@ -471,18 +471,18 @@ def _ordered(plain: Any, name: str | Path) -> list[Any]:
     if isinstance(plain, list):
         if plain and all(isinstance(one, str) for one in plain):
             return plain
-        _refuse_load(name, "holds no list of names")
+        _refuse_classes(name, "holds no list of names")
     if not isinstance(plain, dict) or not plain:
-        _refuse_load(name, "holds no names of classes")
+        _refuse_classes(name, "holds no names of classes")
     pairs = list(plain.items())
     if all(type(number) is int for number in plain.values()):
         pairs = [(number, word) for word, number in pairs]
     result = {int(key) if _whole(key) else key: _word(word) for key, word in pairs}
     if result.keys() != set(range(len(pairs))):
-        _refuse_load(name, f"does not number {len(pairs)} classes from 0 to {len(pairs) - 1}")
+        _refuse_classes(name, f"does not number {len(pairs)} classes from 0 to {len(pairs) - 1}")
     names = [result[place] for place in range(len(pairs))]
     if not all(isinstance(one, str) for one in names):
-        _refuse_load(name, "has a class without a name")
+        _refuse_classes(name, "has a class without a name")
     return names
 
 
@@ -496,5 +496,5 @@ def _word(word: object) -> object:
     return word[-1] if isinstance(word, list) and word else word
 
 
-def _refuse_load(name: str | Path, what: str) -> NoReturn:
+def _refuse_classes(name: str | Path, what: str) -> NoReturn:
     raise UsageError("U235", str(name), what, next_step=f"write {FORMS}")
