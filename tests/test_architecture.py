@@ -10,10 +10,10 @@ SOURCE = Path(__file__).parent.parent / "src" / "convscope"
 STOREYS = [
     {"core"},
     {"pictures", "records"},
-    {"lens"},
+    {"lens", "scale"},
     {"trace"},
     {"network"},
-    {"attribution", "representations", "training", "scale", "drawing"},
+    {"attribution", "representations", "training", "drawing"},
     {"metrics", "visualisation"},
     {"study entries"},
     {"study records"},

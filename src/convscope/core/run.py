@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import Signature, signature
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from convscope.core.errors import UsageError, require_options, shown
@@ -19,6 +20,9 @@ KINDS = {
     "memory": ("__float__", "a number"),
     "progress": ("__call__", "a function of (done, total)"),
     "stop": ("__call__", "a function without arguments"),
+    "folder": ("casefold", "a folder's name or a URL"),
+    "engine": ("working", "an engine"),
+    "threads": ("__index__", "a whole number"),
 }
 
 
@@ -36,11 +40,23 @@ class Run:
     memory: float | None = None
     """Bytes that may be taken up where a method can do with less; by default its usual."""
     stop: Callable[[], bool] | None = None
-    """Asked now and then by what gives a result when it is stopped before its end."""
+    """Asked now and then by what gives a result when it is stopped before its end, and by passes
+    over pictures, which then keep what is done."""
+    folder: Path | str | None = None
+    """Where finished parts of passes over pictures are kept: a folder, or a URL as s3://… The same
+    call goes on from there, also after a kill."""
+    engine: Any = None
+    """What computes the parts of passes over pictures, as `convscope.Processes(4)` or
+    `convscope.RayEngine(…)`; by default this process."""
+    threads: int | None = None
+    """Of torch in each process of a pass: the last bits of results depend on it. By default those
+    that torch has here, and where a pass goes on, those that it was begun with."""
 
     def __post_init__(self) -> None:
         for name, (wanted, words) in KINDS.items():
             value = getattr(self, name)
+            if name == "folder" and isinstance(value, Path):
+                continue
             is_fine = hasattr(value, wanted) and not isinstance(value, bool)
             if not is_fine and (value is not None or name == "seed"):
                 raise UsageError("U380", name, f"{shown(value)} is not {words}")
@@ -73,7 +89,7 @@ class Run:
 
 PLAIN = Run()
 """Seed 0, in silence."""
-OLD = {field.name for field in fields(Run)}
+OLD = {"seed", "progress", "memory", "stop"}
 
 
 def with_run(

@@ -141,19 +141,19 @@ def of_module(model: nn.Module) -> Facts:
         "network": type(model).__name__,
         "weights_sha256": weights_sha256(model),
         "precision": " and ".join(kinds) or "float32",
-        "device": _device(device),
-        **_versions(model),
+        "device": device_words(device),
+        **versions(model),
     }
 
 
-def _device(device: torch.device) -> str:
+def device_words(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     capability = torch.backends.cpu.get_cpu_capability()
     return f"cpu, {capability}" if device.type == "cpu" else device.type
 
 
-def _versions(model: nn.Module | None = None) -> Facts:
+def versions(model: nn.Module | None = None) -> Facts:
     """Of what computed, the library among them that the network's code is from."""
     homes = [] if model is None else [type(part).__module__ for part in model.modules()]
     used = {home.partition(".")[0] for home in homes} & {"torchvision", "timm", "transformers"}
@@ -246,7 +246,7 @@ def _made_by(given: Mapping[str, Any], read: int = 0) -> Facts:
             noted = codes_of(value.notes) if isinstance(value, Picture) else {}
             facts |= {PICTURE_NOTES: noted} if noted else {}
             break
-    return facts if "convscope" in facts else {**facts, **_versions()}
+    return facts if "convscope" in facts else {**facts, **versions()}
 
 
 def _networks(values: Iterable[Any]) -> Facts:
@@ -254,7 +254,7 @@ def _networks(values: Iterable[Any]) -> Facts:
         many = value if isinstance(value, list | tuple) else [value]
         told = [facts for facts in map(provenance, many) if facts]
         if told:
-            return told[0] if len(told) == 1 else {"ensemble": told, **_versions()}
+            return told[0] if len(told) == 1 else {"ensemble": told, **versions()}
     return {}
 
 

@@ -88,9 +88,13 @@ class Report:
         self._noted[number] = noted
         self._skipped.pop(number, None)
 
-    def why(self, number: int) -> Skipped:
-        """Why that picture could not be used."""
-        return self._skipped[number]
+    def notes(self, number: int) -> tuple[str, ...]:
+        """What was changed in that picture, as a Picture tells it."""
+        return tuple(f"{one.text} ({one.code})" for one in self._noted.get(number, ()))
+
+    def left(self, number: int) -> Skipped | None:
+        """Why that picture could not be used; None if it could, or was not read."""
+        return self._skipped.get(number)
 
     def __len__(self) -> int:
         """Pictures that were asked for."""

@@ -225,10 +225,10 @@ class Held(Pictures):
     ) -> Iterator[Picture]:
         self.readings += 1
         for number in range(len(self)) if numbers is None else numbers:
-            picture, digest = self._held[self._files[number][0]]
+            picture, digest = self._held[self.files[number][0]]
             picture = picture.within(framing)
             self._use(number, digest, picture.notes)
-            yield replace(picture, number=number, name=self.names[number])
+            yield replace(picture, number=number, name=self.names[number], sha256=digest)
 
 
 def held(several: Sequence[Any]) -> Pictures:

@@ -8,14 +8,14 @@ import os
 import posixpath
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from convscope.core.errors import DataError, UsageError, printable
@@ -66,6 +66,13 @@ class Picture:
     """What was changed when it was read, and not asked for: `EXIF orientation 6 not applied …`."""
     framing: Frame | None = None
     """By what these pixels were framed; None for the whole picture."""
+    sha256: bytes = b""
+    """Of its file; empty if it came from none."""
+
+    @property
+    def content(self) -> bytes:
+        """A hash by which copies are known: that of the file, or else of the pixels."""
+        return self.sha256 or hashlib.sha256(self.pixels.tobytes()).digest()
 
     def within(self, framing: Frame | None) -> Picture:
         """The same picture in this framing; as it is without one.
@@ -81,6 +88,27 @@ class Picture:
             what = f"was framed already, by {self.framing}; what is wanted is {framing}"
             raise UsageError("U379", self.name, what, next_step="give the whole picture")
         return replace(self, pixels=pixels, framing=framing)
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What became of pictures that were read, by whom ever: what `Pictures.recall` takes."""
+
+    number: Int64[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Of the pictures whose files could be read, and below the SHA-256 of these."""
+    digest: UInt8[np.ndarray, "n 32"] = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
+    notes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Of the pictures used, what was changed in those in which something was."""
+    skipped: Sequence[tuple[int, int, str, str]] = ()
+    """Number, bytes, code and text of each that could not be used."""
+
+    def __or__(self, other: Looked) -> Looked:
+        return Looked(
+            np.concatenate([self.number, other.number]),
+            np.concatenate([self.digest, other.digest]),
+            {**self.notes, **other.notes},
+            [*self.skipped, *other.skipped],
+        )
 
 
 class Pictures:
@@ -155,16 +183,17 @@ class Pictures:
         of the pictures in the folder that this is a part of."""
         self._numbers = range(len(files)) if numbers is None else numbers
         here = os.fsencode(self.place) if self._store else os.fsencode(self.root)
-        self._files, self.labels = tuple(files), tuple(labels)
+        self.files, self.labels = tuple(files), tuple(labels)
+        """Paths below the root as the file system has them, and bytes; labels."""
         self.names = tuple(shown(path) for path, _ in files)
         """Paths below the root as valid text, undecodable bytes escaped."""
         self.paths = tuple(posixpath.join(here, path) for path, _ in files)
         """Paths as the file system has them, with the root."""
         self.sources: tuple[Source, ...] = self.paths
         if self._store is not None or self._alone:
-            self.sources = tuple(map(self._source, self._files, self.paths))
+            self.sources = tuple(map(self._source, self.files, self.paths))
         """Where the pictures' bytes lie."""
-        self.sha256 = manifest(self.classes, self._files, self.decoding.told())
+        self.sha256 = manifest(self.classes, self.files, self.decoding.told())
         """Hash of the classes, of all paths and sizes, and of an unusual way of reading them;
         content does not enter."""
         self.readings = 0
@@ -181,7 +210,7 @@ class Pictures:
         return path if alone is None else alone.file(b"", file[1])
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
@@ -264,25 +293,52 @@ class Pictures:
         if framing is not None and not isinstance(framing, Framing):  # that is applied already
             pixels = np.asarray(framing(Image.fromarray(pixels)))
         self._use(number, answer.sha256, notes)
-        return Picture(number, self.names[number], self.labels[number], pixels, notes, framing)
+        name, label = self.names[number], self.labels[number]
+        return Picture(number, name, label, pixels, notes, framing, answer.sha256)
 
     def _use(self, number: int, digest: bytes, notes: Sequence[str]) -> None:
         """Remember that a picture could be used, and what was changed in it."""
         self._digests[number], self._last[number] = digest, self.readings
-        name, (path, _) = self.names[number], self._files[number]
+        name, (path, _) = self.names[number], self.files[number]
         for report, place in ((self._own, number), (self.report, self._numbers[number])):
             report.use(place, [Noted.of(place, name, path, note) for note in notes])
 
     def _skip(self, number: int, answer: Answer) -> None:
         """Remember why a picture could not be used."""
         code, _, text = printable(answer.text).partition(" ")
-        name, (path, size) = self.names[number], self._files[number]
-        digest = ""
-        if answer.size:
-            self._digests[number], self._last[number] = answer.sha256, self.readings
-            size, digest = answer.size, answer.sha256.hex()
+        was_read = bool(answer.size)
+        size = answer.size if was_read else self.files[number][1]
+        self._leave(number, size, answer.sha256 if was_read else b"", code, text)
+
+    def _leave(self, number: int, size: int, digest: bytes, code: str, text: str) -> None:
+        if digest:
+            self._digests[number], self._last[number] = digest, self.readings
+        name, (path, _) = self.names[number], self.files[number]
         for report, place in ((self._own, number), (self.report, self._numbers[number])):
-            report.skip(Skipped(place, name, path, size, digest, code, text))
+            report.skip(Skipped(place, name, path, size, digest.hex(), code, text))
+
+    def looked(self, numbers: Iterable[int]) -> Looked:
+        """What became of these pictures, of those that were read."""
+        read = [number for number in numbers if number in self._digests]
+        digests = b"".join(self._digests[number] for number in read)
+        skipped = [one for number in numbers if (one := self._own.left(number)) is not None]
+        return Looked(
+            np.array(read, np.int64),
+            np.frombuffer(digests, np.uint8).reshape(-1, 32),
+            {number: told for number in read if (told := self._own.notes(number))},
+            [(one.number, one.size, one.code, one.text) for one in skipped],
+        )
+
+    def recall(self, looked: Looked) -> None:
+        """Take what another process, or an earlier run, told of pictures for a reading of these."""
+        self.readings += 1
+        left = {number for number, *_ in looked.skipped}
+        digests = dict(zip(looked.number.tolist(), map(bytes, looked.digest), strict=True))
+        for number, digest in digests.items():
+            if number not in left:
+                self._use(number, digest, looked.notes.get(number, ()))
+        for number, size, code, text in looked.skipped:
+            self._leave(number, size, digests.get(number, b""), code, text)
 
     def one(self, number: int, framing: Frame | None = None) -> Picture:
         """One picture. Raises DataError with the fault's code if it cannot be used."""
@@ -294,6 +350,7 @@ class Pictures:
         entry = self._own.why(number)
         where = entry.name if self.loose else posixpath.join(self.place, entry.name)
         return DataError(entry.code, where, entry.text)
+        """Paths below the root as the file system has them, and bytes; labels."""
 
     def subset(self, chosen: Callable[[str], bool] | Sequence[int]) -> Self:
         """Some of the pictures, numbered anew from 0; the classes stay as they are.
@@ -305,7 +362,7 @@ class Pictures:
         part = object.__new__(type(self))
         part.__dict__.update(self.__dict__)
         part._contain(
-            [self._files[i] for i in chosen],
+            [self.files[i] for i in chosen],
             [self.labels[i] for i in chosen],
             [self._numbers[i] for i in chosen],
         )

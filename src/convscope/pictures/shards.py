@@ -132,8 +132,8 @@ class Shards(Pictures):
         told = f"{self.sha256} {' '.join(map(str, self.labels))}"
         self.sha256 = hashlib.sha256(told.encode()).hexdigest()
         here = os.fsencode(self.root.parent)
-        self.paths = tuple(posixpath.join(here, name) for name, _ in self._files)
-        places = ((*self._place[name], size, name) for name, size in self._files)
+        self.paths = tuple(posixpath.join(here, name) for name, _ in self.files)
+        places = ((*self._place[name], size, name) for name, size in self.files)
         self.sources = tuple(
             Member(os.fsencode(self._shards[number]), start, size, name)
             for number, start, size, name in places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd
@@ -93,9 +93,10 @@ class TopK(Record):
             return other
         if any(_overlap(one, part) for one in mine for part in theirs):
             raise UsageError("U220", "merge", "these parts overlap, so they cannot be counted")
+        tables: dict[str, Any] = strongest(vars(self), vars(other), self.k)
         return dataclasses.replace(
             self,
-            **self._strongest(other),
+            **tables,
             active=self.active + other.active,
             invalid=self.invalid + other.invalid,
             seen=self.seen + other.seen,
@@ -107,23 +108,23 @@ class TopK(Record):
             },
         )
 
-    def _strongest(self, other: Self) -> dict[str, Any]:
-        """The k strongest entries of each map out of both, table by table."""
-        both = {
-            name: np.concatenate([getattr(self, name), getattr(other, name)], axis=1)
-            for name in ("value", "image", "row", "column", "content")
-        }
-        order = np.argsort(keys(both["value"], both["image"]), axis=1)[:, ::-1]
-        both = {name: np.take_along_axis(table, order, axis=1) for name, table in both.items()}
-        # Copies sink to the end, all but the strongest.
-        last = np.argsort(copies(both["content"], both["image"]), axis=1, kind="stable")
-        return {
-            name: np.take_along_axis(table, last, axis=1)[:, : self.k]
-            for name, table in both.items()
-        }
-
     def _parts(self) -> list[Part]:
         return [(int(first), int(step)) for first, step in self.origin.get("parts", [(0, 1)])]
+
+
+def strongest(
+    one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], k: int
+) -> dict[str, np.ndarray]:
+    """The k strongest entries of each map out of two results' tables, table by table."""
+    both = {
+        name: np.concatenate([one[name], other[name]], axis=1)
+        for name in ("value", "image", "row", "column", "content")
+    }
+    order = np.argsort(keys(both["value"], both["image"]), axis=1)[:, ::-1]
+    both = {name: np.take_along_axis(table, order, axis=1) for name, table in both.items()}
+    # Copies sink to the end, all but the strongest.
+    last = np.argsort(copies(both["content"], both["image"]), axis=1, kind="stable")
+    return {name: np.take_along_axis(table, last, axis=1)[:, :k] for name, table in both.items()}
 
 
 def _notes(*records: TopK) -> dict[str, dict[str, int]]:

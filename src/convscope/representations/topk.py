@@ -10,7 +10,8 @@ Source: Zeiler and Fergus 2014, figure 2 (the nine strongest activations of a ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,13 @@ from convscope.lens.twin import bare
 from convscope.network.arguments import FolderLike, Layers, Model, pictures_of, taking
 from convscope.network.network import whole
 from convscope.network.preprocess import Preprocess
-from convscope.network.provenance import recorded
+from convscope.network.provenance import device_words, recorded, versions, weights_sha256
 from convscope.network.tuning import Execution, Tuning, blank, require_tuning
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
-from convscope.records.topk import LAST, NOBODY, TopK
+from convscope.records.topk import LAST, NOBODY, TopK, strongest
+from convscope.scale.engine import Job, merged
+from convscope.scale.segments import Arrays
 from convscope.trace.layers import chosen_layers
 
 WAITING = 64
@@ -51,7 +54,6 @@ class Slots:
     def of(
         cls,
         pictures: Sequence[Picture],
-        folder: Pictures,
         size: int,
         device: torch.device,
     ) -> Slots:
@@ -59,8 +61,7 @@ class Slots:
         for picture in pictures:
             place = picture.number % size
             number[place] = picture.number
-            digest = folder.digest(picture.number)
-            content[place] = int.from_bytes(digest[:8], "big", signed=True)
+            content[place] = int.from_bytes(picture.content[:8], "big", signed=True)
         return cls(torch.from_numpy(number).to(device), torch.from_numpy(content).to(device))
 
     @classmethod
@@ -74,7 +75,7 @@ class Slots:
 
 
 class Ranks:
-    """The strongest so far of all maps; functions from `look` see the layers' outputs."""
+    """The strongest so far of all maps."""
 
     def __init__(self, maps: Sequence[int], k: int, device: torch.device) -> None:
         self.k, self.device, self.layers = k, device, len(maps)
@@ -100,18 +101,15 @@ class Ranks:
         met = self._now
         return [] if len(met) == self.layers else [n for n in range(self.layers) if n not in met]
 
-    def look(self, layer: int) -> Callable[[Tensor], Tensor]:
-        def see(output: Tensor) -> Tensor:
-            self._now[layer] = peaks(output if output.dim() == 4 else output[:, :, None, None])
-            if not self.unseen:
-                # Of all layers at once: a call for each would take as long as small layers do.
-                peak, place = zip(*(self._now[layer] for layer in range(self.layers)), strict=True)
-                self._peak.append(torch.cat(peak, 1).flatten(1).float())
-                self._place.append(torch.cat(place, 1).flatten(1))
-                raise Reached
-            return output
-
-        return see
+    def look(self, layer: int, output: Tensor) -> Tensor:
+        self._now[layer] = peaks(output if output.dim() == 4 else output[:, :, None, None])
+        if not self.unseen:
+            # Of all layers at once: a call for each would take as long as small layers do.
+            peak, place = zip(*(self._now[layer] for layer in range(self.layers)), strict=True)
+            self._peak.append(torch.cat(peak, 1).flatten(1).float())
+            self._place.append(torch.cat(place, 1).flatten(1))
+            raise Reached
+        return output
 
     def settle(self) -> None:
         """Take in the batches that wait. To be called at the end."""
@@ -129,6 +127,21 @@ class Ranks:
         key = torch.where(better, key, NOBODY)[:, rows]
         content = slots.content[:, None].expand_as(key)
         self._enter(rows, key.T, where[:, rows].T, content.T, slots)
+
+    def arrays(self, widths: Int64[np.ndarray, "layers"]) -> dict[str, np.ndarray]:
+        """The tables of a TopK. widths: columns of each layer's maps."""
+        key, place = self.key.cpu().numpy(), self.place.cpu().numpy()
+        columns = np.repeat(widths, np.diff(self.starts))[:, None]
+        used = key != NOBODY
+        return {
+            "value": np.where(used, values(self.key).cpu().numpy(), np.float32(-np.inf)),
+            "image": np.where(used, LAST - (key & LAST), -1),
+            "row": np.where(used, place // columns, 0).astype(np.int32),
+            "column": np.where(used, place % columns, 0).astype(np.int32),
+            "content": np.where(used, self.content.cpu().numpy(), 0),
+            "active": self.active.cpu().numpy(),
+            "invalid": self.invalid.cpu().numpy(),
+        }
 
     def _enter(
         self,
@@ -230,12 +243,14 @@ def topk(
     require_tuning(tuning)
     ready = whole(model).preprocess if preprocess is None else preprocess
     with opened(folder) as pictures:
-        mining = _Mining(bare(model), ready, layers, k, tuning)
-        return mining.mined(pictures, batch, part, also or (lambda _: None), run)
+        job = TopKJob(bare(model), ready, layers, k, batch=batch, tuning=tuning, also=also)
+        return job.mined(pictures, part, run)
 
 
-class _Mining:
+class TopKJob(Job):
     """What is looked at in every picture, and how."""
+
+    name = "topk"
 
     def __init__(
         self,
@@ -243,7 +258,10 @@ class _Mining:
         preprocess: Preprocess,
         layers: Sequence[str] | str | None,
         k: int,
-        tuning: Tuning | None,
+        *,
+        batch: int | None = None,
+        tuning: Tuning | None = None,
+        also: Callable[[Sequence[Picture]], object] | None = None,
     ) -> None:
         black = blank(model, preprocess.shape)
         self.names = tuple(chosen_layers(model, layers, black))
@@ -252,63 +270,96 @@ class _Mining:
         self.preprocess, self.k, self.device = preprocess, k, black.device
         self.shapes = _shapes(model, self.names, black)
         self.way = Execution(model, black, self.names, tuning)
+        self.batch = self.way.batch if batch is None else batch
+        self.framing, self.workers = preprocess.framing, self.way.workers
+        self._weights, self._also = weights_sha256(model), also
+        if not (k >= 1 and self.batch >= 1):
+            what = "k and batch are at least 1"
+            raise UsageError("U221", f"k {k}, batch {self.batch}", what)
+        self._renew()
 
-    def mined(
-        self,
-        folder: Pictures,
-        batch: int | None,
-        part: tuple[int, int],
-        also: Callable[[Sequence[Picture]], object],
-        run: Run,
-    ) -> TopK:
-        way, (index, parts) = self.way, part
-        size = way.batch if batch is None else batch
-        if not (self.k >= 1 and size >= 1 and 0 <= index < parts):
-            what = "k and batch are at least 1, part (i, n) counts i from 0 below n"
-            raise UsageError("U221", f"k {self.k}, batch {size}, part {part}", what)
-        ranks = Ranks([shape[0] for shape in self.shapes], self.k, self.device)
-        edits = {name: ranks.look(layer) for layer, name in enumerate(self.names)}
-        mine = [n for n in range(len(folder)) if n // size % parts == index]
-        how: Any = {"aligned": True, "may_be_empty": parts > 1, "workers": way.workers, "run": run}
-        seen = 0
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_also": None, "ranks": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renew()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {
+            "weights_sha256": self._weights,
+            "layers": list(self.names),
+            "k": self.k,
+            "batch": self.batch,
+            "preprocessing": self.preprocess.to_json(),
+            **self.way.origin,
+            **versions(),
+        }
+
+    def told(self) -> dict[str, Any]:
+        return {"device": device_words(self.device)}
+
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[list[Picture]], object]]:
+        way, size = self.way, self.batch
+        edits = {name: self._look(layer) for layer, name in enumerate(self.names)}
         with Lens(way.model, (), edits) as lens, torch.inference_mode(), way.running():
-            for pictures in folder.batches(size, self.preprocess.framing, mine, **how):
-                ranks.begin(Slots.of(pictures, folder, size, self.device))
+
+            def look(pictures: list[Picture]) -> None:
+                self.ranks.begin(Slots.of(pictures, size, self.device))
                 lens.reach(way.laid(self.preprocess.aligned(pictures, size)))
-                if ranks.unseen:
-                    layer = self.names[ranks.unseen[0]]
+                if self.ranks.unseen:
+                    layer = self.names[self.ranks.unseen[0]]
                     raise ModelError("M502", layer, "did not run on every picture")
-                seen += len(pictures)
-                also(pictures)
-        ranks.settle()
+                self.seen += len(pictures)
+                if self._also is not None:
+                    self._also(pictures)
+
+            yield look
+
+    def _look(self, layer: int) -> Callable[[Tensor], Tensor]:
+        return lambda output: self.ranks.look(layer, output)
+
+    def _renew(self) -> None:
+        self.seen = 0
+        self.ranks = Ranks([shape[0] for shape in self.shapes], self.k, self.device)
+
+    def take(self) -> Arrays:
+        with torch.inference_mode():
+            self.ranks.settle()
+            arrays = self.ranks.arrays(np.array([shape[2] for shape in self.shapes]))
+        arrays["seen"] = np.array(self.seen)
+        self._renew()
+        return arrays
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        counts = {name: one[name] + other[name] for name in ("active", "invalid", "seen")}
+        return {**strongest(one, other, self.k), **counts}
+
+    def mined(self, folder: Pictures, part: tuple[int, int], run: Run) -> TopK:
+        index, parts = part
+        if not 0 <= index < parts:
+            raise UsageError("U221", f"part {part}", "part (i, n) counts i from 0 below n")
+        numbers: Sequence[int] = range(len(folder))
+        if parts > 1:
+            numbers = [n for n in numbers if n // self.batch % parts == index]
+            self.may_be_empty = True
+        arrays, told = merged(self, folder, run, numbers)
         folder.check_bad()
-        origin = {"method": "topk", "batch": size, "parts": [list(part)], **way.origin}
-        return _record(self.names, self.shapes, ranks, seen, origin)
+        return self.record(arrays, told, {"parts": [list(part)]})
 
-
-def _record(
-    names: tuple[str, ...],
-    shapes: Sequence[tuple[int, int, int]],
-    ranks: Ranks,
-    seen: int,
-    origin: dict[str, object],
-) -> TopK:
-    key, place = ranks.key.cpu().numpy(), ranks.place.cpu().numpy()
-    columns = np.repeat([shape[2] for shape in shapes], [shape[0] for shape in shapes])[:, None]
-    used = key != NOBODY
-    return TopK(
-        layers=names,
-        starts=np.cumsum([0, *(shape[0] for shape in shapes)], dtype=np.int64),
-        value=np.where(used, values(ranks.key).cpu().numpy(), np.float32(-np.inf)),
-        image=np.where(used, LAST - (key & LAST), -1),
-        row=np.where(used, place // columns, 0).astype(np.int32),
-        column=np.where(used, place % columns, 0).astype(np.int32),
-        content=np.where(used, ranks.content.cpu().numpy(), 0),
-        active=ranks.active.cpu().numpy(),
-        invalid=ranks.invalid.cpu().numpy(),
-        seen=seen,
-        origin=origin,
-    )
+    def record(
+        self, arrays: Arrays, told: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
+    ) -> TopK:
+        origin = {"method": "topk", "batch": self.batch, **more, **self.way.origin}
+        devices = sorted({str(one["device"]) for one in told if "device" in one})
+        if devices:
+            origin["device"] = "; ".join(devices)
+        tables = {name: table for name, table in arrays.items() if name != "seen"}
+        starts = np.cumsum([0, *(shape[0] for shape in self.shapes)], dtype=np.int64)
+        seen = int(arrays["seen"])
+        return TopK(layers=self.names, starts=starts, seen=seen, origin=origin, **tables)
 
 
 def _shapes(

@@ -128,12 +128,12 @@ class _Patience:
 
     def _is_alive(self) -> bool:
         """Whether it runs, waits for a processor, or did run since the last look."""
-        runs, used = _activity(self.pid)
+        runs, used = activity(self.pid)
         before, self.used = self.used, used
         return runs or used != (before or used)
 
 
-def _activity(pid: int) -> tuple[bool, str]:
+def activity(pid: int) -> tuple[bool, str]:
     """Whether a process runs or could run if it were let, and the processor time it has used."""
     try:
         told = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()

@@ -1,0 +1,281 @@
+"""Worker processes on this machine that compute parts of a pass; dead and hung ones are replaced.
+
+Each is started like a command of its own and sent the pass once (pickled). It answers with finished
+parts, and a word after every batch. A part whose process dies is given to another one, a second
+time batch by batch, so that a picture that ends its process can be named.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from convscope.core import errors
+from convscope.core.errors import ConvscopeError, EnvironmentFault, UsageError, printable
+from convscope.core.run import Run
+from convscope.pictures.decode.pool import activity
+from convscope.scale.engine import Compute, Work
+from convscope.scale.segments import Segment
+
+PATIENCE = 120.0
+"""Seconds without a word from a process that does nothing, after which it is taken for hung."""
+LONGEST = 3600.0
+"""Seconds without a word, whatever it does."""
+AHEAD = 4
+"""Parts that may be begun for each process beyond the oldest unfinished one."""
+MOST_DEATHS = 20
+"""Of processes within a minute: then something is wrong with the machine, and no picture."""
+WORD = b"."
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Compute the parts of passes in so many processes: `Run(engine=Processes(4))`.
+
+    count: processes, each with a copy of the network and `Run.threads` threads. The network's
+    classes must be importable there, not made in a script.
+    """
+
+    count: int
+    part: int | None = None
+    """Pictures in a part; by default 512, or fewer where all would have too little to do."""
+
+    def __post_init__(self) -> None:
+        if not self.count >= 1:
+            raise UsageError("U221", f"count={self.count}", "there is at least one process")
+
+    @contextmanager
+    def working(self, work: Work) -> Iterator[Compute]:
+        """Raises UsageError U222 if the network cannot be sent to another process."""
+        crew = _Crew(self.count, packed(work), work.threads)
+
+        def compute(ranges: Sequence[tuple[int, int]], run: Run) -> Iterator[Segment]:
+            smaller = [cut for one in ranges for cut in self._cuts(work, one, len(ranges))]
+            return crew.compute(work, smaller, run)
+
+        try:
+            yield compute
+        finally:
+            crew.end()
+
+    def _cuts(self, work: Work, one: tuple[int, int], parts: int) -> list[tuple[int, int]]:
+        if self.part is None and parts >= 4 * self.count:
+            return [one]
+        fair = -(-(one[1] - one[0]) * parts // (4 * self.count))
+        return work.cuts(*one, self.part or max(1, fair))
+
+
+def packed(work: Work) -> bytes:
+    """A pass as it is sent elsewhere. Raises UsageError U222 if that cannot be done."""
+    step = "take a network whose classes stand in a file that can be imported, or one process"
+    try:
+        content = pickle.dumps(work)
+    except Exception as fault:  # of whatever the network is made of
+        what = f"cannot be sent to another process ({printable(str(fault))})"
+        raise UsageError("U222", "the network", what, next_step=step) from fault
+    if b"__main__" in content:
+        what = "is made by the script that runs, which other processes cannot import"
+        raise UsageError("U222", "the network", what, next_step=step)
+    return pickle.dumps((list(sys.path), _homes(work), content))
+
+
+def unpacked(content: bytes) -> Work:
+    """What was `packed`, by another process of ours."""
+    paths, homes, inside = pickle.loads(content)
+    sys.path.extend(path for path in [*paths, *homes] if path not in sys.path)
+    result: Work = pickle.loads(inside)
+    return result
+
+
+def _homes(work: Work) -> list[str]:
+    """Folders of the modules that the network's classes are from, as it was loaded."""
+    model = getattr(getattr(work.job, "way", None), "model", None) or getattr(
+        work.job, "model", None
+    )
+    result = []
+    for part in model.modules() if model is not None else ():
+        name = type(part).__module__
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None:
+            depth = name.count(".") + (Path(file).name == "__init__.py")
+            result.append(str(Path(file).resolve().parents[depth]))
+    return list(dict.fromkeys(result))
+
+
+class _Lost(Exception):
+    """A process ended, or is taken for hung."""
+
+
+class _Worker:
+    """One process, and the line to it."""
+
+    def __init__(self, pass_: bytes, threads: int) -> None:
+        ours, theirs = socket.socketpair()
+        told = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        home = str(Path(__file__).parents[2])
+        paths = os.pathsep.join([home, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "convscope.scale.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **told, "PYTHONPATH": paths},
+                process_group=0,  # Ctrl-C is for us to handle; it ends with its line
+            )
+        self._line = Connection(ours.detach())
+        self._send(pass_)
+
+    def compute(self, start: int, stop: int, word: queue.SimpleQueue[Any]) -> bytes:
+        """The part, as bytes. Raises _Lost, and what the part raised."""
+        self._send(pickle.dumps((start, stop)))
+        while True:
+            kind, content = self._receive()
+            if kind == WORD:
+                word.put((start, int(content)))
+            elif kind == b"S":
+                return content
+            else:
+                raise _fault_of(content)
+
+    def _send(self, content: bytes) -> None:
+        with suppress(OSError):  # it is dead: `_receive` says so
+            self._line.send_bytes(content)
+
+    def _receive(self) -> tuple[bytes, bytes]:
+        begun, before = time.monotonic(), ""
+        while not self._line.poll(PATIENCE):
+            runs, used = activity(self._process.pid)
+            silent = time.monotonic() - begun
+            if silent > LONGEST or not (runs or used != before):
+                self.end()
+                raise _Lost(f"gave no word in {silent:.0f} s")
+            before = used
+        try:
+            content = self._line.recv_bytes()
+        except (EOFError, OSError):
+            status = self._process.wait()
+            name = signal.Signals(-status).name if status < 0 else f"status {status}"
+            raise _Lost(f"was ended by {name}") from None
+        return content[:1], content[1:]
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._line.close()
+
+
+def _fault_of(content: bytes) -> Exception:
+    """What a process told of a fault: names and text, never an object."""
+    kind, parts, text = pickle.loads(content)
+    made = getattr(errors, kind, None)
+    if made is None or not issubclass(made, ConvscopeError):
+        return RuntimeError(text)
+    code, subject, what, kept, step = parts
+    return made(code, subject, what, kept=kept, next_step=step)  # type: ignore[no-any-return]
+
+
+@dataclass
+class _Task:
+    start: int
+    stop: int
+    deaths: int = 0
+
+
+@dataclass
+class _Crew:
+    """The processes, each with a thread that waits for it."""
+
+    count: int
+    pass_: bytes
+    threads: int
+    _idle: list[_Worker] = field(default_factory=list)
+    _all: set[_Worker] = field(default_factory=set)
+    _deaths: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_DEATHS))
+    _over: bool = False
+
+    def compute(self, work: Work, ranges: Sequence[tuple[int, int]], run: Run) -> Iterator[Segment]:
+        waiting = deque(_Task(*one) for one in ranges)
+        results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        begun: dict[int, _Task] = {}
+        done, total = len(work.numbers) - sum(b - a for a, b in ranges), len(work.numbers)
+        words: dict[int, int] = {}
+        while waiting or begun:
+            while waiting and len(begun) < self.count and not run.is_stopped:
+                if begun and waiting[0].start > min(begun) + self._window(ranges):
+                    break
+                task = waiting.popleft()
+                begun[task.start] = task
+                threading.Thread(target=self._one, args=(task, results), daemon=True).start()
+            if not begun:
+                return  # told to stop
+            start, result = results.get()
+            if isinstance(result, int):
+                words[start] = result
+            elif isinstance(result, bytes):
+                task = begun.pop(start)
+                words.pop(start, None)
+                done += task.stop - task.start
+                yield Segment.from_bytes(result, "")
+            elif isinstance(result, _Lost):
+                waiting.extendleft(reversed(self._again(work, begun.pop(start), result)))
+            else:
+                raise result
+            run.tick(min(total, done + sum(words.values())), total)
+
+    def _window(self, ranges: Sequence[tuple[int, int]]) -> int:
+        return AHEAD * self.count * max(stop - start for start, stop in ranges)
+
+    def _one(self, task: _Task, results: queue.SimpleQueue[Any]) -> None:
+        worker: _Worker | None = None
+        try:
+            worker = self._idle.pop() if self._idle else self._started()
+            content = worker.compute(task.start, task.stop, results)
+            self._idle.append(worker)
+            results.put((task.start, content))
+        except BaseException as fault:
+            if worker is not None:
+                self._all.discard(worker)
+                worker.end()
+            results.put((task.start, fault))
+
+    def _started(self) -> _Worker:
+        try:
+            worker = _Worker(self.pass_, self.threads)
+        except OSError as fault:
+            what = f"does not start ({fault.strerror or fault})"
+            raise EnvironmentFault("R651", "a process for the network", what) from fault
+        self._all.add(worker)
+        return worker
+
+    def _again(self, work: Work, task: _Task, loss: _Lost) -> list[_Task]:
+        """What is left to do of a part whose process was lost. Raises EnvironmentFault R651."""
+        self._deaths.append(time.monotonic())
+        often = len(self._deaths) == MOST_DEATHS and self._deaths[-1] - self._deaths[0] < 60
+        pieces = work.cuts(task.start, task.stop, 1)
+        if often or (task.deaths and len(pieces) == 1):
+            names = [work.folder.names[work.numbers[n]] for n in range(task.start, task.stop)]
+            which = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+            what = f"the process that ran the network on it {loss}, time after time"
+            step = "look at that picture and at free memory, or take fewer processes"
+            raise EnvironmentFault("R651", which, what, next_step=step)
+        if not task.deaths:
+            return [_Task(task.start, task.stop, 1)]
+        return [_Task(start, stop, 1) for start, stop in pieces]
+
+    def end(self) -> None:
+        for worker in list(self._all):
+            worker.end()
