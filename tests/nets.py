@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -192,3 +195,21 @@ def state_of(model: nn.Module) -> dict[str, object]:
         found[f"{name} weight"] = (value.detach().clone().numpy().tobytes(), value._version)
         found[f"{name} flags"] = (id(value), value.data_ptr(), value.requires_grad, value.grad)
     return found
+
+
+class Ender(nn.Module):
+    """Kills its process on a picture that is all white, as often as `times` says: a file counts."""
+
+    def __init__(self, counter: str, times: int) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(3, 4, 3)
+        self.counter, self.times = counter, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (x >= 255).flatten(1).all(1).any():
+            with Path(self.counter).open("a+") as file:
+                file.write(".")
+                file.seek(0)
+                if len(file.read()) <= self.times:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        return self.maps(x)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from convscope.representations.predict import evaluate, predict
     from convscope.representations.projections import projections
     from convscope.representations.topk import topk
+    from convscope.scale.processes import Processes
     from convscope.studies.audit.study import check
     from convscope.studies.evolution.recorder import EvolutionRecorder
     from convscope.studies.explain.study import explain
@@ -85,6 +86,7 @@ _HOME = {
     "Neuron": "trace.backward.descent",
     "Pictures": "pictures.pictures",
     "Preprocess": "network.preprocess",
+    "Processes": "scale.processes",
     "Run": "core.run",
     "Unit": "core.units",
 }
@@ -168,6 +170,7 @@ __all__ = [
     "Neuron",
     "Pictures",
     "Preprocess",
+    "Processes",
     "Run",
     "Unit",
     "atlas",

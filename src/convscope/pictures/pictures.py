@@ -347,10 +347,10 @@ class Pictures:
         raise self._fault(number)
 
     def _fault(self, number: int) -> DataError:
-        entry = self._own.why(number)
+        entry = self._own.left(number)
+        assert entry is not None
         where = entry.name if self.loose else posixpath.join(self.place, entry.name)
         return DataError(entry.code, where, entry.text)
-        """Paths below the root as the file system has them, and bytes; labels."""
 
     def subset(self, chosen: Callable[[str], bool] | Sequence[int]) -> Self:
         """Some of the pictures, numbered anew from 0; the classes stay as they are.

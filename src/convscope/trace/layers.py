@@ -212,7 +212,7 @@ def feature_layers(model: nn.Module, *args: Any) -> list[str]:
     met = layers_in_order(model, *args)
     modules = ShadowModel(model).modules  # also of what a wrapper holds
     names = []
-    for name, following in zip(met, [*met[1:], ""], strict=True):
+    for name, following in zip(met, [*met[1:], ""], strict=False):
         layer, after = (modules.get(n.partition("#")[0]) for n in (name, following))
         if isinstance(layer, nn.Conv2d):
             normed = isinstance(after, nn.BatchNorm2d) and after.num_features == layer.out_channels

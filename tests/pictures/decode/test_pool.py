@@ -123,15 +123,15 @@ def test_activity_is_told_without_proc_too(monkeypatch) -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
             time.sleep(0.3)
-            assert process._activity(busy.pid)[0]
+            assert process.activity(busy.pid)[0]
             monkeypatch.setattr(process, "Path", lambda _: Path("/nowhere"))
             if shutil.which("ps"):
-                runs, used = process._activity(busy.pid)
+                runs, used = process.activity(busy.pid)
                 assert runs
                 assert used
         finally:
             busy.kill()
-    assert not process._activity(busy.pid)[0]
+    assert not process.activity(busy.pid)[0]
 
 
 def test_transient_errors_are_tried_again_and_then_raised(monkeypatch, tmp_path) -> None:
