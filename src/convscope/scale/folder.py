@@ -90,7 +90,7 @@ class Remote:
         from fsspec.core import url_to_fs
 
         self.place = self._url = url
-        self._disk, self._root = url_to_fs(url)  # type: ignore[no-untyped-call]
+        self._disk, self._root = url_to_fs(url)
 
     def __reduce__(self) -> tuple[type[Remote], tuple[str]]:
         return Remote, (self._url,)

@@ -113,7 +113,7 @@ def test_a_process_that_waits_for_a_processor_is_not_called_hung() -> None:
         looks = iter([(True, "7"), (True, "7"), (False, "7"), (False, "7"), (False, "7")])
         patience = process._Patience(0.02, 1)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(process, "_activity", lambda _: next(looks))
+            patch.setattr(process, "activity", lambda _: next(looks))
             with pytest.raises(process.ChildLost):
                 patience.wait(selector)
         assert len(list(looks)) == 2, "one look at rest is its whole patience"
