@@ -66,10 +66,7 @@ def from_torchvision(request: Request) -> Draft:
                 next_step=f"write torchvision:{name}:weights=none,classes={request.classes}, "
                 "or add --checkpoint FILE",
             )
-        checkpoint, weights = (
-            _pretrained_torchvision(name, entry, request),
-            f"torchvision {entry.name}",
-        )
+        checkpoint, weights = _downloaded(name, entry, request), f"torchvision {entry.name}"
     classes = request.classes or CLASSES
     preprocess, categories = _pictures(entry, classes)
     if request.checkpoint and not request.checkpoint.sha256.startswith(hash_of(entry)):
@@ -129,7 +126,7 @@ def address(entry: Any) -> str:
     return str(entry.url)
 
 
-def _pretrained_torchvision(name: str, entry: Any, request: Request) -> Checkpoint:
+def _downloaded(name: str, entry: Any, request: Request) -> Checkpoint:
     """torchvision's own weights, from its cache or over the network."""
     target = Path(torch.hub.get_dir()) / "checkpoints" / Path(address(entry)).name
     url, sha256, progress = address(entry), hash_of(entry), request.progress
