@@ -206,7 +206,7 @@ class Pictures:
     def _source(self, file: tuple[bytes, int], path: bytes) -> Source:
         if self._store is not None:
             return self._store.file(*file)
-        alone = self._alone.get(path)
+        alone = self._alone.get(file[0])
         return path if alone is None else alone.file(b"", file[1])
 
     def __len__(self) -> int:
@@ -502,7 +502,7 @@ def some_pictures(paths: Sequence[Path | str], **options: Unpack[Options]) -> Pi
     for path in paths:
         if is_url(path := local(path) if isinstance(path, str) else path):
             store = Store(str(path))
-            files.append((os.fsencode(store.shown), store.size()))
+            files.append((os.fsencode(store.shown), store.size() or 0))
             loose._alone[files[-1][0]] = store
             continue
         files.append((os.fsencode(require_name(path)), 0))

@@ -45,13 +45,16 @@ Result = TypeVar("Result")
 URL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
 LOCAL = re.compile(r"(file|local)://")
 """What fsspec reads as a name of this machine."""
-USER = re.compile(r"(?<=://)[^/?#\s@]*@")
-QUERY = re.compile(r"(?<=[?&;])([^=&;\s\"'#]+)=[^&;\s\"'#]*")
+USER = re.compile(r"(?<=://)[^/?#\s]*@")
+QUERY = re.compile(r"(://[^\s\"'?#]*[?#])[^\s\"']+")
 GONE = (FileNotFoundError, NotADirectoryError)
 FINAL = (*GONE, PermissionError, IsADirectoryError, NotImplementedError, ConvscopeError, Fault)
 """Nothing changes if these are tried again."""
 MOST_MISSED, MISSED_WITHIN = 20, 60.0
 """More pictures that cannot be had than this in so many seconds is no fault of theirs."""
+BLOCK = 16 << 10
+"""Bytes of an archive that are asked for at a time: the headers of a sample, and its label."""
+NO_PARTS = "its server does not give parts of a file"
 AGAIN = "the same command again, when the network is well"
 EXTRA = "'convscope[remote]'"
 PACKAGES = dict.fromkeys(("s3", "s3a", "http", "https"), EXTRA)
@@ -69,10 +72,8 @@ def local(name: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """A URL, or words with URLs in them, without user, password and the values of a query."""
-    if "://" not in text:
-        return text
-    return QUERY.sub(r"\1=***", USER.sub("***@", text))
+    """A URL, or words with URLs in them, without user, password and query."""
+    return QUERY.sub(r"\1***", USER.sub("***@", text)) if "://" in text else text
 
 
 def last_of(url: str) -> str:
@@ -175,8 +176,8 @@ class Store:
         """A member of the archive that this is."""
         return Fetched(name, size, self, b"", start)
 
-    def size(self) -> int:
-        """Of the file that this is; 0 where that is not told. Raises DataError D121 if it is not
+    def size(self) -> int | None:
+        """Of the file that this is; None where that is not told. Raises DataError D121 if it is not
         there, EnvironmentFault R605 or R608."""
         try:
             told = retried(lambda: self.system.info(self._root))
@@ -184,7 +185,32 @@ class Store:
             raise DataError("D121", self.shown, "there is no such file") from None
         except Exception as fault:
             raise self.outage(fault, "could not be read") from fault
-        return int(told.get("size") or 0)
+        return None if told.get("size") is None else int(told["size"])
+
+    def blocks(self) -> tuple[io.BufferedReader, int]:
+        """The archive that this is, to be read in blocks, and its size.
+
+        Raises DataError D205 if it is not there, or its server gives no parts of it,
+        EnvironmentFault R605 or R608.
+        """
+        try:
+            size = self.size()
+        except DataError as fault:
+            what = "cannot be read (no such file or directory)"
+            raise DataError("D205", self.shown, what) from fault
+        if size is None:
+            raise DataError("D205", self.shown, NO_PARTS, next_step="download it")
+        return io.BufferedReader(_Blocks(self, size), BLOCK), size
+
+    def block(self, start: int, end: int) -> bytes:
+        """Some bytes of the file that this is. Raises as `blocks`."""
+        try:
+            data: bytes = retried(lambda: self.system.cat_file(self._root, start=start, end=end))
+        except Exception as fault:
+            raise self.outage(fault, "could not be read") from fault
+        if len(data) > end - start:
+            raise DataError("D205", self.shown, NO_PARTS, next_step="download it")
+        return data
 
     def sibling(self, name: str) -> str:
         """The URL of what lies beside this."""
@@ -288,6 +314,31 @@ class Fetched(Elsewhere):
         return self.store.fetch(self, limits)
 
 
+class _Blocks(io.RawIOBase):
+    """A file elsewhere; what reads from it keeps a block."""
+
+    def __init__(self, store: Store, size: int) -> None:
+        self._store, self._size, self._at = store, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        self._at = place + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, space: Any) -> int:
+        data = b""
+        if (end := min(self._at + len(space), self._size)) > self._at:
+            data = self._store.block(self._at, end)
+        space[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
 class RemoteListing(Listing):
     """The pictures below a folder elsewhere, by the rules of `Listing`."""
 
@@ -362,11 +413,21 @@ def retried(ask: Callable[[], Result]) -> Result:
             return ask()
         except MemoryError:
             raise
-        except Exception as fault:
+        except Exception as told:
+            fault = _meant(told)
             if pause is None or isinstance(fault, FINAL) or is_refusal(fault):
-                raise
+                raise fault from None
             time.sleep(pause)
     raise AssertionError
+
+
+def _meant(fault: Exception) -> Exception:
+    """The fault itself: fsspec calls a file missing of which a server does not say anything."""
+    cause = fault.__cause__
+    if isinstance(fault, FileNotFoundError) and isinstance(cause, Exception):
+        unreached = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        return cause if unreached or getattr(cause, "status", 404) != 404 else fault
+    return fault
 
 
 def is_refusal(fault: BaseException) -> bool:

@@ -27,9 +27,11 @@ from convscope.core.errors import DataError, EnvironmentFault, UsageError, print
 from convscope.core.text import decoded, parsed
 from convscope.pictures.decode.formats import ENDINGS, TRANSIENT, ending, kind, reason_of
 from convscope.pictures.decode.pool import Member
+from convscope.pictures.decode.prefetch import in_order
 from convscope.pictures.listing import many, require_name, shown
 from convscope.pictures.notes import Report, Skipped
 from convscope.pictures.pictures import Options, Pictures
+from convscope.pictures.remote import Store, is_url, last_of, local, redacted
 
 LABEL_KEYS = ("label", "cls", "class_id", "class_index")
 """Of a sample's .json; the first that is there counts."""
@@ -43,17 +45,17 @@ RANGE = re.compile(r"\{(\d{1,12})\.\.(\d{1,12})\}")
 
 def is_shards(name: str) -> bool:
     """Whether a name means tar archives and no folder."""
-    return bool(ARCHIVE.search(name)) and not Path(name).is_dir()
+    return bool(ARCHIVE.search(last_of(name))) and (is_url(name) or not Path(name).is_dir())
 
 
 def expanded(spec: str) -> list[str]:
     """`val-{000..002}.tar` as three names, digits as wide as in the range.
 
-    Raises UsageError U405 on what is no such name, or one of a place elsewhere.
+    Raises UsageError U405 on what is no such name, or a command.
     """
-    if "://" in spec or spec.startswith("pipe:"):
-        what = "shards are files of this machine"
-        raise UsageError("U405", spec, what, next_step="download them, and name the files")
+    if spec.startswith("pipe:"):
+        what = "shards are files, here or behind URLs"
+        raise UsageError("U405", spec, what, next_step="name the files")
     parts = RANGE.split(spec)  # text, first, last, text, …
     plain = "".join(parts[0::3])
     ranges = list(zip(parts[1::3], parts[2::3], strict=True))
@@ -96,26 +98,31 @@ class Shards(Pictures):
         Raises UsageError U375, U405 (no such name), DataError D100 (no pictures), D205 (a shard is
         not there, or is no plain tar archive), EnvironmentFault R605.
         """
-        self._begin(Path(require_name(spec)), **options)
-        findings: list[Skipped] = []
-        self._shards = [Path(name) for name in expanded(os.fspath(spec))]
+        spec, findings = local(str(spec)), list[Skipped]()
+        far = is_url(spec)
+        self._begin(Path() if far else Path(require_name(spec)), **options)
+        self.place = redacted(spec)
+        names = expanded(spec)
+        self._shards: list[Path | Store] = [
+            Store(name, others=(b"",)) if far else Path(name) for name in names
+        ]
         self._place: dict[bytes, tuple[int, int]] = {}
         labels: list[int | None] = []
         files: list[tuple[bytes, int]] = []
         unlabelled, others = [], 0
-        for number, shard in enumerate(self._shards):
-            result = contents(shard)
+        inside = in_order(contents, self._shards) if far else map(contents, self._shards)
+        for number, (shard, result) in enumerate(zip(self._shards, inside, strict=True)):
             findings += _findings(shard, result)
-            samples, rest = _samples(shard, result.entries)
+            samples, rest = _samples(result.entries)
             others += rest
             for sample in samples:
-                name = os.fsencode(shard.name) + b"/" + sample.picture.name
+                name = _name(shard) + b"/" + sample.picture.name
                 self._place[name] = (number, sample.picture.start)
                 files.append((name, sample.picture.size))
                 labels.append(sample.label)
                 unlabelled += [f"{shown(name)} ({sample.why})"] if sample.why else []
         if not files:
-            raise DataError("D100", str(self.root), "holds no pictures")
+            raise DataError("D100", self.place, "holds no pictures")
         self.remarks = tuple(_remarks(unlabelled, others))
         self.report = Report(findings)
         known = [label for label in labels if label is not None]
@@ -131,54 +138,51 @@ class Shards(Pictures):
         super()._contain(files, labels, numbers)
         told = f"{self.sha256} {' '.join(map(str, self.labels))}"
         self.sha256 = hashlib.sha256(told.encode()).hexdigest()
-        here = os.fsencode(self.root.parent)
+        far = is_url(self.place)
+        here = os.fsencode(posixpath.dirname(self.place) if far else self.root.parent)
         self.paths = tuple(posixpath.join(here, name) for name, _ in self.files)
         places = ((*self._place[name], size, name) for name, size in self.files)
         self.sources = tuple(
-            Member(os.fsencode(self._shards[number]), start, size, name)
+            shard.part(start, size, name)
+            if isinstance(shard := self._shards[number], Store)
+            else Member(os.fsencode(shard), start, size, name)
             for number, start, size, name in places
         )
 
 
-def _findings(shard: Path, inside: Contents) -> Iterator[Skipped]:
+def _name(shard: Path | Store) -> bytes:
+    return os.fsencode(shard.name if isinstance(shard, Path) else last_of(shard.shown))
+
+
+def _findings(shard: Path | Store, inside: Contents) -> Iterator[Skipped]:
     """What of an archive is not used."""
-    where = os.fsencode(shard.name)
+    where = _name(shard)
     for name, why in inside.left_out:
         path = where + b"/" + name
         yield Skipped(-1, shown(path), path, 0, "", "D207", why)
     if inside.damage:
-        yield Skipped(-1, shown(where), where, shard.stat().st_size, "", "D206", inside.damage)
+        yield Skipped(-1, shown(where), where, inside.size, "", "D206", inside.damage)
 
 
-def _samples(shard: Path, entries: list[Entry]) -> tuple[list[_Sample], int]:
+def _samples(entries: list[Entry]) -> tuple[list[_Sample], int]:
     """The pictures with their labels, and how many other files there are."""
     pictures: dict[bytes, Entry] = {}
-    sides: dict[bytes, dict[bytes, Entry]] = {b".cls": {}, b".json": {}}
+    sides: dict[bytes, dict[bytes, Entry]] = {end: {} for end in READ}
     for entry in entries:
         key, end = _key(entry.name), ending(entry.name)
         if end in ENDINGS and key not in pictures:
             pictures[key] = entry
         elif end in sides:
             sides[end].setdefault(key, entry)
-    label = {key: _read_json(data) for key, data in _contents(shard, sides[b".json"])}
-    label |= {key: _read_cls(data) for key, data in _contents(shard, sides[b".cls"])}
+    label: dict[bytes, tuple[int | None, str]] = {}
+    for end in (b".json", b".cls"):
+        label |= {key: entry.label for key, entry in sides[end].items() if entry.label}
     result = [
         _Sample(entry, *label.get(key, (None, "no .cls or .json")))
         for key, entry in pictures.items()
     ]
     used = sum(key in pictures for side in sides.values() for key in side)
     return result, len(entries) - len(result) - used
-
-
-def _contents(shard: Path, side: dict[bytes, Entry]) -> Iterator[tuple[bytes, bytes]]:
-    """What is in small members, by their keys; empty for large ones."""
-    try:
-        with shard.open("rb") as file:
-            for key, entry in side.items():
-                size = entry.size if entry.size <= MOST_LABEL else 0
-                yield key, os.pread(file.fileno(), size, entry.start)
-    except OSError as fault:
-        raise _unreadable(shard, fault) from fault
 
 
 def _key(name: bytes) -> bytes:
@@ -199,6 +203,9 @@ def _read_json(data: bytes) -> tuple[int | None, str]:
     except (ValueError, TypeError, RecursionError):
         given = None
     return _checked(given if type(given) is int else None, ".json")
+
+
+READ = {b".cls": _read_cls, b".json": _read_json}
 
 
 def _checked(label: int | None, source: str) -> tuple[int | None, str]:
@@ -239,6 +246,8 @@ class Entry(NamedTuple):
     start: int
     """First byte of its content."""
     size: int
+    label: tuple[int | None, str] | None = None
+    """Of a .cls or .json: the class index, or why there is none."""
 
 
 @dataclass
@@ -248,6 +257,8 @@ class Contents:
     entries: list[Entry] = field(default_factory=list)
     left_out: list[tuple[bytes, str]] = field(default_factory=list)
     """Names of members that are not used, and why."""
+    size: int = 0
+    """Bytes of the archive."""
     damage: str = ""
     """Why members may be missing; empty for a whole archive."""
 
@@ -267,40 +278,50 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-def contents(path: Path) -> Contents:
+def contents(path: Path | Store) -> Contents:
     """The archive's regular files.
 
-    Raises DataError D205 if it is no plain tar archive, EnvironmentFault R605 if the disk fails.
+    Raises DataError D205 if it is no plain tar archive, EnvironmentFault R605 if the disk fails, as
+    `Store.blocks` of one elsewhere.
     """
     inside = Contents()
+    where = str(path) if isinstance(path, Path) else path.shown
     try:
-        status = path.stat()  # before it is opened: opening a FIFO waits for ever
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError("D205", str(path), f"is a {kind(status.st_mode)}, no tar archive")
-        with path.open("rb") as file:
-            _require_plain(path, file.read(BLOCK))
+        with _opened(path, inside) as file:
+            _require_plain(where, file.read(BLOCK))
             file.seek(0)
             try:
-                _list(file, status.st_size, inside)
+                _list(file, inside)
             except (_Damaged, tarfile.TarError, RecursionError, ValueError) as fault:
                 if not inside.entries:
-                    raise DataError("D205", str(path), f"is no tar archive ({fault})") from fault
+                    raise DataError("D205", where, f"is no tar archive ({fault})") from fault
                 inside.damage = inside.damage or str(fault)
     except OSError as fault:
-        raise _unreadable(path, fault) from fault
+        raise _unreadable(where, fault) from fault
     return inside
 
 
-def _require_plain(path: Path, head: bytes) -> None:
+def _opened(path: Path | Store, inside: Contents) -> BinaryIO:
+    if isinstance(path, Store):
+        file, inside.size = path.blocks()
+        return file
+    status = path.stat()  # before it is opened: opening a FIFO waits for ever
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("D205", str(path), f"is a {kind(status.st_mode)}, no tar archive")
+    inside.size = status.st_size
+    return path.open("rb")
+
+
+def _require_plain(where: str, head: bytes) -> None:
     for start, name in COMPRESSED.items():
         if head.startswith(start):
             what = f"is compressed ({name}), so its pictures cannot be found without unpacking all"
-            raise DataError("D205", str(path), what, next_step="give a plain .tar")
+            raise DataError("D205", where, what, next_step="give a plain .tar")
     if not head:
-        raise DataError("D205", str(path), "is empty")
+        raise DataError("D205", where, "is empty")
 
 
-def _list(file: BinaryIO, size: int, inside: Contents) -> None:
+def _list(file: BinaryIO, inside: Contents) -> None:
     names: set[bytes] = set()
     with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
         for member in _members(archive):
@@ -310,10 +331,19 @@ def _list(file: BinaryIO, size: int, inside: Contents) -> None:
                 inside.left_out.append((name, why))
             elif member.isreg():
                 names.add(name)
-                inside.entries.append(Entry(name, member.offset_data, member.size))
-            if member.offset_data + member.size > size and member.isreg():
+                label = _label(file, member, ending(name))
+                inside.entries.append(Entry(name, member.offset_data, member.size, label))
+            if member.offset_data + member.size > inside.size and member.isreg():
                 raise _Damaged(f"it ends within {shown(name)}")
         inside.damage = _end(file, archive.offset)
+
+
+def _label(file: BinaryIO, member: tarfile.TarInfo, end: bytes) -> tuple[int | None, str] | None:
+    """What a .cls or .json says; nothing else is looked at, nor one that is too large."""
+    if end not in READ:
+        return None
+    file.seek(member.offset_data)
+    return READ[end](file.read(member.size if member.size <= MOST_LABEL else 0))
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -355,8 +385,8 @@ def _end(file: BinaryIO, place: int) -> str:
     return ""
 
 
-def _unreadable(path: Path, fault: OSError) -> DataError | EnvironmentFault:
+def _unreadable(where: str, fault: OSError) -> DataError | EnvironmentFault:
     reason = reason_of(fault)
     if fault.errno in TRANSIENT:
-        return EnvironmentFault("R605", str(path), f"could not be read ({reason})")
-    return DataError("D205", str(path), f"cannot be read ({reason})")
+        return EnvironmentFault("R605", where, f"could not be read ({reason})")
+    return DataError("D205", where, f"cannot be read ({reason})")

@@ -266,7 +266,7 @@ def test_ranges_are_written_out_with_all_their_digits() -> None:
     assert expanded("plain.tar") == ["plain.tar"]
     for wrong in (
         *("a-{3..1}.tar", "a-{0..999999999999}.tar", "a-{x,y}.tar", "{0..1.tar"),
-        *("https://example.org/a.tar", "pipe:cat a.tar"),
+        "pipe:cat a.tar",
     ):
         with pytest.raises(UsageError) as fault:
             expanded(wrong)
