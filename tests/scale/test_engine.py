@@ -272,3 +272,16 @@ def test_a_full_disk_leaves_what_is_kept(
 
 def test_it_is_in_the_front_door() -> None:
     assert convscope.Processes is Processes
+
+
+def test_parts_are_kept_behind_a_url_too(place: Path, tmp_path: Path) -> None:
+    plain, kept = mined(place), f"memory://{tmp_path}"
+    with pytest.raises(Stopped):
+        mined(place, Run(folder=kept, stop=stopping(3).stop))
+    there = folder.store(f"{kept}/topk")
+    assert 0 < len(there.names("seg")) < 6
+    there.put(there.names("seg")[0], b"")
+    assert same(plain, mined(place, Run(folder=kept)), tmp_path)
+    assert len(there.names("seg")) == 7
+    assert there.get("seg/none") is None
+    assert same(plain, mined(place, Run(folder=kept)), tmp_path)

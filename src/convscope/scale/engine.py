@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ import torch
 from convscope.core.errors import Stopped
 from convscope.core.run import Run
 from convscope.pictures.pictures import Frame, Looked, Picture, Pictures
+from convscope.pictures.remote import redacted
 from convscope.scale.folder import MOST_LIVE, Kept, RunFolder
 from convscope.scale.segments import Arrays, Segment
 
@@ -85,6 +86,8 @@ class Work:
     numbers: Sequence[int]
     threads: int
     """Of torch, on which the last bits of its results depend."""
+    kept: RunFolder | None = None
+    """Where parts are kept, if every machine can write there."""
 
     def parts(
         self, start: int, stop: int, run: Run, seconds: float | None = None
@@ -169,7 +172,15 @@ class Engine(Protocol):
         ...
 
 
-Compute = Callable[[Sequence[tuple[int, int]], Run], Iterator[Segment]]
+class Computed(NamedTuple):
+    """A part that came from elsewhere."""
+
+    segment: Segment
+    kept: Kept | None = None
+    """If it is kept already, in `Work.kept`, by what computed it."""
+
+
+Compute = Callable[[Sequence[tuple[int, int]], Run], Iterator[Computed]]
 
 
 def passed(
@@ -189,7 +200,7 @@ def passed(
     if place < len(numbers):
         kept = "" if run.folder is None else f"{place:,} of {len(numbers):,} pictures, in "
         step = "give the same command again to go on" if kept else ""
-        kept += str(run.folder) if kept else ""
+        kept += redacted(str(run.folder)) if kept else ""
         raise Stopped("R575", job.name, "stopped as asked", kept=kept, next_step=step)
     if not used and not job.may_be_empty:
         folder.require_usable()
@@ -220,7 +231,8 @@ class _Pass:
             place = f"{run.folder}/{job.name}"
             self.kept = RunFolder.open(place, facts, folder, numbers, threads=threads)
             threads = self.kept.threads
-        self.work = work = Work(job, folder, numbers, threads)
+        far = self.kept if self.kept and self.kept.store.is_everywhere else None
+        self.work = work = Work(job, folder, numbers, threads, far)
         self._compute: Compute | None = None
         if run.engine is not None:
             self._compute = stack.enter_context(run.engine.working(work))
@@ -264,8 +276,8 @@ class _Pass:
                 yield segment
             return
         waiting: dict[int, Segment] = {}
-        for segment in self._compute(self.work.cuts(start, stop), self.run):
-            self._keep(segment)
+        for segment, kept in self._compute(self.work.cuts(start, stop), self.run):
+            self._keep(segment, kept)
             self.work.folder.recall(segment.looked)
             waiting[segment.start] = segment
             while start in waiting:
@@ -274,9 +286,9 @@ class _Pass:
                 yield segment
                 start = segment.stop
 
-    def _keep(self, segment: Segment) -> None:
+    def _keep(self, segment: Segment, already: Kept | None = None) -> None:
         if self.kept is not None:
-            self._names[segment.start] = self.kept.keep(segment)
+            self._names[segment.start] = already or self.kept.keep(segment)
 
     def _compact(self, segment: Segment) -> None:
         """Merge what is small and lies side by side, so that few files are left."""

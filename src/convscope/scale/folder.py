@@ -26,8 +26,10 @@ from typing import Any, NamedTuple, Protocol, Self
 import msgspec
 
 from convscope.core.errors import EnvironmentFault, OutputError, printable, shown
-from convscope.core.publish import environment_fault, publish_file
+from convscope.core.publish import publish_file
+from convscope.pictures import remote
 from convscope.pictures.pictures import Pictures
+from convscope.pictures.remote import GONE, reason, retried
 from convscope.scale.segments import NewerSchema, Segment
 
 SCHEMA = 1
@@ -41,6 +43,8 @@ class Store(Protocol):
     """Named bytes, each written whole or not at all."""
 
     place: str
+    is_everywhere: bool
+    """Whether other machines have it under the same name."""
 
     def put(self, name: str, content: bytes) -> None: ...
     def get(self, name: str) -> bytes | None: ...
@@ -53,7 +57,7 @@ class Local:
     """A folder of this machine. Raises EnvironmentFault R602 or R603."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self.place = root, str(root)
+        self._root, self.place, self.is_everywhere = root, str(root), False
 
     def put(self, name: str, content: bytes) -> None:
         publish_file(self._root / name, content)
@@ -83,61 +87,54 @@ class Local:
 
 
 class Remote:
-    """A place behind a URL; an object there is put in one step. Raises EnvironmentFault R603 and
-    R611, UsageError as `fsspec_of`."""
+    """A place behind a URL; an object there is put in one step. Raises EnvironmentFault R603, R605
+    or R608, and as `remote.Store` UsageError U375 or U483, EnvironmentFault R624."""
 
     def __init__(self, url: str) -> None:
-        from fsspec.core import url_to_fs
-
-        self.place = self._url = url
-        self._disk, self._root = url_to_fs(url)
-
-    def __reduce__(self) -> tuple[type[Remote], tuple[str]]:
-        return Remote, (self._url,)
+        self._far = remote.Store(url)
+        self.place = self._far.shown
+        self.is_everywhere = not url.startswith("memory:")
 
     def put(self, name: str, content: bytes) -> None:
+        key = self._far.key(name.encode())
         try:
-            self._disk.pipe_file(f"{self._root}/{name}", content)
+            retried(lambda: self._far.system.pipe_file(key, content))
+        except GONE as fault:
+            where = f"{self.place}/{name}"
+            raise EnvironmentFault("R603", where, f"cannot be written ({reason(fault)})") from fault
         except Exception as fault:  # of whatever library is behind it
-            raise self._fault(fault, "written") from fault
+            raise self._far.outage(fault, "could not be written", name.encode()) from fault
 
     def get(self, name: str) -> bytes | None:
         try:
-            return bytes(self._disk.cat_file(f"{self._root}/{name}"))
-        except FileNotFoundError:
+            return self._far.read(name.encode())
+        except GONE:
             return None
         except Exception as fault:
-            raise self._fault(fault, "read") from fault
+            raise self._far.outage(fault, "could not be read", name.encode()) from fault
 
     def names(self, below: str) -> list[str]:
         try:
-            self._disk.invalidate_cache()
-            result = self._disk.ls(f"{self._root}/{below}", detail=False)
-        except FileNotFoundError:
+            return [f"{below}/{entry.name}" for entry in self._far.entries(below.encode())]
+        except GONE:
             return []
         except Exception as fault:
-            raise self._fault(fault, "read") from fault
-        return [f"{below}/{str(one).rpartition('/')[2]}" for one in result]
+            raise self._far.outage(fault, "could not be listed", below.encode()) from fault
 
     def drop(self, name: str) -> None:
         with suppress(Exception):
-            self._disk.rm_file(f"{self._root}/{name}")
+            self._far.system.rm_file(self._far.key(name.encode()))
 
     def set_aside(self, name: str) -> None:
         with suppress(Exception):
-            self._disk.mv(f"{self._root}/{name}", f"{self._root}/{name}.bad")
-
-    def _fault(self, fault: Exception, done: str) -> EnvironmentFault:
-        if isinstance(fault, OSError) and fault.errno is not None:
-            return environment_fault(fault, Path(self.place))
-        what = f"cannot be {done} ({printable(str(fault)) or type(fault).__name__})"
-        return EnvironmentFault("R603", self.place, what)
+            key = self._far.key(name.encode())
+            self._far.system.mv(key, f"{key}.bad")
 
 
 def store(place: Path | str) -> Store:
     """Raises as `Remote`."""
-    text = os.fspath(place)
-    return Remote(text) if "://" in text else Local(Path(text))
+    text = remote.local(os.fspath(place))
+    return Remote(text) if remote.is_url(text) else Local(Path(text))
 
 
 class _Told(msgspec.Struct, forbid_unknown_fields=False):

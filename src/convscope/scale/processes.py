@@ -2,7 +2,7 @@
 
 Each is started like a command of its own and sent the pass once (pickled). It answers with finished
 parts, and a word after every batch. A part whose process dies is given to another one, a second
-time batch by batch, so that a picture that ends its process can be named.
+time batch by batch, so that a picture that ends its process can be named: see `Parts`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from convscope.core import errors
 from convscope.core.errors import ConvscopeError, EnvironmentFault, UsageError, printable
 from convscope.core.run import Run
 from convscope.pictures.decode.pool import activity
-from convscope.scale.engine import Compute, Work
+from convscope.scale.engine import Compute, Computed, Work
 from convscope.scale.segments import Segment
 
 PATIENCE = 120.0
@@ -63,41 +67,35 @@ class Processes:
         """Raises UsageError U222 if the network cannot be sent to another process."""
         crew = _Crew(self.count, packed(work), work.threads)
 
-        def compute(ranges: Sequence[tuple[int, int]], run: Run) -> Iterator[Segment]:
-            smaller = [cut for one in ranges for cut in self._cuts(work, one, len(ranges))]
-            return crew.compute(work, smaller, run)
+        def compute(ranges: Sequence[tuple[int, int]], run: Run) -> Iterator[Computed]:
+            return crew.compute(Parts(work, ranges, self.count, self.part), run)
 
         try:
             yield compute
         finally:
             crew.end()
 
-    def _cuts(self, work: Work, one: tuple[int, int], parts: int) -> list[tuple[int, int]]:
-        if self.part is None and parts >= 4 * self.count:
-            return [one]
-        fair = -(-(one[1] - one[0]) * parts // (4 * self.count))
-        return work.cuts(*one, self.part or max(1, fair))
-
 
 def packed(work: Work) -> bytes:
     """A pass as it is sent elsewhere. Raises UsageError U222 if that cannot be done."""
     step = "take a network whose classes stand in a file that can be imported, or one process"
     try:
-        content = pickle.dumps(work)
+        torch.save(work, written := BytesIO())
     except Exception as fault:  # of whatever the network is made of
         what = f"cannot be sent to another process ({printable(str(fault))})"
         raise UsageError("U222", "the network", what, next_step=step) from fault
+    content = written.getvalue()
     if b"__main__" in content:
         what = "is made by the script that runs, which other processes cannot import"
         raise UsageError("U222", "the network", what, next_step=step)
     return pickle.dumps((list(sys.path), _homes(work), content))
 
 
-def unpacked(content: bytes) -> Work:
-    """What was `packed`, by another process of ours."""
+def unpacked(content: bytes, device: str | None = None) -> Work:
+    """What was `packed`, by another process of ours. device: where its tensors are from then on."""
     paths, homes, inside = pickle.loads(content)
     sys.path.extend(path for path in [*paths, *homes] if path not in sys.path)
-    result: Work = pickle.loads(inside)
+    result: Work = torch.load(BytesIO(inside), map_location=device, weights_only=False)
     return result
 
 
@@ -116,7 +114,7 @@ def _homes(work: Work) -> list[str]:
     return list(dict.fromkeys(result))
 
 
-class _Lost(Exception):
+class Lost(Exception):
     """A process ended, or is taken for hung."""
 
 
@@ -140,7 +138,7 @@ class _Worker:
         self._send(pass_)
 
     def compute(self, start: int, stop: int, word: queue.SimpleQueue[Any]) -> bytes:
-        """The part, as bytes. Raises _Lost, and what the part raised."""
+        """The part, as bytes. Raises Lost, and what the part raised."""
         self._send(pickle.dumps((start, stop)))
         while True:
             kind, content = self._receive()
@@ -149,7 +147,7 @@ class _Worker:
             elif kind == b"S":
                 return content
             else:
-                raise _fault_of(content)
+                raise fault_of(content)
 
     def _send(self, content: bytes) -> None:
         with suppress(OSError):  # it is dead: `_receive` says so
@@ -162,14 +160,14 @@ class _Worker:
             silent = time.monotonic() - begun
             if silent > LONGEST or not (runs or used != before):
                 self.end()
-                raise _Lost(f"gave no word in {silent:.0f} s")
+                raise Lost(f"gave no word in {silent:.0f} s")
             before = used
         try:
             content = self._line.recv_bytes()
         except (EOFError, OSError):
             status = self._process.wait()
             name = signal.Signals(-status).name if status < 0 else f"status {status}"
-            raise _Lost(f"was ended by {name}") from None
+            raise Lost(f"was ended by {name}") from None
         return content[:1], content[1:]
 
     def end(self) -> None:
@@ -178,8 +176,17 @@ class _Worker:
         self._line.close()
 
 
-def _fault_of(content: bytes) -> Exception:
-    """What a process told of a fault: names and text, never an object."""
+def told(fault: Exception) -> bytes:
+    """A fault, for another process: names and text, as an object may not be picklable, or not be
+    there."""
+    parts: tuple[str, ...] = ()
+    if isinstance(fault, ConvscopeError):
+        parts = (fault.code, fault.subject, fault.what, fault.kept, fault.next_step)
+    return pickle.dumps((type(fault).__name__, parts, traceback.format_exc()))
+
+
+def fault_of(content: bytes) -> Exception:
+    """What a process told of a fault."""
     kind, parts, text = pickle.loads(content)
     made = getattr(errors, kind, None)
     if made is None or not issubclass(made, ConvscopeError):
@@ -189,10 +196,79 @@ def _fault_of(content: bytes) -> Exception:
 
 
 @dataclass
-class _Task:
+class Task:
     start: int
     stop: int
     deaths: int = 0
+    done: int = 0
+    """Pictures, by its process's word."""
+
+
+class Parts:
+    """What is left of a pass while others compute it: which parts wait, which are begun, and what
+    follows when one is lost."""
+
+    def __init__(
+        self, work: Work, ranges: Sequence[tuple[int, int]], count: int, size: int | None
+    ) -> None:
+        """count: processes. size: pictures in a part; by default the ranges as they are, or smaller
+        where there are too few of them for so many processes."""
+        self.work = work
+        cuts = [cut for one in ranges for cut in self._cuts(one, len(ranges), count, size)]
+        self.waiting, self.begun = deque(Task(*cut) for cut in cuts), dict[int, Task]()
+        self._window = AHEAD * count * max((stop - start for start, stop in cuts), default=0)
+        self._done = len(work.numbers) - sum(stop - start for start, stop in cuts)
+        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+
+    def _cuts(
+        self, one: tuple[int, int], parts: int, count: int, size: int | None
+    ) -> list[tuple[int, int]]:
+        if size is None and parts >= 4 * count:
+            return [one]
+        fair = -(-(one[1] - one[0]) * parts // (4 * count))
+        return self.work.cuts(*one, size or max(1, fair))
+
+    def next(self) -> Task | None:
+        """Another one to begin; none as long as it would be too far ahead of the oldest one."""
+        if not self.waiting:
+            return None
+        if self.begun and self.waiting[0].start > min(self.begun) + self._window:
+            return None
+        task = self.waiting.popleft()
+        task.done = 0
+        self.begun[task.start] = task
+        return task
+
+    def finished(self, start: int) -> None:
+        task = self.begun.pop(start)
+        self._done += task.stop - task.start
+
+    def tick(self, run: Run) -> None:
+        done = self._done + sum(task.done for task in self.begun.values())
+        run.tick(min(len(self.work.numbers), done), len(self.work.numbers))
+
+    def lost(self, start: int, loss: Lost, *, counts: bool = True) -> None:
+        """It is to be computed again. counts: whether its pictures may be to blame. Raises
+        EnvironmentFault R651."""
+        task = self.begun.pop(start)
+        if counts:
+            self.waiting.extendleft(reversed(self._again(task, loss)))
+        else:
+            self.waiting.appendleft(task)
+
+    def _again(self, task: Task, loss: Lost) -> list[Task]:
+        self._deaths.append(time.monotonic())
+        often = len(self._deaths) == MOST_DEATHS and self._deaths[-1] - self._deaths[0] < 60
+        pieces, work = self.work.cuts(task.start, task.stop, 1), self.work
+        if often or (task.deaths and len(pieces) == 1):
+            names = [work.folder.names[work.numbers[n]] for n in range(task.start, task.stop)]
+            which = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+            what = f"the process that ran the network on it {loss}, time after time"
+            step = "look at that picture and at free memory, or take fewer processes"
+            raise EnvironmentFault("R651", which, what, next_step=step)
+        if not task.deaths:
+            return [Task(task.start, task.stop, 1)]
+        return [Task(start, stop, 1) for start, stop in pieces]
 
 
 @dataclass
@@ -204,42 +280,27 @@ class _Crew:
     threads: int
     _idle: list[_Worker] = field(default_factory=list)
     _all: set[_Worker] = field(default_factory=set)
-    _deaths: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_DEATHS))
-    _over: bool = False
 
-    def compute(self, work: Work, ranges: Sequence[tuple[int, int]], run: Run) -> Iterator[Segment]:
-        waiting = deque(_Task(*one) for one in ranges)
+    def compute(self, parts: Parts, run: Run) -> Iterator[Computed]:
         results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        begun: dict[int, _Task] = {}
-        done, total = len(work.numbers) - sum(b - a for a, b in ranges), len(work.numbers)
-        words: dict[int, int] = {}
-        while waiting or begun:
-            while waiting and len(begun) < self.count and not run.is_stopped:
-                if begun and waiting[0].start > min(begun) + self._window(ranges):
-                    break
-                task = waiting.popleft()
-                begun[task.start] = task
+        while parts.waiting or parts.begun:
+            while len(parts.begun) < self.count and not run.is_stopped and (task := parts.next()):
                 threading.Thread(target=self._one, args=(task, results), daemon=True).start()
-            if not begun:
+            if not parts.begun:
                 return  # told to stop
             start, result = results.get()
             if isinstance(result, int):
-                words[start] = result
+                parts.begun[start].done = result
             elif isinstance(result, bytes):
-                task = begun.pop(start)
-                words.pop(start, None)
-                done += task.stop - task.start
-                yield Segment.from_bytes(result, "")
-            elif isinstance(result, _Lost):
-                waiting.extendleft(reversed(self._again(work, begun.pop(start), result)))
+                parts.finished(start)
+                yield Computed(Segment.from_bytes(result, ""))
+            elif isinstance(result, Lost):
+                parts.lost(start, result)
             else:
                 raise result
-            run.tick(min(total, done + sum(words.values())), total)
+            parts.tick(run)
 
-    def _window(self, ranges: Sequence[tuple[int, int]]) -> int:
-        return AHEAD * self.count * max(stop - start for start, stop in ranges)
-
-    def _one(self, task: _Task, results: queue.SimpleQueue[Any]) -> None:
+    def _one(self, task: Task, results: queue.SimpleQueue[Any]) -> None:
         worker: _Worker | None = None
         try:
             worker = self._idle.pop() if self._idle else self._started()
@@ -260,21 +321,6 @@ class _Crew:
             raise EnvironmentFault("R651", "a process for the network", what) from fault
         self._all.add(worker)
         return worker
-
-    def _again(self, work: Work, task: _Task, loss: _Lost) -> list[_Task]:
-        """What is left to do of a part whose process was lost. Raises EnvironmentFault R651."""
-        self._deaths.append(time.monotonic())
-        often = len(self._deaths) == MOST_DEATHS and self._deaths[-1] - self._deaths[0] < 60
-        pieces = work.cuts(task.start, task.stop, 1)
-        if often or (task.deaths and len(pieces) == 1):
-            names = [work.folder.names[work.numbers[n]] for n in range(task.start, task.stop)]
-            which = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-            what = f"the process that ran the network on it {loss}, time after time"
-            step = "look at that picture and at free memory, or take fewer processes"
-            raise EnvironmentFault("R651", which, what, next_step=step)
-        if not task.deaths:
-            return [_Task(task.start, task.stop, 1)]
-        return [_Task(start, stop, 1) for start, stop in pieces]
 
     def end(self) -> None:
         for worker in list(self._all):

@@ -6,11 +6,9 @@ import os
 import pickle
 import signal
 import sys
-import traceback
 from multiprocessing.connection import Connection
 
-from convscope.core.errors import ConvscopeError
-from convscope.scale.processes import WORD, unpacked
+from convscope.scale.processes import WORD, told, unpacked
 
 
 def main(descriptor: int) -> None:
@@ -26,7 +24,7 @@ def main(descriptor: int) -> None:
     except (EOFError, OSError):
         pass  # the other one has ended
     except Exception as fault:
-        line.send_bytes(b"F" + _told(fault))
+        line.send_bytes(b"F" + told(fault))
 
 
 def _answer(line: Connection, work: object, start: int, stop: int) -> None:
@@ -39,16 +37,8 @@ def _answer(line: Connection, work: object, start: int, stop: int) -> None:
     except OSError:
         raise
     except Exception as fault:
-        content = b"F" + _told(fault)
+        content = b"F" + told(fault)
     line.send_bytes(content)
-
-
-def _told(fault: Exception) -> bytes:
-    """Names and text, as an object may not be picklable, or not be there."""
-    parts: tuple[str, ...] = ()
-    if isinstance(fault, ConvscopeError):
-        parts = (fault.code, fault.subject, fault.what, fault.kept, fault.next_step)
-    return pickle.dumps((type(fault).__name__, parts, traceback.format_exc()))
 
 
 if __name__ == "__main__":
