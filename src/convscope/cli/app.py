@@ -309,7 +309,7 @@ def run(arguments: list[str] | None = None) -> int:
             return _say(fault.format_message(), fault.exit_code)
         return _say(f"convscope: error[U200]: {_usage(fault)}", fault.exit_code)
     except ConvscopeError as fault:
-        return _say(fault.line(), fault.exit_status)
+        return fault.exit_status if fault.told else _say(fault.line(), fault.exit_status)
     except KeyboardInterrupt as fault:
         return _not_ours(fault) or _say(StopAsked(signal.SIGINT).line(), 130)
     except SystemExit as fault:

@@ -36,6 +36,8 @@ class ConvscopeError(Exception):
         self.what = what
         self.kept = kept
         self.next_step = next_step
+        self.told = False
+        """Another of several processes has told it, so that a command keeps silent."""
 
     def __str__(self) -> str:
         parts = [f"{_cut(self.subject)}: {self.what}" if self.subject else self.what]

@@ -284,8 +284,9 @@ class Batches:
     """The batches of one epoch, made ahead by threads: Pillow works beside the network.
 
     The order is that of all processes together; of each step's pictures, process `rank` takes
-    every `world`-th. An epoch's last batch, if it has fewer pictures than there are processes,
-    is left out; with `drop_last` also if it is not full, unless it is the only one.
+    every `world`-th. Where an epoch's last batch has fewer pictures than there are processes,
+    those without take one that counts nothing, so that steps do not depend on their number; with
+    `drop_last` it is left out if it is not full, unless it is the only one.
     """
 
     cache: PictureCache
@@ -297,7 +298,7 @@ class Batches:
     threads: int = 1
 
     def __len__(self) -> int:
-        return steps(len(self.cache), self.recipe, self.world)
+        return steps(len(self.cache), self.recipe)
 
     def __iter__(self) -> Iterator[Batch]:
         sequence = order(self.recipe.seed, self.epoch, len(self.cache))
@@ -315,7 +316,8 @@ class Batches:
 
     def _make(self, sequence: Int64[np.ndarray, "pictures"], number: int) -> Batch:
         everyone = sequence[number * self.recipe.batch : (number + 1) * self.recipe.batch]
-        places = [int(place) for place in everyone[self.rank :: self.world]]
+        share = everyone[self.rank :: self.world]
+        places = [int(place) for place in (share if len(share) else everyone[:1])]
         seed, epoch, size = self.recipe.seed, self.epoch, self.recipe.size_at(self.epoch)
         views = [
             view(pixels, size, self.recipe, stream(seed, CROP, epoch, place))
@@ -328,15 +330,14 @@ class Batches:
             offset,
             torch.tensor([self.cache.labels[place] for place in places]),
             mixing(self.recipe, epoch, stream(seed, MIX, epoch, number)),
-            len(places) * self.world / len(everyone),
+            len(share) * self.world / len(everyone),
         )
 
 
-def steps(pictures: int, recipe: Recipe, world: int = 1) -> int:
+def steps(pictures: int, recipe: Recipe) -> int:
     """Number of steps in an epoch; fewer pictures than a batch are one step all the same."""
     full, rest = divmod(pictures, recipe.batch)
-    left_out = rest < world or (recipe.drop_last and full > 0)
-    return full if left_out else full + 1
+    return full if not rest or (recipe.drop_last and full > 0) else full + 1
 
 
 def mixing(recipe: Recipe, epoch: int, random: Generator) -> Mixing | None:

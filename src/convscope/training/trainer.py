@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -41,8 +42,9 @@ from convscope.training.data import (
     stream,
     targets,
 )
-from convscope.training.processes import Processes, Tally, deterministic
+from convscope.training.processes import Processes, Tally, deterministic, launched
 from convscope.training.recipe import (
+    Choice,
     Recipe,
     choose,
     clip_filters,
@@ -151,17 +153,18 @@ def train(
     torchrun's. accelerator: auto, cpu, gpu, cuda, mps. The rest: see `Options`.
 
     On the CPU with the same number of threads, a killed and resumed run ends with the same
-    weights, bit for bit. Raises OutputError O501, O511 to O513, DataError D150 to D154 and of
-    unusable pictures, ModelError M551 (loss not finite), UsageError U306, U307, U378, U385 (no such
-    epoch), EnvironmentFault R641, R623 (TensorBoard is not installed), Stopped R575.
+    weights, bit for bit. Raises OutputError O501, O511 to O513, DataError D150 to D155 and of
+    unusable pictures, ModelError M551 (loss not finite), UsageError U306 to U308, U378, U385 (no
+    such epoch), EnvironmentFault R641, R642, R623 (TensorBoard is not installed), Stopped R575,
+    R576 (another process is lost).
     """
     require_extra()
     options = Options(observers, progress, stop, threads, memory, keep)
     _require_epochs(keep, recipe)
     processes = Processes.of(recipe.batch, devices, nodes, accelerator)
     run = RunFolder(Path(out), recipe, _identity(recipe, training, validation))
-    history, resumed = _history(run, training, validation, processes, options)
-    series = history.series(recipe, run.choice())
+    history, choice, resumed = _history(run, training, validation, processes, options)
+    series = history.series(recipe, choice)
     best = history.best_accuracy, history.best_epoch
     return TrainResult(run.path, series, *best, resumed, processes.first)
 
@@ -172,24 +175,32 @@ def _history(
     validation: Pictures,
     processes: Processes,
     options: Options,
-) -> tuple[RunHistory, int]:
-    """Train what is left of the run; also how many epochs were finished before."""
+) -> tuple[RunHistory, Choice | None, int]:
+    """Train what is left of the run; also the numbers it is trained in, and how many epochs were
+    finished before. The first process alone looks into the folder, and tells the others."""
     with ExitStack() as stack:
         stack.enter_context(deterministic())
+        if not launched():
+            run.check()  # before other processes are started
+        stack.enter_context(processes.joined())
+        where, identity = str(training.root), msgspec.to_builtins(run.identity)
+        processes.require_same("recipe and pictures", where, identity)
         if processes.first:
             stack.enter_context(run.locked())
-        run.check()
-        history, epochs = run.finished(), run.recipe.epochs
+            run.check()
+        before = (run.finished(), run.choice()) if processes.first else None
+        history, choice = processes.shared(before)
+        epochs = run.recipe.epochs
         if history is not None:
-            run.require_kept(options.keep, epochs + 1)
             if processes.first:
+                run.require_kept(options.keep, epochs + 1)
                 run.drop_checkpoints()  # as where it was killed right after it was done
-            return history, epochs
-        trainer = Trainer(run, training, validation, processes, options)
-        stack.enter_context(processes.joined())
+            processes.barrier()
+            return history, choice, epochs
+        trainer = Trainer(run, training, validation, processes, options, choice)
         stack.callback(run.close_log)
         trainer.train()
-        return trainer.history, trainer.first_epoch
+        return trainer.history, trainer.choice, trainer.first_epoch
 
 
 def require_extra() -> None:
@@ -242,14 +253,18 @@ class Trainer:
         validation: Pictures,
         processes: Processes,
         options: Options,
+        choice: Choice | None,
     ) -> None:
         """Reads all pictures, and takes up what a stopped run has left. Raises DataError D151 to
-        D154 and UsageError U385."""
+        D155 and UsageError U385."""
         recipe = run.recipe
         self.run, self.recipe, self.processes, self.options = run, recipe, processes, options
         self.training, self.validation, self.preprocess = self._read(training, validation)
-        self.steps = steps(len(self.training), recipe, processes.count)
-        if not self.steps:
+        processes.wait("read")
+        usable = [self.training.numbers, self.validation.numbers]
+        processes.require_same("usable pictures", str(training.root), usable)
+        self.steps = steps(len(self.training), recipe)
+        if len(self.training) < processes.count:
             raise DataError(
                 "D154",
                 training.place,
@@ -260,10 +275,12 @@ class Trainer:
             lists = tables([training.report, validation.report])
             for name, content in ({"skipped.csv": table([])} | lists).items():
                 publish_file(run.path / name, content)
-        start = run.checkpoint(clean=processes.first)
-        run.require_kept(options.keep, 0 if start is None else start.epoch + 1)
+        start = run.checkpoint(clean=True) if processes.first else None
+        if processes.first:
+            run.require_kept(options.keep, 0 if start is None else start.epoch + 1)
+        start = processes.shared(start)
         self.first_epoch = self.epoch = 0 if start is None else start.epoch
-        self.choice = run.choice()
+        self.choice = choice
         self._start(start)
 
     def _read(
@@ -356,7 +373,8 @@ class Trainer:
         loss = F.cross_entropy(scores.float(), wanted, label_smoothing=recipe.label_smoothing)
         self._require_going(loss.detach(), step)
         correct = (scores.argmax(1) == wanted.argmax(1)).sum()
-        self._tally += Tally(float(loss.detach()) * len(scores), float(correct), len(scores))
+        if batch.weight:
+            self._tally += Tally(float(loss.detach()) * len(scores), float(correct), len(scores))
         self.optimiser.zero_grad()
         torch.autograd.backward(loss * batch.weight)
         if recipe.clip_gradient:
@@ -374,6 +392,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         trained = self.processes.sum(self._tally)
         seconds = time.monotonic() - self._epoch_began
+        self.processes.align(self.validated)
         held = self.processes.sum(
             validate(self.validated, self.validation, self.preprocess, self.processes)
         )
