@@ -1,8 +1,8 @@
 """Pictures: from a name to pixels, and what had to be left out or changed on the way. No torch.
 
-`opening` takes a name (a folder, `builtin:photos`, `flowers`, shards) or pictures in memory, and
-gives `pictures.Pictures`; these are decoded by processes of their own (`decode`), as `framing`
-cuts them. `decode.formats` is the one table of formats. `annotations` reads what others said of
+`opening` takes a name (a folder, `builtin:photos`, `flowers`, `shards`, a URL: `remote`, a dataset:
+`huggingface`) or pictures in memory, and gives `pictures.Pictures`; these are decoded by processes
+of their own (`decode`), as `framing` cuts them. `decode.formats` is the one table of formats. `annotations` reads what others said of
 pictures, `notes` tells what was skipped or changed.
 """
 

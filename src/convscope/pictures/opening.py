@@ -24,6 +24,7 @@ from convscope.core.run import Progress
 from convscope.pictures.builtin import builtin, flowers_folder
 from convscope.pictures.decode.decode import NOTES, decode
 from convscope.pictures.decode.formats import ENDINGS, Fault, Limits, ending
+from convscope.pictures.huggingface import HuggingFace, is_dataset
 from convscope.pictures.listing import require_name
 from convscope.pictures.pictures import (
     Frame,
@@ -38,7 +39,7 @@ from convscope.pictures.shards import Shards, is_shards
 
 
 def open_pictures(
-    spec: Path | str,
+    spec: Any,
     *,
     cache: Path | str | None = None,
     progress: Progress | None = None,
@@ -47,12 +48,15 @@ def open_pictures(
     """The pictures that a name means: a folder's path or URL (`s3://`, `gs://`, `hf://`, `https://`
     and whatever else fsspec reads), `builtin:scenes`, `builtin:photos`,
     `builtin:photos-val`, the latter two with `?shortcut=CLASS&seed=N`, `flowers` once downloaded,
-    or WebDataset shards such as `val-{000000..000049}.tar`.
+    WebDataset shards such as `val-{000000..000049}.tar`, or a Hugging Face dataset: the folder that
+    `save_to_disk` wrote, as `DIR` or `DIR?split=train`, or a `datasets.Dataset` itself.
 
     cache: where built-in pictures and flowers are kept (the user's cache). Raises UsageError U210
     or U211 on an unknown name or option, U480, DataError D100 if there are no pictures, and as
-    `Shards`.
+    `Shards` and `HuggingFace`.
     """
+    if is_dataset(spec):
+        return HuggingFace(spec, **options)
     if not isinstance(spec, str | Path):
         what = f"{a_kind(spec)} is no name of pictures"
         raise UsageError("U377", "", what, next_step="give a folder's name, or builtin:photos")
@@ -82,6 +86,8 @@ def as_pictures(given: Any) -> Pictures:
         name = str(given if is_url(given) else require_name(given))
         alone = is_file(name) and not is_shards(name)
         return some_pictures([name]) if alone else open_pictures(name)
+    if is_dataset(given):
+        return open_pictures(given)
     if is_picture(given) or isinstance(given, list | tuple):
         return held(given if isinstance(given, list | tuple) else [given])
     if hasattr(given, "read") and hasattr(given, "check_bad"):  # whatever acts as a folder
@@ -124,7 +130,7 @@ def _is_set(name: str) -> bool:
         return True
     if is_url(name := local(name)):
         return not is_file(name)
-    return bool(name and Path(require_name(name)).is_dir())
+    return bool(name and (Path(require_name(name)).is_dir() or is_dataset(name)))
 
 
 PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "F")

@@ -191,7 +191,7 @@ class Pictures:
         """Paths as the file system has them, with the root."""
         self.sources: tuple[Source, ...] = self.paths
         if self._store is not None or self._alone:
-            self.sources = tuple(map(self._source, self.files, self.paths))
+            self.sources = tuple(map(self._source, self.files))
         """Where the pictures' bytes lie."""
         self.sha256 = manifest(self.classes, self.files, self.decoding.told())
         """Hash of the classes, of all paths and sizes, and of an unusual way of reading them;
@@ -203,11 +203,11 @@ class Pictures:
         self._last: dict[int, int] = {}
         """After how many readings each was read last."""
 
-    def _source(self, file: tuple[bytes, int], path: bytes) -> Source:
+    def _source(self, file: tuple[bytes, int]) -> Source:
         if self._store is not None:
             return self._store.file(*file)
         alone = self._alone.get(file[0])
-        return path if alone is None else alone.file(b"", file[1])
+        return file[0] if alone is None else alone.file(b"", file[1])
 
     def __len__(self) -> int:
         return len(self.files)
