@@ -1,9 +1,10 @@
 """Pictures: from a name to pixels, and what had to be left out or changed on the way. No torch.
 
-`opening` takes a name (a folder, `builtin:photos`, `flowers`, `shards`, a URL: `remote`, a dataset:
-`huggingface`) or pictures in memory, and gives `pictures.Pictures`; these are decoded by processes
-of their own (`decode`), as `framing` cuts them. `decode.formats` is the one table of formats. `annotations` reads what others said of
-pictures, `notes` tells what was skipped or changed.
+`opening` takes a name (a folder, `builtin:photos`, `flowers`, `shards`, a URL in `remote`, a
+dataset in `huggingface`) or pictures in memory, and gives `pictures.Pictures`; these are decoded in
+processes of their own (`decode`), as `framing` cuts them. `decode.formats` is the one table of
+formats. `annotations` reads what others said of pictures, `notes` tells what was skipped or
+changed.
 """
 
 from typing import Any
