@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convscope.cli.app import run
+from convscope.cli.app import run as command
 from convscope.core.errors import ConvscopeError, OutputError, StopAsked
 from convscope.core.run import Run
 from convscope.core.text import lines
@@ -26,6 +26,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.pages.atlas import read_study
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
+from convscope.scale import engine
 from convscope.studies.base import boxes_of
 from convscope.studies.occlusion.areas import deal_test, hidden_objects, rooms, shared, sign_test
 from convscope.studies.occlusion.figure import (
@@ -345,7 +346,10 @@ def test_chance_is_chance_in_both_tests() -> None:
     assert deal_test(np.ones((4, 4)), 100, 0) == 1
 
 
-def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bright: Path, tmp_path: Path) -> None:
+def test_a_study_that_was_stopped_goes_on_and_ends_the_same(
+    bright: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SECONDS", -1.0)
     kept = tmp_path / "parts"
 
     def stop(done: int, total: int) -> None:
@@ -353,22 +357,23 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bright: Path, tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(Corner(), bright, kept=kept, run=Run(progress=stop))
-    first = kept / "000000" / "probability.npy"
-    before = first.stat().st_mtime_ns
-    assert not (kept / "000003").exists()
-    again = ask(Corner(), bright, kept=kept)
-    assert first.stat().st_mtime_ns == before
+        ask(Corner(), bright, run=Run(folder=kept, progress=stop))
+    assert [path.name[:19] for path in (kept / "occlusion" / "seg").iterdir()] == [
+        "000000000-000000001"
+    ]
+    told: list[float] = []
+    again = ask(
+        Corner(), bright, run=Run(folder=kept, progress=lambda done, of: told.append(done / of))
+    )
+    assert told == sorted(told)
+    assert told[-1] == 1
     fresh = ask(Corner(), bright)
     for name in ("probability", "likeliest", "activity", "projections", "square", "target"):
         assert np.array_equal(getattr(again, name), getattr(fresh, name)), name
     assert (again.origin, again.others) == (fresh.origin, fresh.others)
-    (kept / "000001" / "record.json").write_text("{")  # damaged: computed anew
-    assert np.array_equal(ask(Corner(), bright, kept=kept).activity, fresh.activity)
-    assert Occlusions.load(kept / "000001").pictures == ("1.png",)
-    with pytest.raises(OutputError, match="stride") as fault:
-        ask(Corner(), bright, kept=kept, stride=6)
-    assert fault.value.code == "O580"
+    with pytest.raises(OutputError, match="stride was 4, is 6") as fault:
+        ask(Corner(), bright, run=Run(folder=kept), stride=6)
+    assert fault.value.code == "O514"
 
 
 def test_the_record_comes_back_from_disk(squares: tuple[Path, Path], tmp_path: Path) -> None:
@@ -456,9 +461,9 @@ def test_names_lose_the_folder_that_all_share(bright: Path) -> None:
 def test_a_call_that_was_wrong_leaves_nothing_in_the_way(bright: Path, tmp_path: Path) -> None:
     kept = tmp_path / "parts"
     with pytest.raises(ConvscopeError):
-        ask(Corner(), bright, kept=kept, patch=41)
+        ask(Corner(), bright, run=Run(folder=kept), patch=41)
     assert not kept.exists()
-    assert len(ask(Corner(), bright, kept=kept, stride=24).pictures) == 3
+    assert len(ask(Corner(), bright, run=Run(folder=kept), stride=24).pictures) == 3
 
 
 @pytest.mark.parametrize(
@@ -501,7 +506,7 @@ def test_the_command_keeps_all_and_can_be_given_again(
         "--fill",
         "blur",
     ]
-    assert run([*arguments, "--out", str(out)]) == 0
+    assert command([*arguments, "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("| class ")
     assert said.rstrip().endswith("figure.pdf")
@@ -515,7 +520,7 @@ def test_the_command_keeps_all_and_can_be_given_again(
     record = Occlusions.load(out)
     assert (record.origin["layer"], record.number.tolist()) == ("pool5", [0, 1, 2])
     assert record.pictures == ("0.png", "3.png", "z.png")
-    assert run([*arguments, "--out", str(out)]) == 5
+    assert command([*arguments, "--out", str(out)]) == 5
     names = json.loads(squares[1].read_text())
     (tmp_path / "more.json").write_text(json.dumps({**names, "none.png": []}))
     said: list[str] = []
@@ -524,7 +529,7 @@ def test_the_command_keeps_all_and_can_be_given_again(
     assert set(boxes or {}) == {*names, "none.png"}
     assert "; 1 of its names are not among them" in said[0]
     for wrong in ([str(tmp_path)], ["--fill", "gray"]):
-        assert run(["occlusion", spec, str(squares[0]), *wrong, "--out", str(out / "x")]) == 2
+        assert command(["occlusion", spec, str(squares[0]), *wrong, "--out", str(out / "x")]) == 2
     assert "did you mean grey?" in capsys.readouterr().err
 
 
@@ -534,13 +539,13 @@ def test_a_command_that_is_stopped_says_where_it_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def stopped(*_: object, kept: Path, **__: object) -> None:
-        kept.mkdir()
+    def stopped(*_: object, run: Run, **__: object) -> None:
+        Path(str(run.folder)).mkdir()
         raise StopAsked(signal.SIGINT)
 
     monkeypatch.setattr("convscope.studies.occlusion.study.occlusion_study", stopped)
     spec, out = "zfnet:width=0.0625,head=compact", tmp_path / "out"
-    assert run(["occlusion", spec, str(bright), "--out", str(out)]) == 130
+    assert command(["occlusion", spec, str(bright), "--out", str(out)]) == 130
     assert (
         f"Kept: finished pictures, in {out}-parts. Next: the same command goes on from there."
         in capsys.readouterr().err

@@ -231,8 +231,11 @@ def method(name: str, definition: Definition) -> Method:
     ) -> list[Attribution]:
         return explain(definition, model, images, layer, **how)
 
-    attribute.__name__ = attribute.__qualname__ = name.replace("++", "_plus_plus")
-    attribute.__doc__ = definition.variants[AUTHORS].__doc__
+    formula = definition.variants[AUTHORS]
+    attribute.__name__ = name.replace("++", "_plus_plus")
+    # Where it is found again by its name, in another process:
+    attribute.__module__, attribute.__qualname__ = formula.__module__, f"CAM.{attribute.__name__}"
+    attribute.__doc__ = formula.__doc__
     return taking(images=several)(recorded(attribute))
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -272,6 +273,8 @@ CAMS: Mapping[str, Definition] = {
 
 METHODS: Mapping[str, Method] = {name: method(name, made) for name, made in CAMS.items()}
 """`(model, images, layer=None, **CamOptions) -> list[Attribution]` by name."""
+CAM = SimpleNamespace(**{one.__name__: one for one in METHODS.values()})
+"""The same, as another process finds them."""
 
 
 def table() -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -170,21 +171,41 @@ def own(function: Callable[..., Any], name: str, layer: str | None = None) -> Me
     Raises UsageError U398 where it cannot be called so, U396 where it gives something else,
     ModelError M594 where its own code fails.
     """
-    told = {} if layer is None else {"layer": layer}
     takes = _parameters(function, name)
+    return _Own(function, name, {} if layer is None else {"layer": layer}, takes)
 
-    def method(model: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
+
+@dataclass(frozen=True)
+class _Own:
+    """A user's function, in the family's form."""
+
+    function: Callable[..., Any]
+    name: str
+    told: Mapping[str, str]
+    takes: set[str] | None
+    """What may be given by name; None where everything may."""
+
+    def __call__(self, model: nn.Module, images: Tensor, **how: Any) -> list[Attribution]:
         images = prepared(model, images)
         model = plain(bare(model))
-        given = {**told, **how}
+        given, takes = {**self.told, **how}, self.takes
         known = {*Options.__annotations__, "layer", *(takes or ())}
-        require_options(name, given if takes is not None else (), known)
+        require_options(self.name, given if takes is not None else (), known)
         taken = {key: given[key] for key in given if takes is None or key in takes}
-        with TheirCode("M594", name):
-            answer = function(model, images, **taken)
-        return _wrapped(answer, images, how.get("target"), name)
+        with TheirCode("M594", self.name):
+            answer = self.function(model, images, **taken)
+        return _wrapped(answer, images, how.get("target"), self.name)
 
-    return method
+
+def described(method: Method) -> str:
+    """Which function with which options, in words that are the same in every process."""
+    if isinstance(method, partial):
+        options = ", ".join(f"{name}={value!r}" for name, value in sorted(method.keywords.items()))
+        return f"{described(method.func)}({options})"
+    if isinstance(method, _Own):
+        return f"{described(method.function)}({method.told.get('layer', '')})"
+    name = getattr(method, "__qualname__", type(method).__qualname__)
+    return f"{getattr(method, '__module__', '')}.{name}"
 
 
 def _parameters(function: Any, name: str) -> set[str] | None:

@@ -206,7 +206,7 @@ def _with(
     state["_compiled_call_impl"] = None
     more = {} if first is None else {OWN: first}
     none = {name: OrderedDict[Any, Any]() for name in HOOKS}
-    forward = types.MethodType(_forward, made)
+    forward = partial(_forward, made)  # a bound method could not be pickled
     return _set(
         made, **{AROUND: layers, HELD: held, KEPT: hooks, "forward": forward}, **none, **more
     )

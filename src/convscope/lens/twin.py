@@ -12,6 +12,7 @@ import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -123,6 +124,9 @@ class ShadowModel:
             return self._shadows.get(id(value), value)
         if isinstance(value, types.MethodType) and id(value.__self__) in self._shadows:
             return types.MethodType(value.__func__, self._shadows[id(value.__self__)])
+        if type(value) is partial:
+            args = self._own(value.args, met)
+            return value if args is value.args else partial(value.func, *args, **value.keywords)
         if type(value) not in (dict, OrderedDict, list, tuple, set) or id(value) in met:
             return met.get(id(value), value)
         met[id(value)] = value

@@ -127,6 +127,13 @@ class Network:
             **of_module(self.model),
         }
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it that decides numbers, in plain JSON."""
+        told = self.provenance()
+        del told["device"]
+        return {**told, "preprocess": self.preprocess.to_json()}
+
     def _output(self) -> dict[str, str]:
         """What the output was taken for, where that was asked and is not plain logits."""
         from convscope.network.outputs import known  # which knows networks

@@ -101,11 +101,11 @@ def unpacked(content: bytes, device: str | None = None) -> Work:
 
 def _homes(work: Work) -> list[str]:
     """Folders of the modules that the network's classes are from, as it was loaded."""
-    model = getattr(getattr(work.job, "way", None), "model", None) or getattr(
-        work.job, "model", None
-    )
+    holders = [work.job, *vars(work.job).values()]
+    models: list[Any] = [getattr(one, "model", None) for one in holders]
+    parts = [part for one in models if hasattr(one, "modules") for part in one.modules()]
     result = []
-    for part in model.modules() if model is not None else ():
+    for part in parts:
         name = type(part).__module__
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None:

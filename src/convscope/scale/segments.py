@@ -65,7 +65,7 @@ class Segment:
     def to_bytes(self, run_key: str) -> bytes:
         """Raises TypeError for arrays of anything but plain numbers."""
         arrays = {**self.arrays, NUMBER: self.looked.number, DIGEST: self.looked.digest}
-        kept = {name: _plain(name, array) for name, array in sorted(arrays.items())}
+        kept = {name: plain_array(name, array) for name, array in sorted(arrays.items())}
         header = {
             "schema": SCHEMA,
             "run_key": run_key,
@@ -122,7 +122,7 @@ def _schema(raw: bytes) -> int:
     return msgspec.json.decode(raw, type=_Schema).schema
 
 
-def _plain(name: str, array: np.ndarray) -> np.ndarray:
+def plain_array(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in KINDS:
         raise TypeError(f"{name}: arrays of {array.dtype} are not kept")
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)

@@ -201,7 +201,7 @@ def records_of(result: Any) -> Mapping[str, Record]:
     return {"": result.record if isinstance(result, Illustrated) else result}
 
 
-def arguments(options: Any, progress: Progress) -> dict[str, Any]:
+def arguments(options: Any, progress: Progress, **run: Any) -> dict[str, Any]:
     """The options that the study's function takes, as its keyword arguments, and its `run`."""
     kind = type(options)
     taken = {
@@ -209,8 +209,8 @@ def arguments(options: Any, progress: Progress) -> dict[str, Any]:
         for one in fields(kind)
         if not option_of(kind, one.name)[1].command_only
     }
-    run = Run(seed=taken.pop("seed", 0), progress=progress)
-    return {**taken, "run": run}
+    seed = taken.pop("seed", 0)
+    return {**taken, "run": Run(seed=seed, progress=progress, **run)}
 
 
 @cache

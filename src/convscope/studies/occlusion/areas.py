@@ -6,6 +6,7 @@ middle, where networks look most, is told apart by dealing the boxes out among t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,6 +164,14 @@ class Projecting:
         if not alone:
             strongest = topk(network, source, layers=[layer], k=OTHERS + 1, run=run)
         return cls(network, layer, source, strongest, rule)
+
+    @property
+    def digest(self) -> str:
+        """Of those pictures."""
+        if self.strongest is None:
+            return self.why_not
+        told = (self.strongest.image.tobytes(), self.strongest.content.tobytes())
+        return hashlib.sha256(b"".join(told)).hexdigest()
 
     def of_map(
         self, image: Float[Tensor, "c h w"], channel: int, number: int, folder: Pictures

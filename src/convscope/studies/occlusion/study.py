@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +21,9 @@ import torch
 from jaxtyping import Int64
 
 from convscope.attribution.occlusion import Fill, SlidingMask, named, occlusion
-from convscope.core.errors import DataError, ModelError, OutputError
-from convscope.core.publish import publish_file, require_folder, unfinished
+from convscope.core.errors import DataError, ModelError
 from convscope.core.record import Record
 from convscope.core.run import PLAIN, Progress, Run
-from convscope.core.text import parsed
 from convscope.core.units import Box
 from convscope.network.arguments import FolderLike, Layer, pictures_of, taking
 from convscope.network.network import Network, whole
@@ -36,6 +33,7 @@ from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.representations.predict import class_names, true_classes
+from convscope.scale.rows import RowJob
 from convscope.studies.base import Ask, arguments, boxes_of, spread
 from convscope.studies.explain.study import probabilities, seen, seen_boxes, target_index
 from convscope.studies.occlusion import Options
@@ -126,50 +124,6 @@ def require_boxes(folder: Pictures, boxes: Boxes | None) -> None:
         raise DataError("D196", folder.place, "no picture here has boxes", next_step=step)
 
 
-PLAN = "plan.json"
-
-
-class Kept:
-    """A folder with one record a picture, and what decides their numbers."""
-
-    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
-        """Raises OutputError O501 (a file is there), O580 (parts of another study are)."""
-        require_folder(folder)
-        self.folder, self.plan = folder, json.loads(json.dumps(plan))
-        self.begun = folder.is_dir() and not all(unfinished(path.name) for path in folder.iterdir())
-        if self.begun:
-            _require_same(folder, self.plan)
-
-    def part(self, number: int) -> Occlusions | None:
-        """What was kept of this picture; None if nothing usable was."""
-        try:
-            return Occlusions.load(self._place(number), whole=True)
-        except DataError:
-            return None
-
-    def keep(self, number: int, result: Occlusions) -> None:
-        if not self.begun:
-            publish_file(self.folder / PLAN, json.dumps(self.plan, indent=1).encode("ascii"))
-            self.begun = True
-        shutil.rmtree(self._place(number), ignore_errors=True)  # damaged, or it would be used
-        result.save(self._place(number))
-
-    def _place(self, number: int) -> Path:
-        return self.folder / f"{number:06d}"
-
-
-def _require_same(folder: Path, plan: Mapping[str, Any]) -> None:
-    try:
-        before = parsed((folder / PLAN).read_text(encoding="ascii"))
-        differs = [name for name in plan if before.get(name) != plan[name]]
-    except (OSError, ValueError, AttributeError):
-        differs = ["no plan is there"]
-    if differs:
-        what = f"holds parts of another study ({', '.join(differs)})"
-        step = "name another place for the results, or remove this one"
-        raise OutputError("O580", str(folder), what, next_step=step)
-
-
 PAPER_PATCH, PAPER_STRIDE, PAPER_SIDE = 50, 6, 224
 """Pixels, measured in the paper's figure; inputs of another size get squares in proportion."""
 NOT_FINITE = ("M514", "M543")
@@ -189,7 +143,6 @@ def occlusion_study(
     patch: int | None = None,
     stride: int | None = None,
     fill: Fill = 0.0,
-    kept: Path | str | None = None,
     searching: Progress | None = None,
     run: Run = PLAIN,
 ) -> Occlusions:
@@ -200,13 +153,12 @@ def occlusion_study(
     name, in the pictures' own pixels. others: where the pictures that excite the same feature map
     most are looked for; the folder itself. layer: whose strongest map is followed; by default the
     paper's layer 5, the last convolution's. patch, stride: 50 and 6 of 224 pixels, or in
-    proportion. fill: as of `occlusion`. kept: a folder that keeps every picture's part at once;
-    the same call goes on from there. searching: progress of the pass over `others`; run: of all
+    proportion. fill: as of `occlusion`. searching: progress of the pass over `others`; run: of all
     squares. Left out are pictures that cannot be used (see `folder.skipped`), and those that the
     network breaks down on (see `origin["left out"]`).
 
-    Raises DataError D118, D161, D196 (no boxes), OutputError O580 (others are there), UsageError
-    U311, U352, U353, U376, U377, U530, U531, ModelError M500, M501, M506, M514, M520, M522.
+    Raises DataError D118, D161, D196 (no boxes), UsageError U311, U352, U353, U376, U377, U530,
+    U531, ModelError M500, M501, M506, M514, M520, M522, and as `scale.engine.passed`.
     """
     network = understood(whole(network))
     with opened(folder) as pictures, opened(others or pictures) as source:
@@ -216,7 +168,7 @@ def occlusion_study(
         case = Case(network, pictures, layer, *square, fill, classes, boxes, run)
         case.require_square()
         require_boxes(pictures, boxes)
-        return _record(case, source, kept, run.telling(searching))
+        return _record(case, source, run.telling(searching))
 
 
 def _square(network: Network, patch: int | None, stride: int | None) -> tuple[int, int]:
@@ -228,42 +180,55 @@ def _square(network: Network, patch: int | None, stride: int | None) -> tuple[in
     )
 
 
-def _record(case: Case, source: Pictures, kept: Path | str | None, searching: Run) -> Occlusions:
+def _record(case: Case, source: Pictures, searching: Run) -> Occlusions:
     """The record of all pictures, with projections beside those of the source's."""
-    origin = case.origin(source)
-    store = None if kept is None else Kept(Path(kept), origin)
-    many = len(case.pictures)
-    projecting = Projecting.of(case.network, case.layer, source, many, searching)
-    parts, failed = _parts(case, projecting, store)
-    origin["projections"] = projecting.why_not or f"of whole maps, by {projecting.rule}"
-    return replace(Occlusions.joined(parts), origin={**origin, "left out": failed})
-
-
-def _parts(
-    case: Case, projecting: Projecting, store: Kept | None
-) -> tuple[list[Occlusions], dict[str, str]]:
-    """A record of each picture, and why there is none of others."""
-    parts: list[Occlusions] = []
-    failed: dict[str, str] = {}
     folder = case.pictures
-    for picture in folder.read(None):
-        result = None if store is None else store.part(picture.number)
-        if result is None:
-            try:
-                result = _one(case, picture, projecting)
-            except ModelError as fault:
-                if fault.code not in NOT_FINITE:
-                    raise
-                failed[picture.name] = str(fault)
-                continue
-            if store is not None:
-                store.keep(picture.number, result)
-        parts.append(result)
+    projecting = Projecting.of(case.network, case.layer, source, len(folder), searching)
+    origin = case.origin(source)
+    job = OcclusionJob(case, projecting, origin)
+    inside = case.run if case.run.engine else case.run.telling(None)  # it tells of every square
+    rows = list(job.rows(folder, inside))
     case.run.tick(1, 1)
     folder.check_bad()
+    parts = [row.result for row in rows if row.result is not None]
     if not parts:
         raise DataError("D161", folder.place, "holds no picture that the network answers to")
-    return parts, failed
+    origin = {
+        **origin,
+        "projections": projecting.why_not or f"of whole maps, by {projecting.rule}",
+        "left out": {row.name: row.failed for row in rows if row.failed},
+    }
+    return replace(Occlusions.joined(parts), origin=origin)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The record of one picture, or why there is none."""
+
+    name: str
+    result: Occlusions | None = None
+    failed: str = ""
+
+
+class OcclusionJob(RowJob[_Row]):
+    """The square at every place of each picture."""
+
+    name, kind, may_be_empty = "occlusion", _Row, True
+
+    def __init__(self, case: Case, projecting: Projecting, origin: Mapping[str, Any]) -> None:
+        super().__init__({**origin, **case.network.facts, "strongest": projecting.digest})
+        self.case, self.projecting, self.network = case, projecting, case.network
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "case": replace(self.case, run=Run(self.case.run.seed))}
+
+    def row(self, picture: Picture) -> _Row:
+        try:
+            return _Row(picture.name, _one(self.case, picture, self.projecting))
+        except ModelError as fault:
+            if fault.code not in NOT_FINITE:
+                raise
+            return _Row(picture.name, failed=str(fault))
 
 
 def _one(case: Case, picture: Picture, projecting: Projecting) -> Occlusions:
@@ -284,7 +249,7 @@ def _one(case: Case, picture: Picture, projecting: Projecting) -> Occlusions:
     )
     marked = seen_boxes(network, boxes.get(picture.name, ()), picture)
     return Occlusions.one(
-        result,
+        replace(result, origin={}),  # that of all is told once
         name=picture.name,
         number=picture.number,
         classes=class_names(network, len(share)),
@@ -307,10 +272,9 @@ def from_command(ask: Ask, options: Options) -> dict[str, Record]:
         result = occlusion_study(
             network,
             folder,
-            **arguments(options, ask.progress("hiding parts")),
+            **arguments(options, ask.progress("hiding parts"), folder=ask.parts),
             boxes=_boxes(ask, folder, options.boxes),
             others=source,
-            kept=ask.parts,
             searching=ask.progress("strongest pictures"),
         )
     if not any(result.boxes):
