@@ -168,7 +168,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Watch]]:
     monkeypatch.setattr(processes, "SILENT", 8)
     monkeypatch.setattr(processes.os, "_exit", lambda status: None)
     store = HashStore()
-    watches = [Watch(store, rank, 2, rank, {}) for rank in range(2)]
+    watches = [Watch(store, (rank, 2, rank), {}) for rank in range(2)]
     joining = threading.Thread(target=watches[1].join)
     joining.start()
     watches[0].join()

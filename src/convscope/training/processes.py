@@ -30,14 +30,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.nn.parallel import DistributedDataParallel
 
 from convscope.core import errors
-from convscope.core.errors import (
-    ConvscopeError,
-    DataError,
-    EnvironmentFault,
-    Stopped,
-    UsageError,
-    nearest,
-)
+from convscope.core.errors import ConvscopeError, DataError, EnvironmentFault, Stopped, UsageError
 
 
 class Tally(NamedTuple):
@@ -83,6 +76,8 @@ JOINING = timedelta(minutes=10)
 """How long they wait for each other at the beginning."""
 WAITING = timedelta(minutes=30)
 """How long one waits for the others in a step, while all give signs of life."""
+Children = dict[int, subprocess.Popen[bytes]]
+"""Processes that this one started, by rank."""
 _runs = itertools.count()
 
 
@@ -109,7 +104,7 @@ class Processes:
         machines is missing, U378 for an unknown accelerator, EnvironmentFault R641 for one that is
         not there."""
         if accelerator not in ACCELERATORS:
-            hint = nearest(accelerator, ACCELERATORS).replace("it has", "there are")
+            hint = errors.nearest(accelerator, ACCELERATORS).replace("it has", "there are")
             raise UsageError("U378", accelerator, f"no such accelerator; {hint}")
         kinds = [kind for kind in ACCELERATORS[accelerator] if AVAILABLE[kind]()]
         if not kinds:
@@ -156,11 +151,11 @@ class Processes:
             raise
 
     @contextmanager
-    def _watching(self, started: dict[int, subprocess.Popen[bytes]]) -> Iterator[None]:
+    def _watching(self, started: Children) -> Iterator[None]:
         run, store = next(_runs), _store(self.rank)
         # A connection of its own: the group's may be kept waiting.
         own = PrefixStore(f"watch{run}", store).clone()
-        self.watch = Watch(own, self.rank, self.count, self.local, started)
+        self.watch = Watch(own, (self.rank, self.count, self.local), started)
         try:
             self.watch.join()
             cuda = self.device.type == "cuda"
@@ -184,7 +179,7 @@ class Processes:
             self.watch.leave()
             self.watch = None
 
-    def _start(self) -> dict[int, subprocess.Popen[bytes]]:
+    def _start(self) -> Children:
         """The others on this machine, by rank; from now on this process is one that was started
         like them, also for a second run in the same program."""
         if hasattr(sys, "ps1"):
@@ -224,11 +219,6 @@ class Processes:
             theirs = value.detach().contiguous()
             distributed.broadcast(theirs, 0)
             value.copy_(theirs)
-
-    def wait(self, place: str) -> None:
-        """For all to be at this place, however long it takes, while all give signs of life."""
-        if self.watch is not None:
-            self.watch.wait(place)
 
     def require_same(self, what: str, where: str, value: object) -> None:
         """Raises DataError D155 where it is not what the first process has."""
@@ -345,22 +335,17 @@ class Watch:
     """Signs of life of processes that train together, and how one's end becomes that of all."""
 
     def __init__(
-        self,
-        store: distributed.Store,
-        rank: int,
-        count: int,
-        local: int,
-        children: dict[int, subprocess.Popen[bytes]],
+        self, store: distributed.Store, place: tuple[int, int, int], children: Children
     ) -> None:
-        """children: those that this process started, by rank."""
+        """place: rank, count, and number on this machine. children: that this process started."""
         self.fault: ConvscopeError | None = None
         """What ends all, once it is known."""
-        self._store, self._rank, self._count, self._local = store, rank, count, local
+        self._store, (self._rank, self._count, self._local) = store, place
         self._children = children
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-        self._who = [f"process {number} of {count}" for number in range(count)]
+        self._who = [f"process {number} of {self._count}" for number in range(self._count)]
         self._joined, self._over, self._noting = False, threading.Event(), threading.Lock()
-        self._beats, self._silent, self._ticks = [0] * count, [0] * count, 0
+        self._beats, self._ticks = [(0, 0)] * self._count, 0
         for work in (self._live, self._guard):
             threading.Thread(target=work, name="watch", daemon=True).start()
 
@@ -380,6 +365,7 @@ class Watch:
         self._joined = True
 
     def wait(self, place: str) -> None:
+        """For all to be at this place, however long it takes, while all give signs of life."""
         self._store.add(place, 1)
         while self._store.add(place, 0) < self._count:
             if self.fault is not None:
@@ -394,23 +380,18 @@ class Watch:
         if lost or (isinstance(fault, RuntimeError) and "gloo" in str(fault)):
             return self._missed(fault)
         name, mine = self._who[self._rank], f"{type(fault).__name__}: {fault}"
-        if isinstance(fault, Exception):
-            self._end(ConvscopeError("X070", name, mine))
-        else:
-            self._end(Stopped("R575", name, "stopped at once"))
+        bug = isinstance(fault, Exception)
+        self._end((ConvscopeError if bug else Stopped)("X070" if bug else "R575", name, mine))
         return fault
 
     def leave(self) -> None:
         """The end of it; who has the store lets the others read the note first."""
         until = time.monotonic() + 3 * BEAT
         with suppress(RuntimeError):
-            while self.fault is not None and self._store.add("left", 0) < self._count:
-                if not self._over.is_set():
-                    self._store.add("left", 1)
-                    self._over.set()
-                if self._rank or time.monotonic() > until:
-                    break
+            left = self._count if self.fault is None else self._store.add("left", 1)
+            while not self._rank and left < self._count and time.monotonic() < until:
                 time.sleep(BEAT / 10)
+                left = self._store.add("left", 0)
         self._over.set()
 
     def _live(self) -> None:
@@ -432,11 +413,9 @@ class Watch:
         if self._orphaned():
             self._end(self._lost([]))
         if self._joined and not self._rank:
-            beats = self._read()
-            moved = [new != old for new, old in zip(beats, self._beats, strict=True)]
-            waited = zip(moved, self._silent, strict=True)
-            self._beats, self._silent = beats, [0 if m else n + 1 for m, n in waited]
-            if silent := [rank for rank, beat in enumerate(self._silent) if beat > SILENT]:
+            both = zip(self._read(), self._beats, strict=True)
+            self._beats = [(new, still + 1 if new == old else 0) for new, (old, still) in both]
+            if silent := [n for n, (_, still) in enumerate(self._beats) if still > SILENT]:
                 self._end(self._lost(silent))
 
     def _guard(self) -> None:
@@ -460,7 +439,9 @@ class Watch:
             if self.fault is None:
                 said = [fault.code, fault.subject, fault.what, fault.kept, fault.next_step]
                 mine = json.dumps([self._rank, type(fault).__name__, *said])
-                note = self._store.compare_set("end", "", mine).decode()
+                note = mine
+                with suppress(RuntimeError):  # where the store is gone, each tells its own
+                    note = self._store.compare_set("end", "", mine).decode()
                 self.fault = fault if note == mine else _noted(note)
             return self.fault
 
@@ -479,8 +460,8 @@ class Watch:
             until = time.monotonic() + 3 * BEAT
             while self.fault is None and time.monotonic() < until:
                 time.sleep(BEAT / 10)
-            still = zip(before, self._read(), strict=True)
-            silent = [rank for rank, (old, new) in enumerate(still) if old == new]
+            both = enumerate(zip(before, self._read(), strict=True))
+            silent = [n for n, (old, new) in both if old == new and n != self._rank]
             if silent or self.fault is not None:
                 return self._end(self._lost(silent))
             first = str(fault).splitlines()[0]
@@ -504,10 +485,11 @@ class Watch:
         if status:
             how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
             what = f"was ended by {how}"
-        kept = "all finished epochs"
-        step = "the same command goes on from the last finished epoch"
-        who = self._named(ranks) if ranks else "torchrun"
-        return Stopped("R576", who, what, kept=kept, next_step=step)
+        who, step = (
+            self._named(ranks) if ranks else "torchrun",
+            "the same command goes on from there",
+        )
+        return Stopped("R576", who, what, kept="all finished epochs", next_step=step)
 
 
 def _noted(note: str) -> ConvscopeError:

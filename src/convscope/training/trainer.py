@@ -260,7 +260,8 @@ class Trainer:
         recipe = run.recipe
         self.run, self.recipe, self.processes, self.options = run, recipe, processes, options
         self.training, self.validation, self.preprocess = self._read(training, validation)
-        processes.wait("read")
+        if processes.watch is not None:
+            processes.watch.wait("read")
         usable = [self.training.numbers, self.validation.numbers]
         processes.require_same("usable pictures", str(training.root), usable)
         self.steps = steps(len(self.training), recipe)
