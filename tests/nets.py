@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,6 +196,18 @@ def state_of(model: nn.Module) -> dict[str, object]:
         found[f"{name} weight"] = (value.detach().clone().numpy().tobytes(), value._version)
         found[f"{name} flags"] = (id(value), value.data_ptr(), value.requires_grad, value.grad)
     return found
+
+
+class Slow(Residual):
+    """The same, which takes its time over every batch."""
+
+    def __init__(self, seconds: float = 0.3) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return super().forward(x)
 
 
 class Ender(nn.Module):

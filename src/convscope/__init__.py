@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from convscope.representations.projections import projections
     from convscope.representations.topk import topk
     from convscope.scale.processes import Processes
+    from convscope.scale.ray_engine import RayEngine
     from convscope.studies.audit.study import check
     from convscope.studies.evolution.recorder import EvolutionRecorder
     from convscope.studies.explain.study import explain
@@ -87,6 +88,7 @@ _HOME = {
     "Pictures": "pictures.pictures",
     "Preprocess": "network.preprocess",
     "Processes": "scale.processes",
+    "RayEngine": "scale.ray_engine",
     "Run": "core.run",
     "Unit": "core.units",
 }
@@ -171,6 +173,7 @@ __all__ = [
     "Pictures",
     "Preprocess",
     "Processes",
+    "RayEngine",
     "Run",
     "Unit",
     "atlas",

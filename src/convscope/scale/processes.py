@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from convscope.core import errors
 from convscope.core.errors import ConvscopeError, EnvironmentFault, UsageError, printable
@@ -99,13 +100,17 @@ def unpacked(content: bytes, device: str | None = None) -> Work:
     return result
 
 
+def networks_of(work: Work) -> list[nn.Module]:
+    """The networks that the pass runs."""
+    holders = [work.job, *vars(work.job).values()]
+    models = [getattr(one, "model", None) for one in holders]
+    return [model for model in models if isinstance(model, nn.Module)]
+
+
 def _homes(work: Work) -> list[str]:
     """Folders of the modules that the network's classes are from, as it was loaded."""
-    holders = [work.job, *vars(work.job).values()]
-    models: list[Any] = [getattr(one, "model", None) for one in holders]
-    parts = [part for one in models if hasattr(one, "modules") for part in one.modules()]
     result = []
-    for part in parts:
+    for part in (part for model in networks_of(work) for part in model.modules()):
         name = type(part).__module__
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None:
