@@ -81,7 +81,8 @@ def publishing(
 ) -> Iterator[Path]:
     """A new folder that gets the name `target` when the block ends well, and else is gone.
 
-    instead: folders that are of no use once `target` is there; they go with the same step.
+    instead: folders that are of no use once `target` is there; they go when it is safely there, so
+    that a crash at any moment leaves them, or it, or for a moment both.
     Raises as `publish_folder`, also for a full disk that a library told in words of its own.
     """
     require_free(target)
@@ -92,9 +93,9 @@ def publishing(
         temporary.mkdir()
         yield temporary
         _flush(temporary, sync)
-        with _without(instead):
-            temporary.replace(real)
+        temporary.replace(real)
         _sync(real.parent)
+        _discard(instead)
     except Exception as fault:
         told = _unpublished(fault, target, temporary)
         if told is fault:
@@ -252,6 +253,8 @@ def _make(folder: Path) -> list[Path]:
         return []
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    for place in made:
+        _sync(place.parent)
     return made
 
 
@@ -275,23 +278,13 @@ def _flush(folder: Path, sync: Sync) -> None:
         _sync(folder)
 
 
-@contextmanager
-def _without(folders: Sequence[Path]) -> Iterator[None]:
-    """The folders are gone when the block ends well, and where they were otherwise."""
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for folder in folders:
-            if folder.is_dir():
-                away = _beside(folder)
-                folder.replace(away)
-                moved.append((away, folder))
-        yield
-    except BaseException:
-        for away, folder in moved:
-            away.replace(folder)
-        raise
-    for away, _ in moved:
-        shutil.rmtree(away, ignore_errors=True)
+def _discard(folders: Sequence[Path]) -> None:
+    """Remove folders, each seen whole or not at all. What cannot be removed stays: it is of no use,
+    and does no harm."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.replace(away := _beside(folder))
+            shutil.rmtree(away, ignore_errors=True)
 
 
 @contextmanager

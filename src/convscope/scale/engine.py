@@ -261,6 +261,7 @@ class _Pass:
         if segment is None:
             yield from self._computed(kept.start, kept.stop)
             return
+        self.kept.drop(kept.spare)
         self.work.folder.recall(segment.looked)
         self.run.tick(kept.stop, len(self.work.numbers))
         self._names[kept.start] = kept
@@ -304,7 +305,7 @@ class _Pass:
                 self._live[-MOST_LIVE:] = []  # these stay as they are
                 return
             whole = self.kept.keep(reduce(self._both, parts))
-            self.kept.drop(last)
+            self.kept.drop(one.name for one in last)
             self._live[-MOST_LIVE:] = [(whole, level + 1)]
 
     def _both(self, one: Segment, other: Segment) -> Segment:

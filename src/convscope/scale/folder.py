@@ -68,14 +68,15 @@ class Local:
         except FileNotFoundError:
             return None
         except OSError as fault:
-            reason = (fault.strerror or str(fault)).lower()
-            place = str(self._root / name)
-            raise EnvironmentFault("R603", place, f"cannot be read ({reason})") from fault
+            raise self._unread(name, fault) from fault
 
     def names(self, below: str) -> list[str]:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        try:
             return [f"{below}/{name}" for name in os.listdir(self._root / below)]  # noqa: PTH208
-        return []
+        except FileNotFoundError:
+            return []
+        except OSError as fault:
+            raise self._unread(below, fault) from fault
 
     def drop(self, name: str) -> None:
         with suppress(OSError):
@@ -84,6 +85,10 @@ class Local:
     def set_aside(self, name: str) -> None:
         with suppress(OSError):
             (self._root / name).replace(self._root / f"{name}.bad")
+
+    def _unread(self, name: str, fault: OSError) -> EnvironmentFault:
+        reason = (fault.strerror or str(fault)).lower()
+        return EnvironmentFault("R603", str(self._root / name), f"cannot be read ({reason})")
 
 
 class Remote:
@@ -146,11 +151,13 @@ class _Told(msgspec.Struct, forbid_unknown_fields=False):
 
 
 class Kept(NamedTuple):
-    """A segment that is there: its range and name."""
+    """A segment that is there: its range and name, and the names of those that it makes needless,
+    left by a process that was killed."""
 
     start: int
     stop: int
     name: str
+    spare: tuple[str, ...] = ()
 
 
 class RunFolder:
@@ -205,11 +212,16 @@ class RunFolder:
         for name in self.store.names("seg"):
             if match := SEGMENT.fullmatch(name):
                 there.setdefault((int(match[1]), int(match[2])), []).append(name)
-        result, place = [], 0
+        result, place = list[Kept](), 0
         for start, stop in sorted(there, key=lambda pair: (pair[0], -pair[1])):
-            if start >= place and (name := self._believed(there[start, stop])):
-                result.append(Kept(start, stop, name))
+            names = there[start, stop]
+            if start >= place and (name := self._believed(names)):
+                rest = tuple(one for one in names if one != name)
+                result.append(Kept(start, stop, name, rest))
                 place = stop
+            elif start < place and stop <= place:
+                last = result.pop()
+                result.append(last._replace(spare=(*last.spare, *names)))
         return result
 
     def load(self, name: str) -> Segment | None:
@@ -237,10 +249,10 @@ class RunFolder:
         self.store.put(name, content)
         return Kept(start, stop, name)
 
-    def drop(self, merged: Iterable[Kept]) -> None:
-        """Those that another one holds now."""
-        for one in merged:
-            self.store.drop(one.name)
+    def drop(self, names: Iterable[str]) -> None:
+        """Those that another one holds."""
+        for name in names:
+            self.store.drop(name)
 
     def event(self, what: str, **more: Any) -> None:
         """Into the log of a local folder."""

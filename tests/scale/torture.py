@@ -1,0 +1,244 @@
+"""A small pass in a process of its own that is killed, or whose disk fails, at a chosen call.
+
+`python -m tests.scale.torture JSON` with `shim.c` preloaded. torch is imported once; each trial is
+a fork that does what a command does: claim the result's place, pass over the pictures with parts
+kept beside it, publish. Gives a line of JSON: how many trials, and what was wrong with which.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from convscope.core.errors import ConvscopeError
+from convscope.core.publish import claimed, publish_file, publishing, unfinished
+from convscope.core.run import Run
+from convscope.network.preprocess import Preprocess
+from convscope.pictures.framing import Framing
+from convscope.pictures.pictures import Pictures
+from convscope.representations.topk import topk
+from convscope.scale import engine
+from convscope.scale.folder import SEGMENT
+from convscope.scale.segments import Segment
+from tests.nets import Residual
+
+READY = Preprocess(Framing(None, (40, 40)), (0, 0, 0), (1, 1, 1), scale=1.0)
+COUNT, BEFORE, HALF, FAIL, FAIL_FROM, SHORT, LATE, READ = range(1, 9)
+MODES: dict[str, tuple[int, int]] = {
+    "killed before": (BEFORE, 0),
+    "killed half done": (HALF, 0),
+    "full once": (FAIL, errno.ENOSPC),
+    "full from then on": (FAIL_FROM, errno.ENOSPC),
+    "quota from then on": (FAIL_FROM, errno.EDQUOT),
+    "input/output error": (FAIL, errno.EIO),
+    "short write": (SHORT, 0),
+    "done, and called failed": (LATE, errno.EIO),
+    "cannot be read": (READ, errno.EIO),
+}
+KILLED = 137
+OLD = b"as it was before"
+
+
+def small(work: Path, pictures: Path, run: Run) -> None:
+    """What a command does, with two files that are there already: one is replaced."""
+    with claimed(work / "out"), Pictures(pictures, max_bad=0.2) as folder:
+        kept = work / "out-run"
+        with publishing(work / "out", instead=[kept]) as new:
+            result = topk(Residual(), folder, k=3, batch=2, preprocess=READY, run=run)
+            if left := [*unfinished_below(kept), *needless(kept)]:
+                raise AssertionError(f"left by a dead process: {left}")
+            result.write(new)
+            folder.write_skipped(new / "skipped.csv")
+        publish_file(work / "latest", folder.summary().encode())
+
+
+def unfinished_below(place: Path) -> list[str]:
+    return [str(path) for path in place.rglob("*") if unfinished(path.name)]
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(place)): path.read_bytes()
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
+    }
+
+
+def ranges(kept: Path) -> list[tuple[int, int]]:
+    """Of the segments in a run folder."""
+    names = (f"seg/{path.name}" for path in (kept / "topk" / "seg").glob("*"))
+    return [(int(at[1]), int(at[2])) for name in names if (at := SEGMENT.fullmatch(name))]
+
+
+def needless(kept: Path) -> list[str]:
+    """Segments that another one holds."""
+    there = sorted(ranges(kept), key=lambda pair: (pair[0], -pair[1]))
+    pairs = itertools.pairwise(there)
+    return [f"segment {b} beside {a}" for a, b in pairs if a[0] <= b[0] and b[1] <= a[1]]
+
+
+class Torture:
+    """All trials in one folder."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.work, self.pictures = Path(told["work"]), Path(told["pictures"])
+        self.every, self.modes = told["every"], told["modes"]
+        self.shim = ctypes.CDLL(told["shim"])
+        self.trials, self.wrong = Counter[str](), list[str]()
+        self.calls, self.reads = list[list[str]](), list[list[str]]()
+        self.expected, self.summary = dict[str, bytes](), b""
+
+    def run(self) -> None:
+        self.calls = self.counted(COUNT)
+        self.expected = contents(self.work / "out")
+        self.summary = (self.work / "latest").read_bytes()
+        self.reads = self.counted(READ)
+        for mode in self.modes:
+            for at, (sort, *_) in enumerate(self.reads if "read" in mode else self.calls, start=1):
+                if (at + len(mode)) % self.every or (mode == "short write") > (sort == "write"):
+                    continue
+                self.trials[mode] += 1
+                for fault in self.trial(mode, at):
+                    self.wrong.append(f"{mode}, call {at} ({sort}): {fault}")
+
+    def counted(self, how: int) -> list[list[str]]:
+        """The calls of an undisturbed run, or of one that goes on just before it publishes."""
+        self.lay()
+        if how == READ:
+            self.forked(BEFORE, self.published, 0)
+        log = self.work.parent / "calls"
+        status, said = self.forked(how, -1, 0, log)
+        assert (status, said) == (0, "")
+        return [line.split("\t") for line in log.read_text().splitlines()]
+
+    @property
+    def published(self) -> int:
+        """Which call gives the result its name."""
+        return 1 + [call[-1] for call in self.calls].index(str(self.work / "out"))
+
+    def lay(self) -> None:
+        """The folder as it was before."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        (self.work / "old").mkdir(parents=True)
+        (self.work / "old" / "result").write_bytes(OLD)
+        (self.work / "latest").write_bytes(OLD)
+
+    def trial(self, mode: str, at: int) -> Iterator[str]:
+        """What was wrong."""
+        self.lay()
+        how, number = MODES[mode]
+        if how == READ:
+            self.forked(BEFORE, self.published, 0)
+        status, said = self.forked(how, at, number)
+        yield from self.torn()
+        yield from self.lost(self.published if how == READ else at)
+        if how in (BEFORE, HALF):
+            if (status, said) != (KILLED, ""):
+                yield f"status {status}: {said}"
+        elif status == 6:
+            if not said.startswith("convscope: error[R60") or said.count("\n") != 1:
+                yield f"said {said!r}"
+            if number != errno.EIO and (left := unfinished_below(self.work)):
+                yield f"left {left}"
+        elif status or said:
+            yield f"status {status}: {said}"
+        yield from self.gone_on()
+
+    def gone_on(self) -> Iterator[str]:
+        """The same again, undisturbed: what is wrong with the result."""
+        was_there = (self.work / "out").exists()
+        status, said = self.forked(0, 0, 0)
+        if was_there:
+            if status != 5:
+                yield f"a result was there, and status {status}: {said}"
+        elif status or said:
+            yield f"when it went on: status {status}: {said}"
+        elif (self.work / "latest").read_bytes() != self.summary:
+            yield "the last file is not there"
+        if contents(self.work / "out") != self.expected:
+            yield "another result"
+        left = {path.name for path in self.work.iterdir()} - {"out", "old", "latest"}
+        # Killed between two renames, whole parts may be left beside the whole result.
+        if left - ({"out-run"} if was_there else set()):
+            yield f"left at the end: {sorted(left)}"
+
+    def torn(self) -> Iterator[str]:
+        """What can be seen, and is not whole."""
+        if (self.work / "old" / "result").read_bytes() != OLD:
+            yield "an old result is changed"
+        if (self.work / "latest").read_bytes() not in (OLD, self.summary):
+            yield "a file is neither old nor new"
+        if (self.work / "out").exists() and contents(self.work / "out") != self.expected:
+            yield "half a result"
+        kept = self.work / "out-run" / "topk"
+        key = ""
+        if (kept / "RUN.json").exists():
+            key = json.loads((kept / "RUN.json").read_bytes())["run_key"]
+        for path in (kept / "seg").glob("*"):
+            if SEGMENT.fullmatch(f"seg/{path.name}"):
+                Segment.from_bytes(path.read_bytes(), key)
+            elif not unfinished(path.name):
+                yield f"unknown {path.name}"
+
+    def lost(self, at: int) -> Iterator[str]:
+        """Pictures that were kept before this call, and are not any more."""
+        if (self.work / "out").exists():
+            return
+        before = [call[-1].rpartition("/seg/")[2] for call in self.calls[: at - 1]]
+        names = (SEGMENT.fullmatch(f"seg/{name}") for name in before)
+        kept = {n for name in names if name for n in range(int(name[1]), int(name[2]))}
+        there = {n for start, stop in ranges(self.work / "out-run") for n in range(start, stop)}
+        if kept - there:
+            yield f"pictures {sorted(kept - there)} have to be computed again"
+
+    def forked(self, how: int, at: int, number: int, log: Path | None = None) -> tuple[int, str]:
+        """How a process ended in which that call was done ill, and what it said."""
+        said = self.work.parent / "said"
+        pid = os.fork()
+        if not pid:
+            self.child(how, at, number, log, said)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.read_text()
+
+    def child(self, how: int, at: int, number: int, log: Path | None, said: Path) -> NoReturn:
+        status = 70
+        with said.open("w") as words:
+            os.dup2(words.fileno(), 2)
+        try:
+            to = -1 if log is None else os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+            self.shim.shim_arm(os.fsencode(self.work), how, at, number, to)
+            small(self.work, self.pictures, Run(folder=self.work / "out-run"))
+            status = 0
+        except ConvscopeError as fault:
+            sys.stderr.write(f"{fault.line()}\n")
+            status = fault.exit_status
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+
+def main(told: dict[str, Any]) -> None:
+    os.environ.pop("LD_PRELOAD")
+    torch.set_num_threads(1)
+    engine.SECONDS, engine.MOST_LIVE = -1.0, 3
+    torture = Torture(told)
+    torture.run()
+    answer = {"calls": torture.calls, "trials": torture.trials, "wrong": torture.wrong}
+    sys.stdout.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
