@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check setup lock clean
+.PHONY: demo test torture check setup lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/convscope demo --out demo
@@ -13,6 +13,10 @@ test: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+# Crashes and failing disks at every call, and hundreds of kills: a quarter of an hour or more.
+torture: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -m slow -s tests/scale/test_torture.py
 
 setup: $(VENV)/ready-dev
 

@@ -55,7 +55,9 @@ static void of_name(int folder, const char *name, char *path) {
     char home[PATH_MAX] = "";
     if (name[0] != '/' && (folder == AT_FDCWD ? !getcwd(home, sizeof home) : !of_descriptor(folder, home)))
         home[0] = 0;
-    snprintf(path, PATH_MAX, "%s%s%s", home, name[0] == '/' ? "" : "/", name);
+    snprintf(path, PATH_MAX, "%s", home);
+    strncat(path, name[0] == '/' ? "" : "/", PATH_MAX - strlen(path) - 1);
+    strncat(path, name, PATH_MAX - strlen(path) - 1);
 }
 
 /* Whether this call, which is one below the folder, is to be done ill. */

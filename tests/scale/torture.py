@@ -106,9 +106,10 @@ class Torture:
         self.summary = (self.work / "latest").read_bytes()
         self.reads = self.counted(READ)
         for mode in self.modes:
-            for at, (sort, *_) in enumerate(self.reads if "read" in mode else self.calls, start=1):
-                if (at + len(mode)) % self.every or (mode == "short write") > (sort == "write"):
-                    continue
+            calls = list(enumerate(self.reads if "read" in mode else self.calls, start=1))
+            if "write" in mode:
+                calls = [(at, call) for at, call in calls if call[0] == "write"]
+            for at, (sort, *_) in calls[len(mode) % self.every :: self.every]:
                 self.trials[mode] += 1
                 for fault in self.trial(mode, at):
                     self.wrong.append(f"{mode}, call {at} ({sort}): {fault}")
