@@ -98,19 +98,23 @@ def require_durable(calls: list[list[str]]) -> None:
         if "/log" in path or path.endswith("-lock"):
             continue
         if call in ("create", "write"):
-            dirty |= {path, os.path.dirname(path)} if call == "create" else {path}
+            dirty |= {path, above(path)} if call == "create" else {path}
         elif call == "mkdir":
-            (dirty if is_work(path) else unsafe).add(os.path.dirname(path))
+            (dirty if is_work(path) else unsafe).add(above(path))
         elif call == "fsync":
             dirty.discard(path)
             unsafe.discard(path)
         elif call == "rename" and not is_work(other):
             parts = {one for one in dirty if one == path or one.startswith(f"{path}/")}
             assert parts == set(), f"{other} has its name before its content is safe"
-            unsafe.add(os.path.dirname(other))
+            unsafe.add(above(other))
         elif call in ("rename", "unlink", "rmdir") and not is_work(path):
             assert unsafe == set(), f"{path} goes before what was put into {unsafe} is safe"
     assert {place for place in unsafe if not is_work(place)} == set()
+
+
+def above(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def is_work(path: str) -> bool:
