@@ -167,7 +167,7 @@ BLOCKED = """
 import sys
 sys.modules["datasets"] = None
 from convscope.cli.app import main
-main(["evaluate", "squeezenet1_0:weights=none", {name!r}, "--out", "nowhere"])
+main(["evaluate", "torchvision:squeezenet1_0:weights=none", {name!r}, "--out", "nowhere"])
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import logging
 import multiprocessing
@@ -15,6 +16,7 @@ import time
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from convscope.core.errors import ConvscopeError, DataError, EnvironmentFault
 from convscope.pictures.annotations import read_boxes
 from convscope.pictures.decode.formats import Limits
 from convscope.pictures.notes import table
-from convscope.pictures.opening import as_pictures, open_all, open_pictures
+from convscope.pictures.opening import as_pictures, inside, open_all, open_pictures
 from convscope.pictures.pictures import Pictures, one_picture, split
 from convscope.pictures.remote import Store, redacted
 from tests.pictures import corpus
@@ -186,6 +188,8 @@ def test_a_folder_of_two_parts_is_split_as_one_here(memory: Any, classes: Path) 
     memory.put(str(classes), "/set/val", recursive=True)
     training, held = split(Pictures("memory://set/train"))
     assert (training.place, held.place) == ("memory://set/train", "memory://set/val")
+    assert inside("memory://set", "train") == "memory://set/train"
+    assert inside("memory://set/train", "train") == "memory://set/train"
     memory.pipe_file("/set/train/boxes.json", b'{"loose.jpg": [[1, 2, 3, 4]]}')
     assert read_boxes(training.beside("boxes.json"))["loose.jpg"][0].height == 2
     assert not held.beside("boxes.json").is_file()
@@ -232,6 +236,42 @@ def test_shards_on_s3_are_those_here_and_are_not_downloaded_to_be_listed(
     with pytest.raises(DataError, match="cannot be read") as fault:
         open_pictures("s3://herd/val-{01..03}.tar")
     assert (fault.value.code, fault.value.subject) == ("D205", "s3://herd/val-03.tar")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A server that lists folders as pages, and gives no parts of files."""
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed: convscope[remote]")
+    handler = partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as started:
+        threading.Thread(target=started.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{started.server_port}"
+        started.shutdown()
+
+
+def test_a_folder_behind_a_web_page_has_the_numbers_of_one_here(
+    web: str, classes: Path, shards: Path
+) -> None:
+    for name in ("2 x.png", "ü%.png", "3#?.png"):
+        (classes / "b" / name).write_bytes(corpus.png())
+    with Pictures(classes) as here, Pictures(f"{web}/herd/") as there:
+        assert (there.names, there.labels, there.classes) == (here.names, here.labels, here.classes)
+        for one, other in zip(here.read(), there.read(), strict=True):
+            assert np.array_equal(one.pixels, other.pixels)
+        assert there.contents() == here.contents()
+    assert one_picture(f"{web}/herd/b/2.png?token=1").name == "2.png"
+    for name, code, said in (
+        ("val-00.tar", "D205", "its server does not give parts of a file. Next: download it"),
+        ("nowhere", "D100", "does not exist"),
+    ):
+        with pytest.raises(DataError, match=said) as fault:
+            open_pictures(f"{web}/{name}")
+        assert fault.value.code == code
 
 
 def read_all(folder: Pictures) -> list[tuple[str, int]]:
@@ -413,7 +453,7 @@ import sys
 for name in {names!r}:
     sys.modules[name] = None
 from convscope.cli.app import main
-main(["evaluate", "squeezenet1_0:weights=none", {url!r}, "--out", "nowhere"])
+main(["evaluate", "torchvision:squeezenet1_0:weights=none", {url!r}, "--out", "nowhere"])
 """
 
 

@@ -174,12 +174,12 @@ def train(
 
 def pair(pictures: str, validation: str | None, reading: Reading) -> tuple[Pictures, Pictures]:
     """Pictures to train on and to judge by, as the arguments of `convscope train` mean them."""
+    from convscope.pictures.opening import inside
     from convscope.pictures.pictures import split
 
     if validation is not None:
         return reading.open(pictures), reading.open(validation)
-    inside = Path(pictures) / "train"
-    return split(reading.open(str(inside) if inside.is_dir() else pictures))
+    return split(reading.open(inside(pictures, "train")))
 
 
 def _finish(result: TrainResult, recipe: Recipe, judging: Pictures) -> None:

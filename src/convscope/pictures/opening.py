@@ -34,7 +34,7 @@ from convscope.pictures.pictures import (
     one_picture,
     some_pictures,
 )
-from convscope.pictures.remote import is_url, last_of, local
+from convscope.pictures.remote import Store, is_url, last_of, local
 from convscope.pictures.shards import Shards, is_shards
 
 
@@ -131,6 +131,15 @@ def _is_set(name: str) -> bool:
     if is_url(name := local(name)):
         return not is_file(name)
     return bool(name and (Path(require_name(name)).is_dir() or is_dataset(name)))
+
+
+def inside(name: str, part: str) -> str:
+    """A folder in the folder of this name, if it has that one; else the name. Raises as `Store`,
+    EnvironmentFault R605 or R608."""
+    if is_url(name := local(name)):
+        return Store(name).inside(part) or name
+    place = Path(name) / part
+    return str(place) if place.is_dir() else name
 
 
 PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "F")

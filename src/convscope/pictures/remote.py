@@ -15,6 +15,7 @@ import os
 import re
 import threading
 import time
+import urllib.parse
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ BLOCK = 16 << 10
 """Bytes of an archive that are asked for at a time: the headers of a sample, and its label."""
 NO_PARTS = "its server does not give parts of a file"
 AGAIN = "the same command again, when the network is well"
+WEB = ("http://", "https://")
+"""Where names are quoted."""
 EXTRA = "'convscope[remote]'"
 PACKAGES = dict.fromkeys(("s3", "s3a", "http", "https"), EXTRA)
 """What pip is told, where it is not the name that fsspec's own message has."""
@@ -112,7 +115,7 @@ class FarFile:
 class Found(NamedTuple):
     """One entry of a folder elsewhere."""
 
-    name: str
+    name: bytes
     is_folder: bool
     size: int
     stamp: str
@@ -165,7 +168,8 @@ class Store:
 
     def key(self, path: bytes) -> str:
         """Of a path below the root."""
-        below = os.fsdecode(path)
+        quotes = self._root.startswith(WEB)
+        below = urllib.parse.quote_from_bytes(path) if quotes else os.fsdecode(path)
         return f"{self._root}/{below}" if self._root and below else self._root or below
 
     def file(self, path: bytes, size: int) -> Fetched:
@@ -211,6 +215,18 @@ class Store:
         if len(data) > end - start:
             raise DataError("D205", self.shown, NO_PARTS, next_step="download it")
         return data
+
+    def inside(self, name: str) -> str:
+        """The URL of a folder in this; nothing if there is none. Raises EnvironmentFault R605 or
+        R608."""
+        try:
+            entries = self.entries(b"")
+        except GONE:
+            return ""
+        except Exception as fault:
+            raise self.outage(fault, "could not be listed") from fault
+        is_there = any(entry.is_folder and entry.name == os.fsencode(name) for entry in entries)
+        return re.sub(r"/*(?=([?#].*)?$)", f"/{name}", self.url, count=1) if is_there else ""
 
     def sibling(self, name: str) -> str:
         """The URL of what lies beside this."""
@@ -365,15 +381,14 @@ class RemoteListing(Listing):
             deeper: list[bytes] = []
             for here, entries in zip(level, in_order(self._listed, level), strict=True):
                 for entry in entries:
-                    name = os.fsencode(entry.name)
-                    below = here + b"/" + name if here else name
-                    if is_hidden(name):
+                    below = here + b"/" + entry.name if here else entry.name
+                    if is_hidden(entry.name):
                         self.hidden += 1
                     elif entry.is_folder:
                         deeper.append(below)
                         self.folders += [] if here else [below]
                     else:
-                        known = ending(name) in ENDINGS
+                        known = ending(entry.name) in ENDINGS
                         (self.files if known else unsure).append((below, entry.size))
                         self._stamps[below] = entry.stamp
             level = deeper
@@ -455,12 +470,13 @@ def _inside(key: str, listed: list[dict[str, Any]]) -> Iterator[Found]:
         name = str(told["name"])
         below = name.removeprefix(f"{key}/" if key else "").strip("/")
         is_below = name.startswith(f"{key}/") if key else True
-        if not is_below or not below or "/" in below or below.startswith(("?", "#")):
+        raw = urllib.parse.unquote_to_bytes(below) if key.startswith(WEB) else os.fsencode(below)
+        if not is_below or not raw or b"/" in raw or below.startswith(("?", "#")):
             continue  # the folder itself, or what a web page links to
         stamp = next(
             (told[name] for name in ("ETag", "etag", "mtime", "LastModified") if told.get(name)), ""
         )
-        yield Found(below, told["type"] == "directory", int(told.get("size") or 0), str(stamp))
+        yield Found(raw, told["type"] == "directory", int(told.get("size") or 0), str(stamp))
 
 
 def _missing(shown: str, protocol: str, fault: ImportError) -> EnvironmentFault:

@@ -120,7 +120,9 @@ class Remote:
 
     def names(self, below: str) -> list[str]:
         try:
-            return [f"{below}/{entry.name}" for entry in self._far.entries(below.encode())]
+            return [
+                f"{below}/{os.fsdecode(entry.name)}" for entry in self._far.entries(below.encode())
+            ]
         except GONE:
             return []
         except Exception as fault:
@@ -280,11 +282,13 @@ class RunFolder:
 
 def manifest(folder: Pictures, numbers: Sequence[int]) -> bytes:
     """A line for each of these pictures: number, bytes, time of change where the file system has
-    one, path with %-escapes."""
+    one, path with %-escapes. Elsewhere a place tells only whether any of its files has changed."""
     lines = []
+    stamp = getattr(folder, "stamp", "")
+    others = int(_sha256(stamp.encode())[:12], 16) if stamp else 0
     for number in numbers:
         path, size = folder.files[number]
-        changed = 0
+        changed = others
         source = folder.sources[number]
         if isinstance(source, bytes):
             with suppress(OSError):
