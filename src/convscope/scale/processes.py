@@ -139,7 +139,7 @@ class _Worker:
                 env={**os.environ, **told, "PYTHONPATH": paths},
                 process_group=0,  # Ctrl-C is for us to handle; it ends with its line
             )
-        self._line = Connection(ours.detach())
+        self._line, self._ending = Connection(ours.detach()), threading.Lock()
         self._send(pass_)
 
     def compute(self, start: int, stop: int, word: queue.SimpleQueue[Any]) -> bytes:
@@ -176,9 +176,11 @@ class _Worker:
         return content[:1], content[1:]
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._line.close()
+        """Also twice, by its own thread and by whoever ends all."""
+        with self._ending:
+            self._process.kill()
+            self._process.wait()
+            self._line.close()
 
 
 def told(fault: Exception) -> bytes:

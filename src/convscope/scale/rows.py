@@ -6,6 +6,8 @@ rows of its pictures as two arrays, and rows come back as they were from whichev
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,6 +70,11 @@ class RowJob(Job, Generic[T]):
             for size in part.arrays["size"].tolist():
                 yield unpacked(content[place : place + size], self.kind)
                 place += size
+
+
+def digest(told: Any) -> str:
+    """Of facts that are too many to be told one by one."""
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def packed(value: Any) -> bytes:

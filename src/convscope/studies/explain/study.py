@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from convscope.attribution.base import Method
-from convscope.attribution.registry import DEFAULT, chosen, methods_of
+from convscope.attribution.registry import DEFAULT, chosen, described, methods_of
 from convscope.core.errors import ConvscopeError, ModelError, UsageError, shown
 from convscope.core.run import PLAIN, Run, with_old_keywords
 from convscope.core.units import Box
@@ -49,6 +49,7 @@ from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.maps import Attribution, Faithfulness, Randomisation, Sensitivity
 from convscope.records.predictions import Prediction
 from convscope.representations.predict import class_names
+from convscope.scale.rows import RowJob, digest
 from convscope.studies.explain.record import METRICS, Explanation, Explanations
 
 TOP = 5
@@ -386,29 +387,20 @@ def explain_folder(
 
     target: one class for all pictures; the likeliest of each without. boxes: by picture name, in
     the pictures' own pixels. numbers: of the pictures to take, all without. each: called with the
-    picture's number and its explanation, which is not kept. Unusable pictures are left out and
-    listed in `folder.skipped`.
+    picture's number and its explanation, in order, when its part is done. Unusable pictures are
+    left out and listed in `folder.skipped`.
 
     Raises what `explain` raises, DataError D118 or D161 (no usable picture).
     """
     methods = dict(methods or chosen(DEFAULT))
-    marked = boxes or {}
+    wanted = range(len(folder)) if numbers is None else list(numbers)
+    marked = {name: boxes[name] for name in folder.names if name in boxes} if boxes else {}
+    job = ExplainJob(network, folder, methods, target, marked, checks=checks, kept=each is not None)
     rows: list[_Row] = []
-    wanted = list(range(len(folder))) if numbers is None else list(numbers)
-    for (picture,) in folder.batches(1, None, wanted, run=run):
-        result = explain_picture(
-            network,
-            picture,
-            methods,
-            target=target,
-            boxes=marked.get(picture.name, ()),
-            checks=replace(checks, seed=checks.seed + picture.number),
-        )
-        if picture.label is not None:
-            result = replace(result, label=folder.classes[picture.label])
-        if each is not None:
-            each(picture.number, result)
-        rows.append(_row(network, picture, result, tuple(methods), checks.seed))
+    for row in job.rows(folder, run, wanted):
+        if each is not None and row.result is not None:
+            each(row.number, row.result)
+        rows.append(replace(row, result=None))
     return _gathered(network, folder, rows, tuple(methods), checks)
 
 
@@ -416,9 +408,16 @@ def explain_folder(
 class _Row:
     """What is kept of one picture."""
 
+    number: int
     name: str
     label: int
-    found: Explanation
+    target: int
+    score: float
+    classes: Int64[np.ndarray, "top"]
+    """The likeliest ones."""
+    layers: dict[str, str]
+    """Of each map."""
+    refused: dict[str, str]
     values: Float32[np.ndarray, "methods metrics"]
     crops: UInt8[np.ndarray, "methods s s 3"]
     elsewhere: UInt8[np.ndarray, "methods s s 3"]
@@ -426,14 +425,81 @@ class _Row:
     hidden: float
     other: float
     turned: int
-    chance: float
     middle: float
+    result: Explanation | None = None
+    """All of it, where that is asked for."""
 
 
-def _row(
-    network: Network, picture: Picture, result: Explanation, methods: tuple[str, ...], seed: int
-) -> _Row:
-    chance = np.random.default_rng([seed, picture.number])
+class ExplainJob(RowJob[_Row]):
+    """Every picture, explained and put to the test."""
+
+    name, kind = "explain", _Row
+
+    def __init__(
+        self,
+        network: Network,
+        folder: Pictures,
+        methods: Mapping[str, Method],
+        target: Target | None,
+        boxes: Mapping[str, Sequence[Box]],
+        *,
+        checks: Checks,
+        kept: bool,
+    ) -> None:
+        facts = {
+            **network.facts,
+            "methods": {name: described(one) for name, one in methods.items()},
+            "target": target if target is None else str(target),
+            "labels": digest([folder.classes, folder.labels]),
+            "boxes": digest(sorted(boxes.items())),
+            "checks": asdict(checks),
+            "explanations": "kept" if kept else "",
+        }
+        super().__init__(facts)
+        self.network, self.methods, self.target = network, methods, target
+        self.classes, self.boxes, self.checks, self.kept = folder.classes, boxes, checks, kept
+
+    def row(self, picture: Picture) -> _Row:
+        checks, number = self.checks, picture.number
+        result = explain_picture(
+            self.network,
+            picture,
+            self.methods,
+            target=self.target,
+            boxes=self.boxes.get(picture.name, ()),
+            checks=replace(checks, seed=checks.seed + number),
+        )
+        if picture.label is not None:
+            result = replace(result, label=self.classes[picture.label])
+        chance = np.random.default_rng([checks.seed, number])
+        size, boxes = result.picture.shape[:2], result.boxes
+        values, crops, elsewhere = _of_maps(result, tuple(self.methods), chance)
+        hidden, other, turned = _without(self.network, result, chance)
+        return _Row(
+            number=number,
+            name=picture.name,
+            label=_label(self.network, result),
+            target=result.target,
+            score=result.score,
+            classes=result.prediction.classes,
+            layers={m: one.layer for m, one in zip(result.methods, result.maps, strict=True)},
+            refused=dict(result.refused),
+            values=values,
+            crops=crops,
+            elsewhere=elsewhere,
+            boxed=share_inside(size, boxes) if boxes else np.nan,
+            hidden=hidden,
+            other=other,
+            turned=turned,
+            middle=float(inside(size, boxes)[size[0] // 2, size[1] // 2]) if boxes else np.nan,
+            result=result if self.kept else None,
+        )
+
+
+def _of_maps(
+    result: Explanation, methods: tuple[str, ...], chance: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each method: its measures, what stands where its map is highest, and at random."""
     values = np.full((len(methods), len(METRICS)), np.nan, np.float32)
     crops = np.zeros((len(methods), CROP, CROP, 3), np.uint8)
     elsewhere = crops.copy()
@@ -444,19 +510,7 @@ def _row(
         at = np.unravel_index(int(peak.argmax()), peak.shape)
         crops[place] = _crop(result.picture, (int(at[0]), int(at[1])))
         elsewhere[place] = _crop(result.picture, tuple(chance.integers(peak.shape).tolist()))
-    size, boxes = result.picture.shape[:2], result.boxes
-    return _Row(
-        picture.name,
-        _label(network, result),
-        result,
-        values,
-        crops,
-        elsewhere,
-        share_inside(size, boxes) if boxes else np.nan,
-        *_without(network, result, chance),
-        share_inside(size, boxes) if boxes else np.nan,
-        float(inside(size, boxes)[size[0] // 2, size[1] // 2]) if boxes else np.nan,
-    )
+    return values, crops, elsewhere
 
 
 def _label(network: Network, result: Explanation) -> int:
@@ -525,16 +579,15 @@ def _gathered(
     def numbers(name: str) -> Float32[np.ndarray, "pictures"]:
         return np.array([getattr(row, name) for row in rows], np.float32)
 
-    first = rows[0].found
-    count = len(network.classes) or int(max(row.found.prediction.classes.max() for row in rows)) + 1
+    count = len(network.classes) or int(max(row.classes.max() for row in rows)) + 1
     return Explanations(
         methods=methods,
         pictures=tuple(row.name for row in rows),
         classes=class_names(network, count),
-        target=np.array([row.found.target for row in rows], np.int64),
-        likeliest=np.array([row.found.prediction.classes[0] for row in rows], np.int64),
+        target=np.array([row.target for row in rows], np.int64),
+        likeliest=np.array([row.classes[0] for row in rows], np.int64),
         label=np.array([row.label for row in rows], np.int64),
-        score=np.array([row.found.score for row in rows], np.float32),
+        score=np.array([row.score for row in rows], np.float32),
         metrics=METRICS,
         values=np.stack([row.values for row in rows]),
         crops=np.stack([row.crops for row in rows]),
@@ -543,15 +596,13 @@ def _gathered(
         box_hidden=numbers("hidden"),
         other_hidden=numbers("other"),
         box_turned=np.array([row.turned for row in rows], np.int64),
-        pointing_random=_mean(numbers("chance")),
+        pointing_random=_mean(numbers("boxed")),
         pointing_blob=_mean(numbers("middle")),
-        refused=dict(first.refused),
+        refused=rows[0].refused,
         origin={
             **made_by(checks),
             "pictures": folder.place,
-            "layers": {
-                name: one.layer for name, one in zip(first.methods, first.maps, strict=True)
-            },
+            "layers": rows[0].layers,
         },
     )
 

@@ -9,8 +9,6 @@ Source: Zeiler and Fergus 2014, §4.2 and figure 7.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +31,7 @@ from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.representations.predict import class_names, true_classes
-from convscope.scale.rows import RowJob
+from convscope.scale.rows import RowJob, digest
 from convscope.studies.base import Ask, arguments, boxes_of, spread
 from convscope.studies.explain.study import probabilities, seen, seen_boxes, target_index
 from convscope.studies.occlusion import Options
@@ -89,8 +87,8 @@ class Case:
             "fill": named(self.fill),
             "seed": self.run.seed,
             "target": self.followed.told,
-            "true classes": _digest([] if truth is None else truth.tolist()),
-            "boxes": _digest(sorted(boxes.items())) if boxes is not None else "",
+            "true classes": digest([] if truth is None else truth.tolist()),
+            "boxes": digest(sorted(boxes.items())) if boxes is not None else "",
         }
 
     def require_square(self) -> None:
@@ -98,10 +96,6 @@ class Case:
         blank = torch.zeros(self.network.preprocess.shape)
         how = (self.patch, self.stride, self.fill, self.run.seed)
         SlidingMask.of(blank[None], *how).patches(blank)
-
-
-def _digest(told: Any) -> str:
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def followed(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from convscope.attribution.base import Method
-from convscope.attribution.registry import chosen
+from convscope.attribution.registry import chosen, described
 from convscope.core.errors import ConvscopeError, DataError
 from convscope.core.run import PLAIN, Run
 from convscope.core.units import Box
@@ -23,6 +24,7 @@ from convscope.network.outputs import Target, understood
 from convscope.network.provenance import recorded
 from convscope.pictures.annotations import BOXES_FILE, read_boxes
 from convscope.pictures.pictures import Picture, Pictures
+from convscope.scale.rows import RowJob, digest
 from convscope.studies.base import Ask, arguments
 from convscope.studies.explain.study import probabilities, target_index
 from convscope.studies.pointing import Options
@@ -52,72 +54,87 @@ def pointing_game(
     """
     network, methods = understood(network), dict(methods or chosen(["all"]))
     numbers = [n for n, name in enumerate(folder.names) if boxes.get(name)]
-    rows, refused = [], dict[str, str]()
-    batches = folder.batches(1, None, numbers, may_be_empty=True, run=run)
-    for (picture,) in batches:
-        row = _row(
-            network, picture, boxes[picture.name], methods, target, margin=margin, refused=refused
-        )
-        if row is not None:
-            rows.append(row)
+    job = PointingJob(
+        network, methods, {folder.names[n]: boxes[folder.names[n]] for n in numbers}, target, margin
+    )
+    rows = [row for row in job.rows(folder, run, numbers) if row is not None]
     if not rows:
         step = "name pictures in the file of boxes as they are named in the folder"
         raise DataError("D196", folder.place, "no usable picture has boxes", next_step=step)
+    refused: dict[str, str] = {}
+    for row in rows:
+        refused = {**row.refused, **refused}
     return _gathered(folder, rows, [m for m in methods if m not in refused], refused, margin)
 
 
+@dataclass(frozen=True)
 class _Row:
     """What one picture says."""
 
-    def __init__(self, name: str, size: tuple[int, int], boxes: Sequence[Box], margin: int) -> None:
-        self.name, self.size, self.boxes, self.margin = name, size, boxes, margin
-        self.of: dict[str, tuple[float, float, float, float]] = {}
-        grown = [Box(b.top - margin, b.left - margin, b.bottom + margin, b.right + margin)
-                 for b in boxes]  # fmt: skip
-        self.chance = share_inside(size, boxes), share_inside(size, grown)
-        self.middle = self.marks(blob(size))
-
-    def marks(self, values: np.ndarray) -> tuple[float, float, float]:
-        return (
-            pointing(values, self.boxes, margin=0),
-            pointing(values, self.boxes, margin=self.margin),
-            energy_inside(values, self.boxes),
-        )
+    name: str
+    of: dict[str, list[float]]
+    """Of each method: the marks of its map, and seconds."""
+    chance: list[float]
+    middle: list[float]
+    refused: dict[str, str]
 
 
-def _row(
-    network: Network,
-    picture: Picture,
-    boxes: Sequence[Box],
-    methods: Mapping[str, Method],
-    target: Target | None,
-    *,
-    margin: int,
-    refused: dict[str, str],
-) -> _Row | None:
-    framing = network.preprocess.framing
-    pixels = picture.within(framing).pixels
-    height, width = pixels.shape[0], pixels.shape[1]
-    whole = (picture.pixels.shape[0], picture.pixels.shape[1])
-    placed = [framing.box(box, whole).clipped(height, width) for box in boxes]
-    placed = [box for box in placed if box.height > 0 and box.width > 0]
-    if not placed:
-        return None
-    row = _Row(picture.name, (height, width), placed, margin)
-    image = prepared(network.model, network.preprocess.tensor(pixels))
-    share = probabilities(network, image[0])
-    index = target_index(network, share, target)
-    for name, method in methods.items():
-        if name in refused:
-            continue
-        start = time.perf_counter()
-        try:
-            (result,) = method(network.model, image, target=index)
-        except ConvscopeError as fault:
-            refused[name] = f"{fault.subject}: {fault.what}"
-            continue
-        row.of[name] = (*row.marks(result.values), time.perf_counter() - start)
-    return row
+class PointingJob(RowJob[_Row | None]):
+    """Every method's map of each picture; None for one whose boxes are cut off."""
+
+    name, kind, may_be_empty = "pointing", _Row | None, True
+
+    def __init__(
+        self,
+        network: Network,
+        methods: Mapping[str, Method],
+        boxes: Mapping[str, Sequence[Box]],
+        target: Target | None,
+        margin: int,
+    ) -> None:
+        facts = {
+            **network.facts,
+            "methods": {name: described(one) for name, one in methods.items()},
+            "boxes": digest(sorted(boxes.items())),
+            "target": target if target is None else str(target),
+            "margin": margin,
+        }
+        super().__init__(facts)
+        self.network, self.methods, self.boxes = network, methods, boxes
+        self.target, self.margin = target, margin
+
+    def row(self, picture: Picture) -> _Row | None:
+        network, framing, margin = self.network, self.network.preprocess.framing, self.margin
+        pixels = picture.within(framing).pixels
+        size, whole = pixels.shape[:2], picture.pixels.shape[:2]
+        boxes = [framing.box(box, whole).clipped(*size) for box in self.boxes[picture.name]]
+        boxes = [box for box in boxes if box.height > 0 and box.width > 0]
+        if not boxes:
+            return None
+        grown = [
+            Box(b.top - margin, b.left - margin, b.bottom + margin, b.right + margin) for b in boxes
+        ]
+        image = prepared(network.model, network.preprocess.tensor(pixels))
+        index = target_index(network, probabilities(network, image[0]), self.target)
+        of: dict[str, list[float]] = {}
+        refused: dict[str, str] = {}
+        for name, method in self.methods.items():
+            start = time.perf_counter()
+            try:
+                (result,) = method(network.model, image, target=index)
+            except ConvscopeError as fault:
+                refused[name] = f"{fault.subject}: {fault.what}"
+                continue
+            of[name] = [*self._marks(result.values, boxes), time.perf_counter() - start]
+        chance = [share_inside(size, boxes), share_inside(size, grown)]
+        return _Row(picture.name, of, chance, self._marks(blob(size), boxes), refused)
+
+    def _marks(self, values: np.ndarray, boxes: Sequence[Box]) -> list[float]:
+        return [
+            pointing(values, boxes, margin=0),
+            pointing(values, boxes, margin=self.margin),
+            energy_inside(values, boxes),
+        ]
 
 
 def _gathered(
