@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +36,7 @@ from convscope.training.processes import Processes, Watch
 from convscope.training.recipe import Recipe, to_toml
 from convscope.training.trainer import train, validate
 from tests.training.conftest import TINY, paint
-from tests.training.test_resume import end_of
+from tests.training.test_resume import after, end_of
 
 COMMAND = Path(sys.executable).parent / "convscope"
 PLAIN = dataclasses.replace(
@@ -228,13 +229,15 @@ def command(launcher: str, count: int, out: Path, *more: str) -> list[str]:
     return [sys.executable, *train, "--devices", str(count)]
 
 
-def started(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+def started(
+    command: list[str], log: Path, more: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
         return subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
             stderr=file,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CONVSCOPE_TEST": str(log)},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CONVSCOPE_TEST": str(log), **(more or {})},
         )
 
 
@@ -264,12 +267,12 @@ def _line(number: int) -> bytes:
     return Path(f"/proc/{number}/cmdline").read_bytes()
 
 
-def killed(command: list[str], rank: int, how: signal.Signals, out: Path, after: int) -> str:
+def killed(command: list[str], rank: int, how: signal.Signals, out: Path, epochs: int) -> str:
     """What it said that was killed after so many epochs; all of it has to end within 40 s."""
     log = out.with_suffix(f".{rank}.log")
     launcher, until = started(command, log), time.monotonic() + 60
     metrics = out / "metrics.csv"
-    while not metrics.exists() or len(metrics.read_text().splitlines()) <= after:
+    while not metrics.exists() or len(metrics.read_text().splitlines()) <= epochs:
         assert launcher.poll() is None, log.read_text()
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -285,15 +288,15 @@ def killed(command: list[str], rank: int, how: signal.Signals, out: Path, after:
     return f"{launcher.returncode} {said}"
 
 
-def plan(recipe: Recipe, epochs: int, folder: Path) -> None:
-    """A recipe, and 3 × 13 pictures, and 75 to judge by: more than one process does at once."""
+def plan(recipe: Recipe, epochs: int, folder: Path, judged: int = 25) -> None:
+    """A recipe, 3 × 13 pictures, and as a rule 75 to judge by: more than a process does at once."""
     (folder / "plan.toml").write_text(to_toml(dataclasses.replace(recipe, epochs=epochs)))
     paint(folder / "painted" / "train", 13, 0)
-    paint(folder / "painted" / "val", 25, 1)
+    paint(folder / "painted" / "val", judged, 1)
 
 
 def test_a_killed_process_ends_the_run_and_one_alone_goes_on(tmp_path: Path) -> None:
-    plan(PLAIN, 12, tmp_path)
+    plan(PLAIN, 12, tmp_path, judged=5)
     run = tmp_path / "run"
     said = killed(command("trainer", 2, run), 1, signal.SIGKILL, run, 2)
     assert said.startswith("75 ")
@@ -343,6 +346,40 @@ def test_whoever_is_killed_all_end_and_the_same_command_ends_with_the_same_bits(
     assert started(command(launcher, count, run), tmp_path / "log").wait(120) == 0
     assert end_of(run) == end_of(whole)
     assert float((run / "metrics.csv").read_text().splitlines()[-1].split(",")[0]) == 24
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_one_was_stopped(tmp_path: Path) -> None:
+    plan(PLAIN, 6, tmp_path)
+    root, run = tmp_path / "painted", tmp_path / "run"
+    recipe = dataclasses.replace(PLAIN, epochs=6)
+    with Pictures(root / "train") as teaching, Pictures(root / "val") as judging:
+        alone = train(recipe, teaching, judging, tmp_path / "alone")
+        with pytest.raises(Stopped):
+            train(recipe, teaching, judging, run, stop=after(8))
+    assert not (run / "done.json").exists()
+    assert started(command("trainer", 2, run), tmp_path / "log").wait(120) == 0
+    same_within_rounding(run, alone.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", [[], ["--set", "seed=1"]], ids=["same", "another recipe"])
+def test_processes_started_by_hand_train_together_the_same_thing(
+    other: list[str], tmp_path: Path
+) -> None:
+    plan(PLAIN, 2, tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = MEETING | {"MASTER_PORT": str(free.getsockname()[1])}
+    run = command("trainer", 1, tmp_path / "run")
+    alive = []
+    for rank in (1, 0):
+        place = where | PLACE | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        more = other if rank else []
+        alive.append(started([*run, *more], tmp_path / f"{rank}.log", place))
+    assert [process.wait(60) for process in alive] == ([3, 3] if other else [0, 0])
+    said = "".join((tmp_path / f"{rank}.log").read_text() for rank in (0, 1))
+    assert said.count("error[D155]") == said.count("error[") == (1 if other else 0)
 
 
 @pytest.mark.slow
