@@ -152,7 +152,9 @@ class Processes:
 
     @contextmanager
     def _watching(self, started: Children) -> Iterator[None]:
-        run, store = next(_runs), _store(self.rank)
+        run, store = str(next(_runs)), _store(self.rank)
+        if self.here == self.count:  # with several machines, torchrun's restart has a new store
+            run += "." + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         # A connection of its own: the group's may be kept waiting.
         own = PrefixStore(f"watch{run}", store).clone()
         self.watch = Watch(own, (self.rank, self.count, self.local), started)
