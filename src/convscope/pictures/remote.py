@@ -49,8 +49,13 @@ LOCAL = re.compile(r"(file|local)://")
 USER = re.compile(r"(?<=://)[^/?#\s]*@")
 QUERY = re.compile(r"(://[^\s\"'?#]*[?#])[^\s\"']+")
 GONE = (FileNotFoundError, NotADirectoryError)
-FINAL = (*GONE, PermissionError, IsADirectoryError, NotImplementedError, ConvscopeError, Fault)
+FINAL: tuple[type[Exception], ...] = (
+    *(*GONE, PermissionError, IsADirectoryError),
+    *(ImportError, ValueError, NotImplementedError, ConvscopeError, Fault),
+)
 """Nothing changes if these are tried again."""
+MALFORMED = ("ParamValidationError",)
+"""What botocore calls a name that no bucket can have."""
 MOST_MISSED, MISSED_WITHIN = 20, 60.0
 """More pictures that cannot be had than this in so many seconds is no fault of theirs."""
 BLOCK = 16 << 10
@@ -117,7 +122,8 @@ class Found(NamedTuple):
 
     name: bytes
     is_folder: bool
-    size: int
+    size: int | None
+    """None where the place does not tell."""
     stamp: str
     """What changes with the content, as far as the place tells: a tag or a time."""
 
@@ -159,11 +165,15 @@ class Store:
         try:
             from fsspec.core import url_to_fs
 
-            system, root = url_to_fs(self.url, use_listings_cache=False)
+            system, root = retried(lambda: url_to_fs(self.url, use_listings_cache=False))
         except ImportError as fault:
             raise _missing(self.shown, protocol, fault) from fault
         except ValueError as fault:
             raise _no_protocol(self.shown, protocol, fault) from None
+        except GONE:
+            raise DataError("D100", self.shown, MISSING) from None
+        except Exception as fault:  # an archive elsewhere is opened for it
+            raise self.outage(fault, "could not be opened") from fault
         return system, str(root)
 
     def key(self, path: bytes) -> str:
@@ -289,10 +299,13 @@ class Store:
                 fault = again
         raise fault
 
-    def outage(self, fault: Exception, what: str, path: bytes = b"") -> EnvironmentFault:
+    def outage(self, fault: Exception, what: str, path: bytes = b"") -> ConvscopeError:
         """What to say when it is the place's fault, or that of the way to it."""
         name = path.decode("utf-8", "backslashreplace")
-        where = f"{self.shown}/{name}" if name and name != last_of(self.url) else self.shown
+        name = name.removeprefix(last_of(self.url)).removeprefix("/")
+        where = f"{self.shown}/{name}" if name else self.shown
+        if type(fault).__name__ in MALFORMED:
+            return UsageError("U483", where, f"is no such URL ({reason(fault)})")
         if is_refusal(fault):
             step = "check the credentials, which the environment or a configuration file has"
             said = f"{what}: access is refused ({reason(fault)})"
@@ -300,7 +313,7 @@ class Store:
         said = f"{what}, four times ({reason(fault)})"
         return EnvironmentFault("R605", where, said, next_step=AGAIN)
 
-    def _missing(self, one: Fetched, fault: Exception) -> Fault | EnvironmentFault:
+    def _missing(self, one: Fetched, fault: Exception) -> Fault | ConvscopeError:
         """What to say of a picture that cannot be had while others can."""
         if is_refusal(fault):
             return Fault("D122", f"cannot be read ({reason(fault)})")
@@ -367,7 +380,7 @@ class RemoteListing(Listing):
         self._walk()
         self.files.sort()
         spread = range(0, len(self.files), max(1, len(self.files) // 4))
-        store.others = tuple(self.files[number][0] for number in spread)
+        store.others = tuple(self.files[number][0] for number in spread if self.files[number][1])
 
     def stamp(self) -> str:
         """Hash of the files' tags or times."""
@@ -375,7 +388,7 @@ class RemoteListing(Listing):
         return hashlib.sha256(told.encode()).hexdigest()
 
     def _walk(self) -> None:
-        unsure: list[tuple[bytes, int]] = []
+        unsure: list[tuple[bytes, int | None]] = []
         level = [b""]
         while level:
             deeper: list[bytes] = []
@@ -389,11 +402,14 @@ class RemoteListing(Listing):
                         self.folders += [] if here else [below]
                     else:
                         known = ending(entry.name) in ENDINGS
-                        (self.files if known else unsure).append((below, entry.size))
+                        if known:
+                            self.files.append((below, entry.size or 0))
+                        else:
+                            unsure.append((below, entry.size))
                         self._stamps[below] = entry.stamp
             level = deeper
         for file, is_one in zip(unsure, in_order(self._looks_like_one, unsure), strict=True):
-            self.files += [file] if is_one else []
+            self.files += [(file[0], file[1] or 0)] if is_one else []
             self.others += not is_one
 
     def _listed(self, folder: bytes) -> list[Found]:
@@ -410,11 +426,11 @@ class RemoteListing(Listing):
                 return []
             raise self._store.outage(fault, "could not be listed", folder) from fault
 
-    def _looks_like_one(self, file: tuple[bytes, int]) -> bool:
+    def _looks_like_one(self, file: tuple[bytes, int | None]) -> bool:
         path, size = file
         try:
-            end = min(size or HEAD, HEAD)
-            return begins_as_picture(self._store.read(path, 0, end)[:HEAD])
+            end = HEAD if size is None else min(size, HEAD)
+            return begins_as_picture(self._store.read(path, 0, end))
         except Exception as fault:
             if isinstance(fault, FINAL) or is_refusal(fault):
                 return False
@@ -430,7 +446,8 @@ def retried(ask: Callable[[], Result]) -> Result:
             raise
         except Exception as told:
             fault = _meant(told)
-            if pause is None or isinstance(fault, FINAL) or is_refusal(fault):
+            final = isinstance(fault, FINAL) or type(fault).__name__ in MALFORMED
+            if pause is None or final or is_refusal(fault):
                 raise fault from None
             time.sleep(pause)
     raise AssertionError
@@ -459,6 +476,8 @@ def reason(fault: BaseException) -> str:
 
 
 def _bytes(system: Any, key: str, start: int | None, end: int | None) -> bytes:
+    if start is not None and start == end:
+        return b""  # which some servers refuse to give
     data: bytes = system.cat_file(key, start=start, end=end)
     if start is not None and end is not None and len(data) > end - start:
         data = data[start:end]  # a server that sends everything, whatever is asked
@@ -476,7 +495,9 @@ def _inside(key: str, listed: list[dict[str, Any]]) -> Iterator[Found]:
         stamp = next(
             (told[name] for name in ("ETag", "etag", "mtime", "LastModified") if told.get(name)), ""
         )
-        yield Found(raw, told["type"] == "directory", int(told.get("size") or 0), str(stamp))
+        size = told.get("size")
+        is_folder = told["type"] == "directory"
+        yield Found(raw, is_folder, None if size is None else int(size), str(stamp))
 
 
 def _missing(shown: str, protocol: str, fault: ImportError) -> EnvironmentFault:
@@ -484,8 +505,9 @@ def _missing(shown: str, protocol: str, fault: ImportError) -> EnvironmentFault:
         from fsspec.registry import known_implementations
 
         advice = str(known_implementations.get(protocol, {}).get("err", fault))
-        package = re.search(r"install ([\w-]+)", advice, re.I)
-        step = f"pip install {PACKAGES.get(protocol, package[1] if package else protocol)}"
+        needed = re.search(r"(?:install|requires) (?:the )?[\"']?([\w-]+)", advice, re.I)
+        package = PACKAGES.get(protocol, needed[1] if needed else "")
+        step = f"pip install {package}" if package else one_line(advice)
         what = f"a package that reads {protocol}:// is not installed"
     except ImportError:
         what, step = "fsspec, which reads URLs, is not installed", f"pip install {EXTRA}"

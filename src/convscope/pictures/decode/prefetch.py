@@ -1,17 +1,20 @@
 """Prefetch: pictures from elsewhere are fetched by threads, ahead of who needs them, in order.
 
-Each fetch is a thread that nobody waits for at the end: a server that is silent must not keep a
-command from stopping.
+Nobody waits for these threads at the end: a server that is silent must not keep a command from
+stopping. They are used again, as fsspec keeps a connection for each thread.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import lru_cache
+from queue import SimpleQueue
 from typing import TypeVar
 
 from convscope.core.errors import EnvironmentFault
@@ -44,17 +47,35 @@ class Elsewhere(ABC):
 
 
 def begun(function: Callable[[Item], Result], item: Item) -> Future[Result]:
-    """The function's call in a thread of its own."""
+    """The function's call in a thread of its own, one that is idle or a new one."""
     future: Future[Result] = Future()
 
-    def run() -> None:
+    def call() -> None:
         try:
             future.set_result(function(item))
         except BaseException as fault:
             future.set_exception(fault)
 
-    threading.Thread(target=run, name="convscope-fetch", daemon=True).start()
+    try:
+        calls = _idle(os.getpid()).pop()
+    except IndexError:
+        calls = SimpleQueue()
+        threading.Thread(target=_serve, args=(calls,), name="convscope-fetch", daemon=True).start()
+    calls.put(call)
     return future
+
+
+@lru_cache
+def _idle(_process: int) -> list[SimpleQueue[Callable[[], None]]]:
+    """Of the threads of this process that wait for a call; those of a parent are not here."""
+    return []
+
+
+def _serve(calls: SimpleQueue[Callable[[], None]]) -> None:
+    """A thread's whole life."""
+    while True:
+        calls.get()()
+        _idle(os.getpid()).append(calls)
 
 
 def in_order(
