@@ -186,7 +186,7 @@ NO_RECORD = {
     ),
     *("energy_inside", "fields", "load", "one_picture", "pointing", "projections", "tune"),
     *("ablation", "train", "write_atlas", "atlas", "wrap"),
-    *("Attribution", "Framing", "Network", "Preprocess", "Run", "Folder", "open"),
+    *("Attribution", "Framing", "Network", "Preprocess", "Processes", "Run", "Folder", "open"),
 }
 """Values, tensors, numbers; what trains networks of its own names recipe and pictures; an atlas
 is written of records."""

@@ -36,6 +36,7 @@ def test_units_and_classes_are_made_in_their_order_on_one_sheet(
     assert names == [
         "7",
         "7.png",
+        "DONE.json",
         "conv2-3",
         "conv2-3.png",
         "conv3-1-2-2",
@@ -86,7 +87,9 @@ def test_a_stopped_picture_is_saved_and_gone_on_from(
     assert told.out == f"{out / 'sheet.png'}\n"
     assert "error[R575]" in told.err
     assert f"--start {out / 'conv2-3'}" in told.err
-    assert sorted(path.name for path in out.iterdir()) == ["conv2-3", "conv2-3.png", "sheet.png"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("DONE.json", "conv2-3", "conv2-3.png", "sheet.png")
+    ]
     kept = OptimisedPicture.load(out / "conv2-3")
     assert len(kept.values) == 2
     more = [*NET, "--unit", "conv2:3", "--start", str(out / "conv2-3"), "--out", str(out / "more")]

@@ -25,7 +25,7 @@ from convscope import __version__
 from convscope.cli.atlas import atlas, attach, demo, mark
 from convscope.cli.explain import check, explain
 from convscope.cli.optimise import optimise
-from convscope.cli.options import ANY_MODEL, Opening, Reading, Ready, expanded
+from convscope.cli.options import ANY_MODEL, Opening, Passing, Reading, Ready, expanded
 from convscope.cli.predict import evaluate, layers, predict, tune
 from convscope.cli.results import (
     add_study,
@@ -51,7 +51,7 @@ from convscope.core.errors import (
 )
 from convscope.core.foreign import blamed
 from convscope.core.publish import environment_fault, is_full
-from convscope.core.run import Progress
+from convscope.core.run import Progress, Run
 from convscope.studies.base import Shown, Study, option_of, records_of
 from convscope.studies.registry import studies
 
@@ -86,12 +86,13 @@ class Asked:
     given: Sequence[str] | str | None
     opening: Ready
     reading: Reading
+    passing: Passing
     out: Path
     progress: Callable[[str], Progress]
 
-    @property
-    def parts(self) -> Path:
-        return self.out.with_name(f"{self.out.name}-parts")
+    def run(self, what: str) -> Run:
+        run = self.passing.run(self.out, self.progress(what))
+        return run.inside(re.sub(r"[^a-z0-9.]+", "-", what.lower()))
 
     @property
     def told(self) -> Mapping[str, Any]:
@@ -126,8 +127,7 @@ def run_study(asked: Asked, options: Any) -> None:
     study, out = asked.study, asked.out
     if not study.resumable:
         claim(out)
-    with _parts_kept(asked):
-        result = study.measure(asked, options)
+    result = study.measure(asked, options)
     shown = study.show(result, options)
 
     def write(place: Path) -> None:
@@ -139,7 +139,7 @@ def run_study(asked: Asked, options: Any) -> None:
     if study.resumable:
         out = add_study(out / "result", write)
     else:
-        with new_study(out, instead=[asked.parts] if study.parts else ()) as place:
+        with new_study(out, instead=asked.passing.over(out)) as place:
             write(place)
     for remark in shown.remarks:
         say(remark)
@@ -158,31 +158,21 @@ def _write_shown(shown: Shown, place: Path) -> None:
         save_figure(figure, place / name)
 
 
-@contextmanager
-def _parts_kept(asked: Asked) -> Iterator[None]:
-    """When it is stopped, say where it goes on."""
-    try:
-        yield
-    except StopAsked as stop:
-        if asked.study.parts and asked.parts.is_dir():
-            stop.kept = f"{asked.study.parts}, in {asked.parts}"
-        raise
-
-
 def command_of(study: Study) -> Callable[..., None]:
     """The command, with its options in the order of the study's."""
 
     def command(reading: Reading, out: Path, **told: Any) -> None:
+        passing = told.pop("passing", None) or Passing()
         model, given = told.pop("model", "") if named else "", told.pop("pictures", None)
         opening = told.pop("opening", None) or Ready()
         options = study.options(**{name: read(told[name]) for name, read in reads.items()})
         with phases() as bar:
-            run_study(Asked(study, model, given, opening, reading, out, bar), options)
+            run_study(Asked(study, model, given, opening, reading, passing, out, bar), options)
 
     named = any(need in ARGUMENTS and ARGUMENTS[need][0] == "model" for need in study.needs)
-    groups = {"opening": Opening if named else Ready, "reading": Reading}
+    groups = {"opening": Opening if named else Ready, "reading": Reading, "passing": Passing}
     if study.resumable:  # it trains networks, and opens none
-        del groups["opening"]
+        del groups["opening"], groups["passing"]
     own = [one.name for one in fields(study.options)]
     reads = {name: _reading(study, name) for name in own}
     rest = [name for name in own if name not in study.needs]

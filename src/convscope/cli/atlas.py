@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convscope.cli.options import Model, Opening, Reading, Sending, expanded
+from convscope.cli.options import Model, Opening, Passing, Reading, Sending, expanded
 from convscope.cli.predict import Tune, chosen
 from convscope.cli.results import claim, new_study, progress, say, tell
 from convscope.cli.stop import stop_on_signals
 from convscope.cli.train import training_bar
-from convscope.core.run import Run
+from convscope.core.run import PLAIN, Run
 
 if TYPE_CHECKING:
     from convscope.network.load import Network
@@ -63,6 +63,7 @@ def atlas(
     opening: Opening,
     reading: Reading,
     sending: Sending,
+    passing: Passing,
 ) -> None:
     """The strongest pictures of every feature map beside their projections, as a static page.
 
@@ -73,13 +74,15 @@ def atlas(
     claim(options.out)
     studies = [read_study(each) for each in options.study or ()]
     network = opening.network(model)
-    with reading.open(pictures) as folder, new_study(options.out) as place:
+    over = passing.over(options.out)
+    with reading.open(pictures) as folder, new_study(options.out, instead=over) as place:
         mining = {
             "layers": options.layers.split(",") if options.layers else None,
             "k": options.top,
             "rule": sending.rule,
             "other": sending.other,
             "tuning": chosen(network, options.tune),
+            "run": passing.run(options.out),
         }
         title = options.title
         make_atlas(network, folder, place, progress, mining, title=title, studies=studies)
@@ -113,10 +116,13 @@ def make_atlas(
     table = layer_table(network.model, network.preprocess.shape)
     judge = None if judged is not None else _judge(network, folder, mining.get("tuning"))
     with bars("strongest pictures") as tick:
-        run = Run(progress=tick)
-        _, pictures, projected = features(network, folder, **mining, also=judge, run=run)
-    if judge is not None:
-        judged, network = judge.told(network)
+        asked = {**mining, "run": mining.get("run", PLAIN).telling(tick), "also": judge}
+        _, pictures, projected = features(network, folder, **asked)
+    if judge is not None and judge.why:
+        say(f"accuracy left out: {judge.why}")
+        network = replace(network, notes=(*network.notes, f"no accuracy: {judge.why}"))
+    elif judge is not None:
+        judged = judge.evaluation()
     accuracy = (judged.top1, judged.top5) if judged is not None else ()
     card = model_card(network, table, *accuracy)
     total = len(mining.get("layers") or ()) or sum(kind == "Conv2d" for kind in table.kind)
@@ -126,31 +132,7 @@ def make_atlas(
         return write_atlas(out, card, table, pictures, layers, title=title, **more)
 
 
-class _Spared:
-    """A judge whose failing costs the atlas nothing but the accuracy, and is noted."""
-
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
-        self._why = ""
-
-    def __call__(self, pictures: Sequence[Picture]) -> None:
-        from convscope.core.errors import ModelError
-
-        if not self._why:
-            try:
-                self._judge(pictures)
-            except ModelError as fault:
-                self._why = fault.what
-
-    def told(self, network: Network) -> tuple[Evaluation | None, Network]:
-        """The accuracy, and the network with a note where there is none."""
-        if not self._why:
-            return self._judge.evaluation(), network
-        say(f"accuracy left out: {self._why}")
-        return None, replace(network, notes=(*network.notes, f"no accuracy: {self._why}"))
-
-
-def _judge(network: Network, folder: Pictures, tuning: Tuning | None) -> _Spared | None:
+def _judge(network: Network, folder: Pictures, tuning: Tuning | None) -> Judge | None:
     """Who tells the accuracy, where the folder's classes are the network's, one a picture."""
     from convscope.core.errors import ModelError
     from convscope.representations.predict import Judge
@@ -158,7 +140,7 @@ def _judge(network: Network, folder: Pictures, tuning: Tuning | None) -> _Spared
     if not folder.classes or not set(folder.classes) <= set(network.classes):
         return None
     try:
-        return _Spared(Judge(network, folder, tuning=tuning))
+        return Judge(network, folder, tuning=tuning)
     except ModelError:  # independent labels, or no scores of classes: no accuracy
         return None
 

@@ -8,21 +8,24 @@ listed after its own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from functools import wraps
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from convscope.cli.results import reporting, say
-from convscope.core.errors import UsageError
+from convscope.core.errors import ConvscopeError, StopAsked, UsageError
 from convscope.core.publish import require_free
 from convscope.studies.base import hints
 
 if TYPE_CHECKING:
+    from convscope.core.run import Progress, Run
     from convscope.network.network import Network
     from convscope.pictures.pictures import Frame, Picture, Pictures
 
@@ -55,7 +58,17 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
         out = told.get("out") or next(
             (group.out for group in built.values() if hasattr(group, "out")), None
         )
+        passing = next((group for group in built.values() if isinstance(group, Passing)), None)
+        if passing is not None and passing.new and out is not None:
+            out = passing.fresh(out)
+            told |= {"out": out} if "out" in told else {}
+            built = {
+                name: replace(group, out=out) if hasattr(group, "out") else group
+                for name, group in built.items()
+            }
         with ExitStack() as ends:
+            if passing is not None and out is not None:
+                ends.enter_context(passing.keeping(out))
             for group in built.values():
                 if isinstance(group, Reading):
                     ends.enter_context(reporting(group.opened, out))
@@ -234,6 +247,73 @@ class Sending:
     other: Annotated[
         str, typer.Option(help="Activations such as GELU on the way down: refuse, or gradient.")
     ] = "refuse"
+
+
+@dataclass(frozen=True)
+class Passing:
+    """How passes over pictures are computed, and where what is finished is kept meanwhile."""
+
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that run the network on parts of the pictures."),
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of torch, in each; results depend on it a little.")
+    ] = None
+    run_folder: Annotated[
+        str | None,
+        typer.Option(help="Folder or URL for finished parts; default: OUT-run, until OUT is done."),
+    ] = None
+    new: Annotated[
+        bool, typer.Option("--new", help="Begin anew, under a name with a number if OUT is taken.")
+    ] = False
+
+    def folder(self, out: Path) -> str:
+        """Where the finished parts of what becomes `out` are kept."""
+        return self.run_folder or str(out.with_name(f"{out.name}-run"))
+
+    def run(self, out: Path, progress: Progress | None = None) -> Run:
+        from convscope.cli.stop import StopSignals
+        from convscope.core.run import Run
+
+        engine = None
+        if self.processes is not None:
+            from convscope.scale.processes import Processes
+
+            engine = Processes(self.processes)
+        return Run(
+            progress=progress,
+            stop=StopSignals(),
+            folder=self.folder(out),
+            engine=engine,
+            threads=self.threads,
+        )
+
+    def over(self, out: Path) -> list[Path]:
+        """What is of no use once the result is there."""
+        return [] if self.run_folder else [Path(self.folder(out))]
+
+    def fresh(self, out: Path) -> Path:
+        """`out`, or the first of its names with a number that neither a result nor parts have."""
+        names = chain([out], (out.with_name(f"{out.name}-{number}") for number in count(2)))
+        return next(
+            one
+            for one in names
+            if not one.exists() and (self.run_folder or not Path(self.folder(one)).exists())
+        )
+
+    @contextmanager
+    def keeping(self, out: Path) -> Iterator[None]:
+        """Where the command does not come to its end, say what is kept, or leave nothing."""
+        place = Path(self.folder(out))
+        try:
+            yield
+        except (StopAsked, ConvscopeError) as fault:
+            if any(place.rglob("*.seg")):
+                fault.kept = fault.kept or f"the finished parts, in {place}"
+            elif not self.run_folder:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
 
 
 @dataclass(frozen=True)

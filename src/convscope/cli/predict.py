@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.options import Model, Opening, Passing, Reading, expanded
 from convscope.cli.results import add_file, claim, keep_table, new_study, progress, say, tell
 from convscope.core.errors import EnvironmentFault, UsageError, nearest, printable
 from convscope.core.run import Run
@@ -189,6 +189,7 @@ def evaluate(
     options: Judging,
     opening: Opening,
     reading: Reading,
+    passing: Passing,
 ) -> None:
     """Top-1 and top-5 on pictures with known classes, and which class is taken for which.
 
@@ -211,11 +212,11 @@ def evaluate(
                 views=options.views,
                 labels=known,
                 tuning=tuning,
-                run=Run(progress=tick),
+                run=passing.run(options.out, tick),
             )
             folder.check_bad()
     _tell(result)
-    with new_study(options.out) as place:
+    with new_study(options.out, instead=passing.over(options.out)) as place:
         save_evaluation(result, place)
         if options.beside:
             tell(*keep_table(table2(result), place / "table2.md"))

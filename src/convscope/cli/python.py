@@ -53,6 +53,7 @@ def atlas(
 
     names = [layers] if isinstance(layers, str) else layers
     mining = {"layers": names, "k": k, "rule": rule, "other": other, "tuning": tuning}
+    mining |= {"run": run}
     with opened(pictures) as folder:
         page = make_atlas(network, folder, place, bars, mining, title=title, studies=shown)
         if folder.skipped:

@@ -6,7 +6,9 @@ that `new_study(out)` gives. What is to be in every result is registered by `in_
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import sys
 import warnings
@@ -95,6 +97,7 @@ def tell(*lines: object) -> None:
         typer.echo(one_line(str(line)))
 
 
+DONE = "DONE.json"
 KINDS = ("pdf", "svg", "png")
 """For print, for pages and for looking."""
 Writer = Callable[[Path], None]
@@ -155,6 +158,18 @@ def new_study(out: Path, *, instead: Sequence[Path] = ()) -> Iterator[Path]:
         if (running := RUNNING.get(None)) is not None:
             for write in running.writers:
                 write(folder)
+        (folder / DONE).write_bytes(listed(folder))
+
+
+def listed(folder: Path) -> bytes:
+    """DONE.json: every other file of a result, with its bytes and SHA-256."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != DONE:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            files[path.relative_to(folder).as_posix()] = [path.stat().st_size, digest]
+    return (json.dumps({"schema": 1, "files": files}, indent=1) + "\n").encode()
 
 
 def add_file(place: Path, content: bytes) -> Path:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -63,6 +63,25 @@ def past_stopping() -> None:
     told as a command that was stopped."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+class StopSignals:
+    """Whether a signal to stop has come, asked by passes over pictures; it listens only inside a
+    `with`, as `stop_on_signals` does."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._asked: Callable[[], bool] = bool
+
+    def __enter__(self) -> StopSignals:
+        self._asked = self._stack.enter_context(stop_on_signals())
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self._stack.close()
+
+    def __call__(self) -> bool:
+        return self._asked()
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import Signature, signature
@@ -81,6 +82,16 @@ class Run:
         return replace(
             self, progress=lambda done, total: tick(number * total + done, parts * total)
         )
+
+    def inside(self, name: str) -> Run:
+        """For one of several passes: their parts are kept in folders of their own."""
+        return self if self.folder is None else replace(self, folder=f"{self.folder}/{name}")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While a pass runs: a `stop` that listens for signals does so only then."""
+        with self.stop if isinstance(self.stop, AbstractContextManager) else nullcontext():
+            yield
 
     def telling(self, progress: Progress | None) -> Run:
         """The same with another progress, or none."""

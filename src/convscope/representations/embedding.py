@@ -1,6 +1,6 @@
 """Embeddings (feature vectors) of a folder's pictures, their cache, exact nearest neighbours.
 
-One pass for all layers asked for, in the memory of one batch; rows go to disk as they come.
+One pass for all layers asked for, in the memory of one part; rows go to disk as they come.
 Batches are canonical (batch number = picture number // BATCH, unusable places blank), as forward
 passes of other batch sizes round differently.
 
@@ -15,8 +15,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -36,11 +36,13 @@ from convscope.lens.lens import Lens
 from convscope.lens.twin import bare
 from convscope.network.arguments import FolderLike, Layers, pictures_of, taking
 from convscope.network.network import Network, whole
-from convscope.network.provenance import recorded, weights_sha256
+from convscope.network.provenance import recorded, versions, weights_sha256
 from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures, contents
 from convscope.records.features import Embedding
+from convscope.scale.engine import Job, passed
+from convscope.scale.segments import Arrays
 from convscope.trace.layers import stages
 
 VectorKind = str | int
@@ -117,6 +119,8 @@ class Rows:
         self._count, self._wide = 0, 0
 
     def add(self, rows: Float32[np.ndarray, "_ d"]) -> None:
+        if not len(rows):
+            return
         if self._file is None:
             self._parts.append(rows)
             return
@@ -313,7 +317,12 @@ def _computed(
     def fill(places: Sequence[Path | None]) -> None:
         with ExitStack() as stack:
             rows = [stack.enter_context(closing(Rows(where))) for where in places]
-            used = _run(network, folder, plans, rows, run)
+            used = list[int]()
+            for part in passed(EmbeddingJob(network, plans), folder, run):
+                used += part.arrays["used"].tolist()
+                for plan, sink in zip(plans, rows, strict=True):
+                    sink.add(part.arrays[plan.layer])
+            folder.check_bad()
             for plan, sink, where in zip(plans, rows, places, strict=True):
                 made[plan.layer] = _record(folder, plan, used, sink.array())
                 if where is not None:
@@ -326,32 +335,63 @@ def _computed(
     return made | kept(place, plans)
 
 
-def _run(
-    network: Network,
-    folder: Pictures,
-    plans: list[_Plan],
-    rows: list[Rows],
-    run: Run,
-) -> list[int]:
-    """Fill the rows; the numbers of the pictures used."""
-    seen: dict[str, Tensor] = {}
-    edits = {plan.layer: _look(plan, seen) for plan in plans if plan.layer != PIXELS}
-    used: list[int] = []
-    preprocess = network.preprocess
-    like = blank(network.model, preprocess.shape)
-    batches = folder.batches(BATCH, preprocess.framing, aligned=True, run=run)
-    with Lens(network.model, (), edits) as lens, torch.inference_mode():
-        for pictures in batches:
-            images = preprocess.aligned(pictures, BATCH).to(like)
-            if edits:
-                lens(images)
-            here = [picture.number % BATCH for picture in pictures]
-            for plan, sink in zip(plans, rows, strict=True):
-                values = plan.of(images) if plan.layer == PIXELS else seen[plan.layer]
-                sink.add(_finite(values[here].cpu().numpy(), plan.layer, pictures))
-            used += [picture.number for picture in pictures]
-    folder.check_bad()
-    return used
+class EmbeddingJob(Job):
+    """The features of several layers for all pictures of a folder."""
+
+    name, batch = "embedding", BATCH
+
+    def __init__(self, network: Network, plans: Sequence[_Plan]) -> None:
+        self.network, self.plans = network, plans
+        self.model, self.framing = network.model, network.preprocess.framing
+        self._rows: list[list[Float32[np.ndarray, "_ d"]]] = [[] for _ in plans]
+        self._used = list[int]()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {
+            "weights_sha256": weights_sha256(bare(self.network.model)),
+            "model": self.network.spec,
+            "preprocessing": self.network.preprocess.to_json(),
+            "layers": [[plan.layer, plan.vector] for plan in self.plans],
+            **versions(),
+        }
+
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[list[Picture]], object]]:
+        seen: dict[str, Tensor] = {}
+        edits = {plan.layer: _look(plan, seen) for plan in self.plans if plan.layer != PIXELS}
+        preprocess = self.network.preprocess
+        like = blank(self.network.model, preprocess.shape)
+        with Lens(self.network.model, (), edits) as lens, torch.inference_mode():
+
+            def look(pictures: list[Picture]) -> None:
+                images = preprocess.aligned(pictures, BATCH).to(like)
+                if edits:
+                    lens(images)
+                here = [picture.number % BATCH for picture in pictures]
+                for plan, rows in zip(self.plans, self._rows, strict=True):
+                    values = plan.of(images) if plan.layer == PIXELS else seen[plan.layer]
+                    rows.append(_finite(values[here].cpu().numpy(), plan.layer, pictures))
+                self._used += [picture.number for picture in pictures]
+
+            yield look
+
+    @property
+    def pending(self) -> int:
+        return sum(values.nbytes for rows in self._rows for values in rows)
+
+    def take(self) -> Arrays:
+        arrays = {"used": np.array(self._used, np.int64)}
+        for plan, rows in zip(self.plans, self._rows, strict=True):
+            wide = rows[0].shape[1] if rows else 0
+            arrays[plan.layer] = np.concatenate([np.zeros((0, wide), np.float32), *rows])
+        self._rows, self._used = [[] for _ in self.plans], []
+        return arrays
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        if not (len(one["used"]) and len(other["used"])):  # one has no width
+            return one if len(one["used"]) else other
+        return super().merge(one, other)
 
 
 def _look(plan: _Plan, seen: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:

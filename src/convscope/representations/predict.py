@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,12 +20,14 @@ from convscope.network.arguments import FolderLike, Given, is_one, pictures_of, 
 from convscope.network.network import Network, whole
 from convscope.network.outputs import both_ways, meaning, understood
 from convscope.network.preprocess import Preprocess
-from convscope.network.provenance import recorded
+from convscope.network.provenance import recorded, versions
 from convscope.network.tuning import Execution, Tuning, blank, require_tuning
 from convscope.pictures.framing import Framing
 from convscope.pictures.opening import opened, picture_of
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.predictions import Evaluation, Prediction
+from convscope.scale.engine import Job, merged
+from convscope.scale.segments import Arrays
 
 Cuts = Callable[[UInt8[np.ndarray, "H W 3"]], list[UInt8[np.ndarray, "h w 3"]]]
 SQUARE = 256 / 224
@@ -150,49 +153,90 @@ class Answers(NamedTuple):
     way: Execution
 
 
-class Asking:
-    """The network's answers for pictures that come in some at a time, framed by `framing`."""
+class AnswersJob(Job):
+    """A network's probabilities for all pictures of a folder."""
+
+    name = "answers"
 
     def __init__(
         self,
         network: Network,
-        folder: Pictures,
         views: int = 1,
         *,
         tuning: Tuning | None = None,
-        first: Callable[[int], object] = id,
+        spared: bool = False,
     ) -> None:
-        """first: told the number of classes as soon as it is known. Raises UsageError U310."""
-        self.framing, self._cut = plan(network.preprocess, views)
+        """spared: a fault of the network is kept in `why` and ends no pass. Raises UsageError U310,
+        ModelError M520, M522."""
+        self.framing, cut = plan(network.preprocess, views)
+        self.network, self.views, self._spared = network, views, spared
         self.way = Execution(
             network.model, blank(network.model, network.preprocess.shape), tuning=tuning
         )
-        self._network, self._folder, self._first = network, folder, first
-        self._views = views
-        self._numbers: list[int] = []
-        self._shares: list[Float32[np.ndarray, "some classes"]] = []
+        self.batch, self.workers = max(1, self.way.batch // views), self.way.workers
+        black = np.zeros((*_shape(self.framing, network.preprocess.size), 3), np.uint8)
+        self.outputs = probability(network, self.way, [cut(black)]).shape[1]
+        self._renew()
 
-    def read_all(self, run: Run) -> Answers:
-        """Of all pictures. Raises DataError D118 or D161, ModelError M520, M522, M560."""
-        size = max(1, self.way.batch // self._views)
-        workers = self.way.workers
-        for some in self._folder.batches(size, self.framing, workers=workers, run=run):
-            self(some)
-        return self.answers()
+    def _renew(self) -> None:
+        self._numbers, self._shares = list[int](), list[Float32[np.ndarray, "some classes"]]()
+        self._why = ""
 
-    def __call__(self, pictures: Sequence[Picture]) -> None:
-        share = probability(self._network, self.way, [self._cut(one.pixels) for one in pictures])
-        require_finite(share, [one.name for one in pictures])
-        if not self._shares:
-            self._first(share.shape[1])
-        self._numbers += [picture.number for picture in pictures]
-        self._shares.append(share)
+    @property
+    def facts(self) -> dict[str, Any]:
+        told = self.network.provenance()
+        kept = ("model", "weights_sha256", "output", *versions())
+        return {
+            **{name: told[name] for name in kept if name in told},
+            "preprocessing": self.network.preprocess.to_json(),
+            "views": self.views,
+            "batch": self.batch,
+            **self.way.origin,
+        }
 
-    def answers(self) -> Answers:
-        """All so far. Raises DataError D118 or D161 if there are none."""
-        self._folder.require_usable(len(self._shares))
-        numbers = np.array(self._numbers, dtype=np.int64)
-        return Answers(numbers, np.concatenate(self._shares), self.way)
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[list[Picture]], object]]:
+        _, cut = plan(self.network.preprocess, self.views)
+
+        def look(pictures: list[Picture]) -> None:
+            if self._why:
+                return
+            try:
+                views = [cut(one.pixels) for one in pictures]
+                share = probability(self.network, self.way, views)
+                require_finite(share, [one.name for one in pictures])
+            except ModelError as fault:
+                if not self._spared:
+                    raise
+                self._why = fault.what
+                return
+            self._numbers += [picture.number for picture in pictures]
+            self._shares.append(share)
+
+        yield look
+
+    @property
+    def pending(self) -> int:
+        return sum(share.nbytes for share in self._shares)
+
+    def take(self) -> Arrays:
+        arrays = {
+            "number": np.array(self._numbers, np.int64),
+            "share": np.concatenate([np.zeros((0, self.outputs), np.float32), *self._shares]),
+            "why": np.frombuffer(self._why.encode(), np.uint8),
+        }
+        self._renew()
+        return arrays
+
+    def answers(self, folder: Pictures, arrays: Arrays) -> Answers:
+        """Raises DataError D118 or D161 if there are none."""
+        folder.require_usable(len(arrays["number"]))
+        return Answers(arrays["number"], arrays["share"], self.way)
+
+
+def _shape(framing: Framing, size: tuple[int, int]) -> tuple[int, int]:
+    """Of a framed picture, where it is always the same."""
+    return framing.crop or size
 
 
 def probability(
@@ -324,31 +368,42 @@ def evaluate(
         return _evaluate(networks, pictures, views, labels, tuning, run)
 
 
-class Judge:
-    """`evaluate` on a folder that another pass reads, as that of `topk`: told the pictures of each
-    batch as they are framed for the network, it looks at them, too, and none is decoded twice."""
+class Judge(AnswersJob):
+    """`evaluate` on a folder that another pass reads, as that of `topk` (`also=judge`): it looks at
+    the pictures of each batch, too, as they are framed for the network, and none is decoded twice.
+    """
+
+    name = "judge"
 
     def __init__(self, network: Network, folder: Pictures, *, tuning: Tuning | None = None) -> None:
-        """Raises ModelError M520, M525; what else `evaluate` raises comes with the pictures."""
-        self._network, self._folder = understood(whole(network)), folder
-        meaning(self._network).require_exclusive("accuracy")
-        self._truth = np.zeros(0, np.int64)
-        self._asking = Asking(self._network, folder, tuning=tuning, first=self._first)
+        """Raises ModelError M520, M525, and DataError D160 as `evaluate`."""
+        network = understood(whole(network))
+        meaning(network).require_exclusive("accuracy")
+        super().__init__(network, tuning=tuning, spared=True)
+        self._truth = true_classes(network, folder, self.outputs, None)
+        self._folder, self._arrays = folder, dict[str, np.ndarray]()
 
-    def _first(self, outputs: int) -> None:
-        self._truth = true_classes(self._network, self._folder, outputs, None)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_folder": None}
 
-    def __call__(self, pictures: Sequence[Picture]) -> None:
-        self._asking(pictures)
+    def received(self, arrays: Arrays) -> None:
+        self._arrays = dict(arrays)
+
+    @property
+    def why(self) -> str:
+        """What kept it from an evaluation; empty if nothing did."""
+        return self._arrays["why"].tobytes().decode()
 
     def provenance(self) -> dict[str, Any]:
-        return self._network.provenance()
+        return self.network.provenance()
 
     @recorded
     def evaluation(self) -> Evaluation:
-        """Of all pictures so far. Raises DataError D118 or D161 if none has a class."""
-        result = self._asking.answers()
-        return _evaluation([self._network], self._folder, [result], self._truth, 1)
+        """Raises DataError D118 or D161 if no picture has a class, ModelError M560."""
+        if self.why:
+            raise ModelError("M560", self.network.spec, self.why)
+        result = self.answers(self._folder, self._arrays)
+        return _evaluation([self.network], self._folder, [result], self._truth, 1)
 
 
 def _require_alike(networks: Sequence[Network], tuning: Tuning | None) -> None:
@@ -370,18 +425,16 @@ def _evaluate(
     tuning: Tuning | None,
     run: Run,
 ) -> Evaluation:
-    answers: list[Answers] = []
-    truth: list[Int64[np.ndarray, "pictures"]] = []
-
-    def first(outputs: int) -> None:  # wrong labels are told before the work is done
-        if answers and outputs != answers[0].probability.shape[1]:
-            what = f"{outputs} classes, but {answers[0].probability.shape[1]} in the first network"
-            raise UsageError("U406", networks[len(answers)].spec, what)
-        truth.append(true_classes(networks[len(answers)], folder, outputs, labels))
-
-    for place, network in enumerate(networks):
-        asking = Asking(network, folder, views, tuning=tuning, first=first)
-        answers.append(asking.read_all(run.part(place, len(networks))))
+    jobs = [AnswersJob(network, views, tuning=tuning) for network in networks]
+    for job in jobs[1:]:  # what is wrong is told before the work is done
+        if job.outputs != jobs[0].outputs:
+            what = f"{job.outputs} classes, but {jobs[0].outputs} in the first network"
+            raise UsageError("U406", job.network.spec, what)
+    truth = [true_classes(network, folder, jobs[0].outputs, labels) for network in networks]
+    answers = []
+    for place, job in enumerate(jobs):
+        one = run.part(place, len(jobs)).inside(str(place))
+        answers.append(job.answers(folder, merged(job, folder, one)[0]))
     result = _evaluation(networks, folder, answers, truth[0], views)
     assumed = order_assumed(networks[0], folder, labels)
     told = {"class order": assumed} if assumed else {}

@@ -11,7 +11,7 @@ Source: Zeiler and Fergus 2014, figure 2 (the nine strongest activations of a ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ from convscope.trace.layers import chosen_layers
 WAITING = 64
 """Pictures that wait to be taken in together: a merge for each batch of a few costs a tenth more.
 The answer does not depend on it."""
+
+
+BESIDE = "beside."
+Also = Callable[[Sequence[Picture]], object] | Job | None
+TABLES = ("value", "image", "row", "column", "content", "active", "invalid")
 
 
 class Slots:
@@ -220,7 +225,7 @@ def topk(
     batch: int | None = None,
     part: tuple[int, int] = (0, 1),
     tuning: Tuning | None = None,
-    also: Callable[[Sequence[Picture]], object] | None = None,
+    also: Also | tuple[Also, ...] = None,
     run: Run = PLAIN,
 ) -> TopK:
     """The k strongest distinct pictures of every feature map, with value and place.
@@ -230,7 +235,8 @@ def topk(
     together; by default that of `tuning`, or else `usual_batch`, the same on every machine. part:
     (i, n) looks only at every n-th batch from the i-th on; `TopK.merge` of all n parts is the
     whole. tuning: what `tune` chose for this machine; the same for all parts. also: looks at the
-    same pictures: told those of each batch, framed (see `predict.Judge`). A picture's activation
+    same pictures: told those of each batch, framed; a Job (as `predict.Judge`) wherever the batch
+    is computed, a function only of those that are computed here and now. A picture's activation
     is its largest over all places; a map's NaNs never enter, and are counted; a unit of a fully
     connected layer is a map of one place. Unusable pictures are left out (`folder.skipped`) and
     their number is kept.
@@ -247,6 +253,15 @@ def topk(
         return job.mined(pictures, part, run)
 
 
+def _beside(arrays: Arrays) -> Arrays:
+    """Those of the other job."""
+    return {
+        name.removeprefix(BESIDE): array
+        for name, array in arrays.items()
+        if name.startswith(BESIDE)
+    }
+
+
 class TopKJob(Job):
     """What is looked at in every picture, and how."""
 
@@ -261,7 +276,7 @@ class TopKJob(Job):
         *,
         batch: int | None = None,
         tuning: Tuning | None = None,
-        also: Callable[[Sequence[Picture]], object] | None = None,
+        also: Also | tuple[Also, ...] = None,
     ) -> None:
         black = blank(model, preprocess.shape)
         self.names = tuple(chosen_layers(model, layers, black))
@@ -272,14 +287,16 @@ class TopKJob(Job):
         self.way = Execution(model, black, self.names, tuning)
         self.batch = self.way.batch if batch is None else batch
         self.framing, self.workers = preprocess.framing, self.way.workers
-        self._weights, self._also = weights_sha256(model), also
+        self._weights, others = weights_sha256(model), also if isinstance(also, tuple) else (also,)
+        self._beside = next((one for one in others if isinstance(one, Job)), None)
+        self._here = [one for one in others if one is not None and not isinstance(one, Job)]
         if not (k >= 1 and self.batch >= 1):
             what = "k and batch are at least 1"
             raise UsageError("U221", f"k {k}, batch {self.batch}", what)
         self._renew()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_also": None, "ranks": None}
+        return {**self.__dict__, "_here": [], "ranks": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -295,6 +312,7 @@ class TopKJob(Job):
             "preprocessing": self.preprocess.to_json(),
             **self.way.origin,
             **versions(),
+            **({} if self._beside is None else {self._beside.name: dict(self._beside.facts)}),
         }
 
     def told(self) -> dict[str, Any]:
@@ -304,7 +322,11 @@ class TopKJob(Job):
     def looking(self) -> Iterator[Callable[[list[Picture]], object]]:
         way, size = self.way, self.batch
         edits = {name: self._look(layer) for layer, name in enumerate(self.names)}
-        with Lens(way.model, (), edits) as lens, torch.inference_mode(), way.running():
+        with ExitStack() as stack:
+            beside = [stack.enter_context(self._beside.looking())] if self._beside else []
+            lens = stack.enter_context(Lens(way.model, (), edits))
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(way.running())
 
             def look(pictures: list[Picture]) -> None:
                 self.ranks.begin(Slots.of(pictures, size, self.device))
@@ -313,8 +335,8 @@ class TopKJob(Job):
                     layer = self.names[self.ranks.unseen[0]]
                     raise ModelError("M502", layer, "did not run on every picture")
                 self.seen += len(pictures)
-                if self._also is not None:
-                    self._also(pictures)
+                for other in (*self._here, *beside):
+                    other(pictures)
 
             yield look
 
@@ -331,11 +353,21 @@ class TopKJob(Job):
             arrays = self.ranks.arrays(np.array([shape[2] for shape in self.shapes]))
         arrays["seen"] = np.array(self.seen)
         self._renew()
+        if self._beside is not None:
+            arrays |= {BESIDE + name: array for name, array in self._beside.take().items()}
         return arrays
+
+    @property
+    def pending(self) -> int:
+        return self._beside.pending if self._beside else 0
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         counts = {name: one[name] + other[name] for name in ("active", "invalid", "seen")}
-        return {**strongest(one, other, self.k), **counts}
+        result = {**strongest(one, other, self.k), **counts}
+        if self._beside is not None:
+            both = self._beside.merge(_beside(one), _beside(other))
+            result |= {BESIDE + name: array for name, array in both.items()}
+        return result
 
     def mined(self, folder: Pictures, part: tuple[int, int], run: Run) -> TopK:
         index, parts = part
@@ -347,6 +379,8 @@ class TopKJob(Job):
             self.may_be_empty = True
         arrays, told = merged(self, folder, run, numbers)
         folder.check_bad()
+        if self._beside is not None:
+            self._beside.received(_beside(arrays))
         return self.record(arrays, told, {"parts": [list(part)]})
 
     def record(
@@ -356,7 +390,7 @@ class TopKJob(Job):
         devices = sorted({str(one["device"]) for one in told if "device" in one})
         if devices:
             origin["device"] = "; ".join(devices)
-        tables = {name: table for name, table in arrays.items() if name != "seen"}
+        tables = {name: arrays[name] for name in TABLES}
         starts = np.cumsum([0, *(shape[0] for shape in self.shapes)], dtype=np.int64)
         seen = int(arrays["seen"])
         return TopK(layers=self.names, starts=starts, seen=seen, origin=origin, **tables)

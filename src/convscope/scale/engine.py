@@ -76,6 +76,9 @@ class Job(ABC):
         """What one pass over both, one after the other, would have given."""
         return {name: np.concatenate([one[name], other[name]]) for name in one}
 
+    def received(self, arrays: Arrays) -> None:  # noqa: B027 - most are not taken along
+        """Told all in the end, where another job took this one along."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -194,6 +197,7 @@ def passed(
     numbers = range(len(folder)) if numbers is None else numbers
     used = place = 0
     with ExitStack() as stack:
+        stack.enter_context(run.listening())
         for segment in _Pass(job, folder, numbers, run, stack).parts():
             used, place = used + segment.used, segment.stop
             yield segment

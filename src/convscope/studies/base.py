@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -63,10 +63,6 @@ class Ask(Protocol):
         """The folder that the result will be."""
 
     @property
-    def parts(self) -> Path:
-        """Beside it, the folder that keeps what is finished until the result is there."""
-
-    @property
     def told(self) -> Mapping[str, Any]:
         """What the command line says of the network's preprocessing, as `load` takes it."""
 
@@ -81,6 +77,9 @@ class Ask(Protocol):
 
     def progress(self, what: str) -> Progress:
         """A bar on a terminal, which appears with its first step in the place of any other."""
+
+    def run(self, what: str) -> Run:
+        """The same for passes over pictures, with where their finished parts are kept."""
 
     def training(self) -> AbstractContextManager[Mapping[str, Any]]:
         """`progress` and `stop` of a training, as keyword arguments."""
@@ -145,8 +144,6 @@ class Study:
     """Its name in the shell; the folder's with hyphens, if none is given."""
     aliases: tuple[str, ...] = ()
     """Older names of the command, which still work."""
-    parts: str = ""
-    """What is kept in `Ask.parts` when it is stopped, from where it goes on."""
     resumable: bool = False
     """Whether the same command may go on in its folder: its results are in `result` there."""
     about: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
@@ -176,8 +173,7 @@ class Study:
             return module.from_command(ask, options)
         network = ask.network()
         with ask.pictures() as folder:
-            tick = ask.progress(self.doing)
-            result = self.call(network, folder, **arguments(options, tick))
+            result = self.call(network, folder, **arguments(options, ask.run(self.doing)))
             folder.check_bad()
         return result
 
@@ -201,7 +197,7 @@ def records_of(result: Any) -> Mapping[str, Record]:
     return {"": result.record if isinstance(result, Illustrated) else result}
 
 
-def arguments(options: Any, progress: Progress, **run: Any) -> dict[str, Any]:
+def arguments(options: Any, run: Run) -> dict[str, Any]:
     """The options that the study's function takes, as its keyword arguments, and its `run`."""
     kind = type(options)
     taken = {
@@ -210,7 +206,7 @@ def arguments(options: Any, progress: Progress, **run: Any) -> dict[str, Any]:
         if not option_of(kind, one.name)[1].command_only
     }
     seed = taken.pop("seed", 0)
-    return {**taken, "run": Run(seed=seed, progress=progress, **run)}
+    return {**taken, "run": replace(run, seed=seed)}
 
 
 @cache

@@ -73,7 +73,7 @@ def _look(
     for place, (epoch, path) in enumerate(checkpoints.items()):
         result = open_checkpoint(path)
         fit(model, result.weights, name=result.name, network=network.spec)
-        recorder.run = run.part(place, len(checkpoints))
+        recorder.run = run.part(place, len(checkpoints)).inside(str(epoch))
         recorder.look(epoch, model)
 
 
@@ -93,9 +93,9 @@ def from_command(ask: Ask, options: Options) -> dict[str, Record]:
     network = _named(ask, options.model)
     with ask.pictures() as whole:
         folder = whole.subset(range(0, len(whole), options.every))
-        tick = ask.progress("looking at epochs")
+        run = ask.run("looking at epochs")
         features, layers = evolution(
-            options.checkpoints, folder, network, **arguments(options, tick)
+            options.checkpoints, folder, network, **arguments(options, run)
         )
     return {"features": features, "convergence": layers}
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -56,7 +56,7 @@ from convscope.representations.projections import (
     backward_paths,
     projections,
 )
-from convscope.representations.topk import topk
+from convscope.representations.topk import Also, topk
 from convscope.studies.base import Ask, arguments
 from convscope.studies.features import Options
 from convscope.studies.features.record import KEPT, kept_features
@@ -154,7 +154,7 @@ def mined(
     k: int,
     side: int,
     tuning: Tuning | None = None,
-    also: Callable[[Sequence[Picture]], object] | None = None,
+    also: Also = None,
     run: Run = PLAIN,
 ) -> Looking:
     """The strongest pictures and the receptive fields; see `features`."""
@@ -169,12 +169,9 @@ def mined(
         deconvnet(model, empty, last, rule=up, overlap=overlap, other=other)
     pictures = Framed(folder, preprocess.framing)
 
-    def look(some: Sequence[Picture]) -> None:
-        pictures.keep(some)  # so that none is decoded again for its patches
-        if also is not None:
-            also(some)
-
-    result = topk(network, folder, names, k=k, tuning=tuning, also=look, run=run)
+    # What is framed here and now is kept, so that none of it is decoded again for its patches.
+    seeing = (pictures.keep, also)
+    result = topk(network, folder, names, k=k, tuning=tuning, also=seeing, run=run)
     known = fields(model, preprocess.shape, names)
     return Looking(network, pictures, result, known, side, options, ways)
 
@@ -413,7 +410,7 @@ def features(
     overlap: Overlap = "add",
     other: Other = "refuse",
     tuning: Tuning | None = None,
-    also: Callable[[Sequence[Picture]], object] | None = None,
+    also: Also = None,
     run: Run = PLAIN,
 ) -> tuple[TopK, PictureRecord, Iterator[LayerFeatures]]:
     """The k strongest pictures of every feature map, with patches and projections.
@@ -554,8 +551,8 @@ def from_command(ask: Ask, options: Options) -> dict[str, LayerFeatures]:
     else:
         network = ask.network()
         with ask.pictures() as folder:
-            tick = ask.progress("strongest pictures")
+            run = ask.run("strongest pictures")
             records = chosen_features(
-                network, folder, **arguments(options, tick), units=units or (), count=count
+                network, folder, **arguments(options, run), units=units or (), count=count
             )
     return {f"{KEPT}{number}": record for number, record in enumerate(records)}

@@ -484,16 +484,16 @@ def _batches(
 def from_command(ask: Ask, options: Options) -> dict[str, Filters]:
     """Of the network, and of the one that it is compared with."""
 
-    def one(network: Network, folder: Pictures | None) -> Filters:
-        tick = ask.progress(f"looking at {network.spec}"[:28])
-        return filters(network, folder, **arguments(options, tick))
+    def one(name: str, network: Network, folder: Pictures | None) -> Filters:
+        run = ask.run(f"looking at {network.spec}"[:28]).inside(name)
+        return filters(network, folder, **arguments(options, run))
 
     networks = {"network": ask.network()}
     if options.against:
         networks["against"] = ask.network(options.against, checkpoint=options.against_checkpoint)
     if not ask.given:
-        return {name: one(network, None) for name, network in networks.items()}
+        return {name: one(name, network, None) for name, network in networks.items()}
     with ask.pictures() as folder:
-        result = {name: one(network, folder) for name, network in networks.items()}
+        result = {name: one(name, network, folder) for name, network in networks.items()}
         folder.check_bad()
     return result

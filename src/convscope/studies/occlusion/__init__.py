@@ -90,5 +90,4 @@ STUDY = Study(
     scores=True,
     paper="figure 7",
     function="occlusion_study",
-    parts="finished pictures",
 )

@@ -266,7 +266,7 @@ def from_command(ask: Ask, options: Options) -> dict[str, Record]:
         result = occlusion_study(
             network,
             folder,
-            **arguments(options, ask.progress("hiding parts"), folder=ask.parts),
+            **arguments(options, ask.run("hiding parts")),
             boxes=_boxes(ask, folder, options.boxes),
             others=source,
             searching=ask.progress("strongest pictures"),

@@ -174,5 +174,5 @@ def from_command(ask: Ask, options: Options) -> PointingGame:
     methods = chosen(names or ["all"], options.layer)
     with ask.pictures() as folder:
         boxes = read_boxes(options.boxes or folder.beside(BOXES_FILE))
-        tick = ask.progress("pointing")
-        return pointing_game(ask.network(), folder, boxes, methods, **arguments(options, tick))
+        run = ask.run("pointing")
+        return pointing_game(ask.network(), folder, boxes, methods, **arguments(options, run))

@@ -327,7 +327,7 @@ def from_command(ask: Ask, options: Options) -> Probes:
         result = probes(
             ask.network(),
             folder,
-            **arguments(options, ask.progress("features")),
+            **arguments(options, ask.run("features")),
             training=ask.progress("classifiers"),
         )
     say_short(ask, result.short)

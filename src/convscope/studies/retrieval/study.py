@@ -72,8 +72,8 @@ def similar(
     require_search(k, metric)
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
-    embedded = partial(embedding, network, layers=[layer], vector=vector, cache=cache, run=run)
-    asked, base, alone = _features(embedded, queries, folder)
+    embedded = partial(embedding, network, layers=[layer], vector=vector, cache=cache)
+    asked, base, alone = _features(embedded, queries, folder, run)
     ours, theirs = asked[layer], base[layer]
     own = np.arange(len(ours.name)) if alone else None
     nearest, distance = nearest_vectors(ours.values, theirs.values, k, metric=metric, without=own)
@@ -115,10 +115,8 @@ def duplicates(
             raise UsageError("U428", f"{name}={value}", "is no cosine, from -1 to 1")
     network = whole(network)
     layer = default_layer(network) if layer is None else layer
-    embedded = partial(
-        embedding, network, layers=[PIXELS, layer], vector=vector, cache=cache, run=run
-    )
-    asked, base, alone = _features(embedded, folder, other)
+    embedded = partial(embedding, network, layers=[PIXELS, layer], vector=vector, cache=cache)
+    asked, base, alone = _features(embedded, folder, other, run)
     kinds = _pairs(asked, base, layer, alone, (pixels_from, features_from))
     return _duplicates(asked, base, layer, kinds, (pixels_from, features_from), alone)
 
@@ -143,20 +141,21 @@ def require_search(k: int, metric: str) -> None:
 
 
 def _features(
-    embedded: Callable[[Pictures], dict[str, Embedding]],
+    embedded: Callable[..., dict[str, Embedding]],
     queries: FolderLike,
     folder: FolderLike | None,
+    run: Run,
 ) -> tuple[dict[str, Embedding], dict[str, Embedding], bool]:
     """Of the queries and of what is searched, and whether these are one folder."""
     with ExitStack() as stack:
         ours = stack.enter_context(opened(_named(queries)))
-        asked = embedded(ours)
+        asked = embedded(ours, run=run.inside("queries"))
         if folder is None:
             return asked, asked, True
         theirs = stack.enter_context(opened(folder))
         if [*ours.paths] == [*theirs.paths]:
             return asked, asked, True
-        base = embedded(theirs)
+        base = embedded(theirs, run=run.inside("searched"))
     return asked, base, False
 
 
@@ -270,7 +269,7 @@ def from_command(ask: Ask, options: Options) -> Illustrated:
     base = None if options.inside is None else ask.pictures(options.inside)
     network = ask.network()
     with asked, base or asked:
-        tick = ask.progress("looking")
+        run = ask.run("looking")
         if options.twice:
             pairs = duplicates(
                 network,
@@ -281,12 +280,12 @@ def from_command(ask: Ask, options: Options) -> Illustrated:
                 features_from=options.features_from,
                 vector=options.vector,
                 cache=options.cache,
-                run=Run(progress=tick),
+                run=run,
             )
             rows = pairs.rows()
             ours = _small(asked, pairs.first_number[rows])
             return Illustrated(pairs, (ours, _small(base or asked, pairs.second_number[rows])))
-        result = similar(network, asked, base, **arguments(options, tick))
+        result = similar(network, asked, base, **arguments(options, run))
         rows = result.rows()
         places = result.nearest[rows]
         ours = _small(asked, result.query_number[rows])

@@ -221,13 +221,13 @@ def from_command(ask: Ask, options: Options | ListOptions) -> Transfer | ListTra
                 options.source,
                 vector=options.vector,
                 cache=options.cache,
-                run=Run(progress=ask.progress("looking")),
+                run=ask.run("looking"),
             )
             ask.say(twice.summary())
         result = transfer(
             network,
             folder,
-            **arguments(options, ask.progress("features")),
+            **arguments(options, ask.run("features")),
             without=twice,
             scratch=plan,
             runs=None if plan is None else ask.out.with_name(f"{ask.out.name}-runs"),
@@ -345,7 +345,7 @@ def _lists_from_command(ask: Ask, options: ListOptions) -> ListTransfer:
     lists = read_lists(options.teach), read_lists(options.judge)
     with ask.pictures() as folder:
         result = transfer_lists(
-            ask.network(), folder, *lists, **arguments(options, ask.progress("features"))
+            ask.network(), folder, *lists, **arguments(options, ask.run("features"))
         )
     ask.say(
         f"{result.pictures[0]:,} pictures to teach, {result.several:,} of them several classes; "
