@@ -515,7 +515,7 @@ def test_the_command_keeps_all_and_can_be_given_again(
     assert kept >= {"record.json", "objects", "summary.md", "table.csv", "figure.svg", "figure.png"}
     assert "table.md" not in kept  # too many for a line each
     assert kept >= {"objects-figure.pdf"}
-    assert not (tmp_path / "out-parts").exists()
+    assert not (tmp_path / "out-run").exists()
     assert read_study(out).title == "Occlusion"
     record = Occlusions.load(out)
     assert (record.origin["layer"], record.number.tolist()) == ("pool5", [0, 1, 2])
@@ -540,14 +540,15 @@ def test_a_command_that_is_stopped_says_where_it_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def stopped(*_: object, run: Run, **__: object) -> None:
-        Path(str(run.folder)).mkdir()
+        Path(str(run.folder)).mkdir(parents=True)
+        (Path(str(run.folder)) / "1.seg").touch()
         raise StopAsked(signal.SIGINT)
 
     monkeypatch.setattr("convscope.studies.occlusion.study.occlusion_study", stopped)
     spec, out = "zfnet:width=0.0625,head=compact", tmp_path / "out"
     assert command(["occlusion", spec, str(bright), "--out", str(out)]) == 130
     assert (
-        f"Kept: finished pictures, in {out}-parts. Next: the same command goes on from there."
+        f"Kept: the finished parts, in {out}-run. Next: the same command goes on from there."
         in capsys.readouterr().err
     )
     assert not out.exists()

@@ -34,7 +34,7 @@ Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 @dataclass(frozen=True)
-class Pages:
+class Pages(Sending):
     """What an atlas shows."""
 
     out: Annotated[Path, typer.Option(help="New folder for the pages.")] = Path("atlas")
@@ -62,7 +62,6 @@ def atlas(
     options: Pages,
     opening: Opening,
     reading: Reading,
-    sending: Sending,
     passing: Passing,
 ) -> None:
     """The strongest pictures of every feature map beside their projections, as a static page.
@@ -79,15 +78,14 @@ def atlas(
         mining = {
             "layers": options.layers.split(",") if options.layers else None,
             "k": options.top,
-            "rule": sending.rule,
-            "other": sending.other,
+            "rule": options.rule,
+            "other": options.other,
             "tuning": chosen(network, options.tune),
             "run": passing.run(options.out),
         }
         title = options.title
         make_atlas(network, folder, place, progress, mining, title=title, studies=studies)
-    page = options.out / "index.html"
-    tell(page)
+    tell(page := options.out / "index.html")
     if options.open_page:
         typer.launch(page.resolve().as_uri())
 

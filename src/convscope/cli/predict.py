@@ -199,28 +199,22 @@ def evaluate(
     from convscope.records.predictions import table2
     from convscope.representations.predict import evaluate as measure
 
-    claim(options.out)
+    claim(out := options.out)
     options.require_table()
     known = None if options.labels is None else read_labels(options.labels)
     with reading.open(pictures, workers=options.workers) as folder:
         networks = _together(model, options, opening)
         tuning = chosen(networks[0], options.tune)
         with progress("evaluating") as tick:
-            result = measure(
-                networks,
-                folder,
-                views=options.views,
-                labels=known,
-                tuning=tuning,
-                run=passing.run(options.out, tick),
-            )
+            way = {"views": options.views, "labels": known, "tuning": tuning}
+            result = measure(networks, folder, **way, run=passing.run(out, tick))
             folder.check_bad()
     _tell(result)
-    with new_study(options.out, instead=passing.over(options.out)) as place:
+    with new_study(out, instead=passing.over(out)) as place:
         save_evaluation(result, place)
         if options.beside:
             tell(*keep_table(table2(result), place / "table2.md"))
-    tell(options.out)
+    tell(out)
 
 
 def _together(model: str, options: Judging, opening: Opening) -> list[Network]:
