@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -206,7 +206,7 @@ def evaluate(
         networks = _together(model, options, opening)
         tuning = chosen(networks[0], options.tune)
         with progress("evaluating") as tick:
-            way = {"views": options.views, "labels": known, "tuning": tuning}
+            way: dict[str, Any] = {"views": options.views, "labels": known, "tuning": tuning}
             result = measure(networks, folder, **way, run=passing.run(out, tick))
             folder.check_bad()
     _tell(result)

@@ -52,8 +52,7 @@ def atlas(
         yield run.progress or (lambda *_: None)
 
     names = [layers] if isinstance(layers, str) else layers
-    mining = {"layers": names, "k": k, "rule": rule, "other": other, "tuning": tuning}
-    mining |= {"run": run}
+    mining = {"layers": names, "k": k, "rule": rule, "other": other, "tuning": tuning, "run": run}
     with opened(pictures) as folder:
         page = make_atlas(network, folder, place, bars, mining, title=title, studies=shown)
         if folder.skipped:
