@@ -18,19 +18,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.core.errors import Stopped
+from convscope.core.errors import EnvironmentFault, Stopped, UsageError
 from convscope.core.run import Run
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.records.topk import TopK
-from convscope.representations.topk import topk
+from convscope.representations.topk import TopKJob, topk
+from convscope.scale import processes, ray_engine
+from convscope.scale.engine import Work
 from convscope.scale.folder import RunFolder
 from convscope.scale.processes import Lost, Parts
 from convscope.scale.ray_engine import RayEngine
-from tests.nets import Slow
+from tests.nets import Ender, Slow
 
-ray = pytest.importorskip("ray", reason="Ray is not installed (convscope[ray])")
+ray = pytest.importorskip("ray", reason="Ray is not installed: convscope[ray]")
 READY = Preprocess(Framing(None, (40, 40)), (0, 0, 0), (1, 1, 1), scale=1.0)
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 QUICK = {
@@ -110,10 +112,10 @@ def same(one: TopK, other: TopK, tmp: Path) -> bool:
 
 
 def test_a_cluster_gives_the_same_bytes(cluster: Any, place: Path, tmp_path: Path) -> None:
-    engine = RayEngine(cluster.address, part=4)
     done: list[int] = []
-    run = Run(engine=engine, progress=lambda some, _: done.append(some))
-    assert same(mined(place), mined(place, run), tmp_path)
+    engine = RayEngine(cluster.address, num_cpus=1, part=4)
+    run = Run(engine=engine, threads=2, progress=lambda some, _: done.append(some))
+    assert same(mined(place, Run(threads=2)), mined(place, run), tmp_path)
     assert done == sorted(done)
     assert done[-1] == 40
     assert not ray.is_initialized()
@@ -200,3 +202,89 @@ def test_an_object_store_holds_pictures_and_parts(
     here = mined(place)
     assert all(np.array_equal(getattr(here, n), getattr(result, n)) for n in TABLES)
     assert same(result, mined("s3://bucket/pictures"), tmp_path)
+
+
+@pytest.fixture
+def white(tmp_path: Path) -> Path:
+    where = tmp_path / "some"
+    where.mkdir()
+    for number in range(6):
+        pixels = np.full((40, 40, 3), 255 if number == 4 else number, np.uint8)
+        Image.fromarray(pixels).save(where / f"{number}.png")
+    return where
+
+
+def test_a_picture_that_ends_its_actor_each_time_is_named(
+    cluster: Any, white: Path, tmp_path: Path
+) -> None:
+    model = Ender(str(tmp_path / "counter"), 1000)
+    run = Run(engine=RayEngine(cluster.address, part=6), folder=tmp_path / "run")
+    with pytest.raises(EnvironmentFault, match=r"4\.png to 5\.png: .* ended") as told:
+        topk(model, white, k=2, batch=2, preprocess=READY, run=run)
+    assert told.value.code == "R651"
+    assert (tmp_path / "counter").read_text() == "..."
+
+
+def test_a_hung_actor_is_replaced(
+    cluster: Any, white: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 4.0)
+    model = Ender(str(tmp_path / "counter"), 1, signal.SIGSTOP)
+    run = Run(engine=RayEngine(cluster.address, part=6))
+    assert topk(model, white, k=2, batch=2, preprocess=READY, run=run).seen == 6
+    assert (tmp_path / "counter").read_text() == ".."
+
+
+def test_an_actor_without_room_is_refused(cluster: Any, place: Path) -> None:
+    with pytest.raises(EnvironmentFault, match="needs 1 CPU, 1 GPU: no node has them") as told:
+        mined(place, Run(engine=RayEngine(cluster.address, num_gpus=1), threads=1))
+    assert told.value.code == "R657"
+
+
+def test_a_cluster_that_is_not_there_is_told(place: Path) -> None:
+    with pytest.raises(EnvironmentFault, match=r"Ray at 127\.0\.0\.1:9: cannot be reached") as told:
+        mined(place, Run(engine=RayEngine("127.0.0.1:9")))
+    assert told.value.code == "R655"
+
+
+def test_without_ray_it_is_told_what_to_install(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EnvironmentFault, match=r"pip install 'convscope\[ray\]'") as told:
+        mined(place, Run(engine=RayEngine()))
+    assert told.value.code == "R626"
+
+
+@pytest.mark.parametrize("numbers", [{"workers": 0}, {"num_gpus": -1}, {"num_cpus": float("nan")}])
+def test_impossible_numbers_are_refused(numbers: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(numbers))):
+        RayEngine(**numbers)
+
+
+def test_a_node_that_differs_is_refused(place: Path) -> None:
+    picture, versions = os.fsencode(place / "00.png"), ray_engine._versions()
+    size, actor = (place / "00.png").stat().st_size, ray_engine.Actor(1)
+    told = ray_engine._Told(None, versions, [(picture, size)])
+    actor._require(told)
+    for other, words in (
+        (told._replace(versions={**versions, "torch": "1.0"}), "while the command has 1.0"),
+        (told._replace(device="cuda"), "has no GPU"),
+        (told._replace(pictures=[(picture + b"x", size)]), "does not have .*00.pngx"),
+        (told._replace(pictures=[(picture, size + 1)]), "has another .*00.png"),
+    ):
+        with pytest.raises(EnvironmentFault, match=words) as fault:
+            actor._require(other)
+        assert fault.value.code == "R656"
+
+
+def test_a_pass_moves_to_the_device_of_its_actor(place: Path) -> None:
+    with Pictures(place) as pictures:
+        job = TopKJob(Slow(0), READY, None, 3, batch=4)
+        work = Work(job, pictures, range(len(pictures)), 1)
+        moved = processes.unpacked(processes.packed(work), "meta")
+        assert {one.device.type for one in processes.networks_of(moved)[0].parameters()} == {"meta"}
+        assert moved.job.told() == {"device": "meta"}
+        with pytest.raises(UsageError, match="on meta, and the actors have no GPU") as told:
+            RayEngine().working(moved).__enter__()
+    assert told.value.code == "U223"

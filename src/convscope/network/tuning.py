@@ -176,6 +176,10 @@ class Execution:
             return usual_batch(self.model, self._picture)
         return self._tuning.batch
 
+    @property
+    def device(self) -> torch.device:
+        return self._picture.device
+
     def running(self) -> contextlib.AbstractContextManager[None]:
         if self._tuning is None:
             return contextlib.nullcontext()

@@ -282,7 +282,7 @@ class TopKJob(Job):
         self.names = tuple(chosen_layers(model, layers, black))
         if not self.names:
             raise ModelError("M501", "the network", "has no convolution to watch")
-        self.preprocess, self.k, self.device = preprocess, k, black.device
+        self.preprocess, self.k = preprocess, k
         self.shapes = _shapes(model, self.names, black)
         self.way = Execution(model, black, self.names, tuning)
         self.batch = self.way.batch if batch is None else batch
@@ -314,6 +314,11 @@ class TopKJob(Job):
             **versions(),
             **({} if self._beside is None else {self._beside.name: dict(self._beside.facts)}),
         }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.way.device
 
     def told(self) -> dict[str, Any]:
         return {"device": device_words(self.device)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -36,6 +37,9 @@ FIRST = 600.0
 MOST_FAILED = 5
 """Actors that may fail before they begin."""
 AGAIN = "give the same command again when it is well"
+TRIED = 20.0
+"""Seconds for a connection to the cluster."""
+PLACE = re.compile(r"(?:ray://)?(.+):(\d+)")
 SAMPLE = 5
 """Pictures of which each node is asked whether it has them."""
 
@@ -115,6 +119,7 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _require_there(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handler = signal.getsignal(signal.SIGTERM)
     told: dict[str, Any] = {} if "://" in (address or "") else {"include_dashboard": False}
@@ -131,6 +136,16 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _require_there(address: str | None) -> None:
+    """Ray itself would try for minutes."""
+    place = PLACE.fullmatch(address or os.environ.get("RAY_ADDRESS", ""))
+    if place is not None:
+        try:
+            socket.create_connection((place[1].strip("[]"), int(place[2])), TRIED).close()
+        except (OSError, OverflowError) as fault:
+            raise _gone(place[0], f"cannot be reached ({_said(fault)})") from fault
 
 
 def _gone(address: str | None, what: str) -> EnvironmentFault:
