@@ -8,7 +8,6 @@ end with that fault, and one tells it. Also torch's deterministic mode.
 from __future__ import annotations
 
 import atexit
-import itertools
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
+from uuid import uuid4
 
 import torch
 from torch import distributed, nn
@@ -78,7 +78,6 @@ WAITING = timedelta(minutes=30)
 """How long one waits for the others in a step, while all give signs of life."""
 Children = dict[int, subprocess.Popen[bytes]]
 """Processes that this one started, by rank."""
-_runs = itertools.count()
 
 
 @dataclass
@@ -152,20 +151,17 @@ class Processes:
 
     @contextmanager
     def _watching(self, started: Children) -> Iterator[None]:
-        run, store = str(next(_runs)), _store(self.rank)
-        if self.here == self.count:  # with several machines, torchrun's restart has a new store
-            run += "." + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = _store(self.rank)
         # A connection of its own: the group's may be kept waiting.
-        own = PrefixStore(f"watch{run}", store).clone()
-        self.watch = Watch(own, (self.rank, self.count, self.local), started)
+        self.watch = Watch(store.clone(), (self.rank, self.count, self.local), started)
         try:
-            self.watch.join()
+            name = self.watch.join()
             cuda = self.device.type == "cuda"
             if cuda:
                 torch.cuda.set_device(self.device)
             distributed.init_process_group(
                 "nccl" if cuda else "gloo",
-                store=PrefixStore(f"run{run}", store),
+                store=PrefixStore(f"{name}/group", store),
                 rank=self.rank,
                 world_size=self.count,
                 timeout=WAITING,
@@ -346,25 +342,63 @@ class Watch:
         self._children = children
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._who = [f"process {number} of {self._count}" for number in range(self._count)]
-        self._joined, self._over, self._noting = False, threading.Event(), threading.Lock()
+        self._met = self._joined = False
+        self._over, self._noting = threading.Event(), threading.Lock()
         self._beats, self._ticks = [(0, 0)] * self._count, 0
         for work in (self._live, self._guard):
             threading.Thread(target=work, name="watch", daemon=True).start()
 
-    def join(self) -> None:
-        """Wait for all, and learn where they are. Raises EnvironmentFault R642."""
+    def join(self) -> str:
+        """Wait for all, and learn where they are; the name of this meeting, which no other has.
+        Raises EnvironmentFault R642."""
         who = f"{self._who[self._rank]} (pid {os.getpid()} on {socket.gethostname()})"
+        until = time.monotonic() + JOINING.total_seconds()
+        name = self._meet(until)
+        self._store = PrefixStore(name, self._store)
         self._store.set(f"who/{self._rank}", who)
-        until, missing = time.monotonic() + JOINING.total_seconds(), set(range(self._count))
-        while missing:
-            if self.fault is not None:
-                raise self.fault
-            if time.monotonic() > until:
-                raise _absent(self._named(missing))
-            missing = {n for n in missing if not self._store.check([f"who/{n}", f"beat/{n}"])}
-            time.sleep(BEAT / 5 if missing else 0)
+        self._met = True
+        while missing := self._without([f"who/{n}" for n in range(self._count)]):
+            self._pause(until, self._named(missing))
+        while missing := self._without([f"beat/{n}" for n in range(self._count)]):
+            self._pause(until, self._named(missing))
         self._who = [self._store.get(f"who/{n}").decode() for n in range(self._count)]
         self._joined = True
+        return name
+
+    def _meet(self, until: float) -> str:
+        """Agree with those that are here now: torchrun's store may hold what an earlier start left.
+        The first one tells whom it sees, by names drawn at random, until each has found itself."""
+        mine, places = uuid4().hex, [f"here/{n}" for n in range(self._count)]
+        self._store.set(places[self._rank], mine)
+        missing = list(range(1, self._count))
+        while missing:
+            if not self._rank:
+                absent = self._without(places)
+                seen = [
+                    "" if n in absent else self._store.get(p).decode() for n, p in enumerate(places)
+                ]
+                self._store.set("seen", json.dumps(seen))
+                missing = self._without([f"{mine}/{n}" for n in range(1, self._count)])
+                missing = [n + 1 for n in missing]
+            elif self._store.check(["seen"]):
+                seen = json.loads(self._store.get("seen"))
+                if seen[self._rank] == mine:
+                    self._store.add(f"{seen[0]}/{self._rank}", 1)
+                    return str(seen[0])
+            if missing:
+                self._pause(until, self._named(missing if not self._rank else [0]))
+        return mine
+
+    def _without(self, keys: Sequence[str]) -> list[int]:
+        """Which of these keys are not there?"""
+        return [number for number, key in enumerate(keys) if not self._store.check([key])]
+
+    def _pause(self, until: float, missing: str) -> None:
+        if self.fault is not None:
+            raise self.fault
+        if time.monotonic() > until:
+            raise _absent(missing)
+        time.sleep(BEAT / 5)
 
     def wait(self, place: str) -> None:
         """For all to be at this place, however long it takes, while all give signs of life."""
@@ -390,7 +424,8 @@ class Watch:
         """The end of it; who has the store lets the others read the note first."""
         until = time.monotonic() + 3 * BEAT
         with suppress(RuntimeError):
-            left = self._count if self.fault is None else self._store.add("left", 1)
+            going = self.fault is not None and self._met
+            left = self._store.add("left", 1) if going else self._count
             while not self._rank and left < self._count and time.monotonic() < until:
                 time.sleep(BEAT / 10)
                 left = self._store.add("left", 0)
@@ -406,8 +441,9 @@ class Watch:
             self._without_store()
 
     def _look(self) -> None:
-        self._store.add(f"beat/{self._rank}", 1)
-        if self._store.check(["end"]):
+        if self._met:
+            self._store.add(f"beat/{self._rank}", 1)
+        if self._met and self._store.check(["end"]):
             self._end(Stopped("R576", "", ""))  # what is there already counts
         ended = {rank: child.poll() for rank, child in self._children.items()}
         for rank in (rank for rank, status in ended.items() if status):
@@ -443,7 +479,8 @@ class Watch:
                 mine = json.dumps([self._rank, type(fault).__name__, *said])
                 note = mine
                 with suppress(RuntimeError):  # where the store is gone, each tells its own
-                    note = self._store.compare_set("end", "", mine).decode()
+                    if self._met:
+                        note = self._store.compare_set("end", "", mine).decode()
                 self.fault = fault if note == mine else _noted(note)
             return self.fault
 
