@@ -178,6 +178,7 @@ NO_RECORD = {
         "Box",
         "ConvscopeError",
         "Pictures",
+        "Processes",
         "RayEngine",
         "Lens",
         "Neuron",

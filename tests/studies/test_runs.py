@@ -25,8 +25,10 @@ from convscope.scale.processes import Processes
 from convscope.scale.rows import packed, unpacked
 from convscope.studies.explain.record import Explanation
 from convscope.studies.explain.study import Checks, explain_folder
+from convscope.studies.invariance.study import invariance
 from convscope.studies.occlusion.study import occlusion_study
 from convscope.studies.pointing.study import pointing_game
+from convscope.studies.unit_ablation.study import silence
 from tests.nets import Residual
 
 COUNT = 6
@@ -60,7 +62,23 @@ def points(network: Network, folder: Pictures, run: Run) -> list[Record]:
     return [replace(record, seconds=0 * record.seconds)]
 
 
-STUDIES: dict[str, Study] = {"occlusion": occlusion, "explain": explain, "pointing": points}
+def moved(network: Network, folder: Pictures, run: Run) -> list[Record]:
+    changes = {"vertical": [-3, 4], "rotation": [20]}
+    return [invariance(network, folder, changes=changes, border="mirror", run=run)]
+
+
+def silenced(network: Network, folder: Pictures, run: Run) -> list[Record]:
+    labels = {name: 1 for name in folder.names if name != "3.png"}
+    return [silence(network, folder, ["conv2", "bn3"], fill="mean", labels=labels, run=run)]
+
+
+STUDIES: dict[str, Study] = {
+    "occlusion": occlusion,
+    "explain": explain,
+    "pointing": points,
+    "invariance": moved,
+    "unit ablation": silenced,
+}
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class RowJob(Job, Generic[T]):
     def pending(self) -> int:
         return self._bytes
 
-    def take(self) -> Arrays:
+    def take(self) -> dict[str, np.ndarray]:
         rows, self._rows, self._bytes = self._rows, [], 0
         sizes = np.array([len(row) for row in rows], np.int64)
         return {"rows": np.frombuffer(b"".join(rows), np.uint8), "size": sizes}
@@ -66,10 +66,13 @@ class RowJob(Job, Generic[T]):
     def rows(self, folder: Pictures, run: Run, numbers: Sequence[int] | None = None) -> Iterator[T]:
         """Of all usable pictures, in order. Raises as `engine.passed`."""
         for part in passed(self, folder, run, numbers):
-            content, place = memoryview(part.arrays["rows"].data), 0
-            for size in part.arrays["size"].tolist():
-                yield unpacked(content[place : place + size], self.kind)
-                place += size
+            yield from self.rows_in(part.arrays)
+
+    def rows_in(self, arrays: Arrays) -> Iterator[T]:
+        content, place = memoryview(arrays["rows"].data), 0
+        for size in arrays["size"].tolist():
+            yield unpacked(content[place : place + size], self.kind)
+            place += size
 
 
 def digest(told: Any) -> str:

@@ -44,6 +44,7 @@ from convscope.network.arguments import (
 from convscope.network.network import Network, finite, forward, prepared, whole
 from convscope.network.outputs import Target, Targets, meaning, understood
 from convscope.network.provenance import recorded
+from convscope.network.tuning import blank
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.maps import Attribution, Faithfulness, Randomisation, Sensitivity
@@ -285,6 +286,14 @@ def probabilities(
     share = meaning(network).probabilities(scores)
     result: Float32[np.ndarray, "classes"] = share[0].cpu().numpy().astype(np.float32)
     return result
+
+
+def class_count(network: Network) -> int:
+    """How many classes it has scores for. Raises ModelError M520 (none)."""
+    known = meaning(network)
+    if known.where is None:
+        return len(probabilities(network, blank(network.model, network.preprocess.shape)[0]))
+    return known.classes
 
 
 def target_index(network: Network, share: np.ndarray, target: Target | None) -> int:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, Float64, Int32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -34,6 +35,10 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.representations.predict import class_names, true_classes
+from convscope.scale.engine import merged
+from convscope.scale.rows import RowJob, digest
+from convscope.scale.segments import Arrays
+from convscope.studies.explain.study import class_count
 from convscope.studies.invariance.record import Invariance
 from convscope.trace.layers import ends
 
@@ -213,18 +218,30 @@ def invariance(
     preprocess = network.preprocess
     steps = _steps(paper_changes(preprocess.size) if changes is None else changes)
     wanted = _layers(network, layers)
-    rows: list[dict[str, Any]] = []
     with opened(folder) as pictures:
-        framing = partial(_canvas, preprocess=preprocess, beyond=beyond)
-        for (picture,) in pictures.batches(1, framing, run=run):
-            rows.append(_row(network, picture, steps, border, wanted, len(rows) < SHOWN))
+        truth = _truth(network, pictures, labels)
+        job = InvarianceJob(network, wanted, steps, truth, border=border, beyond=beyond)
+        arrays, _ = merged(job, pictures, run)
         return Invariance(
-            **_of_pictures(network, pictures, rows, labels),
+            **_of_pictures(network, pictures, list(job.rows_in(arrays))),
             **_of_steps(steps),
+            examples=arrays["examples"],
             layers=tuple(wanted),
             border=_in_words(preprocess, border, beyond),
             origin={"method": "invariance", "pictures": pictures.place},
         )
+
+
+def _truth(
+    network: Network, folder: Pictures, labels: Mapping[str, int] | None
+) -> Int64[np.ndarray, "pictures"]:
+    """The class of each picture, -1 where it is not known."""
+    try:
+        return true_classes(network, folder, class_count(network), labels)
+    except DataError:
+        if labels is not None:
+            raise
+    return np.full(len(folder), -1, np.int64)
 
 
 def _steps(changes: Changes) -> list[tuple[str, float]]:
@@ -255,42 +272,102 @@ def _of_steps(steps: Sequence[tuple[str, float]]) -> dict[str, Any]:
     }
 
 
-def _of_pictures(
-    network: Network,
-    folder: Pictures,
-    rows: Sequence[dict[str, Any]],
-    labels: Mapping[str, int] | None,
-) -> dict[str, Any]:
+def _of_pictures(network: Network, folder: Pictures, rows: Sequence[_Row]) -> dict[str, Any]:
     """The record's fields of the pictures, from what is kept of each."""
-    numbers = [row.pop("number") for row in rows]
-    examples = [row.pop("examples") for row in rows]
-    shares = np.stack([row.pop("shares") for row in rows])
+    names = class_names(network, class_count(network))
+    probability = np.stack([row.probability for row in rows])
+    likeliest = np.stack([row.likeliest for row in rows])
     return {
-        **_followed(network, folder, numbers, shares, labels),
-        **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
-        "examples": np.stack(examples[:SHOWN]),
+        "pictures": tuple(folder.names[row.number] for row in rows),
+        "target": np.array([row.target for row in rows], np.int64),
+        "known": np.array([row.known for row in rows]),
+        "names": tuple(names[row.target] for row in rows),
+        "probability": probability[:, 1:],
+        "base_probability": probability[:, 0],
+        "likeliest": likeliest[:, 1:],
+        "base_likeliest": likeliest[:, 0],
+        "distance": np.stack([row.distance for row in rows]),
+        "normalised": np.stack([row.normalised for row in rows]),
+        "filled": np.stack([row.filled for row in rows]),
     }
 
 
-def _row(
-    network: Network,
-    picture: Picture,
-    steps: Sequence[tuple[str, float]],
-    border: Border | str,
-    layers: Sequence[str],
-    shown: bool,
-) -> dict[str, Any]:
-    """All that is kept of one picture, which comes as its canvas."""
-    size = network.preprocess.size
-    fill: Any = _mean_colour(network.preprocess) if border == "mean" else border
-    plain = middle(picture.pixels, size)
-    warped = [warp(picture.pixels, size, *step, fill) for step in steps]
-    return {
-        **_answers(network, picture.name, [plain, *(pixels for pixels, _ in warped)], layers),
-        "filled": np.array([share for _, share in warped], np.float32),
-        "number": picture.number,
-        "examples": _examples(warped, steps) if shown else None,
-    }
+@dataclass(frozen=True)
+class _Row:
+    """What is kept of one picture; first as it is, then after each step."""
+
+    number: int
+    target: int
+    known: bool
+    """Whether the target is its true class, or else the likeliest."""
+    probability: Float32[np.ndarray, "steps_and_1"]
+    """Of the target."""
+    likeliest: Int32[np.ndarray, "steps_and_1"]
+    distance: Float64[np.ndarray, "steps layers"]
+    normalised: Float64[np.ndarray, "steps layers"]
+    filled: Float32[np.ndarray, "steps"]
+
+
+class InvarianceJob(RowJob[_Row]):
+    """Each picture after every step, and what the first few look like then."""
+
+    name, kind = "invariance", _Row
+
+    def __init__(
+        self,
+        network: Network,
+        layers: Sequence[str],
+        steps: Sequence[tuple[str, float]],
+        truth: Int64[np.ndarray, "pictures"],
+        *,
+        border: Border | str,
+        beyond: bool,
+    ) -> None:
+        facts = {
+            **network.facts,
+            "layers": list(layers),
+            "steps": digest(steps),
+            "true classes": digest(truth.tolist()),
+            "border": border if isinstance(border, str) else list(border),
+            "beyond": beyond,
+        }
+        super().__init__(facts)
+        self.framing = partial(_canvas, preprocess=network.preprocess, beyond=beyond)
+        self.network, self.layers, self.steps, self.truth = network, layers, steps, truth
+        self.fill: Any = _mean_colour(network.preprocess) if border == "mean" else border
+        self.examples: list[np.ndarray] = []
+
+    def row(self, picture: Picture) -> _Row:
+        size = self.network.preprocess.size
+        plain = middle(picture.pixels, size)
+        warped = [warp(picture.pixels, size, *step, self.fill) for step in self.steps]
+        if len(self.examples) < SHOWN:
+            self.examples.append(_examples(warped, self.steps))
+        moved = [plain, *(pixels for pixels, _ in warped)]
+        distance, normalised, shares = _answers(self.network, picture.name, moved, self.layers)
+        likeliest = shares.argmax(1).astype(np.int32)
+        label = int(self.truth[picture.number])
+        target = label if label >= 0 else int(likeliest[0])
+        return _Row(
+            number=picture.number,
+            target=target,
+            known=label >= 0,
+            probability=shares[:, target].astype(np.float32),
+            likeliest=likeliest,
+            distance=distance,
+            normalised=normalised,
+            filled=np.array([share for _, share in warped], np.float32),
+        )
+
+    def take(self) -> dict[str, np.ndarray]:
+        changes = len({name for name, _ in self.steps})
+        none = np.zeros((0, changes, 3, SIDE, SIDE, 3), np.uint8)
+        shown, self.examples = self.examples, []
+        return {**super().take(), "examples": np.stack(shown) if shown else none}
+
+    def merge(self, one: Arrays, other: Arrays) -> dict[str, np.ndarray]:
+        both = dict(super().merge(one, other))
+        return {**both, "examples": both["examples"][:SHOWN]}
 
 
 def _canvas(image: Any, preprocess: Preprocess, beyond: bool) -> UInt8[np.ndarray, "h w 3"]:
@@ -300,9 +377,9 @@ def _canvas(image: Any, preprocess: Preprocess, beyond: bool) -> UInt8[np.ndarra
 @torch.inference_mode()
 def _answers(
     network: Network, name: str, pixels: Sequence[UInt8[np.ndarray, "h w 3"]], layers: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Of one picture, which comes first, and its transformed ones: distances at each layer, and
-    each class's probability."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one picture, which comes first, and its transformed ones: distances at each layer, also
+    of features at length 1, and each class's probability."""
     like = next(network.model.parameters(), torch.empty(0))
     first: list[Tensor] = []
     read = meaning(network)
@@ -324,7 +401,7 @@ def _answers(
     shares = torch.cat([batch[0] for batch in columns[2]]).numpy()
     if not (np.isfinite(distance).all() and np.isfinite(shares).all()):
         raise ModelError("M514", name, "features or scores of it are not finite")
-    return {"distance": distance, "normalised": normalised, "shares": shares}
+    return distance, normalised, shares
 
 
 def _apart(
@@ -336,36 +413,6 @@ def _apart(
 def _unit(features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
     """At length 1; a vector of zeros stays one."""
     return features / features.square().sum(1, keepdim=True).sqrt().clamp_min(1e-150)
-
-
-def _followed(
-    network: Network,
-    folder: Pictures,
-    numbers: Sequence[int],
-    shares: Float[np.ndarray, "pictures steps_and_1 classes"],
-    labels: Mapping[str, int] | None,
-) -> dict[str, Any]:
-    """Which class of each picture is followed, and what becomes of its probability."""
-    truth = np.full(len(numbers), -1, np.int64)
-    try:
-        truth = true_classes(network, folder, shares.shape[2], labels)[list(numbers)]
-    except DataError:
-        if labels is not None:
-            raise
-    likeliest = shares.argmax(2).astype(np.int32)
-    target = np.where(truth >= 0, truth, likeliest[:, 0]).astype(np.int64)
-    probability = np.take_along_axis(shares, target[:, None, None], 2)[..., 0].astype(np.float32)
-    names = class_names(network, shares.shape[2])
-    return {
-        "pictures": tuple(folder.names[number] for number in numbers),
-        "target": target,
-        "known": truth >= 0,
-        "names": tuple(names[index] for index in target),
-        "probability": probability[:, 1:],
-        "base_probability": probability[:, 0],
-        "likeliest": likeliest[:, 1:],
-        "base_likeliest": likeliest[:, 0],
-    }
 
 
 def _mean_colour(preprocess: Preprocess) -> tuple[int, ...]:

@@ -7,14 +7,14 @@ Source: the paper asks this of whole layers, retrained (Zeiler and Fergus 2014, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from convscope.core.errors import ModelError, UsageError
@@ -26,8 +26,10 @@ from convscope.network.network import Network, forward, prepared, whole
 from convscope.network.outputs import Targets, meaning, understood
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Pictures
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.representations.predict import class_names, true_classes
+from convscope.scale.rows import RowJob, digest
+from convscope.studies.explain.study import class_count
 from convscope.studies.unit_ablation.record import Silence
 from convscope.trace.layers import ends
 from convscope.trace.tail import Mixing, Without, record
@@ -35,12 +37,16 @@ from convscope.trace.tail import Mixing, Without, record
 
 @dataclass(frozen=True)
 class Answers:
-    """One picture, one layer: ln p of all classes, with all maps and without each."""
+    """One picture, one layer: ln p of the true class, with all maps and without each."""
 
-    base: Float64[np.ndarray, "classes"]
+    base: float
+    right: bool
+    """Whether the true class is the likeliest, with all maps."""
     maps: Int64[np.ndarray, "n"]
     """Those without which anything changes."""
-    without: Float64[np.ndarray, "n classes"]
+    without: Float64[np.ndarray, "n"]
+    still: Bool[np.ndarray, "n"]
+    """Whether the true class is the likeliest, without each."""
     count: int
     """Maps of the layer."""
 
@@ -64,12 +70,10 @@ class Tally:
             self.sums = {name: np.zeros(result.count) for name in names}
         self.pictures += 1
         self.counts[label] = self.counts.get(label, 0) + 1
-        base, without = float(result.base[label]), result.without[:, label]
-        right = int(result.base.argmax()) == label
+        base, without, still, right = result.base, result.without, result.still, result.right
         self.right += right
         self.loss -= base
         self.probability += np.exp(base)
-        still = result.without.argmax(1) == label
         parts = {
             "rise": base - without,
             "squares": (base - without) ** 2,
@@ -140,20 +144,81 @@ def silence(
         raise UsageError("U404", f"fill={fill}", "is neither zero nor mean")
     layers = [layers] if isinstance(layers, str) else list(layers or [_last(network)])
     with opened(folder) as pictures:
+        truth = true_classes(network, pictures, class_count(network), labels)
         levels = _levels(network, pictures, layers, fill, run)
-        truth, tallies = None, {layer: Tally() for layer in layers}
-        for number, image in _images(network, pictures, run):
-            if truth is not None and truth[number] < 0:
-                continue
-            result = {layer: _answers(network, image, layer, levels[layer]) for layer in layers}
-            if truth is None:  # only now is it known how many classes there are
-                outputs = len(result[layers[0]].base)
-                truth = true_classes(network, pictures, outputs, labels)
-            for layer in layers if truth[number] >= 0 else ():
-                _require_finite(pictures.names[number], result[layer])
-                tallies[layer].add(int(truth[number]), result[layer])
+        tallies = {layer: Tally() for layer in layers}
+        for row in SilenceJob(network, levels, truth).rows(pictures, run):
+            if row is not None:
+                for layer, answers in row.of.items():
+                    tallies[layer].add(row.label, answers)
         pictures.require_usable(tallies[layers[0]].pictures)
-        return _record(pictures, fill, levels, tallies, class_names(network, outputs))
+        return _record(pictures, fill, levels, tallies, class_names(network, class_count(network)))
+
+
+@dataclass(frozen=True)
+class _Row:
+    label: int
+    of: dict[str, Answers]
+    """By layer."""
+
+
+class SilenceJob(RowJob[_Row | None]):
+    """Each picture without every map; None where its class is not known."""
+
+    name, kind = "unit-ablation", _Row | None
+
+    def __init__(
+        self,
+        network: Network,
+        levels: Mapping[str, np.ndarray],
+        truth: Int64[np.ndarray, "pictures"],
+    ) -> None:
+        facts = {
+            "layers": {layer: digest(level.tolist()) for layer, level in levels.items()},
+            "true classes": digest(truth.tolist()),
+        }
+        super().__init__({**network.facts, **facts})
+        self.framing = network.preprocess.framing
+        self.network, self.levels, self.truth = network, levels, truth
+
+    def row(self, picture: Picture) -> _Row | None:
+        label, network = int(self.truth[picture.number]), self.network
+        if label < 0:
+            return None
+        image = prepared(network.model, network.preprocess.batch([picture.pixels]))
+        levels = self.levels.items()
+        of = {layer: _answers(network, image, layer, level) for layer, level in levels}
+        for base, _, without, _ in of.values():
+            if not (np.isfinite(base).all() and np.isfinite(without).all()):
+                what = "the network's scores for it are not finite"
+                raise ModelError("M514", picture.name, what)
+        return _Row(label, {layer: _of_class(label, *one) for layer, one in of.items()})
+
+
+def _of_class(
+    label: int, base: np.ndarray, maps: np.ndarray, without: np.ndarray, count: int
+) -> Answers:
+    still, right = without.argmax(1) == label, int(base.argmax()) == label
+    return Answers(float(base[label]), right, maps, without[:, label], still, count)
+
+
+class MeansJob(RowJob[dict[str, Any]]):
+    """Each map's mean over the places of each picture, by layer."""
+
+    name = "unit-ablation-means"
+
+    def __init__(self, network: Network, layers: Sequence[str]) -> None:
+        super().__init__({**network.facts, "layers": list(layers)})
+        self.framing = network.preprocess.framing
+        self.network, self.layers = network, layers
+
+    def row(self, picture: Picture) -> dict[str, Any]:
+        network = self.network
+        image = prepared(network.model, network.preprocess.batch([picture.pixels]))
+        with torch.no_grad(), Lens(network.model, self.layers) as lens:
+            forward(lens, image)
+            maps = {layer: _require_maps(layer, lens[layer])[0].double() for layer in self.layers}
+        return {x: one.reshape(len(one), -1).mean(1).cpu().numpy() for x, one in maps.items()}
 
 
 def _record(
@@ -189,14 +254,6 @@ def _last(network: Network) -> str:
     return ends(network.model, network.preprocess.shape).middle
 
 
-def _images(
-    network: Network, folder: Pictures, run: Run
-) -> Iterator[tuple[int, Float[Tensor, "1 c h w"]]]:
-    """The usable pictures with their numbers."""
-    for (picture,) in folder.batches(1, network.preprocess.framing, run=run):
-        yield picture.number, prepared(network.model, network.preprocess.batch([picture.pixels]))
-
-
 def _levels(
     network: Network, folder: Pictures, layers: list[str], fill: str, run: Run
 ) -> dict[str, Float64[np.ndarray, "..."]]:
@@ -205,20 +262,17 @@ def _levels(
         return dict.fromkeys(layers, np.zeros(()))
     sums: dict[str, Any] = dict.fromkeys(layers, 0.0)
     used = 0
-    with torch.no_grad(), Lens(network.model, layers) as lens:
-        for _, image in _images(network, folder, run):
-            forward(lens, image)
-            used += 1
-            for layer in layers:
-                maps = _require_maps(layer, lens[layer])[0].double()
-                sums[layer] = sums[layer] + maps.reshape(len(maps), -1).mean(1).cpu().numpy()
+    for row in MeansJob(network, layers).rows(folder, run):
+        used += 1
+        sums = {layer: total + row[layer] for layer, total in sums.items()}
     return {layer: np.asarray(total / max(1, used)) for layer, total in sums.items()}
 
 
 def _answers(
     network: Network, image: Float[Tensor, "1 c h w"], layer: str, level: np.ndarray
-) -> Answers:
-    """Ln p of all classes for one picture, with all maps of the layer and without each."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Ln p of all classes for one picture, with all maps of the layer; the maps without which
+    anything changes, ln p without each of these, and how many maps there are."""
 
     def scores(output: Any) -> Tensor:
         return ANY.answer(output)
@@ -240,7 +294,7 @@ def _answers(
     result = [_ln(network, without.scores(part)) for part in without.parts(maps)]
     base = _ln(network, tail.score)
     joined = np.concatenate(result) if result else np.zeros((0, base.shape[1]))
-    return Answers(base[0], maps.cpu().numpy(), joined, output.shape[1])
+    return base[0], maps.cpu().numpy(), joined, output.shape[1]
 
 
 def _ln(network: Network, scores: Float[Tensor, "n classes"]) -> Float64[np.ndarray, "n classes"]:
@@ -253,8 +307,3 @@ def _require_maps(layer: str, output: Tensor) -> Tensor:
         shape = " × ".join(map(str, output.shape[1:]))
         raise ModelError("M506", layer, f"puts out no feature maps ({shape} a picture)")
     return output
-
-
-def _require_finite(picture: str, result: Answers) -> None:
-    if not (np.isfinite(result.base).all() and np.isfinite(result.without).all()):
-        raise ModelError("M514", picture, "the network's scores for it are not finite")
