@@ -67,3 +67,16 @@ def test_a_command_of_pictures_takes_the_share_of_bad_ones(
     for command in commands:
         assert run([command, "--help"]) == 0
         assert "--max-bad" in capsys.readouterr().out, command
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("--engine spark", "only ray"), ("--address a:1", "--engine ray"), ("--gpus 1", "--gpus: is")],
+)
+def test_an_engine_that_is_not_there_is_refused_before_the_work(
+    options: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["atlas", "zfnet", "nowhere", "--out", "nowhere/a", *options.split()]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("convscope: error[U224]: ")
+    assert said in told

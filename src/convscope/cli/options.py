@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from convscope.cli.results import reporting, say
-from convscope.core.errors import ConvscopeError, StopAsked, UsageError
+from convscope.core.errors import ConvscopeError, StopAsked, UsageError, shown
 from convscope.core.publish import require_free
 from convscope.studies.base import hints
 
@@ -260,6 +260,17 @@ class Passing:
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of torch, in each; results depend on it a little.")
     ] = None
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="ray", help="Where parts are computed: ray, on a Ray cluster."),
+    ] = None
+    address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the Ray cluster; default: $RAY_ADDRESS, or this machine."),
+    ] = None
+    gpus: Annotated[
+        float, typer.Option(min=0, help="GPUs for each process on a Ray cluster; 0.5: two on one.")
+    ] = 0
     run_folder: Annotated[
         str | None,
         typer.Option(help="Folder or URL for finished parts; default: OUT-run, until OUT is done."),
@@ -276,18 +287,34 @@ class Passing:
         from convscope.cli.stop import StopSignals
         from convscope.core.run import Run
 
-        engine = None
-        if self.processes is not None:
-            from convscope.scale.processes import Processes
-
-            engine = Processes(self.processes)
         return Run(
             progress=progress,
             stop=StopSignals(),
             folder=self.folder(out),
-            engine=engine,
+            engine=self._computing(),
             threads=self.threads,
         )
+
+    def __post_init__(self) -> None:
+        """Raises UsageError U224."""
+        if self.engine not in (None, "ray"):
+            raise UsageError("U224", f"--engine {shown(self.engine)}", "there is only ray")
+        if self.engine is None and (self.address is not None or self.gpus):
+            option = "--gpus" if self.address is None else "--address"
+            what = "is for Ray clusters alone"
+            raise UsageError("U224", option, what, next_step="add --engine ray, or leave it out")
+
+    def _computing(self) -> Any:
+        """What computes the parts; None for this process."""
+        if self.engine is not None:
+            from convscope.scale.ray_engine import RayEngine
+
+            return RayEngine(self.address, self.processes, self.gpus)
+        if self.processes is None:
+            return None
+        from convscope.scale.processes import Processes
+
+        return Processes(self.processes)
 
     def over(self, out: Path) -> list[Path]:
         """What is of no use once the result is there."""
