@@ -373,6 +373,15 @@ def test_what_passes_costs_no_picture(
         assert not folder.skipped
 
 
+def test_a_picture_is_asked_for_again_when_others_can_be_had(herd: str, faulty: Faulty) -> None:
+    """The network may have been down for as long as this one was tried, and no longer."""
+    passing = {"/herd/37.png": iter([OSError("503")] * 4)}
+    with Pictures(herd) as folder:
+        faulty.fails = lambda key, _call: next(passing.get(key, iter(())), None)
+        assert len(list(folder.read())) == 60
+        assert not folder.skipped
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
