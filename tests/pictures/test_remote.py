@@ -385,7 +385,7 @@ def test_a_picture_is_asked_for_again_when_others_can_be_had(herd: str, faulty: 
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
-        (ConnectionResetError("reset by peer"), "D123", "eight times (reset by peer)"),
+        (ConnectionResetError("reset by peer"), "D123", "tried again and again (reset by peer)"),
         (PermissionError("Access Denied"), "D122", "cannot be read (Access Denied)"),
         (FileNotFoundError("x"), "D121", "gone since it was listed"),
     ],

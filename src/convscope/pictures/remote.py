@@ -61,6 +61,8 @@ MOST_MISSED, MISSED_WITHIN = 20, 60.0
 BLOCK = 16 << 10
 """Bytes of an archive that are asked for at a time: the headers of a sample, and its label."""
 NO_PARTS = "its server does not give parts of a file"
+LATE = 10.0
+"""Seconds of trying after which no other try is begun."""
 AGAIN = "the same command again, when the network is well"
 WEB = ("http://", "https://")
 """Where names are quoted."""
@@ -299,18 +301,21 @@ class Store:
                 fault = again
         raise fault
 
+    def called(self, name: bytes) -> str:
+        """What messages call a picture in it."""
+        below = name.decode("utf-8", "backslashreplace").removeprefix(last_of(self.url))
+        return f"{self.shown}/{below.removeprefix('/')}" if below else self.shown
+
     def outage(self, fault: Exception, what: str, path: bytes = b"") -> ConvscopeError:
         """What to say when it is the place's fault, or that of the way to it."""
-        name = path.decode("utf-8", "backslashreplace")
-        name = name.removeprefix(last_of(self.url)).removeprefix("/")
-        where = f"{self.shown}/{name}" if name else self.shown
+        where = self.called(path)
         if type(fault).__name__ in MALFORMED:
             return UsageError("U483", where, f"is no such URL ({reason(fault)})")
         if is_refusal(fault):
             step = "check the credentials, which the environment or a configuration file has"
             said = f"{what}: access is refused ({reason(fault)})"
             return EnvironmentFault("R608", where, said, next_step=step)
-        said = f"{what}, four times ({reason(fault)})"
+        said = f"{what}, tried again and again ({reason(fault)})"
         return EnvironmentFault("R605", where, said, next_step=AGAIN)
 
     def _missing(self, one: Fetched, fault: Exception) -> Fault | ConvscopeError:
@@ -324,7 +329,7 @@ class Store:
         if many:
             what = f"more than {MOST_MISSED} pictures within a minute could not be read"
             return self.outage(fault, what, one.name)
-        return Fault("D123", f"could not be fetched, eight times ({reason(fault)})")
+        return Fault("D123", f"could not be fetched, tried again and again ({reason(fault)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +346,9 @@ class Fetched(Elsewhere):
 
     def fetch(self, limits: Limits) -> bytes:
         return self.store.fetch(self, limits)
+
+    def called(self) -> str:
+        return self.store.called(self.name)
 
 
 class _Blocks(io.RawIOBase):
@@ -438,7 +446,9 @@ class RemoteListing(Listing):
 
 
 def retried(ask: Callable[[], Result]) -> Result:
-    """What this gives; faults that may pass are tried again three times."""
+    """What this gives; faults that may pass are tried again three times, unless the library below
+    has done so already."""
+    begin = time.monotonic()
     for pause in (*PAUSES, None):
         try:
             return ask()
@@ -447,7 +457,8 @@ def retried(ask: Callable[[], Result]) -> Result:
         except Exception as told:
             fault = _meant(told)
             final = isinstance(fault, FINAL) or type(fault).__name__ in MALFORMED
-            if pause is None or final or is_refusal(fault):
+            is_late = time.monotonic() - begin > LATE
+            if pause is None or is_late or final or is_refusal(fault):
                 raise fault from None
             time.sleep(pause)
     raise AssertionError

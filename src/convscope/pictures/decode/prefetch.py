@@ -45,6 +45,10 @@ class Elsewhere(ABC):
         """The bytes. Raises Fault if this picture cannot be had, EnvironmentFault if no other
         could be had either."""
 
+    def called(self) -> str:
+        """What messages call it."""
+        return self.name.decode("utf-8", "backslashreplace")
+
 
 def begun(function: Callable[[Item], Result], item: Item) -> Future[Result]:
     """The function's call in a thread of its own, one that is idle or a new one."""
@@ -150,10 +154,9 @@ class Prefetch:
 
 
 def _silent(source: object, seconds: float) -> EnvironmentFault:
-    name = source.name if isinstance(source, Elsewhere) else b""
     return EnvironmentFault(
         "R605",
-        name.decode("utf-8", "backslashreplace"),
+        source.called() if isinstance(source, Elsewhere) else "",
         f"could not be fetched: nothing came in {seconds:g} s",
         next_step="the same command again, when the network is well",
     )
