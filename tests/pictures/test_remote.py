@@ -373,6 +373,25 @@ def test_what_passes_costs_no_picture(
         assert not folder.skipped
 
 
+def test_what_the_library_below_has_tried_for_long_is_not_tried_again(
+    herd: str, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convscope.pictures.remote.LATE", 0.05)
+    tried: list[float] = []
+
+    def fail(key: str, _call: int) -> OSError | None:
+        if not key.endswith("59.png"):
+            return None
+        time.sleep(0.1)
+        tried.append(time.monotonic())
+        return OSError("503")
+
+    with Pictures(herd, max_bad=1) as folder:
+        faulty.fails = fail
+        assert len(list(folder.read())) == 59
+        assert len(tried) == 2
+
+
 def test_a_picture_is_asked_for_again_when_others_can_be_had(herd: str, faulty: Faulty) -> None:
     """The network may have been down for as long as this one was tried, and no longer."""
     passing = {"/herd/37.png": iter([OSError("503")] * 4)}
