@@ -241,8 +241,7 @@ class _Pass:
         if run.engine is not None:
             self._compute = stack.enter_context(run.engine.working(work))
         self._names: dict[int, Kept] = {}
-        self._live: list[tuple[Kept, int]] = []
-        """Segments that may be merged, and how often each was already."""
+        self._few = Compaction(self.kept, job.merge) if self.kept else None
 
     def parts(self) -> Iterator[Segment]:
         """All, in order; fewer if it is told to stop."""
@@ -269,7 +268,7 @@ class _Pass:
         self.work.folder.recall(segment.looked)
         self.run.tick(kept.stop, len(self.work.numbers))
         self._names[kept.start] = kept
-        self._compact(segment)
+        self._have(segment)
         yield segment
 
     def _computed(self, start: int, stop: int) -> Iterator[Segment]:
@@ -277,7 +276,7 @@ class _Pass:
             seconds = SECONDS if self.kept else None
             for segment in self.work.parts(start, stop, self.run, seconds):
                 self._keep(segment)
-                self._compact(segment)
+                self._have(segment)
                 yield segment
             return
         waiting: dict[int, Segment] = {}
@@ -287,7 +286,7 @@ class _Pass:
             waiting[segment.start] = segment
             while start in waiting:
                 segment = waiting.pop(start)
-                self._compact(segment)
+                self._have(segment)
                 yield segment
                 start = segment.stop
 
@@ -295,24 +294,37 @@ class _Pass:
         if self.kept is not None:
             self._names[segment.start] = already or self.kept.keep(segment)
 
-    def _compact(self, segment: Segment) -> None:
-        """Merge what is small and lies side by side, so that few files are left."""
-        if self.kept is None:
-            return
-        self._live.append((self._names.pop(segment.start), 0))
+    def _have(self, segment: Segment) -> None:
+        if self._few is not None:
+            self._few.add(self._names.pop(segment.start))
+
+
+class Compaction:
+    """Merges segments that are small and lie side by side, so that few are left in a run folder:
+    sixteen into one, sixteen such into one, and so on."""
+
+    def __init__(self, kept: RunFolder, merge: Callable[[Arrays, Arrays], Arrays]) -> None:
+        self._kept, self._merge = kept, merge
+        self._live: list[tuple[Kept, int]] = []
+        """Segments that may be merged, and how often each was already."""
+
+    def add(self, one: Kept) -> None:
+        """The next one; they come in order."""
+        self._live.append((one, 0))
         while len(self._live) >= MOST_LIVE and self._live[-MOST_LIVE][1] == self._live[-1][1]:
             level = self._live[-1][1]
             last = [kept for kept, _ in self._live[-MOST_LIVE:]]
-            parts = [part for kept in last if (part := self.kept.load(kept.name)) is not None]
+            parts = [part for kept in last if (part := self._kept.load(kept.name)) is not None]
+            # What a merge would give, where arrays grow with the pictures.
             size = sum(array.nbytes for part in parts for array in part.arrays.values())
-            if len(parts) < MOST_LIVE or size > MOST_BYTES:
+            if len(parts) < MOST_LIVE or size > 4 * MOST_BYTES:
                 self._live[-MOST_LIVE:] = []  # these stay as they are
                 return
-            whole = self.kept.keep(reduce(self._both, parts))
-            self.kept.drop(one.name for one in last)
+            whole = self._kept.keep(reduce(self._both, parts))
+            self._kept.drop(kept.name for kept in last)
             self._live[-MOST_LIVE:] = [(whole, level + 1)]
 
     def _both(self, one: Segment, other: Segment) -> Segment:
-        arrays = self.work.job.merge(one.arrays, other.arrays)
         looked, facts = one.looked | other.looked, {**other.facts, **one.facts}
-        return Segment(one.start, other.stop, arrays, one.used + other.used, looked, facts)
+        arrays, used = self._merge(one.arrays, other.arrays), one.used + other.used
+        return Segment(one.start, other.stop, arrays, used, looked, facts)
