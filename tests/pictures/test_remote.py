@@ -141,6 +141,22 @@ def test_the_order_is_that_of_the_paths_however_they_are_listed(
         same(here, there)
 
 
+@pytest.mark.parametrize("where", ["memory", "s3"])
+def test_a_run_that_goes_on_notices_a_file_that_was_replaced(
+    where: str, classes: Path, request: pytest.FixtureRequest
+) -> None:
+    from convscope.scale.folder import manifest
+
+    system = request.getfixturevalue(where)
+    upload(system, classes, "herd/set")
+    before = Pictures(f"{where}://herd/set")
+    assert manifest(before, range(5)) == manifest(Pictures(f"{where}://herd/set"), range(5))
+    system.pipe_file("herd/set/loose.jpg", bytes((classes / "loose.jpg").stat().st_size))
+    after = Pictures(f"{where}://herd/set")
+    assert after.sha256 == before.sha256
+    assert manifest(after, range(5)) != manifest(before, range(5))
+
+
 def test_limits_hold_and_empty_classes_keep_their_place(memory: Any, classes: Path) -> None:
     memory.put(str(classes), "/set", recursive=True)
     memory.mkdir("/set/aa")

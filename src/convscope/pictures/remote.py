@@ -61,6 +61,8 @@ MOST_MISSED, MISSED_WITHIN = 20, 60.0
 BLOCK = 16 << 10
 """Bytes of an archive that are asked for at a time: the headers of a sample, and its label."""
 NO_PARTS = "its server does not give parts of a file"
+STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "created")
+"""What S3, Google, Azure, Hugging Face and others say of a file that changes with its content."""
 LATE = 10.0
 """Seconds of trying after which no other try is begun."""
 AGAIN = "the same command again, when the network is well"
@@ -503,9 +505,7 @@ def _inside(key: str, listed: list[dict[str, Any]]) -> Iterator[Found]:
         raw = urllib.parse.unquote_to_bytes(below) if key.startswith(WEB) else os.fsencode(below)
         if not is_below or not raw or b"/" in raw or below.startswith(("?", "#")):
             continue  # the folder itself, or what a web page links to
-        stamp = next(
-            (told[name] for name in ("ETag", "etag", "mtime", "LastModified") if told.get(name)), ""
-        )
+        stamp = next((told[name] for name in STAMPS if told.get(name)), "")
         size = told.get("size")
         is_folder = told["type"] == "directory"
         yield Found(raw, is_folder, None if size is None else int(size), str(stamp))
