@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -197,3 +199,29 @@ def test_handlers_are_as_before() -> None:
     with stoppable(), stop_on_signals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_pass_that_is_stopped_keeps_its_parts_and_the_same_command_goes_on(
+    tmp_path: Path, pictures: Path
+) -> None:
+    out = tmp_path / "seen"
+    told = ["features", NET, "builtin:scenes", "--maps", "random:1", "--out", str(out)]
+    each = "from convscope.scale import engine; engine.SECONDS = -1; " + RUN[2]  # a part a batch
+    command = [*RUN[:2], each, *told]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("seen-run/*/*/seg/*.seg")) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "Next: give the same command again to go on" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["seen-run"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["seen"]
+    files = json.loads((out / "DONE.json").read_text())["files"]
+    there = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()}
+    assert there.keys() - {"DONE.json"} == files.keys()
+    for name, (size, digest) in files.items():
+        content = there[name].read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (size, digest)

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from convscope.cli.results import reporting, say
-from convscope.core.errors import ConvscopeError, StopAsked, UsageError, shown
+from convscope.core.errors import (
+    ConvscopeError,
+    EnvironmentFault,
+    StopAsked,
+    Stopped,
+    UsageError,
+    shown,
+)
 from convscope.core.publish import require_free
 from convscope.studies.base import hints
 
@@ -333,12 +340,14 @@ class Passing:
     def keeping(self, out: Path) -> Iterator[None]:
         """Where the command does not come to its end, say what is kept, or leave nothing."""
         place = Path(self.folder(out))
+        was_there = place.exists()
         try:
             yield
         except (StopAsked, ConvscopeError) as fault:
-            if any(place.rglob("*.seg")):
+            goes_on = isinstance(fault, StopAsked | EnvironmentFault | Stopped)
+            if (goes_on or getattr(fault, "code", "") == "D118") and any(place.rglob("*.seg")):
                 fault.kept = fault.kept or f"the finished parts, in {place}"
-            elif not self.run_folder:
+            elif not was_there and not self.run_folder:
                 shutil.rmtree(place, ignore_errors=True)
             raise
 

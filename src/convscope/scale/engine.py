@@ -202,7 +202,11 @@ def passed(
             used, place = used + segment.used, segment.stop
             yield segment
     if place < len(numbers):
-        kept = "" if run.folder is None else f"{place:,} of {len(numbers):,} pictures, in "
+        kept = (
+            ""
+            if run.folder is None or not place
+            else f"{place:,} of {len(numbers):,} pictures, in "
+        )
         step = "give the same command again to go on" if kept else ""
         kept += redacted(str(run.folder)) if kept else ""
         raise Stopped("R575", job.name, "stopped as asked", kept=kept, next_step=step)
