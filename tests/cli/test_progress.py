@@ -52,3 +52,19 @@ def test_commands_print_by_these_two_alone() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and path.name not in ("results.py", "app.py"):
                 assert ast.unparse(node.func) not in ("print", "typer.echo", "sys.stdout.write")
+
+
+def test_where_no_terminal_looks_on_a_line_a_minute_tells_how_it_goes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.progress("looking") as tick:
+        for second in range(150):
+            now[0] = float(second)
+            tick(100 + 2 * second, 1000)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "looking: 220 of 1,000, 2 a second, 6 min left",
+        "looking: 340 of 1,000, 2 a second, 6 min left",
+    ]

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,11 +35,48 @@ if TYPE_CHECKING:
 Tick = Callable[[int, int], None]
 
 
+EVERY = 60.0
+"""Seconds between lines of progress where no terminal looks on, as in a batch system's log."""
+
+
+class Pace:
+    """How fast a pass goes, since it was begun or gone on with here."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.begun, self.told = what, time.monotonic(), time.monotonic()
+        self.first: int | None = None
+
+    def words(self, done: int) -> str:
+        """`12.3 a second, 2 skipped`."""
+        self.first = done if self.first is None else self.first
+        rate = (done - self.first) / max(1e-9, time.monotonic() - self.begun)
+        skipped = sum(len(folder.skipped) for folder in _folders())
+        parts = [f"{rate:,.3g} a second" if rate else "", f"{skipped:,} skipped" if skipped else ""]
+        return ", ".join(part for part in parts if part)
+
+    def line(self, done: int, total: int) -> None:
+        """Said now and then: `looking: 300 of 702, 12.3 a second, 33 s left, 2 skipped`."""
+        words, now = self.words(done), time.monotonic()
+        if now - self.told < EVERY or done >= total:
+            return
+        self.told = now
+        rest = (now - self.begun) / max(1, done - (self.first or 0)) * (total - done)
+        left = f"{rest:,.0f} s left" if rest < 100 else f"{rest / 60:,.0f} min left"
+        say(", ".join(filter(None, [f"{self.what}: {done:,} of {total:,}", words, left])))
+
+
+def _folders() -> Sequence[Pictures]:
+    running = RUNNING.get(None)
+    return () if running is None else running.folders
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Tick]:
-    """A bar with counts and time left; gives the callback `(done, total)` that moves it."""
+    """A bar with counts, time left, speed and pictures skipped; gives the callback `(done, total)`
+    that moves it. Where no terminal looks on, a line a minute."""
+    pace = Pace(what)
     if not sys.stderr.isatty():
-        yield lambda *_: None
+        yield pace.line
         return
     from rich.console import Console  # here: it takes 0.1 s, which only a bar needs
     from rich.progress import (
@@ -57,11 +95,16 @@ def progress(what: str) -> Iterator[Tick]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None, pace="")
+
+        def tick(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, pace=pace.words(done))
+
+        yield tick
 
 
 @contextmanager
@@ -109,6 +152,8 @@ class _Command:
 
     held: ExitStack
     writers: list[Writer]
+    folders: Sequence[Pictures] = ()
+    """Those that it reads."""
 
 
 RUNNING: ContextVar[_Command] = ContextVar("RUNNING")
@@ -271,6 +316,8 @@ def reporting(folders: Sequence[Pictures], out: Path | None) -> Iterator[None]:
             (place / name).write_bytes(content)
 
     in_every_study(into)
+    if (running := RUNNING.get(None)) is not None:
+        running.folders = folders
     try:
         yield
         for folder in folders:
