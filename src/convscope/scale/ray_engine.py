@@ -37,8 +37,10 @@ FIRST = 600.0
 MOST_FAILED = 5
 """Actors that may fail before they begin."""
 AGAIN = "give the same command again when it is well"
-TRIED = 20.0
+TRIED = 10.0
 """Seconds for a connection to the cluster."""
+HEADLESS = 30.0
+"""Seconds that its head may be away; after 60 Ray itself would end this process without a word."""
 PLACE = re.compile(r"(?:ray://)?(.+):(\d+)")
 SAMPLE = 5
 """Pictures of which each node is asked whether it has them."""
@@ -140,12 +142,19 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
 
 def _require_there(address: str | None) -> None:
     """Ray itself would try for minutes."""
-    place = PLACE.fullmatch(address or os.environ.get("RAY_ADDRESS", ""))
-    if place is not None:
-        try:
+    if fault := _unreached(address or os.environ.get("RAY_ADDRESS", "")):
+        raise _gone(address, f"cannot be reached ({_said(fault)})") from fault
+
+
+def _unreached(address: str) -> Exception | None:
+    """Why nothing answers there; None where this is no place either."""
+    place = PLACE.fullmatch(address)
+    try:
+        if place is not None:
             socket.create_connection((place[1].strip("[]"), int(place[2])), TRIED).close()
-        except (OSError, OverflowError) as fault:
-            raise _gone(place[0], f"cannot be reached ({_said(fault)})") from fault
+    except (OSError, OverflowError) as fault:
+        return fault
+    return None
 
 
 def _gone(address: str | None, what: str) -> EnvironmentFault:
@@ -300,7 +309,8 @@ class _Actors:
         self._all: list[_One] = []
         self._asked: dict[Any, _One] = {}
         """Answers that are waited for, of whom."""
-        self._since = time.monotonic()
+        self._since = self._head_seen = time.monotonic()
+        self._head = str(getattr(ray.get_runtime_context(), "gcs_address", ""))
 
     def _room(self) -> int:
         """Actors that the nodes can hold."""
@@ -331,7 +341,22 @@ class _Actors:
             for answer in answers:
                 yield from self._take(answer, parts)
             self._listen(parts)
+            self._require_head()
             parts.tick(run)
+
+    def _require_head(self, *, now: bool = False) -> None:
+        """Ask now and then whether the cluster's head is there. now: wait until it is."""
+        while now or time.monotonic() - self._head_seen > TRIED:
+            fault = _unreached(self._head)
+            if fault is None:
+                self._head_seen = time.monotonic()
+                return
+            if time.monotonic() - self._head_seen > HEADLESS:
+                self._all = []  # nobody is there to end them
+                raise _gone(self._engine.address, f"has lost its head ({_said(fault)})") from fault
+            if not now:
+                return
+            time.sleep(POLL)
 
     def _hire(self, count: int) -> None:
         while len(self._all) < count:
@@ -380,6 +405,7 @@ class _Actors:
         """Its part is for another one."""
         from convscope.scale.processes import Lost
 
+        self._require_head(now=True)
         self._all.remove(one)
         self._end(one)
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
