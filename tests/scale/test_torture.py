@@ -89,6 +89,33 @@ def test_a_crash_or_a_full_disk_at_any_call_changes_no_result(shim: Path, tmp_pa
     assert result["wrong"] == []
 
 
+def killed(tmp_path: Path, kills: int, *, forked: bool = True) -> None:
+    place = pictures(tmp_path / "pictures", 24)
+    told = {"work": tmp_path / "work", "pictures": place, "kills": kills, "seed": kills}
+    result = tortured(**told, forked=forked)
+    sys.stdout.write(f"{result['counts']}; the last process ended in {result['longest']:.1f} s\n")
+    assert result["wrong"] == []
+    counts = result["counts"]
+    assert counts["workers killed"] + counts["commands killed"] >= kills
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+
+
+@needs_proc
+def test_kills_at_random_times_change_no_result(tmp_path: Path) -> None:
+    killed(tmp_path, 8)
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize(("kills", "forked"), [(500, True), (30, False)])
+def test_hundreds_of_kills_at_random_times_change_no_result(
+    tmp_path: Path, kills: int, forked: bool
+) -> None:
+    killed(tmp_path, kills, forked=forked)
+
+
 def require_durable(calls: list[list[str]]) -> None:
     """As after a power cut, which may lose all that was not told to reach the disk, in any order:
     nothing has its name before its content is safe, and nothing that was there goes before what

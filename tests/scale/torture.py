@@ -1,8 +1,9 @@
-"""A small pass in a process of its own that is killed, or whose disk fails, at a chosen call.
+"""A small pass that is killed, or whose disk fails, at a chosen call, or that is killed at random.
 
-`python -m tests.scale.torture JSON` with `shim.c` preloaded. torch is imported once; each trial is
-a fork that does what a command does: claim the result's place, pass over the pictures with parts
-kept beside it, publish. Gives a line of JSON: how many trials, and what was wrong with which.
+`python -m tests.scale.torture JSON`; for chosen calls with `shim.c` preloaded. torch is imported
+once; each trial is a fork that does what a command does: claim the result's place, pass over the
+pictures with parts kept beside it, publish. Gives a line of JSON: how many trials, and what was
+wrong with which.
 """
 
 from __future__ import annotations
@@ -12,15 +13,22 @@ import errno
 import itertools
 import json
 import os
+import random
 import shutil
+import signal
 import sys
+import threading
+import time
 import traceback
+import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
+from torch import nn
 
 from convscope.core.errors import ConvscopeError
 from convscope.core.publish import claimed, publish_file, publishing, unfinished
@@ -29,10 +37,11 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Pictures
 from convscope.representations.topk import topk
-from convscope.scale import engine
+from convscope.scale import engine, processes, worker
 from convscope.scale.folder import SEGMENT
+from convscope.scale.processes import Processes
 from convscope.scale.segments import Segment
-from tests.nets import Residual
+from tests.nets import Residual, Slow
 
 READY = Preprocess(Framing(None, (40, 40)), (0, 0, 0), (1, 1, 1), scale=1.0)
 COUNT, BEFORE, HALF, FAIL, FAIL_FROM, SHORT, LATE, READ = range(1, 9)
@@ -48,15 +57,16 @@ MODES: dict[str, tuple[int, int]] = {
     "cannot be read": (READ, errno.EIO),
 }
 KILLED = 137
+GAVE_UP = "convscope: error[R651]"
 OLD = b"as it was before"
 
 
-def small(work: Path, pictures: Path, run: Run) -> None:
+def small(work: Path, pictures: Path, run: Run, model: nn.Module) -> None:
     """What a command does, with two files that are there already: one is replaced."""
     with claimed(work / "out"), Pictures(pictures, max_bad=0.2) as folder:
         kept = work / "out-run"
         with publishing(work / "out", instead=[kept]) as new:
-            result = topk(Residual(), folder, k=3, batch=2, preprocess=READY, run=run)
+            result = topk(model, folder, k=3, batch=2, preprocess=READY, run=run)
             if left := [*unfinished_below(kept), *needless(kept)]:
                 raise AssertionError(f"left by a dead process: {left}")
             result.write(new)
@@ -207,37 +217,206 @@ class Torture:
     def forked(self, how: int, at: int, number: int, log: Path | None = None) -> tuple[int, str]:
         """How a process ended in which that call was done ill, and what it said."""
         said = self.work.parent / "said"
-        pid = os.fork()
-        if not pid:
-            self.child(how, at, number, log, said)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.read_text()
 
-    def child(self, how: int, at: int, number: int, log: Path | None, said: Path) -> NoReturn:
-        status = 70
-        with said.open("w") as words:
-            os.dup2(words.fileno(), 2)
-        try:
+        def task() -> None:
             to = -1 if log is None else os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
             self.shim.shim_arm(os.fsencode(self.work), how, at, number, to)
-            small(self.work, self.pictures, Run(folder=self.work / "out-run"))
-            status = 0
-        except ConvscopeError as fault:
-            sys.stderr.write(f"{fault.line()}\n")
-            status = fault.exit_status
-        except BaseException:
-            traceback.print_exc()
+            small(self.work, self.pictures, Run(folder=self.work / "out-run"), Residual())
+
+        pid = begun(task, said)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.read_text()
+
+
+def begun(task: Callable[[], None], said: Path) -> int:
+    """A fork that does this as a command would; its number."""
+    if pid := os.fork():
+        return pid
+    status = 70
+    with said.open("w") as words:
+        os.dup2(words.fileno(), 2)
+    try:
+        task()
+        status = 0
+    except ConvscopeError as fault:
+        sys.stderr.write(f"{fault.line()}\n")
+        status = fault.exit_status
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+class Kills:
+    """The same pass again and again, by worker processes, in which something is killed."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.work, self.pictures = Path(told["work"]), Path(told["pictures"])
+        self.wanted, self.dice = told["kills"], random.Random(told["seed"])
+        self.said = self.work.parent / "said"
+        self.counts, self.wrong, self.most = Counter[str](), list[str](), 0
+        self.longest = 0.0
+        """Seconds until the last worker of one that was killed had ended."""
+
+    @property
+    def kills(self) -> int:
+        return self.counts["workers killed"] + self.counts["commands killed"]
+
+    def run(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir()
+        pid = begun(lambda: small(self.work, self.pictures, self.kept(None), Slow(0)), self.said)
+        assert os.waitpid(pid, 0)[1] == 0, self.said.read_text()
+        expected = contents(self.work / "out")
+        while self.kills < self.wanted:
+            shutil.rmtree(self.work)
+            self.work.mkdir()
+            self.most = min(self.wanted, self.kills + self.dice.randint(10, 40))
+            while not (self.work / "out").exists() and len(self.wrong) < 10:
+                self.counts["commands"] += 1
+                self.command(self.dice.randint(1, 4))
+            self.counts["runs"] += 1
+            if contents(self.work / "out") != expected:
+                self.wrong.append(f"run {self.counts['runs']}: another result")
+
+    def kept(self, engine: Processes | None) -> Run:
+        return Run(folder=self.work / "out-run", engine=engine)
+
+    def command(self, count: int) -> None:
+        """One command with so many worker processes, to its end or until it is killed."""
+        run = self.kept(Processes(count, part=4))
+        pid = begun(lambda: small(self.work, self.pictures, run, Slow(0.1)), self.said)
+        while not self.left_alone(pid):
+            family = descendants(pid)
+            if ranges(self.work / "out-run"):
+                self.counts["kills with parts there"] += 1
+            if self.dice.random() < 0.3:
+                os.kill(pid, signal.SIGKILL)
+                self.counts["commands killed"] += 1
+                os.waitpid(pid, 0)
+                self.require_ended(family)
+                return
+            if workers := workers_of(pid):
+                os.kill(self.dice.choice(workers), signal.SIGKILL)
+                self.counts["workers killed"] += 1
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        said = self.said.read_text()
+        self.counts[f"ended with status {status}"] += 1
+        if (status, said) != (0, "") and not (status == 6 and said.startswith(GAVE_UP)):
+            self.wrong.append(f"status {status}: {said}")
+
+    def left_alone(self, pid: int) -> bool:
+        """Whether it ends by itself before it is time for another kill: at any moment, or soon
+        after one more part is kept; none after so many in a run that one in hundreds would end."""
+        if self.kills >= self.most:
+            if ended(pid, 300):
+                return True
+            self.wrong.append("hangs")
+        elif self.dice.random() < 0.4:
+            before, until = ranges(self.work / "out-run"), time.monotonic() + 10
+            while ranges(self.work / "out-run") == before and time.monotonic() < until:
+                if ended(pid, 0):
+                    return True
+            return ended(pid, self.dice.random() * 0.3)
+        return ended(pid, self.dice.random() ** 2 * 3)
+
+    def require_ended(self, family: list[tuple[int, str]]) -> None:
+        begin = time.monotonic()
+        while left := [one for one in family if one in everybody()]:
+            if time.monotonic() - begin > 10:
+                self.wrong.append(f"{len(left)} processes go on without the command")
+                for pid, _ in left:
+                    os.kill(pid, signal.SIGKILL)
+                return
+            time.sleep(0.02)
+        self.longest = max(self.longest, time.monotonic() - begin)
+
+
+class Forked:
+    """In the place of `subprocess.Popen`: a worker process that has torch from the beginning, which
+    else takes it seconds in which it is killed most of the time."""
+
+    def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: object) -> None:
+        self.returncode: int | None = None
+        self._lock = threading.Lock()
+        self.pid = os.fork()
+        if self.pid:
+            return
+        try:
+            os.setpgid(0, 0)
+            for other in os.listdir("/proc/self/fd"):  # noqa: PTH208
+                if int(other) > 2 and int(other) not in pass_fds:
+                    with suppress(OSError):
+                        os.close(int(other))
+            worker.main(*pass_fds)
         finally:
-            sys.stderr.flush()
-            os._exit(status)
+            os._exit(0)
+
+    def kill(self) -> None:
+        with self._lock:
+            if self.returncode is None:
+                os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        with self._lock:
+            if self.returncode is None:
+                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            return self.returncode
+
+
+def ended(pid: int, seconds: float) -> bool:
+    """Whether it ends by itself within so long."""
+    until = time.monotonic() + seconds
+    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def everybody() -> dict[tuple[int, str], int]:
+    """Processes that live, by number and time of start, and their parents."""
+    result = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent, *rest = place.read_text().rpartition(")")[2].split()
+            if state not in "ZX":
+                result[int(place.parent.name), rest[17]] = int(parent)
+    return result
+
+
+def descendants(pid: int) -> list[tuple[int, str]]:
+    parents, family = everybody(), [pid]
+    for parent in family:
+        family += [one for (one, _), above in parents.items() if above == parent]
+    return [one for one in parents if one[0] in family[1:]]
+
+
+def workers_of(pid: int) -> list[int]:
+    """Its processes that decode no pictures."""
+    return [one for (one, _), above in everybody().items() if above == pid and not decodes(one)]
+
+
+def decodes(pid: int) -> bool:
+    with suppress(OSError):
+        return b"decode.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return True
 
 
 def main(told: dict[str, Any]) -> None:
-    os.environ.pop("LD_PRELOAD")
+    os.environ.pop("LD_PRELOAD", None)
     torch.set_num_threads(1)
     engine.SECONDS, engine.MOST_LIVE = -1.0, 3
-    torture = Torture(told)
-    torture.run()
-    answer = {"calls": torture.calls, "trials": torture.trials, "wrong": torture.wrong}
+    if told.get("forked"):
+        processes.subprocess = types.SimpleNamespace(Popen=Forked, DEVNULL=None)
+    if "kills" in told:
+        kills = Kills(told)
+        kills.run()
+        answer = {"counts": kills.counts, "longest": kills.longest, "wrong": kills.wrong}
+    else:
+        torture = Torture(told)
+        torture.run()
+        answer = {"calls": torture.calls, "trials": torture.trials, "wrong": torture.wrong}
     sys.stdout.write(json.dumps(answer))
 
 

@@ -287,6 +287,9 @@ class _Crew:
     threads: int
     _idle: list[_Worker] = field(default_factory=list)
     _all: set[_Worker] = field(default_factory=set)
+    _over: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """For these two."""
 
     def compute(self, parts: Parts, run: Run) -> Iterator[Computed]:
         results: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -316,7 +319,8 @@ class _Crew:
             results.put((task.start, content))
         except BaseException as fault:
             if worker is not None:
-                self._all.discard(worker)
+                with self._lock:
+                    self._all.discard(worker)
                 worker.end()
             results.put((task.start, fault))
 
@@ -326,9 +330,16 @@ class _Crew:
         except OSError as fault:
             what = f"does not start ({fault.strerror or fault})"
             raise EnvironmentFault("R651", "a process for the network", what) from fault
-        self._all.add(worker)
+        with self._lock:
+            self._all.add(worker)
+            is_over = self._over
+        if is_over:
+            worker.end()
+            raise Lost("is not needed any more")
         return worker
 
     def end(self) -> None:
-        for worker in list(self._all):
+        with self._lock:
+            self._over, workers = True, list(self._all)
+        for worker in workers:
             worker.end()

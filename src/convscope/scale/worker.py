@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
-
-from convscope.scale.processes import WORD, told, unpacked
 
 
 def main(descriptor: int) -> None:
     """Until the other end closes the line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # what the network's code prints is not for the result
+    threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
+    # With torch: this takes seconds, in which the other end may go.
+    from convscope.scale.processes import told, unpacked
+
     line = Connection(descriptor)
     try:
         work = unpacked(line.recv_bytes())
@@ -27,8 +31,17 @@ def main(descriptor: int) -> None:
         line.send_bytes(b"F" + told(fault))
 
 
+def _end_with(descriptor: int) -> None:
+    """End this process when the other end is gone, also in a batch that takes for ever."""
+    watch = select.poll()
+    watch.register(descriptor, 0)  # to be told of nothing but that
+    watch.poll()
+    os._exit(0)
+
+
 def _answer(line: Connection, work: object, start: int, stop: int) -> None:
     from convscope.scale.engine import Work
+    from convscope.scale.processes import WORD, told
 
     assert isinstance(work, Work)
     try:
