@@ -526,6 +526,19 @@ def test_what_opens_a_place_is_never_shown(
     assert "https://***@127.0.0.1:9/set/cat.jpg?***" in text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for a process's variables")
+def test_decoding_processes_inherit_no_keys(monkeypatch: pytest.MonkeyPatch, classes: Path) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "FSSPEC_S3_SECRET", "aws_session_token"):
+        monkeypatch.setenv(name, "hush")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    with Pictures(classes) as folder:
+        folder.one(0)
+        (child,) = folder._pool._idle
+        told = Path(f"/proc/{child._process.pid}/environ").read_bytes()
+    assert b"hush" not in told
+    assert b"LC_ALL=C.UTF-8" in told
+
+
 BLOCKED = """
 import sys
 for name in {names!r}:

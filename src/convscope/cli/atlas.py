@@ -57,7 +57,7 @@ class Pages(Sending):
 def atlas(
     model: Model,
     pictures: Annotated[
-        str, typer.Argument(help="Folder of pictures, builtin:photos or builtin:photos-val.")
+        str, typer.Argument(help="Folder of pictures or its URL, or builtin:photos.")
     ],
     options: Pages,
     opening: Opening,

@@ -184,7 +184,9 @@ def evaluate(
     model: Model,
     pictures: Annotated[
         str,
-        typer.Argument(help='Class folders, or shards as "val-{000000..000049}.tar".'),
+        typer.Argument(
+            help='Class folders, or shards as "val-{000000..000049}.tar"; or their URL.'
+        ),
     ],
     options: Judging,
     opening: Opening,

@@ -10,6 +10,7 @@ within a window; whatever happens to a process, every picture gets exactly one a
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -49,6 +50,10 @@ from convscope.pictures.decode.prefetch import Elsewhere, Prefetch
 COMMAND = (sys.executable, "-P", "-m", "convscope.pictures.decode.child")
 START_PATIENCE = 60.0
 """Seconds in which a process that starts may wait for the disk without a step forward."""
+NEEDED = re.compile(
+    "(PYTHON|LD_|DYLD_|LC_|MALLOC_|COV_|COVERAGE_).*|PATH|HOME|TMPDIR|TE?MP|LANG|TZ|SYSTEMROOT"
+)
+"""Names of what a decoding process inherits."""
 PIPE_BYTES = 1 << 20
 """A whole framed picture fits, so that a process can begin the next one."""
 
@@ -250,10 +255,12 @@ def _not_started(why: str) -> EnvironmentFault:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the same import path, as the package may not be installed."""
+    """What an interpreter needs of ours, and no keys or tokens; with the same import path, as the
+    package may not be installed."""
+    kept = {name: value for name, value in os.environ.items() if NEEDED.fullmatch(name.upper())}
     home = str(Path(__file__).parents[3])
     paths = [home, *(entry for entry in sys.path if entry and entry != home)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
 def _widen(process: subprocess.Popen[bytes]) -> None:
