@@ -210,6 +210,19 @@ class Slow(Residual):
         return super().forward(x)
 
 
+class Wide(nn.Module):
+    """Its scores depend in their last bits on torch's number of threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4 * 38 * 38, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.maps(x).flatten(1))
+
+
 class Ender(nn.Module):
     """Kills its process, or sends it another signal, on a picture that is all white, as often as
     `times` says: a file counts."""

@@ -30,7 +30,7 @@ from convscope.scale.engine import Work
 from convscope.scale.folder import RunFolder
 from convscope.scale.processes import Lost, Parts
 from convscope.scale.ray_engine import RayEngine
-from tests.nets import Ender, Slow
+from tests.nets import Ender, Slow, Wide
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: convscope[ray]")
 READY = Preprocess(Framing(None, (40, 40)), (0, 0, 0), (1, 1, 1), scale=1.0)
@@ -113,12 +113,29 @@ def same(one: TopK, other: TopK, tmp: Path) -> bool:
 
 def test_a_cluster_gives_the_same_bytes(cluster: Any, place: Path, tmp_path: Path) -> None:
     done: list[int] = []
-    engine = RayEngine(cluster.address, num_cpus=1, part=4)
-    run = Run(engine=engine, threads=2, progress=lambda some, _: done.append(some))
-    assert same(mined(place, Run(threads=2)), mined(place, run), tmp_path)
-    assert done == sorted(done)
-    assert done[-1] == 40
-    assert not ray.is_initialized()
+    ray.init(cluster.address, log_to_driver=False)  # one connection for both passes
+    try:
+        engine = RayEngine(num_cpus=1, part=4)
+        run = Run(engine=engine, threads=2, progress=lambda some, _: done.append(some))
+        assert same(mined(place, Run(threads=2)), mined(place, run), tmp_path)
+        assert done == sorted(done)
+        assert done[-1] == 40
+        results = [
+            topk(
+                Wide(),
+                Pictures(place, max_bad=0.2),
+                ["fc"],
+                k=3,
+                batch=4,
+                preprocess=READY,
+                run=one,
+            )
+            for one in (Run(threads=2), replace(run, progress=None))
+        ]
+        assert same(*results, tmp_path)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
 
 
 def test_a_lost_node_changes_nothing(
@@ -144,6 +161,7 @@ def test_a_lost_node_changes_nothing(
     run = Run(engine=RayEngine(cluster.address, part=4))
     try:
         assert same(mined(place), mined(place, run, seconds=0.2), tmp_path)
+        assert not ray.is_initialized()
         assert losses == [False]  # the node's fault, and no picture's
     finally:
         cluster.add_node(**NODE)
@@ -220,6 +238,7 @@ def white(tmp_path: Path) -> Path:
     return where
 
 
+@pytest.mark.slow
 def test_a_picture_that_ends_its_actor_each_time_is_named(
     cluster: Any, white: Path, tmp_path: Path
 ) -> None:
@@ -231,6 +250,7 @@ def test_a_picture_that_ends_its_actor_each_time_is_named(
     assert (tmp_path / "counter").read_text() == "..."
 
 
+@pytest.mark.slow
 def test_a_hung_actor_is_replaced(
     cluster: Any, white: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
