@@ -230,7 +230,10 @@ def test_two_results_for_the_same_pictures_are_an_alarm(place: Path, tmp_path: P
     assert told.value.code == "R650"
 
 
-def test_many_small_segments_are_merged(place: Path, tmp_path: Path) -> None:
+def test_many_segments_are_merged_where_they_do_not_grow(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "MOST_BYTES", 1)
     for number in range(COUNT, 80):
         pixels = np.full((40, 40, 3), number, np.uint8)
         Image.fromarray(pixels).save(place / f"{number}.png")

@@ -24,13 +24,13 @@ from convscope.studies.filters.figure import (
     filters_figure,
     filters_table,
 )
+from convscope.studies.filters.health import Tally
 from convscope.studies.filters.record import Filters
 from convscope.studies.filters.study import (
     apparent,
     bands,
     filters,
     folds_on_pictures,
-    map_health,
     transfer,
 )
 from tests import nets
@@ -211,12 +211,21 @@ def test_planted_filters_and_maps_are_found(planted: Network, pictures: Path) ->
 def test_a_tally_counts_as_all_pictures_at_once_would() -> None:
     model = Planted()
     images = nets.pictures(5, 40, 44)
-    (parts,) = map_health(model, ["first"], torch.split(images, 2))
     with torch.no_grad():
-        whole = model.first(images).transpose(0, 1).flatten(1).double().numpy()
+        maps = model.first(images)
+    whole = maps.transpose(0, 1).flatten(1).double().numpy()
+    ends = whole[:, :99].min(1), whole[:, :99].max(1)
+    parts, other, all_three = (Tally(*ends) for _ in range(3))
+    for part in torch.split(maps, 2):
+        parts.add(part)
+    for part in torch.split(maps, 2)[::-1]:
+        other.add(part)
     assert parts.spread == pytest.approx(whole.std(1))
-    assert parts.covariance == pytest.approx(np.cov(whole, bias=True), abs=1e-9)
-    assert parts.highest.numpy() == pytest.approx(whole.max(1))
+    scale = np.outer(whole.std(1), whole.std(1))
+    assert parts.covariance / scale == pytest.approx(np.corrcoef(whole), abs=1e-6)
+    assert parts.sums["highest"] == pytest.approx(whole.max(1))
+    all_three.join(other.clear())
+    assert all((all_three.sums[name] == one).all() for name, one in parts.sums.items())
 
 
 def test_clipping_scales_down_what_exceeds_the_radius_and_nothing_else(planted: Network) -> None:

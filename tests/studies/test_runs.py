@@ -25,6 +25,7 @@ from convscope.scale.processes import Processes
 from convscope.scale.rows import packed, unpacked
 from convscope.studies.explain.record import Explanation
 from convscope.studies.explain.study import Checks, explain_folder
+from convscope.studies.filters.study import filters
 from convscope.studies.invariance.study import invariance
 from convscope.studies.occlusion.study import occlusion_study
 from convscope.studies.pointing.study import pointing_game
@@ -72,7 +73,12 @@ def silenced(network: Network, folder: Pictures, run: Run) -> list[Record]:
     return [silence(network, folder, ["conv2", "bn3"], fill="mean", labels=labels, run=run)]
 
 
+def filtered(network: Network, folder: Pictures, run: Run) -> list[Record]:
+    return [filters(network, folder, run=run)]
+
+
 STUDIES: dict[str, Study] = {
+    "filters": filtered,
     "occlusion": occlusion,
     "explain": explain,
     "pointing": points,

@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -318,15 +317,24 @@ class Compaction:
         while len(self._live) >= MOST_LIVE and self._live[-MOST_LIVE][1] == self._live[-1][1]:
             level = self._live[-1][1]
             last = [kept for kept, _ in self._live[-MOST_LIVE:]]
-            parts = [part for kept in last if (part := self._kept.load(kept.name)) is not None]
-            # What a merge would give, where arrays grow with the pictures.
-            size = sum(array.nbytes for part in parts for array in part.arrays.values())
-            if len(parts) < MOST_LIVE or size > 4 * MOST_BYTES:
+            if (joined := self._joined([kept.name for kept in last])) is None:
                 self._live[-MOST_LIVE:] = []  # these stay as they are
                 return
-            whole = self._kept.keep(reduce(self._both, parts))
+            whole = self._kept.keep(joined)
             self._kept.drop(kept.name for kept in last)
             self._live[-MOST_LIVE:] = [(whole, level + 1)]
+
+    def _joined(self, names: Sequence[str]) -> Segment | None:
+        """All of them in one; None where that would be too large, or one is gone."""
+        whole, largest = None, 0
+        for name in names:
+            if (part := self._kept.load(name)) is None:
+                return None
+            largest = max(largest, 4 * MOST_BYTES, part.nbytes)
+            whole = part if whole is None else self._both(whole, part)
+            if whole.nbytes > largest:
+                return None
+        return whole
 
     def _both(self, one: Segment, other: Segment) -> Segment:
         looked, facts = one.looked | other.looked, {**other.facts, **one.facts}

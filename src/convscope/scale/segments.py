@@ -62,6 +62,10 @@ class Segment:
     looked: Looked = field(default_factory=Looked)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
     def to_bytes(self, run_key: str) -> bytes:
         """Raises TypeError for arrays of anything but plain numbers."""
         arrays = {**self.arrays, NUMBER: self.looked.number, DIGEST: self.looked.digest}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -227,11 +227,7 @@ def left_out(untested: dict[str, str], test: str) -> Iterator[None]:
 
 def made_by(checks: Checks) -> dict[str, Any]:
     """What else decides the numbers."""
-    return {
-        "steps": checks.steps,
-        "random maps": checks.random,
-        "seed": checks.seed,
-    }
+    return {"steps": checks.steps, "random maps": checks.random, "seed": checks.seed}
 
 
 def seen(
@@ -419,22 +415,15 @@ class _Row:
 
     number: int
     name: str
-    label: int
-    target: int
-    score: float
-    classes: Int64[np.ndarray, "top"]
-    """The likeliest ones."""
+    fields: dict[str, Any]
+    """Of the record, one entry of each."""
+    middle: float
+    """Whether it lies in a box."""
+    count: int
+    """Of classes, at least."""
     layers: dict[str, str]
     """Of each map."""
     refused: dict[str, str]
-    values: Float32[np.ndarray, "methods metrics"]
-    crops: UInt8[np.ndarray, "methods s s 3"]
-    elsewhere: UInt8[np.ndarray, "methods s s 3"]
-    boxed: float
-    hidden: float
-    other: float
-    turned: int
-    middle: float
     result: Explanation | None = None
     """All of it, where that is asked for."""
 
@@ -482,32 +471,30 @@ class ExplainJob(RowJob[_Row]):
             result = replace(result, label=self.classes[picture.label])
         chance = np.random.default_rng([checks.seed, number])
         size, boxes = result.picture.shape[:2], result.boxes
-        values, crops, elsewhere = _of_maps(result, tuple(self.methods), chance)
-        hidden, other, turned = _without(self.network, result, chance)
+        fields = {
+            "target": result.target,
+            "likeliest": int(result.prediction.classes[0]),
+            "label": _label(self.network, result),
+            "score": result.score,
+            **_of_maps(result, tuple(self.methods), chance),
+            "boxed": share_inside(size, boxes) if boxes else np.nan,
+            **_without(self.network, result, chance),
+        }
         return _Row(
             number=number,
             name=picture.name,
-            label=_label(self.network, result),
-            target=result.target,
-            score=result.score,
-            classes=result.prediction.classes,
+            fields=fields,
+            middle=float(inside(size, boxes)[size[0] // 2, size[1] // 2]) if boxes else np.nan,
+            count=int(result.prediction.classes.max()) + 1,
             layers={m: one.layer for m, one in zip(result.methods, result.maps, strict=True)},
             refused=dict(result.refused),
-            values=values,
-            crops=crops,
-            elsewhere=elsewhere,
-            boxed=share_inside(size, boxes) if boxes else np.nan,
-            hidden=hidden,
-            other=other,
-            turned=turned,
-            middle=float(inside(size, boxes)[size[0] // 2, size[1] // 2]) if boxes else np.nan,
             result=result if self.kept else None,
         )
 
 
 def _of_maps(
     result: Explanation, methods: tuple[str, ...], chance: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> dict[str, np.ndarray]:
     """Of each method: its measures, what stands where its map is highest, and at random."""
     values = np.full((len(methods), len(METRICS)), np.nan, np.float32)
     crops = np.zeros((len(methods), CROP, CROP, 3), np.uint8)
@@ -519,7 +506,7 @@ def _of_maps(
         at = np.unravel_index(int(peak.argmax()), peak.shape)
         crops[place] = _crop(result.picture, (int(at[0]), int(at[1])))
         elsewhere[place] = _crop(result.picture, tuple(chance.integers(peak.shape).tolist()))
-    return values, crops, elsewhere
+    return {"values": values, "crops": crops, "elsewhere": elsewhere}
 
 
 def _label(network: Network, result: Explanation) -> int:
@@ -557,16 +544,20 @@ def _crop(picture: UInt8[np.ndarray, "h w 3"], at: tuple[int, ...]) -> UInt8[np.
 
 def _without(
     network: Network, result: Explanation, chance: np.random.Generator
-) -> tuple[float, float, int]:
+) -> dict[str, float | int]:
     """The target's probability with the boxes grey, with equal boxes elsewhere grey, and what
     the network takes the picture for with the boxes grey."""
     if not result.boxes:
-        return np.nan, np.nan, -1
+        return {"box_hidden": np.nan, "other_hidden": np.nan, "box_turned": -1}
     image = prepared(network.model, network.preprocess.tensor(result.picture))[0]
     here = inside(result.picture.shape[:2], result.boxes)
     hidden = probabilities(network, _grey(image, here))
     other = probabilities(network, _grey(image, _moved(here, chance)))
-    return float(hidden[result.target]), float(other[result.target]), int(hidden.argmax())
+    return {
+        "box_hidden": float(hidden[result.target]),
+        "other_hidden": float(other[result.target]),
+        "box_turned": int(hidden.argmax()),
+    }
 
 
 def _moved(here: np.ndarray, chance: np.random.Generator) -> np.ndarray:
@@ -585,34 +576,22 @@ def _grey(image: Float[Tensor, "c h w"], hidden: np.ndarray) -> Float[Tensor, "c
 def _gathered(
     network: Network, folder: Pictures, rows: list[_Row], methods: tuple[str, ...], checks: Checks
 ) -> Explanations:
-    def numbers(name: str) -> Float32[np.ndarray, "pictures"]:
-        return np.array([getattr(row, name) for row in rows], np.float32)
-
-    count = len(network.classes) or int(max(row.classes.max() for row in rows)) + 1
+    kinds: Any = {int: np.int64, float: np.float32}
+    fields = {
+        name: np.array([row.fields[name] for row in rows], kinds.get(type(one)))
+        for name, one in rows[0].fields.items()
+    }
+    count = len(network.classes) or max(row.count for row in rows)
     return Explanations(
         methods=methods,
         pictures=tuple(row.name for row in rows),
         classes=class_names(network, count),
-        target=np.array([row.target for row in rows], np.int64),
-        likeliest=np.array([row.classes[0] for row in rows], np.int64),
-        label=np.array([row.label for row in rows], np.int64),
-        score=np.array([row.score for row in rows], np.float32),
         metrics=METRICS,
-        values=np.stack([row.values for row in rows]),
-        crops=np.stack([row.crops for row in rows]),
-        elsewhere=np.stack([row.elsewhere for row in rows]),
-        boxed=numbers("boxed"),
-        box_hidden=numbers("hidden"),
-        other_hidden=numbers("other"),
-        box_turned=np.array([row.turned for row in rows], np.int64),
-        pointing_random=_mean(numbers("boxed")),
-        pointing_blob=_mean(numbers("middle")),
+        **fields,
+        pointing_random=_mean(fields["boxed"]),
+        pointing_blob=_mean(np.array([row.middle for row in rows], np.float32)),
         refused=rows[0].refused,
-        origin={
-            **made_by(checks),
-            "pictures": folder.place,
-            "layers": rows[0].layers,
-        },
+        origin={**made_by(checks), "pictures": folder.place, "layers": rows[0].layers},
     )
 
 

@@ -2,24 +2,21 @@
 
 A stride of s keeps every s-th place. What is faster than one cycle in 2·s pixels down or across
 (the Nyquist frequency of what is kept) is not lost but folded: it looks like something slower.
-Sources: Zeiler and Fergus 2014, §4.1 (aliasing from stride 4); the sampling theorem.
-
-Source: Zeiler and Fergus 2014, §4.1 and figure 6: a layer of 11×11 filters at stride 4 has very
-high and very low frequencies and few between, and aliases; 7×7 at stride 2 does better. The paper
-shows pictures and no numbers; every number here, and every limit, is ours.
+Sources: the sampling theorem; Zeiler and Fergus 2014, §4.1 and figure 6: a layer of 11×11 filters
+at stride 4 has very high and very low frequencies and few between, and aliases; 7×7 at stride 2
+does better. The paper shows pictures and no numbers; every number here, and every limit, is ours.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
 from convscope.core.errors import ModelError, UsageError
@@ -30,9 +27,11 @@ from convscope.network.arguments import FolderLike, pictures_of, taking
 from convscope.network.network import Network, whole
 from convscope.network.provenance import recorded
 from convscope.pictures.opening import opened
-from convscope.pictures.pictures import Pictures
+from convscope.pictures.pictures import Picture, Pictures
+from convscope.scale.rows import RowJob
 from convscope.studies.base import Ask, arguments
 from convscope.studies.filters import Options
+from convscope.studies.filters.health import HealthJob, Tally, batch_of, first_alike, maps_of
 from convscope.studies.filters.record import Filters
 from convscope.trace.layers import feature_layers
 
@@ -161,33 +160,46 @@ def folds_on_pictures(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w
     Names in the order in which they run, the first run of each. Maps so small that only the mean
     is below what the stride can show are left out. The model is not touched.
     """
-    twin = ShadowModel(model)
-    names = {module: name for name, module in reversed(list(twin.model.named_modules()))}
-    kept: dict[nn.Module, list[np.ndarray]] = {}
-    seen: set[nn.Module] = set()
+    folding, kept = _Folding(model), dict[str, list[Fold]]()
+    for images in batches:
+        for one in torch.split(images, 1):
+            for fold in folding(one):
+                kept.setdefault(fold.layer, []).append(fold)
+    return [_joined(folds) for folds in kept.values()]
 
-    def look(module: Any, inputs: Any, _: Any) -> None:
-        if module in seen:
+
+def _joined(folds: Sequence[Fold]) -> Fold:
+    """Of one layer, on several pictures."""
+    return folds[0]._replace(share=np.concatenate([fold.share for fold in folds]))
+
+
+class _Folding:
+    """What each strided layer folds of one picture."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._twin, self._folds = ShadowModel(model), dict[nn.Module, Fold | None]()
+        named = reversed(list(self._twin.model.named_modules()))
+        self._names = {module: name for name, module in named}
+        for module in self._names:
+            if isinstance(module, STRIDED) and not is_scripted(module) and max(_stride(module)) > 1:
+                module._forward_hooks[HOOK] = self._look
+
+    def __call__(self, image: Float[Tensor, "1 c h w"]) -> list[Fold]:
+        self._folds.clear()
+        with torch.inference_mode():
+            self._twin.run(image)
+        return [fold for fold in self._folds.values() if fold is not None]
+
+    def _look(self, module: Any, inputs: Any, _: Any) -> None:
+        if module in self._folds:
             return
-        seen.add(module)
         given = inputs[0] if inputs[0].dim() == 4 else inputs[0][None]
-        sides = zip(_dense_sides(module, given), _stride(module), strict=True)
+        stride = _stride(module)
+        sides = zip(_dense_sides(module, given), stride, strict=True)
+        self._folds[module] = None
         if all(side > 2 * step for side, step in sides):
-            share = _shares(_dense(module, given), _stride(module))
-            kept.setdefault(module, []).append(share)
-
-    for module in twin.model.modules():
-        if isinstance(module, STRIDED) and not is_scripted(module) and max(_stride(module)) > 1:
-            module._forward_hooks[HOOK] = look
-    with torch.inference_mode():
-        for images in batches:
-            for one in torch.split(images, 1):
-                seen.clear()
-                twin.run(one)
-    return [
-        Fold(names[module], type(module).__name__, _stride(module), np.concatenate(shares))
-        for module, shares in kept.items()
-    ]
+            share, name = _shares(_dense(module, given), stride), self._names[module]
+            self._folds[module] = Fold(name, type(module).__name__, stride, share)
 
 
 def _stride(module: Any) -> Pair:
@@ -239,108 +251,39 @@ def _shares(dense: Float[Tensor, "n maps rows columns"], stride: Pair) -> np.nda
     return share
 
 
-MAPS_ALIKE = 0.99
-"""Correlation of two maps' outputs from which they count as duplicates."""
-STILL = 1e-3
-"""Of the median spread in the layer: a map that varies less puts out a constant."""
-ALWAYS = 0.999
-"""Share of places with a positive output from which a rectifier cuts nothing off."""
+class _FirstLook(RowJob[tuple[list[Any], list[Any]]]):
+    """What strides fold of each picture, and the least and largest value of every map."""
 
+    name, kind, may_be_empty = "filters-first", tuple[list[Fold], list[Any]], True
 
-@dataclass
-class Tally:
-    """What is known of a layer's maps so far."""
+    def __init__(self, network: Network, layers: Sequence[str]) -> None:
+        super().__init__({**network.facts, "layers": list(layers)})
+        self.framing = network.preprocess.framing
+        self.network, self.layers = network, layers
+        self._folding: _Folding | None = None
 
-    places: int = 0
-    highest: Tensor = field(default_factory=lambda: torch.empty(0))
-    positive: Tensor = field(default_factory=lambda: torch.empty(0))
-    total: Tensor = field(default_factory=lambda: torch.empty(0))
-    product: Tensor = field(default_factory=lambda: torch.empty(0))
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_folding": None}
 
-    def add(self, maps: Float[Tensor, "n maps rows columns"]) -> None:
-        values = maps.transpose(0, 1).flatten(1).double().cpu()
-        if not self.places:
-            self.highest = torch.full((len(values),), -torch.inf, dtype=torch.float64)
-            self.positive, self.total = torch.zeros(2, len(values), dtype=torch.float64)
-            self.product = torch.zeros(len(values), len(values), dtype=torch.float64)
-        self.places += values.shape[1]
-        self.highest = torch.maximum(self.highest, values.amax(1))
-        self.positive += (values > 0).double().sum(1)
-        self.total += values.sum(1)
-        self.product += values @ values.T
+    def row(self, picture: Picture) -> tuple[list[Fold], list[Any]]:
+        self._folding = self._folding or _Folding(self.network.model)
+        image = batch_of(self.network, [picture])
+        return self._folding(image), self.ends(image)
 
-    @property
-    def covariance(self) -> Float64[np.ndarray, "maps maps"]:
-        mean = self.total / self.places
-        result: Float64[np.ndarray, "maps maps"]
-        result = (self.product / self.places - torch.outer(mean, mean)).numpy()
+    def ends(self, image: Float[Tensor, "1 c h w"]) -> list[Any]:
+        result = []
+        with Lens(self.network.model, self.layers) as lens, torch.inference_mode():
+            lens.reach(image)
+            for layer in self.layers:
+                values = maps_of(lens, layer).transpose(0, 1).flatten(1).double().cpu().numpy()
+                result.append((values.min(1), values.max(1)))
         return result
-
-    @property
-    def spread(self) -> Float64[np.ndarray, "maps"]:
-        result: Float64[np.ndarray, "maps"] = np.sqrt(np.maximum(np.diag(self.covariance), 0))
-        return result
-
-    @property
-    def silent(self) -> Bool[np.ndarray, "maps"]:
-        """Never positive: a rectifier after it puts out nothing but zeros."""
-        result: Bool[np.ndarray, "maps"] = (self.highest <= 0).numpy()
-        return result
-
-    @property
-    def saturated(self) -> Bool[np.ndarray, "maps"]:
-        """Positive (nearly) always: a rectifier after it cuts nothing off."""
-        result: Bool[np.ndarray, "maps"] = (self.positive >= ALWAYS * self.places).numpy()
-        return result
-
-    @property
-    def still(self) -> Bool[np.ndarray, "maps"]:
-        """The same at all places of all pictures."""
-        spread = self.spread
-        result: Bool[np.ndarray, "maps"] = spread <= STILL * np.median(spread)
-        return result
-
-    @property
-    def twins(self) -> Int64[np.ndarray, "maps"]:
-        """The first map before it that says the same, up to scale and sign; −1: none."""
-        spread = np.where(self.still, np.inf, self.spread)
-        return first_alike(self.covariance / np.outer(spread, spread), MAPS_ALIKE)
-
-
-def first_alike(table: Float64[np.ndarray, "n n"], least: float) -> Int64[np.ndarray, "n"]:
-    """For each row the first earlier one that is alike in size of its entry; −1: none."""
-    alike = np.tril(np.abs(table) >= least, -1)
-    return np.where(alike.any(1), alike.argmax(1), -1).astype(np.int64)
-
-
-@torch.inference_mode()
-def map_health(
-    model: nn.Module, layers: Sequence[str], batches: Iterable[Float[Tensor, "n c h w"]]
-) -> list[Tally]:
-    """One tally a layer, over all places of all pictures.
-
-    layers: before their rectifiers, as `feature_layers` names them. Raises ModelError M506 (no
-    feature maps), M514 (not finite), M522.
-    """
-    tallies = [Tally() for _ in layers]
-    with Lens(model, layers) as lens:
-        for images in batches:
-            lens.reach(images)
-            for layer, tally in zip(layers, tallies, strict=True):
-                maps = lens[layer]
-                if maps.dim() != 4:
-                    raise ModelError("M506", layer, "puts out no feature maps")
-                if not bool(maps.isfinite().all()):
-                    raise ModelError("M514", layer, "its feature maps are not finite")
-                tally.add(maps)
-    return tallies
 
 
 WEAK = 0.1
 """Of the median RMS."""
 ALIKE = 0.95
 """Cosine of two filters."""
-BATCH = 8
 FOLDED = 16
 """Pictures on which folding is measured, spread evenly: it differs little from one to the next."""
 
@@ -446,15 +389,10 @@ def _on_pictures(
             "pictures": 0,
         }
     with opened(folder) as pictures:
-        spread = np.linspace(0, len(pictures) - 1, min(FOLDED, len(pictures))).astype(int)
-        result = folds_on_pictures(network.model, _batches(network, pictures, spread.tolist()))
-        like = next(network.model.parameters(), torch.empty(0))
-        layers = feature_layers(network.model, torch.zeros(1, *network.preprocess.shape).to(like))
-        every = _batches(network, pictures, None, run)
-        tallies = map_health(network.model, layers, every)
+        result, layers, tallies = _looked(network, pictures, run)
         pictures.require_usable(tallies[0].places)
         used = len(pictures) - len(pictures.skipped)
-    counts = [len(tally.highest) for tally in tallies]
+    counts = [len(tally.spread) for tally in tallies]
     joined = {
         name: np.concatenate([getattr(tally, name) for tally in tallies])
         for name in ("silent", "saturated", "still")
@@ -472,13 +410,30 @@ def _on_pictures(
     }
 
 
-def _batches(
-    network: Network, folder: Pictures, numbers: list[int] | None, run: Run = PLAIN
-) -> Iterator[Float[Tensor, "n c h w"]]:
-    like, preprocess = next(network.model.parameters(), torch.empty(0)), network.preprocess
-    framing = preprocess.framing
-    for some in folder.batches(BATCH, framing, numbers, may_be_empty=True, run=run):
-        yield preprocess.batch([picture.pixels for picture in some]).to(like)
+def _looked(
+    network: Network, pictures: Pictures, run: Run
+) -> tuple[list[Fold], list[str], list[Tally]]:
+    """What strides fold in some pictures; layers, and what all pictures say of their maps."""
+    like = next(network.model.parameters(), torch.empty(0))
+    layers = feature_layers(network.model, torch.zeros(1, *network.preprocess.shape).to(like))
+    spread = np.linspace(0, len(pictures) - 1, min(FOLDED, len(pictures))).astype(int)
+    first = _FirstLook(network, layers)
+    rows = list(first.rows(pictures, run.telling(None), sorted(set(spread.tolist()))))
+    folds = [fold for some, _ in rows for fold in some]
+    names = dict.fromkeys(fold.layer for fold in folds)
+    noise = np.random.default_rng(0).integers(0, 256, (*network.preprocess.size, 3), np.uint8)
+    ends = [one for _, one in rows] or [first.ends(network.preprocess.batch([noise]).to(like))]
+    tallies = HealthJob(network, _tallies(layers, ends)).measured(pictures, run)
+    return [_joined([one for one in folds if one.layer == name]) for name in names], layers, tallies
+
+
+def _tallies(layers: Sequence[str], rows: Sequence[list[Any]]) -> dict[str, Tally]:
+    """One a layer, for the ranges that its maps have in these pictures."""
+    ends = [np.array(one) for one in zip(*rows, strict=True)]
+    return {
+        layer: Tally(each[:, 0].min(0), each[:, 1].max(0))
+        for layer, each in zip(layers, ends, strict=True)
+    }
 
 
 def from_command(ask: Ask, options: Options) -> dict[str, Filters]:
