@@ -19,6 +19,7 @@ from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import TopK
+from convscope.records.topk import strongest as merged_tables
 from convscope.representations import topk as ranking
 from convscope.representations.topk import topk
 from tests.nets import Residual, sequential, state_of
@@ -179,6 +180,40 @@ def test_merge_is_associative_commutative_and_idempotent() -> None:
     assert same(a.merge(a), a)
     assert same(a.merge(b).merge(b), a.merge(b))
     assert same(wholes[0].merge(c), wholes[0])
+
+
+def table(entries: dict[int, tuple[np.float32, int]], k: int) -> dict[str, np.ndarray]:
+    """The k strongest of pictures with these values and contents, by sorting, as one map's row."""
+    order = sorted(entries, key=lambda number: (-entries[number][0], number))
+    kept, met = list[int](), set[int]()
+    for number in order:
+        if entries[number][1] not in met and len(kept) < k:
+            kept.append(number)
+            met.add(entries[number][1])
+    rest = k - len(kept)
+    columns = {
+        "value": ([entries[n][0] for n in kept] + [-np.inf] * rest, np.float32),
+        "image": (kept + [-1] * rest, np.int64),
+        "row": ([n % 7 for n in kept] + [0] * rest, np.int32),
+        "column": ([n % 5 for n in kept] + [0] * rest, np.int32),
+        "content": ([entries[n][1] for n in kept] + [0] * rest, np.int64),
+    }
+    return {name: np.array([values], kind) for name, (values, kind) in columns.items()}
+
+
+def test_tables_are_merged_as_by_sorting_all() -> None:
+    """Whichever entries two tables share: so merging is associative, commutative, idempotent."""
+    dice = random.Random(0)
+    values = [np.float32(v) for v in (np.inf, 3.5, 1, 1e-45, 0.0, -0.0, -1e-45, -2, -np.inf)]
+    for _ in range(1_500):
+        k, count = dice.randint(1, 5), dice.randint(0, 12)
+        whole = {n: (dice.choice(values), dice.randint(1, 8)) for n in range(count)}
+        one, other = (
+            {n: entry for n, entry in whole.items() if dice.random() < 0.6} for _ in range(2)
+        )
+        merged = merged_tables(table(one, k), table(other, k), k)
+        for name, expected in table({**one, **other}, k).items():
+            np.testing.assert_array_equal(merged[name], expected, strict=True)
 
 
 def test_parts_of_different_searches_or_that_overlap_are_not_merged() -> None:

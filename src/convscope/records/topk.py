@@ -19,6 +19,8 @@ from convscope.core.units import Unit
 
 NOBODY = np.iinfo(np.int64).min
 """Key of an unused entry, below that of any picture."""
+UNUSED = {"value": -np.inf, "image": -1}
+"""What an unused entry holds in these tables; 0 in the others."""
 LAST = 2**32 - 1
 NOTES = "picture notes"
 OWN = dict.fromkeys(("parts", "device", "contents_sha256", NOTES))
@@ -122,9 +124,12 @@ def strongest(
     }
     order = np.argsort(keys(both["value"], both["image"]), axis=1)[:, ::-1]
     both = {name: np.take_along_axis(table, order, axis=1) for name, table in both.items()}
-    # Copies sink to the end, all but the strongest.
-    last = np.argsort(copies(both["content"], both["image"]), axis=1, kind="stable")
-    return {name: np.take_along_axis(table, last, axis=1)[:, :k] for name, table in both.items()}
+    # Copies, all but the strongest, are unused entries, which are the last.
+    spare = copies(both["content"], both["image"])
+    for name, table in both.items():
+        table[spare] = UNUSED.get(name, 0)
+    last = np.argsort(spare, axis=1, kind="stable")[:, :k]
+    return {name: np.take_along_axis(table, last, axis=1) for name, table in both.items()}
 
 
 def _notes(*records: TopK) -> dict[str, dict[str, int]]:
