@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,12 +22,15 @@ from convscope.core.errors import DataError, EnvironmentFault, OutputError, Stop
 from convscope.core.run import Run
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.framing import Framing
-from convscope.pictures.pictures import Pictures
+from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import TopK
 from convscope.representations.topk import topk
 from convscope.scale import engine, folder
+from convscope.scale.engine import Job
 from convscope.scale.processes import Processes
+from convscope.scale.segments import Arrays
 from tests.nets import Ender, Residual
+from tests.pictures import corpus
 
 COUNT = 23
 READY = Preprocess(Framing(None, (40, 40)), (0, 0, 0), (1, 1, 1), scale=1.0)
@@ -271,6 +279,92 @@ def test_a_full_disk_leaves_what_is_kept(
         mined(place, Run(folder=kept))
     assert len(list((kept / "topk" / "seg").iterdir())) == 2
     assert same(mined(place), mined(place, Run(folder=kept)), tmp_path)
+
+
+class Sums(Job):
+    """What is looked at in every picture without a network: the sum of its pixels."""
+
+    name, batch = "sums", 2
+    facts: ClassVar = {"of": "pixels"}
+
+    def __init__(self) -> None:
+        self.sums, self.looked = dict[int, int](), list[int]()
+
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[list[Picture]], object]]:
+        yield self.look
+
+    def look(self, pictures: list[Picture]) -> None:
+        self.sums |= {one.number: int(one.pixels.sum(dtype=np.int64)) for one in pictures}
+        self.looked += [one.number for one in pictures]
+
+    def take(self) -> Arrays:
+        sums, self.sums = self.sums, {}
+        return {"number": np.array([*sums], np.int64), "sum": np.array([*sums.values()], np.int64)}
+
+
+def summed(place: Path, run: Run) -> tuple[dict[str, Any], list[int]]:
+    """What the pass gives, and which pictures were looked at."""
+    job = Sums()
+    with Pictures(place / "pictures", max_bad=0.2) as pictures:
+        arrays, _ = engine.merged(job, pictures, run)
+        told = {
+            "sums": dict(zip(map(str, arrays["number"]), arrays["sum"].tolist(), strict=True)),
+            "skipped": [[one.name, one.code, one.text] for one in pictures.skipped],
+            "changes": [[one.name, one.code] for one in pictures.changes],
+            "duplicates": {str(one): other for one, other in pictures.duplicates().items()},
+        }
+    return told, job.looked
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_a_run_folder_of_schema_1_is_gone_on_with(tmp_path: Path) -> None:
+    """For ever: it was written when schema 1 was new, and stopped after eight of its pictures."""
+    with zipfile.ZipFile(GOLDEN / "pass-1.zip") as file:
+        file.extractall(tmp_path)
+    for path in (tmp_path / "pictures").iterdir():
+        os.utime(path, ns=(10**18, 10**18))
+    expected = json.loads((tmp_path / "expected.json").read_text())
+    segments = sorted((tmp_path / "run" / "sums" / "seg").iterdir())
+    before = [path.read_bytes() for path in segments]
+    assert summed(tmp_path, Run(folder=tmp_path / "run")) == (expected, [8, 9])
+    assert [path.read_bytes() for path in segments] == before
+    assert summed(tmp_path, Run(folder=tmp_path / "run")) == (expected, [])
+    assert summed(tmp_path, Run())[0] == expected
+
+
+def test_dirty_pictures_among_good_ones_change_nothing_but_the_list(tmp_path: Path) -> None:
+    """One of each kind of bad input; the strongest are those of the good pictures alone."""
+    dirty, good = tmp_path / "dirty", tmp_path / "good"
+    for where in (dirty, good):
+        where.mkdir()
+        for number in range(12):
+            corpus.photo(90 + number, 60).save(where / f"photo{number}.png")
+    for name, (make, _) in corpus.USABLE.items():
+        (good / name).write_bytes(make())
+    (good / os.fsdecode(corpus.UNDECODABLE)).write_bytes(corpus.jpeg())
+    (good / "link.jpg").symlink_to("plain.jpg")
+    corpus.write(dirty)
+    for name in (".DS_Store", "Thumbs.db", "._photo0.png", "__MACOSX/photo0.png", "@eaDir/a.jpg"):
+        (dirty / name).parent.mkdir(exist_ok=True)
+        (dirty / name).write_bytes(b"\0\5\x16\7")
+    (dirty / "around").symlink_to(dirty)
+    best, skipped = [], []
+    kept = Run(folder=tmp_path / "run")
+    for where, run in ((dirty, kept), (dirty, kept), (good, Run())):
+        with Pictures(where, max_bad=0.6) as pictures:
+            result = topk(Residual(), pictures, k=9, batch=4, preprocess=READY, run=run)
+            names = [*pictures.names, "nobody"]
+            best.append([[names[number] for number in row] for row in result.image])
+            pictures.write_skipped(tmp_path / "skipped.csv")
+        with (tmp_path / "skipped.csv").open(newline="") as file:
+            skipped.append({row["name"]: row["code"] for row in csv.DictReader(file)})
+    assert best[0] == best[1] == best[2]
+    bad = {name: code for name, (_, code, _) in corpus.FAULTY.items()}
+    bad |= {name: code for name, (code, _) in corpus.SPECIAL.items()}
+    assert skipped == [{**bad, "around": "D120"}] * 2 + [{}]
 
 
 def test_it_is_in_the_front_door() -> None:
