@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 import typer
 
 from convscope.cli.app import app, run
-from convscope.cli.options import Opening, Reading, expanded
+from convscope.cli.options import Opening, Passing, Reading, expanded
+from convscope.core.errors import EnvironmentFault
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,10 @@ def test_an_engine_that_is_not_there_is_refused_before_the_work(
     told = capsys.readouterr().err
     assert told.startswith("convscope: error[U224]: ")
     assert said in told
+
+
+def test_parts_behind_a_url_are_told_when_the_command_does_not_come_to_its_end() -> None:
+    passing = Passing(run_folder="s3://me:hush@bucket/run")
+    with pytest.raises(EnvironmentFault) as told, passing.keeping(Path("out")):
+        raise EnvironmentFault("R655", "Ray", "was lost")
+    assert told.value.kept == "what is finished, in s3://***@bucket/run"

@@ -339,13 +339,17 @@ class Passing:
     @contextmanager
     def keeping(self, out: Path) -> Iterator[None]:
         """Where the command does not come to its end, say what is kept, or leave nothing."""
+        from convscope.pictures.remote import is_url, redacted
+
         place = Path(self.folder(out))
         was_there = place.exists()
         try:
             yield
         except (StopAsked, ConvscopeError) as fault:
             goes_on = isinstance(fault, StopAsked | EnvironmentFault | Stopped)
-            if (goes_on or getattr(fault, "code", "") == "D118") and any(place.rglob("*.seg")):
+            if goes_on and self.run_folder and is_url(self.run_folder):
+                fault.kept = fault.kept or f"what is finished, in {redacted(self.run_folder)}"
+            elif (goes_on or getattr(fault, "code", "") == "D118") and any(place.rglob("*.seg")):
                 fault.kept = fault.kept or f"the finished parts, in {place}"
             elif not was_there and not self.run_folder:
                 shutil.rmtree(place, ignore_errors=True)
