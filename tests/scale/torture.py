@@ -88,7 +88,9 @@ def contents(place: Path) -> dict[str, bytes]:
 
 def ranges(kept: Path) -> list[tuple[int, int]]:
     """Of the segments in a run folder."""
-    names = (f"seg/{path.name}" for path in (kept / "topk" / "seg").glob("*"))
+    names = list[str]()
+    with suppress(OSError):  # not there yet, or no more
+        names = [f"seg/{name}" for name in os.listdir(kept / "topk" / "seg")]  # noqa: PTH208
     return [(int(at[1]), int(at[2])) for name in names if (at := SEGMENT.fullmatch(name))]
 
 
@@ -278,6 +280,7 @@ class Kills:
             self.counts["runs"] += 1
             if contents(self.work / "out") != expected:
                 self.wrong.append(f"run {self.counts['runs']}: another result")
+            sys.stderr.write(f"{dict(self.counts)}\n")
 
     def kept(self, engine: Processes | None) -> Run:
         return Run(folder=self.work / "out-run", engine=engine)
@@ -297,8 +300,9 @@ class Kills:
                 self.require_ended(family)
                 return
             if workers := workers_of(pid):
-                os.kill(self.dice.choice(workers), signal.SIGKILL)
-                self.counts["workers killed"] += 1
+                with suppress(ProcessLookupError):
+                    os.kill(self.dice.choice(workers), signal.SIGKILL)
+                    self.counts["workers killed"] += 1
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         said = self.said.read_text()
         self.counts[f"ended with status {status}"] += 1
