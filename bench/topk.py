@@ -3,6 +3,8 @@
     python bench/topk.py                                   SqueezeNet and AlexNet, two minutes
     python bench/topk.py --networks squeezenet --pictures 128 --rounds 3
     python bench/topk.py --memory --many 10                memory of 700 pictures and of 7,000
+    python bench/topk.py --kept --pictures 702             with a run folder, against decoding
+                                                           and the bare forward pass
 
 All convolutions of a network, the nine strongest pictures of each map. Pictures are decoded before
 and lie in memory, so that passes are compared and not decoders; all sides make tensors of them
@@ -18,6 +20,7 @@ Real SqueezeNet weights and real pictures from `../shared/data` where they are, 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +32,7 @@ from cam import DATA, network
 from rows import Report, Row, options, peak, report
 from torch import Tensor, nn
 
+from convscope.core.run import Run
 from convscope.network.preprocess import Preprocess
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.representations.topk import topk
@@ -57,7 +61,9 @@ class Held:
         self, _: object, numbers: Sequence[int] | None = None, **_how: object
     ) -> Iterator[Picture]:
         for number in range(len(self)) if numbers is None else numbers:
-            yield Picture(number, str(number), None, self.pixels[number])
+            yield Picture(
+                number, str(number), None, self.pixels[number], sha256=self.digest(number)
+            )
 
     batches, require_usable = Pictures.batches, Pictures.require_usable
 
@@ -200,11 +206,34 @@ def measure(out: Report, name: str, root: Path, pictures: int, crp: bool) -> Non
         )
 
 
+def kept(out: Report, name: str, root: Path, pictures: int) -> None:
+    """All that the engine does beside decoding and the forward pass."""
+    ready, fast = Preprocess.imagenet(), made(name).to(memory_format=torch.channels_last)
+    with Pictures(root) as whole, tempfile.TemporaryDirectory() as spare:
+        folder = whole.subset([number % len(whole) for number in range(pictures)])
+        batch = int(topk(fast, folder.subset(range(16)), preprocess=ready, k=K).origin["batch"])
+        places = (Path(spare) / str(number) for number in itertools.count())
+
+        def plain() -> None:
+            with torch.inference_mode():
+                for some in folder.batches(batch, ready.framing, aligned=True):
+                    fast(ready.aligned(some, batch).contiguous(memory_format=torch.channels_last))
+
+        out.race(
+            f"mining {name}, all convolutions, from files, kept in a run folder",
+            lambda: topk(fast, folder, preprocess=ready, k=K, run=Run(folder=next(places))),
+            {"decoding and bare forward": plain},
+            {"decoding and bare forward": (1 / 1.1, 1.0)},
+            note=f"{pictures} pictures, batches of {batch}",
+        )
+
+
 def memory(out: Report, root: Path, many: int) -> None:
     """The same pictures under many names; a small input, as only memory is of interest."""
     ready = Preprocess.imagenet(resize=72, crop=64)
     net = network("squeezenet")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as spare:
+        places = (Path(spare) / str(number) for number in itertools.count())
         for copy in range(many):
             for picture in sorted(root.glob("*.jpg")):
                 (Path(name) / f"{copy:04d}-{picture.name}").symlink_to(picture)
@@ -212,7 +241,8 @@ def memory(out: Report, root: Path, many: int) -> None:
             once = folder.subset(range(len(folder) // many))
             topk(net, once.subset(range(64)), preprocess=ready, k=K)
             few, more = (
-                peak(lambda f=f: topk(net, f, preprocess=ready, k=K)) for f in (once, folder)
+                peak(lambda f=f: topk(net, f, preprocess=ready, k=K, run=Run(folder=next(places))))
+                for f in (once, folder)
             )
             job = f"memory of mining {len(folder):,} pictures"
             out.rows.append(
@@ -237,6 +267,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=256)
     parser.add_argument("--without-crp", action="store_true", help="leave zennit-crp out")
     parser.add_argument("--memory", action="store_true", help="only memory, few pictures and many")
+    parser.add_argument("--kept", action="store_true", help="only with a run folder, from files")
     parser.add_argument("--many", type=int, default=10, help="times as many pictures")
     options(parser, rounds=3)
     chosen = parser.parse_args()
@@ -245,7 +276,9 @@ def main() -> None:
         root = photographs(Path(spare))
         if chosen.memory:
             memory(out, root, chosen.many)
-        for name in () if chosen.memory else chosen.networks:
+        for name in chosen.networks if chosen.kept else ():
+            kept(out, name, root, chosen.pictures)
+        for name in () if chosen.memory or chosen.kept else chosen.networks:
             measure(out, name, root, chosen.pictures, not chosen.without_crp)
     out.save()
 
