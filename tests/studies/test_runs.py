@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from convscope.attribution.registry import chosen
 from convscope.core.errors import OutputError, Stopped
@@ -41,6 +42,11 @@ def occlusion(network: Network, folder: Pictures, run: Run) -> list[Record]:
     return [occlusion_study(network, folder, boxes=BOXES, patch=20, stride=10, run=run)]
 
 
+def bright(_: object, images: Tensor) -> Tensor:
+    """A user's own method."""
+    return images.mean(1)
+
+
 def explain(network: Network, folder: Pictures, run: Run) -> list[Record]:
     seen: list[Record] = []
 
@@ -49,7 +55,7 @@ def explain(network: Network, folder: Pictures, run: Run) -> list[Record]:
         seen.extend([one.prediction, *one.maps, *one.tests, *one.randomised, *one.sensitive])
         seen.extend([one.agreement] if one.agreement else [])
 
-    methods = chosen(["layercam", "gradient-x-input"])
+    methods = chosen(["layercam", "gradient-x-input", bright])
     checks = Checks(steps=3, random=1)
     record = explain_folder(
         network, folder, methods, boxes=BOXES, checks=checks, each=each, run=run
