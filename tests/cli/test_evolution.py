@@ -132,11 +132,15 @@ def test_maps_are_drawn_for_print_and_drawn_again(
     assert run(["features", first, "--scale", "layer", "--layers", "bn5", "--out", again]) == 0
     assert not (root / "again" / "layer-1").exists()
     assert all((root / "again" / f"figure.{kind}").stat().st_size > 1000 for kind in KINDS)
-    assert run(["atlas", spec, pictures, "--layers", "bn2,bn5", "--top", "4", "--out", atlas]) == 0
+    capsys.readouterr()
+    mine = ["--layers", "bn2,bn5", "--top", "4", "--fast", "--out", atlas]
+    assert run(["atlas", spec, pictures, *mine]) == 0
+    assert "searched in float32, which is the faster way here: " in capsys.readouterr().err
     assert run(["features", atlas, "--maps", "bn2:3", "--out", str(root / "of-atlas")]) == 0
     drawn = LayerFeatures.load(root / "of-atlas" / "layer-0")
     search = ["features", spec, pictures, "--maps", "bn2:3", "--top", "4", "--out"]
-    assert run([*search, str(root / "searched")]) == 0
+    assert run([*search, str(root / "searched"), "--fast"]) == 0
+    assert "searched in float32, which is the faster way here: " in capsys.readouterr().err
     searched = LayerFeatures.load(root / "searched" / "layer-0")
     for field in dataclasses.fields(LayerFeatures):
         mine, theirs = getattr(drawn, field.name), getattr(searched, field.name)

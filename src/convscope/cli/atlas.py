@@ -50,6 +50,12 @@ class Pages(Sending):
         str, typer.Option(help="Of the pages; default: the network's name and the pictures'.")
     ] = ""
     tune: Tune = False
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help="Search in bfloat16 where that is faster, candidates again in float32."
+        ),
+    ] = False
     open_page: Annotated[bool, typer.Option("--open", help="Open the page when done.")] = False
 
 
@@ -81,6 +87,7 @@ def atlas(
             "rule": options.rule,
             "other": options.other,
             "tuning": chosen(network, options.tune),
+            "precision": "fast" if options.fast else "float32",
             "run": passing.run(options.out),
         }
         title = options.title
@@ -109,20 +116,22 @@ def make_atlas(
     """
     from convscope.network.layers import layer_table, model_card
     from convscope.pages.atlas import write_atlas
+    from convscope.representations.fast import told as told_of_search
     from convscope.studies.features.study import features
 
     table = layer_table(network.model, network.preprocess.shape)
     judge = None if judged is not None else _judge(network, folder, mining.get("tuning"))
     with bars("strongest pictures") as tick:
         asked = {**mining, "run": mining.get("run", PLAIN).telling(tick), "also": judge}
-        _, pictures, projected = features(network, folder, **asked)
+        result, pictures, projected = features(network, folder, **asked)
+    if told := told_of_search(result.origin):
+        say(told)
     if judge is not None and judge.why:
         say(f"accuracy left out: {judge.why}")
         network = replace(network, notes=(*network.notes, f"no accuracy: {judge.why}"))
     elif judge is not None:
         judged = judge.evaluation()
-    accuracy = (judged.top1, judged.top5) if judged is not None else ()
-    card = model_card(network, table, *accuracy)
+    card = model_card(network, table, *((judged.top1, judged.top5) if judged is not None else ()))
     total = len(mining.get("layers") or ()) or sum(kind == "Conv2d" for kind in table.kind)
     with bars("projections and pages") as tick:
         layers = _counted(projected, total, tick)

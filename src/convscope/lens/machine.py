@@ -76,6 +76,23 @@ def has_bfloat16(device: torch.device) -> bool:
     return _has_instructions() and wide and not held
 
 
+def multiplies_faster_in_bfloat16(device: torch.device) -> bool:
+    """Is a product in bfloat16 faster than in float32? On x86 only with tiles (AMX).
+
+    Without them AVX-512's bfloat16 instructions took 1.2 to 1.9 times as long as float32 in four
+    networks, and 1.7 times in one convolution by oneDNN's own clock.
+    """
+    if device.type == "cpu" and not _is_arm():
+        return has_bfloat16(device) and _has_tiles()
+    return has_bfloat16(device)
+
+
+def _has_tiles() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
 def _is_arm() -> bool:
     return platform.machine().lower() in ("arm64", "aarch64")
 

@@ -180,6 +180,10 @@ class Execution:
     def device(self) -> torch.device:
         return self._picture.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._picture.dtype
+
     def running(self) -> contextlib.AbstractContextManager[None]:
         if self._tuning is None:
             return contextlib.nullcontext()

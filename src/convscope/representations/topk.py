@@ -10,9 +10,10 @@ Source: Zeiler and Fergus 2014, figure 2 (the nine strongest activations of a ma
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from convscope.core.errors import ModelError, UsageError
+from convscope.core.errors import ModelError, UsageError, shown
 from convscope.core.run import PLAIN, Run
 from convscope.lens.lens import Lens, Reached
 from convscope.lens.twin import bare
@@ -32,6 +33,7 @@ from convscope.network.tuning import Execution, Tuning, blank, require_tuning
 from convscope.pictures.opening import opened
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import LAST, NOBODY, TopK, strongest
+from convscope.representations import fast
 from convscope.scale.engine import Job, merged
 from convscope.scale.segments import Arrays
 from convscope.trace.layers import chosen_layers
@@ -44,6 +46,7 @@ The answer does not depend on it."""
 BESIDE = "beside."
 Also = Callable[[Sequence[Picture]], object] | Job | None
 TABLES = ("value", "image", "row", "column", "content", "active", "invalid")
+Precision = Literal["float32", "fast"]
 
 
 class Slots:
@@ -105,6 +108,11 @@ class Ranks:
         """Layers that the batch in hand has not met yet."""
         met = self._now
         return [] if len(met) == self.layers else [n for n in range(self.layers) if n not in met]
+
+    @property
+    def last(self) -> Float[Tensor, "b maps"]:
+        """The largest values in the pictures of the batch in hand, when all layers were seen."""
+        return self._peak[-1]
 
     def look(self, layer: int, output: Tensor) -> Tensor:
         self._now[layer] = peaks(output if output.dim() == 4 else output[:, :, None, None])
@@ -225,6 +233,7 @@ def topk(
     batch: int | None = None,
     part: tuple[int, int] = (0, 1),
     tuning: Tuning | None = None,
+    precision: Precision = "float32",
     also: Also | tuple[Also, ...] = None,
     run: Run = PLAIN,
 ) -> TopK:
@@ -234,23 +243,36 @@ def topk(
     `load`'s. layers: one or several; by default see `feature_layers`. batch: pictures computed
     together; by default that of `tuning`, or else `usual_batch`, the same on every machine. part:
     (i, n) looks only at every n-th batch from the i-th on; `TopK.merge` of all n parts is the
-    whole. tuning: what `tune` chose for this machine; the same for all parts. also: looks at the
-    same pictures: told those of each batch, framed; a Job (as `predict.Judge`) wherever the batch
-    is computed, a function only of those that are computed here and now. A picture's activation
-    is its largest over all places; a map's NaNs never enter, and are counted; a unit of a fully
-    connected layer is a map of one place. Unusable pictures are left out (`folder.skipped`) and
-    their number is kept.
+    whole. tuning: what `tune` chose for this machine; the same for all parts. precision: "fast"
+    searches in bfloat16 where that is faster, and computes candidates again in float32; the
+    record's origin has what came of it. also: looks at the same pictures: told those of each
+    batch, framed; a Job (as `predict.Judge`) wherever the batch is computed, a function only of
+    those that are computed here and now. A picture's activation is its largest over all places; a
+    map's NaNs never enter, and are counted; a unit of a fully connected layer is a map of one
+    place. Unusable pictures are left out (`folder.skipped`) and their number is kept.
 
     Raises DataError D118 (too many unusable), D161 (none usable), UsageError U221 (k, batch or
-    part), U376 (a module without preprocess), U377 (no folder), U401 (no tuning), ModelError
-    M500, M501 (no convolution), M502, M506 (a layer without feature maps), M522 (it takes no such
-    picture).
+    part), U225 (precision), U376 (a module without preprocess), U377 (no folder), U401 (no
+    tuning), ModelError M500, M501 (no convolution), M502, M506 (a layer without feature maps),
+    M522 (it takes no such picture).
     """
     require_tuning(tuning)
+    _require_precision(precision, tuning, part)
     ready = whole(model).preprocess if preprocess is None else preprocess
     with opened(folder) as pictures:
         job = TopKJob(bare(model), ready, layers, k, batch=batch, tuning=tuning, also=also)
-        return job.mined(pictures, part, run)
+        is_fast = precision == "fast"
+        return mined_fast(job, pictures, run) if is_fast else job.mined(pictures, part, run)
+
+
+def _require_precision(precision: str, tuning: Tuning | None, part: tuple[int, int]) -> None:
+    if precision not in ("float32", "fast"):
+        what, step = "is no precision of a search", "write float32 or fast"
+        raise UsageError("U225", shown(precision), what, next_step=step)
+    if precision == "fast" and (tuning is not None or part != (0, 1)):
+        other = "a tuning" if tuning is not None else "one part of the pictures"
+        step = f"leave out {other}, or take float32"
+        raise UsageError("U225", "fast", f"does not go together with {other}", next_step=step)
 
 
 def _beside(arrays: Arrays) -> Arrays:
@@ -334,23 +356,37 @@ class TopKJob(Job):
             stack.enter_context(way.running())
 
             def look(pictures: list[Picture]) -> None:
-                self.ranks.begin(Slots.of(pictures, size, self.device))
-                lens.reach(way.laid(self.preprocess.aligned(pictures, size)))
-                if self.ranks.unseen:
-                    layer = self.names[self.ranks.unseen[0]]
-                    raise ModelError("M502", layer, "did not run on every picture")
+                slots = Slots.of(pictures, size, self.device)
+                self.compute(lens, slots, way.laid(self.preprocess.aligned(pictures, size)))
                 self.seen += len(pictures)
                 for other in (*self._here, *beside):
                     other(pictures)
 
             yield look
 
+    def compute(self, lens: Lens, slots: Slots, pixels: Float[Tensor, "b c h w"]) -> None:
+        """Take in one batch."""
+        self.ranks.begin(slots)
+        lens.reach(pixels)
+        if self.ranks.unseen:
+            layer = self.names[self.ranks.unseen[0]]
+            raise ModelError("M502", layer, "did not run on every picture")
+
+    def turned(self, kind: type[Kind], **changes: Any) -> Kind:
+        """The same of another kind, with other attributes."""
+        result = kind.__new__(kind)
+        result.__setstate__(self.__dict__ | changes)
+        return result
+
     def _look(self, layer: int) -> Callable[[Tensor], Tensor]:
         return lambda output: self.ranks.look(layer, output)
 
     def _renew(self) -> None:
         self.seen = 0
-        self.ranks = Ranks([shape[0] for shape in self.shapes], self.k, self.device)
+        self.ranks = self._ranks()
+
+    def _ranks(self) -> Ranks:
+        return Ranks([shape[0] for shape in self.shapes], self.k, self.device)
 
     def take(self) -> Arrays:
         with torch.inference_mode():
@@ -382,11 +418,23 @@ class TopKJob(Job):
         if parts > 1:
             numbers = [n for n in numbers if n // self.batch % parts == index]
             self.may_be_empty = True
+        arrays, told = self.whole(folder, run, numbers)
+        return self.record(arrays, told, {"parts": [list(part)]})
+
+    def whole(
+        self, folder: Pictures, run: Run, numbers: Sequence[int] | None = None
+    ) -> tuple[Arrays, list[Mapping[str, Any]]]:
+        """As `merged`; what was taken along gets its own."""
         arrays, told = merged(self, folder, run, numbers)
         folder.check_bad()
         if self._beside is not None:
             self._beside.received(_beside(arrays))
-        return self.record(arrays, told, {"parts": [list(part)]})
+        return arrays, told
+
+    @property
+    def starts(self) -> Int64[np.ndarray, "layers+1"]:
+        """Of the layers among all maps."""
+        return np.cumsum([0, *(shape[0] for shape in self.shapes)], dtype=np.int64)
 
     def record(
         self, arrays: Arrays, told: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
@@ -396,9 +444,118 @@ class TopKJob(Job):
         if devices:
             origin["device"] = "; ".join(devices)
         tables = {name: arrays[name] for name in TABLES}
-        starts = np.cumsum([0, *(shape[0] for shape in self.shapes)], dtype=np.int64)
         seen = int(arrays["seen"])
-        return TopK(layers=self.names, starts=starts, seen=seen, origin=origin, **tables)
+        return TopK(layers=self.names, starts=self.starts, seen=seen, origin=origin, **tables)
+
+
+Kind = TypeVar("Kind", bound=TopKJob)
+ALONE: Mapping[str, Any] = {"_beside": None, "_here": [], "may_be_empty": True}
+"""Nothing is taken along."""
+
+
+class FastJob(TopKJob):
+    """The candidates, in bfloat16; what is taken along computes as always."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts, "precision": "bfloat16"}
+
+    def compute(self, lens: Lens, slots: Slots, pixels: Float[Tensor, "b c h w"]) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            super().compute(lens, slots, pixels)
+
+
+class RescoringJob(TopKJob):
+    """The candidates' batches, in float32 and some also in bfloat16: how far are the two apart?"""
+
+    calibrating: frozenset[int]
+    """Numbers of batches."""
+    difference: Float[Tensor, "maps"]
+    """The largest that was met."""
+    compared: int
+    """Pictures."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts, "compared_batches": len(self.calibrating)}
+
+    def compute(self, lens: Lens, slots: Slots, pixels: Float[Tensor, "b c h w"]) -> None:
+        super().compute(lens, slots, pixels)
+        if int(slots.number.max()) // self.batch not in self.calibrating:
+            return
+        ranks, self.ranks = self.ranks, self._ranks()
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                super().compute(lens, slots, pixels)
+            apart = (ranks.last - self.ranks.last)[slots.used].abs()
+        finally:
+            self.ranks = ranks
+        self.difference = torch.maximum(self.difference, apart.amax(0))  # keeps a NaN
+        self.compared += len(apart)
+
+    def _renew(self) -> None:
+        super()._renew()
+        self.difference = torch.zeros(int(self.starts[-1]), device=self.device)
+        self.compared = 0
+
+    def take(self) -> Arrays:
+        difference, compared = self.difference.cpu().numpy(), np.array(self.compared)
+        return {**super().take(), "difference": difference, "compared": compared}
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        return {
+            **super().merge(one, other),
+            "difference": np.maximum(one["difference"], other["difference"]),
+            "compared": one["compared"] + other["compared"],
+        }
+
+
+def mined_fast(job: TopKJob, folder: Pictures, run: Run) -> TopK:
+    """As `job` finds it, with fewer pictures in float32; in float32 alone where that is faster.
+
+    Certified maps have the entries that the search in float32 has; all others are mined again.
+    """
+    kept = fast.kept(job.k)
+    work = int(job.starts[-1]) * kept * job.batch
+    why = fast.hindrance(job.device, job.way.dtype, work, len(folder))
+    if why:
+        result, search = job.mined(folder, (0, 1), run), {"mined_in": "float32", "why": why}
+        return dataclasses.replace(result, origin={**result.origin, "search": search})
+    quick, told = job.turned(FastJob, k=kept).whole(folder, run.inside("bfloat16"))
+    numbers = fast.batches_again(quick["image"], folder, job.batch)
+    chosen = fast.calibrating(numbers, job.batch)
+    again = job.turned(RescoringJob, calibrating=chosen, **ALONE)
+    exact, told_again = merged(again, folder, run.inside("candidates"), numbers)
+    certificate = fast.Certificate.of(quick, exact, job.starts)
+    tables = fast.tables(quick, exact)
+    layers = certificate.open_layers(job.starts)
+    if layers:
+        rest = sorted(set(range(len(folder))) - set(numbers))
+        part = {name: exact[name] for name in (*TABLES, "seen")}
+        rows, mined = _mined_again(job, layers, part, folder, rest, run)
+        kept_rows = certificate.certified[rows]
+        for name in TABLES:
+            tables[name][rows] = np.where(kept_rows, tables[name][rows].T, mined[name].T).T
+    origin = {"parts": [[0, 1]], "search": certificate.origin(job.names, kept)}
+    return job.record(tables, [*told, *told_again], origin)
+
+
+def _mined_again(
+    job: TopKJob,
+    layers: Sequence[int],
+    part: Arrays,
+    folder: Pictures,
+    rest: Sequence[int],
+    run: Run,
+) -> tuple[Int64[np.ndarray, "rows"], Arrays]:
+    """All maps of these layers in float32, and their rows. part: all maps, over all pictures but
+    the rest."""
+    names, shapes = (tuple(of[layer] for layer in layers) for of in (job.names, job.shapes))
+    again = job.turned(TopKJob, names=names, shapes=shapes, **ALONE)
+    mined, _ = merged(again, folder, run.inside("uncertified"), rest)
+    rows = np.concatenate([np.arange(*job.starts[layer : layer + 2]) for layer in layers])
+    known = {name: part[name][rows] for name in TABLES}
+    return rows, again.merge({**known, "seen": part["seen"]}, mined)
 
 
 def _shapes(

@@ -66,6 +66,14 @@ class Options:
     other: Annotated[
         str, Option("Activations such as GELU on the way down: refuse, or gradient.")
     ] = "refuse"
+    fast: Annotated[
+        bool,
+        Option(
+            "Search in bfloat16 where that is faster, candidates again in float32.",
+            names=("--fast",),
+            command_only=True,
+        ),
+    ] = False
 
 
 STUDY = Study(

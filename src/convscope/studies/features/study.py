@@ -49,6 +49,7 @@ from convscope.representations.deconvnet import (
     quantised,
     side_of,
 )
+from convscope.representations.fast import told as told_of_search
 from convscope.representations.projections import (
     BackwardPath,
     Choice,
@@ -56,7 +57,7 @@ from convscope.representations.projections import (
     backward_paths,
     projections,
 )
-from convscope.representations.topk import Also, topk
+from convscope.representations.topk import Also, Precision, topk
 from convscope.studies.base import Ask, arguments
 from convscope.studies.features import Options
 from convscope.studies.features.record import KEPT, kept_features
@@ -154,6 +155,7 @@ def mined(
     k: int,
     side: int,
     tuning: Tuning | None = None,
+    precision: Precision = "float32",
     also: Also = None,
     run: Run = PLAIN,
 ) -> Looking:
@@ -171,7 +173,8 @@ def mined(
 
     # What is framed here and now is kept, so that none of it is decoded again for its patches.
     seeing = (pictures.keep, also)
-    result = topk(network, folder, names, k=k, tuning=tuning, also=seeing, run=run)
+    how: dict[str, Any] = {"tuning": tuning, "precision": precision, "also": seeing, "run": run}
+    result = topk(network, folder, names, k=k, **how)
     known = fields(model, preprocess.shape, names)
     return Looking(network, pictures, result, known, side, options, ways)
 
@@ -410,6 +413,7 @@ def features(
     overlap: Overlap = "add",
     other: Other = "refuse",
     tuning: Tuning | None = None,
+    precision: Precision = "float32",
     also: Also = None,
     run: Run = PLAIN,
 ) -> tuple[TopK, PictureRecord, Iterator[LayerFeatures]]:
@@ -418,8 +422,8 @@ def features(
     folder: opened, or its name. layers: one or several; by default see `feature_layers`. side:
     largest side of a patch in pixels. rule: how projections go down, see `backward_paths`; "both"
     draws either. overlap, other: see `BackwardRule`. tuning: what `tune` chose, for the pass
-    over the pictures. also: see `topk`. run: its progress is of that pass. The layers' features
-    come one by one, as each is asked for, so that only one layer is in memory.
+    over the pictures. precision, also: see `topk`. run: its progress is of that pass. The layers'
+    features come one by one, as each is asked for, so that only one layer is in memory.
 
     Raises UsageError U376 (a bare module), U377 (no folder), U401 (no tuning), and what `topk`,
     `fields` and `deconvnet` raise.
@@ -427,9 +431,8 @@ def features(
     require_tuning(tuning)
     network, folder = whole(network), as_pictures(folder)
     options = ProjectionOptions(rule, overlap, other)
-    looking = mined(
-        network, folder, layers, options, k=k, side=side, tuning=tuning, also=also, run=run
-    )
+    how: dict[str, Any] = {"tuning": tuning, "precision": precision, "also": also, "run": run}
+    looking = mined(network, folder, layers, options, k=k, side=side, **how)
     result = looking.found
     return result, winners(looking), each_layer(looking, dict.fromkeys(result.layers))
 
@@ -477,6 +480,7 @@ def chosen_features(
     overlap: Overlap = "add",
     other: Other = "refuse",
     tuning: Tuning | None = None,
+    precision: Precision = "float32",
     run: Run = PLAIN,
 ) -> list[LayerFeatures]:
     """The k strongest pictures of some maps, with patches and projections, a record a layer.
@@ -484,17 +488,16 @@ def chosen_features(
     layers: by default those of the units, or else five of the network's, evenly from the first to
     the last (`feature_layers`). units: the maps wanted, in this order. count: without units, so
     many random ones of each layer that are active; by default as many as in the paper.
-
     Raises UsageError U387 (count, or units of layers that are not named), ModelError M504 (no such
     map), and what `features` raises, where the other parameters are explained.
     """
-    require_tuning(tuning)
     network, wanted = whole(network), _units(units, layers, count)
     names = layers or list(wanted) or _spread(network)
     _require(network, wanted)
     with opened(folder) as pictures:
         options = ProjectionOptions(rule, overlap, other)
-        looking = mined(network, pictures, names, options, k=k, side=side, tuning=tuning, run=run)
+        how: dict[str, Any] = {"tuning": tuning, "precision": precision, "run": run}
+        looking = mined(network, pictures, names, options, k=k, side=side, **how)
         chance = np.random.default_rng(run.seed)
         maps = {
             layer: wanted.get(layer)
@@ -552,7 +555,8 @@ def from_command(ask: Ask, options: Options) -> dict[str, LayerFeatures]:
         network = ask.network()
         with ask.pictures() as folder:
             run = ask.run("strongest pictures")
-            records = chosen_features(
-                network, folder, **arguments(options, run), units=units or (), count=count
-            )
+            asked = arguments(options, run) | {"precision": "fast" if options.fast else "float32"}
+            records = chosen_features(network, folder, **asked, units=units or (), count=count)
+        if told := next((told_of_search(record.origin) for record in records), ""):
+            ask.say(told)
     return {f"{KEPT}{number}": record for number, record in enumerate(records)}
