@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "convscope"
 MODULES = sorted(SOURCE.rglob("*.py"))
-LINES, FILES = 50_500, 192
+LINES, FILES = 50_800, 192
 """A little more than there are: lowered as the house gets smaller, raised for a new room alone."""
 LONGEST_FUNCTION, LONGEST_FILE, BEFORE_THE_STAR = 40, 600, 6
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
