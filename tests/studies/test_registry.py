@@ -22,7 +22,7 @@ MADE = [one for one in ALL if not one.by_hand]
 NOT_ASKED = {
     "correspondence": {"fill"},
     "invariance": {"changes"},
-    "features": {"units", "count", "side", "overlap", "tuning"},
+    "features": {"units", "count", "side", "overlap", "tuning", "precision"},
     "evolution": {"side"},
     "transfer": {"without", "scratch", "runs"},
     "occlusion": {"boxes", "others", "kept"},
