@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from convscope.pictures.framing import Framing
 from convscope.pictures.pictures import Picture, Pictures
 from convscope.records.topk import TopK
 from convscope.representations.topk import topk
-from convscope.scale import engine, folder
+from convscope.scale import engine, folder, processes
 from convscope.scale.engine import Job
 from convscope.scale.processes import Processes
 from convscope.scale.segments import Arrays
@@ -333,6 +335,35 @@ def test_a_run_folder_of_schema_1_is_gone_on_with(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in segments] == before
     assert summed(tmp_path, Run(folder=tmp_path / "run")) == (expected, [])
     assert summed(tmp_path, Run())[0] == expected
+
+
+class Hangs(Sums):
+    """On its first batch, when a file says so."""
+
+    def __init__(self, begun: Path) -> None:
+        super().__init__()
+        self.begun = begun
+
+    def look(self, pictures: list[Picture]) -> None:
+        self.begun.touch()
+        time.sleep(1000)
+
+
+def test_a_process_ends_with_the_one_that_it_works_for_also_where_it_hangs(
+    white: Path, tmp_path: Path
+) -> None:
+    with Pictures(white) as pictures:
+        work = engine.Work(Hangs(tmp_path / "begun"), pictures, range(6), 1)
+        worker = processes._Worker(processes.packed(work), 1)
+    try:
+        worker._send(pickle.dumps((0, 6)))
+        while not (tmp_path / "begun").exists():
+            assert worker._process.poll() is None
+            time.sleep(0.05)
+        worker._line.close()  # as the system does for one that is killed
+        assert worker._process.wait(10) == 0
+    finally:
+        worker.end()
 
 
 def test_dirty_pictures_among_good_ones_change_nothing_but_the_list(tmp_path: Path) -> None:
