@@ -261,9 +261,13 @@ def test_a_run_goes_on_with_the_threads_it_was_begun_with(place: Path, tmp_path:
     used = []
     model = Residual()
     model.register_forward_pre_hook(lambda *_: used.append(torch.get_num_threads()))
+    exact = []
+    model.register_forward_pre_hook(lambda *_: exact.append(torch.backends.cudnn.allow_tf32))
     mined(place, Run(folder=kept, threads=3), model)
     assert used[-1] == 1
     assert torch.get_num_threads() == before
+    assert exact[-1] is False
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_a_full_disk_leaves_what_is_kept(

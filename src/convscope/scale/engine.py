@@ -113,7 +113,7 @@ class Work:
             run=run.telling(note),
         )
         begin, begun, used, kept = start, time.monotonic(), 0, seconds is not None
-        with _threads(self.threads), job.looking() as look:
+        with _exactly(self.threads), job.looking() as look:
             for pictures in batches:
                 is_due = kept and time.monotonic() - begun > (seconds or 0)
                 is_full = job.pending > MOST_BYTES and seconds != float("inf")
@@ -154,14 +154,18 @@ class Work:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count != before:
-        torch.set_num_threads(count)
+def _exactly(threads: int) -> Iterator[None]:
+    """What decides the last bits, the same wherever a part is computed: torch's threads; on a GPU
+    no TF32 in the place of float32, and no choice of algorithms by a race."""
+    before, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    if threads != before:
+        torch.set_num_threads(threads)
+    flags = {"benchmark": False, "deterministic": True, "allow_tf32": False}
     try:
-        yield
+        with cudnn.flags(enabled=cudnn.enabled, **flags):
+            yield
     finally:
-        if count != before:
+        if threads != before:
             torch.set_num_threads(before)
 
 
