@@ -14,7 +14,7 @@ test: $(VENV)/ready-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-# Crashes and failing disks at every call, and hundreds of kills: a quarter of an hour or more.
+# Crashes and failing disks at every call, and hundreds of kills: half an hour on a quiet machine.
 torture: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m slow -s tests/scale/test_torture.py
 
