@@ -61,13 +61,13 @@ GAVE_UP = "convscope: error[R651]"
 OLD = b"as it was before"
 
 
-def small(work: Path, pictures: Path, run: Run, model: nn.Module) -> None:
+def small(work: Path, pictures: Path, run: Run, model: nn.Module, strict: bool = True) -> None:
     """What a command does, with two files that are there already: one is replaced."""
     with claimed(work / "out"), Pictures(pictures, max_bad=0.2) as folder:
         kept = work / "out-run"
         with publishing(work / "out", instead=[kept]) as new:
             result = topk(model, folder, k=3, batch=2, preprocess=READY, run=run)
-            if left := [*unfinished_below(kept), *needless(kept)]:
+            if strict and (left := [*unfinished_below(kept), *needless(kept)]):
                 raise AssertionError(f"left by a dead process: {left}")
             result.write(new)
             folder.write_skipped(new / "skipped.csv")
@@ -223,7 +223,8 @@ class Torture:
         def task() -> None:
             to = -1 if log is None else os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
             self.shim.shim_arm(os.fsencode(self.work), how, at, number, to)
-            small(self.work, self.pictures, Run(folder=self.work / "out-run"), Residual())
+            run = Run(folder=self.work / "out-run")
+            small(self.work, self.pictures, run, Residual(), strict=how <= COUNT)
 
         pid = begun(task, said)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.read_text()
