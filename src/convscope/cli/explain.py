@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convscope.cli.options import Model, Opening, Reading, expanded
+from convscope.cli.options import Model, Opening, Passing, Reading, expanded
 from convscope.cli.results import claim, new_study, progress, say, tell
 from convscope.core.errors import ModelError, printable
 from convscope.core.run import Run
@@ -68,6 +68,7 @@ def explain(
     options: Explaining,
     opening: Opening,
     reading: Reading,
+    passing: Passing,
 ) -> None:
     """What speaks for a class, by any method, each map put to the test.
 
@@ -83,7 +84,8 @@ def explain(
     if options.layer is not None:
         require_layer(network, methods, options.layer)
     wanted = None if options.target is None else class_asked(options.target)
-    asked = _Asked(network, methods, wanted, options.boxes, options.road, reading, options.out)
+    how = (options.boxes, options.road, reading, options.out, passing)
+    asked = _Asked(network, methods, wanted, *how)
     lines = asked.one(pictures) if is_file(pictures) else asked.many(pictures, options.limit)
     page = options.out / "index.html"
     tell(*lines, page)
@@ -102,6 +104,7 @@ class _Asked:
     road: bool
     reading: Reading
     out: Path
+    passing: Passing
 
     def one(self, path: str) -> list[str]:
         """Explain a single picture; what to tell of it."""
@@ -147,12 +150,12 @@ class _Asked:
                     numbers=spread(len(folder), limit),
                     checks=replace(QUICK, road=self.road),
                     each=each,
-                    run=Run(progress=tick),
+                    run=self.passing.run(self.out, tick),
                 )
                 kept.append(result)
                 return result
 
-            with new_study(self.out) as place:
+            with new_study(self.out, instead=self.passing.over(self.out)) as place:
                 write_explanations(place, run)
         return [
             f"{'!' if one.level == 'warn' else '-'} {printable(one.text)}"

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import time
 import warnings
@@ -141,6 +142,7 @@ def tell(*lines: object) -> None:
 
 
 DONE = "DONE.json"
+CLIP = re.compile(rb'<clipPath id="(p[0-9a-f]{10})"')
 KINDS = ("pdf", "svg", "png")
 """For print, for pages and for looking."""
 Writer = Callable[[Path], None]
@@ -291,7 +293,13 @@ def drawn(figure: Figure, kind: str) -> bytes:
         out = io.BytesIO()
         letters_as_letters(figure)
         figure.savefig(out, format=kind, dpi=200, metadata=dated)
-    return out.getvalue()
+    return _numbered(out.getvalue()) if kind == "svg" else out.getvalue()
+
+
+def _numbered(svg: bytes) -> bytes:
+    """With clips named by their order: matplotlib names them by places in memory."""
+    names = {name: b"clip%d" % number for number, name in enumerate(CLIP.findall(svg))}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda one: names.get(one[0], one[0]), svg)
 
 
 def keep_table(parts: Sequence[Part], place: Path) -> list[str]:

@@ -204,12 +204,10 @@ def passed(
         for segment in _Pass(job, folder, numbers, run, stack).parts():
             used, place = used + segment.used, segment.stop
             yield segment
-    if place < len(numbers):
-        kept = (
-            ""
-            if run.folder is None or not place
-            else f"{place:,} of {len(numbers):,} pictures, in "
-        )
+        # Who listens for signals answers for the time in here alone; what comes next may be long.
+        is_over = run.folder is not None and run.is_stopped
+    if place < len(numbers) or is_over:
+        kept = f"{place:,} of {len(numbers):,} pictures, in " if run.folder and place else ""
         step = "give the same command again to go on" if kept else ""
         kept += redacted(str(run.folder)) if kept else ""
         raise Stopped("R575", job.name, "stopped as asked", kept=kept, next_step=step)
