@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -186,6 +187,11 @@ def test_parts_of_another_run_are_refused(place: Path, tmp_path: Path) -> None:
         topk(Residual(), pictures, k=4, batch=4, preprocess=READY, run=Run(folder=kept))
     assert told.value.code == "O514"
     assert "k was 3, is 4" in str(told.value)
+    other = replace(READY, mean=(0.25, 0.5, 0.5))
+    with Pictures(place, max_bad=0.2) as pictures, pytest.raises(OutputError) as told:
+        topk(Residual(), pictures, k=3, batch=4, preprocess=other, run=Run(folder=kept))
+    assert "preprocessing mean was [" in str(told.value)
+    assert "is [0.25, 0.5, 0.5]" in str(told.value)
     os.utime(place / "03.png", ns=(1, 1))
     (place / "02.png").unlink()
     expected = r"1 gone \(02\.png\), 1 changed \(03\.png\)"

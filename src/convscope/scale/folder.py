@@ -18,7 +18,7 @@ import re
 import time
 import urllib.parse
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -319,14 +319,20 @@ def _differing(
     before: Mapping[str, Any], now: Mapping[str, Any], listed: bytes, listing: bytes
 ) -> str:
     """In words: the first few of what differs."""
-    said = []
-    for name in sorted(before.keys() | now.keys()):
-        then, this = before.get(name), now.get(name)
-        if then != this and name != "pictures":
-            said.append(f"{name} was {shown(then)}, is {shown(this)}")
+    said = list(_differences(before, now, "pictures"))
     if before.get("pictures") != now.get("pictures"):
         said.append(_changed(listed, listing))
     return "; ".join(said[:4]) + (f" and {len(said) - 4} more" if len(said) > 4 else "")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], *but: str) -> Iterator[str]:
+    """Each in words, those inside of nested facts by their own names."""
+    for name in sorted((before.keys() | now.keys()) - set(but)):
+        then, this = before.get(name), now.get(name)
+        if isinstance(then, dict) and isinstance(this, dict):
+            yield from (f"{name} {inside}" for inside in _differences(then, this))
+        elif then != this:
+            yield f"{name} was {shown(then)}, is {shown(this)}"
 
 
 def _changed(before: bytes, now: bytes) -> str:
