@@ -11,7 +11,8 @@ import typer
 
 from convscope.cli.app import app, run
 from convscope.cli.options import Opening, Passing, Reading, expanded
-from convscope.core.errors import EnvironmentFault
+from convscope.core.errors import EnvironmentFault, OutputError, StopAsked, Stopped
+from convscope.scale.folder import NEW
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,25 @@ def test_parts_behind_a_url_are_told_when_the_command_does_not_come_to_its_end()
     with pytest.raises(EnvironmentFault) as told, passing.keeping(Path("out")):
         raise EnvironmentFault("R655", "Ray", "was lost")
     assert told.value.kept == "what is finished, in s3://***@bucket/run"
+
+
+def test_after_new_another_command_goes_on(tmp_path: Path) -> None:
+    """--new again would begin once more, under the next number."""
+    passing, out = Passing(new=True), tmp_path / "a-2"
+    (tmp_path / "a-2-run/topk/seg").mkdir(parents=True)
+    (tmp_path / "a-2-run/topk/seg/one.seg").touch()
+    step = f"the same command without --new and with --out {out} goes on"
+    with pytest.raises(Stopped) as told, passing.keeping(out):
+        raise Stopped("R575", "topk", "stopped as asked", kept="1 of 2", next_step="again")
+    assert told.value.next_step == step
+    with pytest.raises(StopAsked) as asked, passing.keeping(out):
+        raise StopAsked(15)
+    assert asked.value.line().endswith(f"Next: {step}.")
+
+
+def test_a_run_folder_that_was_named_is_not_left_by_new(tmp_path: Path) -> None:
+    passing = Passing(run_folder=str(tmp_path / "run"), new=True)
+    with pytest.raises(OutputError) as told, passing.keeping(tmp_path / "a"):
+        raise OutputError("O514", "run", "holds parts of another run", next_step=NEW)
+    assert "--new" not in told.value.next_step
+    assert told.value.next_step.endswith("--run-folder")

@@ -353,7 +353,20 @@ class Passing:
                 fault.kept = fault.kept or f"the finished parts, in {place}"
             elif not was_there and not self.run_folder:
                 shutil.rmtree(place, ignore_errors=True)
+            self._mend(fault, out)
             raise
+
+    def _mend(self, fault: StopAsked | ConvscopeError, out: Path) -> None:
+        """Advice that these options make untrue."""
+        if isinstance(fault, ConvscopeError) and fault.code in ("O514", "O515"):
+            if self.run_folder and "--new" in fault.next_step:
+                fault.next_step = "give the same command and pictures as then, or name another "
+                fault.next_step += "--run-folder"
+        elif self.new and fault.kept and isinstance(fault, StopAsked | EnvironmentFault | Stopped):
+            # --new again would begin once more, under another number
+            is_ill = isinstance(fault, EnvironmentFault) and fault.next_step
+            fault.next_step = f"{fault.next_step}, then " if is_ill else ""
+            fault.next_step += f"the same command without --new and with --out {out} goes on"
 
 
 @dataclass(frozen=True)

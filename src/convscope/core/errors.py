@@ -90,6 +90,8 @@ class StopAsked(BaseException):
         self.number = number
         self.kept = ""
         """What is safe, if more than nothing; said by who knows it while this passes."""
+        self.next_step = ""
+        """Where it is not the same command that goes on."""
 
     @property
     def exit_status(self) -> int:
@@ -99,7 +101,7 @@ class StopAsked(BaseException):
         """The one line a command prints."""
         step = "goes on from there" if self.kept else "starts again"
         kept = printable(self.kept) if self.kept else "nothing, and nothing half done is left"
-        rest = f"Kept: {kept}. Next: the same command {step}."
+        rest = f"Kept: {kept}. Next: {self.next_step or f'the same command {step}'}."
         if self.number == signal.SIGINT:
             return f"convscope: stopped by the keyboard. {rest}"
         name = signal.Signals(self.number).name
