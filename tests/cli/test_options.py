@@ -112,3 +112,12 @@ def test_a_run_folder_that_was_named_is_not_left_by_new(tmp_path: Path) -> None:
         raise OutputError("O514", "run", "holds parts of another run", next_step=NEW)
     assert "--new" not in told.value.next_step
     assert told.value.next_step.endswith("--run-folder")
+
+
+@pytest.mark.parametrize("inside", ["", "/parts"])
+def test_parts_are_not_kept_where_the_result_goes(inside: str, tmp_path: Path) -> None:
+    """Else all is computed before the result finds its place taken."""
+    out = tmp_path / "a"
+    with pytest.raises(OutputError) as told, Passing(run_folder=f"{out}{inside}").keeping(out):
+        raise AssertionError("was begun")
+    assert told.value.code == "O501"

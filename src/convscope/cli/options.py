@@ -8,6 +8,7 @@ listed after its own.
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from convscope.cli.results import reporting, say
 from convscope.core.errors import (
     ConvscopeError,
     EnvironmentFault,
+    OutputError,
     StopAsked,
     Stopped,
     UsageError,
@@ -342,6 +344,10 @@ class Passing:
         from convscope.pictures.remote import is_url, redacted
 
         place = Path(self.folder(out))
+        if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(out)):
+            what = "is to hold the result, and cannot hold finished parts too"
+            step = "name another folder with --run-folder, or leave it out"
+            raise OutputError("O501", str(place), what, next_step=step)
         was_there = place.exists()
         try:
             yield
