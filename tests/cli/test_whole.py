@@ -153,3 +153,11 @@ def test_pictures_left_out_are_listed_in_the_result_itself(
     assert f"which, and why: {out / 'skipped.csv'}" in capsys.readouterr().err
     assert "no.png" in (out / "skipped.csv").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o", "some"]
+
+
+def test_a_url_is_no_place_for_a_result(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["features", FEATURES[0], str(pictures), *FEATURES[1:], "--out", "s3://a/b"]) == 2
+    assert not list(tmp_path.iterdir())

@@ -546,7 +546,7 @@ def test_a_command_that_is_stopped_says_where_it_goes_on(
 
     monkeypatch.setattr("convscope.studies.occlusion.study.occlusion_study", stopped)
     spec, out = "zfnet:width=0.0625,head=compact", tmp_path / "out"
-    assert command(["occlusion", spec, str(bright), "--out", str(out)]) == 130
+    assert command(["occlusion", spec, str(bright), "--out", str(out)]) == 75
     assert (
         f"Kept: the finished parts, in {out}-run. Next: the same command goes on from there."
         in capsys.readouterr().err

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from convscope.core.errors import ConvscopeError, Stopped
+from convscope.core.errors import ConvscopeError, Stopped, UsageError
 from convscope.core.text import Part, lines, one_line, tables_json
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ def tell(*lines: object) -> None:
 
 
 DONE = "DONE.json"
+FAR = re.compile(r"[a-z][a-z0-9+]+:/")
+"""A URL, of which a path keeps one slash."""
 CLIP = re.compile(rb'<clipPath id="(p[0-9a-f]{10})"')
 KINDS = ("pdf", "svg", "png")
 """For print, for pages and for looking."""
@@ -175,9 +177,12 @@ def command_running() -> Iterator[None]:
 def claim(out: Path) -> None:
     """Hold the place of the result until the command ends.
 
-    Raises OutputError O501 if something is there, or another command makes it now;
-    EnvironmentFault R602 or R603 if it cannot be written.
+    Raises UsageError U226 for a URL, OutputError O501 if something is there, or another command
+    makes it now; EnvironmentFault R602 or R603 if it cannot be written.
     """
+    if FAR.match(str(out)):
+        step = "name a folder with --out; finished parts alone may lie there, with --run-folder"
+        raise UsageError("U226", str(out), "the result is a folder of this machine", next_step=step)
     from convscope.core.publish import claimed, require_free
 
     if (running := RUNNING.get(None)) is None:  # called as a function, not as a command

@@ -95,7 +95,7 @@ class StopAsked(BaseException):
 
     @property
     def exit_status(self) -> int:
-        return 130 if self.number == signal.SIGINT else 75
+        return 130 if self.number == signal.SIGINT and not self.kept else 75
 
     def line(self) -> str:
         """The one line a command prints."""
