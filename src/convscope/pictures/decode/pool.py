@@ -50,10 +50,11 @@ from convscope.pictures.decode.prefetch import Elsewhere, Prefetch
 COMMAND = (sys.executable, "-P", "-m", "convscope.pictures.decode.child")
 START_PATIENCE = 60.0
 """Seconds in which a process that starts may wait for the disk without a step forward."""
-NEEDED = re.compile(
-    "(PYTHON|LD_|DYLD_|LC_|MALLOC_|COV_|COVERAGE_).*|PATH|HOME|TMPDIR|TE?MP|LANG|TZ|SYSTEMROOT"
+SECRETS = re.compile(
+    "(AWS|AZURE|GOOGLE|GCP|GCS|HF|HUGGING|S3|FSSPEC|RAY|GIT|GITHUB|GITLAB|SSH|NETRC|CI)_?.*"
+    "|.*(KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|PROXY|COOKIE|SESSION|CONNECTION|DSN|_URL|_URI).*"
 )
-"""Names of what a decoding process inherits."""
+"""Names of variables that may hold keys and the like: no decoding process inherits them."""
 PIPE_BYTES = 1 << 20
 """A whole framed picture fits, so that a process can begin the next one."""
 
@@ -255,9 +256,10 @@ def _not_started(why: str) -> EnvironmentFault:
 
 
 def _environment() -> dict[str, str]:
-    """What an interpreter needs of ours, and no keys or tokens; with the same import path, as the
-    package may not be installed."""
-    kept = {name: value for name, value in os.environ.items() if NEEDED.fullmatch(name.upper())}
+    """Ours without what may hold keys; with the same import path, as the package may not be
+    installed."""
+    told = os.environ.items()
+    kept = {name: value for name, value in told if not SECRETS.fullmatch(name.upper())}
     home = str(Path(__file__).parents[3])
     paths = [home, *(entry for entry in sys.path if entry and entry != home)]
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
