@@ -11,7 +11,15 @@ import typer
 
 from convscope.cli.app import app, run
 from convscope.cli.options import Opening, Passing, Reading, expanded
-from convscope.core.errors import EnvironmentFault, OutputError, StopAsked, Stopped
+from convscope.core.errors import (
+    ConvscopeError,
+    DataError,
+    EnvironmentFault,
+    ModelError,
+    OutputError,
+    StopAsked,
+    Stopped,
+)
 from convscope.scale.folder import NEW
 
 
@@ -121,3 +129,35 @@ def test_parts_are_not_kept_where_the_result_goes(inside: str, tmp_path: Path) -
     with pytest.raises(OutputError) as told, Passing(run_folder=f"{out}{inside}").keeping(out):
         raise AssertionError("was begun")
     assert told.value.code == "O501"
+
+
+@pytest.mark.parametrize(
+    ("fault", "begun", "part", "left", "told"),
+    [
+        (ModelError("M500", "a", "b"), False, False, False, False),
+        (ModelError("M574", "a", "b"), False, True, True, True),
+        (ModelError("M500", "a", "b"), True, True, True, False),
+        (OutputError("O501", "a", "b"), False, False, True, False),
+        (EnvironmentFault("R602", "a", "b"), True, True, True, True),
+        (DataError("D118", "a", "b"), True, True, True, True),
+    ],
+)
+def test_finished_parts_are_kept_and_those_of_others_left_alone(
+    tmp_path: Path, fault: ConvscopeError, begun: bool, part: bool, left: bool, told: bool
+) -> None:
+    """begun: whether the run folder was there before; part: whether a part is finished."""
+    place = tmp_path / "out-run"
+    if begun:
+        place.mkdir()
+
+    def command() -> None:
+        with Passing().keeping(tmp_path / "out"):
+            place.mkdir(exist_ok=True)
+            if part:
+                (place / "1.seg").touch()
+            raise fault
+
+    with pytest.raises(type(fault)):
+        command()
+    assert place.exists() == left
+    assert fault.kept == (f"the finished parts, in {place}" if told else "")

@@ -353,10 +353,15 @@ class Passing:
             yield
         except (StopAsked, ConvscopeError) as fault:
             goes_on = isinstance(fault, StopAsked | EnvironmentFault | Stopped)
-            if goes_on and self.run_folder and is_url(self.run_folder):
-                fault.kept = fault.kept or f"what is finished, in {redacted(self.run_folder)}"
-            elif (goes_on or getattr(fault, "code", "") == "D118") and any(place.rglob("*.seg")):
-                fault.kept = fault.kept or f"the finished parts, in {place}"
+            goes_on |= not was_there or getattr(fault, "code", "") == "D118"
+            if isinstance(fault, OutputError):
+                pass  # what is there may be another command's
+            elif self.run_folder and is_url(self.run_folder):
+                if isinstance(fault, StopAsked | EnvironmentFault | Stopped):
+                    fault.kept = fault.kept or f"what is finished, in {redacted(self.run_folder)}"
+            elif any(place.rglob("*.seg")):
+                if goes_on:
+                    fault.kept = fault.kept or f"the finished parts, in {place}"
             elif not was_there and not self.run_folder:
                 shutil.rmtree(place, ignore_errors=True)
             self._mend(fault, out)

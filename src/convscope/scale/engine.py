@@ -46,6 +46,8 @@ class Job(ABC):
     """Whether batches are cut by the pictures' numbers, see `Pictures.batches`."""
     workers: int | None = None
     """Decoding processes."""
+    part: int = PART
+    """Pictures in a part that is computed elsewhere; what a kill costs there."""
     may_be_empty: bool = False
     """Whether no usable picture at all is fine."""
 
@@ -138,9 +140,10 @@ class Work:
         (segment,) = self.parts(start, stop, run, float("inf"))
         return segment
 
-    def cuts(self, start: int, stop: int, size: int = PART) -> list[tuple[int, int]]:
-        """The range in pieces of about so many pictures, never within a batch."""
+    def cuts(self, start: int, stop: int, size: int | None = None) -> list[tuple[int, int]]:
+        """The range in pieces of about so many pictures (the job's part), never within a batch."""
         job, result = self.job, []
+        size = job.part if size is None else size
         while start < stop:
             end = min(start + max(size, job.batch), stop)
             while end < stop and job.aligned and self._same_batch(end - 1, end):

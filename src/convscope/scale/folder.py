@@ -28,6 +28,7 @@ import msgspec
 from convscope.core.errors import EnvironmentFault, OutputError, printable, shown
 from convscope.core.publish import publish_file
 from convscope.pictures import remote
+from convscope.pictures.decode.pool import Member
 from convscope.pictures.pictures import Pictures
 from convscope.pictures.remote import GONE, reason, retried
 from convscope.scale.segments import NewerSchema, Segment
@@ -286,6 +287,7 @@ def manifest(folder: Pictures, numbers: Sequence[int]) -> bytes:
     lines = []
     stamp = getattr(folder, "stamp", "")
     others = int(_sha256(stamp.encode())[:12], 16) if stamp else 0
+    archives: dict[bytes, int] = {}
     for number in numbers:
         path, size = folder.files[number]
         changed = others
@@ -294,6 +296,12 @@ def manifest(folder: Pictures, numbers: Sequence[int]) -> bytes:
             with suppress(OSError):
                 status = os.stat(source)  # noqa: PTH116
                 size, changed = status.st_size, status.st_mtime_ns
+        elif isinstance(source, Member):
+            if source.archive not in archives:
+                archives[source.archive] = 0
+                with suppress(OSError):
+                    archives[source.archive] = os.stat(source.archive).st_mtime_ns  # noqa: PTH116
+            changed = archives[source.archive]
         lines.append(f"{number}\t{size}\t{changed}\t{urllib.parse.quote_from_bytes(path)}\n")
     return "".join(lines).encode("ascii")
 

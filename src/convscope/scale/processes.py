@@ -57,7 +57,7 @@ class Processes:
 
     count: int
     part: int | None = None
-    """Pictures in a part; by default 512, or fewer where all would have too little to do."""
+    """Pictures in a part; by default the job's, or fewer where all would have too little to do."""
 
     def __post_init__(self) -> None:
         if not self.count >= 1:
@@ -313,9 +313,12 @@ class _Crew:
     def _one(self, task: Task, results: queue.SimpleQueue[Any]) -> None:
         worker: _Worker | None = None
         try:
-            worker = self._idle.pop() if self._idle else self._started()
+            with self._lock:
+                worker = self._idle.pop() if self._idle else None
+            worker = worker or self._started()
             content = worker.compute(task.start, task.stop, results)
-            self._idle.append(worker)
+            with self._lock:
+                self._idle.append(worker)
             results.put((task.start, content))
         except BaseException as fault:
             if worker is not None:

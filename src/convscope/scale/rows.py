@@ -29,6 +29,8 @@ T = TypeVar("T")
 class RowJob(Job, Generic[T]):
     """What is seen of each picture, whatever the others are."""
 
+    part = 16
+    """Few, as one picture may take seconds."""
     kind: ClassVar[Any] = Any
     """Type of a row, as msgspec knows types; a dataclass may hold arrays."""
 
